@@ -1,0 +1,102 @@
+# Every target does its own set-up: a virtual environment in .venv with the pinned set of constraints.txt.
+# The first call takes some minutes (mostly downloading torch); later calls go straight to work.
+#
+#   PYTHON       the interpreter to build .venv with            make demo PYTHON=python3.12
+#   ARGS         passed on to the command                       make demo ARGS="--pairs 40"
+#   TORCH_FLAGS  where pip finds torch                          make demo TORCH_FLAGS="--index-url URL"
+#
+# torch is installed first and by itself, because it is the one package that comes in several builds. What
+# plain `pip install torch` takes depends on the platform (on Linux usually a CUDA build of some gigabytes).
+# pytorch.org/get-started lists the index URL of each build, CPU-only ones included: give it in TORCH_FLAGS,
+# or install another version afterwards with `.venv/bin/pip install torch==...`; nothing here undoes that
+# until pyproject.toml or constraints.txt changes.
+
+PYTHON      ?= python3
+ARGS        ?=
+TORCH_FLAGS ?=
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP_INSTALL := -m pip install -qq -c constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test accept hub-check wheel-check lint format clean check-python
+
+help:
+	@echo 'make demo         one claim on four shipped models, with a report      (ARGS="..." is passed on)'
+	@echo 'make test         style, types and the test-suite                      (ARGS="..." goes to pytest)'
+	@echo 'make accept       the same with the slow acceptance checks'
+	@echo 'make hub-check    the parity trial on a model from the Hugging Face hub (needs a network)'
+	@echo 'make wheel-check  build the wheel and run its demo in a clean environment'
+	@echo 'make lint | format | clean'
+
+# -- what the targets stand on ------------------------------------------------------------------------------
+
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "headlab needs Python 3.11 or newer; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one: make $(firstword $(MAKECMDGOALS)) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments: its venv or ensurepip module is missing." >&2; \
+	  echo "On Debian and Ubuntu: apt install python3-venv. Or name another Python: PYTHON=..." >&2; exit 1; }
+
+# A stamp is touched only when its step ended, so an interrupted install is taken up again.
+$(VENV)/.stamp-torch: constraints.txt | check-python
+	@echo "setting up $(VENV) with torch (once; some minutes) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP_INSTALL) $(TORCH_FLAGS) torch
+	@touch $@
+
+$(VENV)/.stamp-run: $(VENV)/.stamp-torch pyproject.toml constraints.txt
+	@echo "installing headlab (once; some minutes) ..."
+	@$(BIN)/python $(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.stamp-test: $(VENV)/.stamp-torch pyproject.toml constraints.txt
+	@echo "installing headlab with its test extra (once; some minutes) ..."
+	@$(BIN)/python $(PIP_INSTALL) -e '.[test]'
+	@touch $(VENV)/.stamp-run $@
+
+# -- what a user calls --------------------------------------------------------------------------------------
+
+demo: $(VENV)/.stamp-run
+	$(BIN)/headlab demo $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+accept: lint
+	$(BIN)/python -m pytest -m 'accept or not accept' $(ARGS)
+
+hub-check: $(VENV)/.stamp-run
+	$(BIN)/headlab trial parity --model EleutherAI/pythia-160m $(ARGS)
+
+# The wheel alone, in an environment and a directory that know nothing of this checkout.
+wheel-check: $(VENV)/.stamp-torch
+	@set -eu; here=$$(pwd); room=$$(mktemp -d); trap 'rm -rf "$$room"' EXIT; unset PYTHONPATH; \
+	echo "building the wheel ..."; \
+	$(BIN)/python -m pip wheel -qq --no-deps -w "$$room/wheel" .; \
+	echo "installing it in a clean environment ..."; \
+	$(BIN)/python -m venv "$$room/venv"; \
+	"$$room/venv/bin/python" $(PIP_INSTALL) $(TORCH_FLAGS) torch; \
+	"$$room/venv/bin/python" $(PIP_INSTALL) "$$room"/wheel/*.whl; \
+	cd "$$room"; \
+	venv/bin/python -c "import headlab, sys; sys.exit(not headlab.__file__.startswith(sys.prefix))" \
+	  || { echo "headlab was not imported from the wheel" >&2; exit 1; }; \
+	venv/bin/headlab demo $(ARGS); \
+	echo "the wheel runs outside $$here"
+
+lint: $(VENV)/.stamp-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.stamp-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Leaves .venv, which is dear to rebuild: `rm -rf .venv` starts over.
+clean:
+	rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,335 @@
+"""Claims and verdicts: what is said, what it predicts, which controls it needs, and the one rule that decides.
+
+A claim is plain data, read from YAML or TOML or written in Python, and hashed before the first forward pass.
+:func:`decide` is a pure function from findings to a verdict; nothing else in headlab says "upheld".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from headlab.stats import Estimate, Rank
+
+Outcome = Literal["upheld", "refuted", "undecided", "void", "untestable"]
+ProtocolName = Literal["standard", "published"]
+
+
+class ClaimError(ValueError):
+    """A claim that cannot be read or tried; the message says where and what was expected."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TaskSpec(_Frozen):
+    """Where the prompt pairs come from: a built-in task, or a file of the user's own."""
+
+    name: Literal["decimals", "file"] = "decimals"
+    clean: str = "simple"
+    corrupted: str = "qa"
+    category: str = "conflict"
+    wording: Literal["bigger", "smaller"] = "bigger"
+    corruption: Literal["format", "fraction"] = "format"
+    split: Literal["held-out", "train", "all"] = "held-out"
+    file: str | None = None
+
+
+class Prediction(_Frozen):
+    """One statistic and the side of a threshold on which it must lie.
+
+    ``>`` and ``<``: the whole interval beyond the threshold upholds, the whole interval on the other side refutes.
+    ``rank<``: the share of matched random sets at least as extreme must be under the threshold (α).
+    """
+
+    statistic: str
+    op: Literal[">", "<", "rank<"]
+    threshold: float
+    words: str = ""
+
+
+class Protocol(_Frozen):
+    """How a claim is measured.  ``standard`` and ``published`` are the presets of :data:`PROTOCOLS`."""
+
+    name: str
+    site: Literal["z", "out_block"]
+    align: Literal["role", "end", "left"]
+    when: Literal["prefill", "every_step"]
+    grading: Literal["answer", "published strings"]
+    decode_from: Literal["shared start", "prompt"]
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "standard": Protocol(
+        name="standard", site="z", align="role", when="prefill", grading="answer", decode_from="shared start"
+    ),
+    "published": Protocol(
+        name="published",
+        site="out_block",
+        align="left",
+        when="every_step",
+        grading="published strings",
+        decode_from="prompt",
+    ),
+}
+
+
+class Claim(_Frozen):
+    """Words, source, task, predictions with thresholds, controls.
+
+    ``layer`` is a number, or "auto": chosen by ``layer_rule`` on pairs that the test never sees.
+    ``pairs`` counts test pairs; ``selection_pairs`` those on which a layer is chosen.
+    """
+
+    id: str
+    words: str
+    source: str
+    published: str = ""
+    experiment: Literal["parity", "head-count"]
+    task: TaskSpec = TaskSpec()
+    layer: int | Literal["auto"] = "auto"
+    layer_rule: str = "the layer at which patching every head repairs most selection pairs; the lowest of equals"
+    pairs: int = Field(200, ge=2)
+    selection_pairs: int = Field(60, ge=2)
+    predictions: tuple[Prediction, ...] = Field(min_length=1)
+    controls: tuple[str, ...] = Field(min_length=1)
+    matched_sets: int = Field(999, ge=1)
+    subsets_per_size: int = Field(50, ge=1)
+    pool: str = "any"
+    alpha: float = Field(0.05, gt=0, lt=1)
+    seed: int = 0
+    readings: tuple[ProtocolName, ...] = ("standard", "published")
+
+    @field_validator("controls", "predictions", "readings", mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("readings")
+    @classmethod
+    def _standard_first(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("expected one or both of standard, published, each once")
+        return value
+
+    def content_hash(self) -> str:
+        """SHA-256 of the claim as canonical JSON."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Claim:
+        """From ``.yaml``/``.yml`` or ``.toml``.  Raises ClaimError with line numbers."""
+        path = Path(path)
+        if not path.is_file():
+            raise ClaimError(f"no such claim file: {path}; expected a .yaml or .toml file, or a built-in claim's name")
+        return cls.from_text(path.read_text(encoding="utf-8"), path.suffix, str(path))
+
+    @classmethod
+    def from_text(cls, text: str, suffix: str, name: str) -> Claim:
+        """From YAML or TOML text; ``name`` is what error messages call it."""
+        data, lines = _read(text, suffix, name)
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            problems = [_problem(e, lines) for e in error.errors()]
+            raise ClaimError(f"{name} is not a claim: " + "; ".join(problems)) from error
+
+
+def _problem(error: Any, lines: Mapping[tuple[Any, ...], int]) -> str:
+    place = tuple(error["loc"])
+    known = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
+    where = f"line {known}: " if known else ""
+    given = "" if error["type"] == "missing" else f" (given {error['input']!r})"
+    return f"{where}{'.'.join(map(str, place))}: {error['msg']}{given}"
+
+
+def _read(text: str, suffix: str, name: str) -> tuple[Any, dict[tuple[Any, ...], int]]:
+    if suffix == ".toml":
+        import tomllib
+
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ClaimError(f"{name} is not TOML: {error}") from error
+        return data, _toml_lines(text, data)
+    if suffix not in {".yaml", ".yml"}:
+        raise ClaimError(f"{name}: expected a .yaml or .toml file, given {suffix or 'no suffix'}")
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ClaimError(f"{name} is not YAML: {error}".replace("\n", " ")) from error
+    if not isinstance(data, dict):
+        raise ClaimError(f"{name}: expected keys and values, given {type(data).__name__}")
+    lines: dict[tuple[Any, ...], int] = {}
+    _yaml_lines(node, (), lines, name)
+    return data, lines
+
+
+def _yaml_lines(node: Any, place: tuple[Any, ...], lines: dict[tuple[Any, ...], int], name: str) -> None:
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, child in node.value:
+            if key.value in seen:
+                raise ClaimError(f"{name}: line {key.start_mark.line + 1}: {key.value!r} stands twice")
+            seen.add(key.value)
+            lines[(*place, key.value)] = key.start_mark.line + 1
+            _yaml_lines(child, (*place, key.value), lines, name)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, child in enumerate(node.value):
+            lines[(*place, i)] = child.start_mark.line + 1
+            _yaml_lines(child, (*place, i), lines, name)
+
+
+def _toml_lines(text: str, data: Mapping[str, Any]) -> dict[tuple[Any, ...], int]:
+    """The line on which each key of a TOML text stands, read from its headers and assignments."""
+    lines: dict[tuple[Any, ...], int] = {}
+    table: tuple[Any, ...] = ()
+    counts: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        if stripped.startswith("[["):
+            key = stripped.strip("[] ")
+            counts[key] = counts.get(key, -1) + 1
+            table = (key, counts[key])
+            lines.setdefault((key,), number)
+        elif stripped.startswith("["):
+            table = tuple(stripped.strip("[] ").split("."))
+        elif "=" in stripped and not stripped.startswith("#"):
+            lines[(*table, *stripped.split("=")[0].strip().strip('"').split("."))] = number
+            continue
+        lines.setdefault(table, number)
+    return lines
+
+
+class Control(_Frozen):
+    """A control that was run.  ``negative`` must show nothing, ``positive`` must show something."""
+
+    name: str
+    kind: Literal["negative", "positive"]
+    passed: bool
+    words: str
+    value: float | None = None
+
+
+class Ruling(_Frozen):
+    """One prediction's outcome."""
+
+    prediction: Prediction
+    outcome: Outcome
+    shown: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Verdict(_Frozen):
+    """The outcome of a claim with its reasons."""
+
+    outcome: Outcome
+    sentence: str
+    rulings: tuple[Ruling, ...]
+    controls: tuple[Control, ...]
+    would_change: str
+
+
+def rule(prediction: Prediction, finding: Estimate | Rank | None) -> Ruling:
+    """One prediction against one statistic."""
+    if finding is None:
+        return Ruling(prediction=prediction, outcome="untestable", shown="not measured", value=None, low=None, high=None)
+    if isinstance(finding, Rank):
+        if prediction.op != "rank<":
+            raise ClaimError(f"{prediction.statistic} is a rank; its prediction must use 'rank<', not {prediction.op!r}")
+        outcome: Outcome = finding.outcome
+        return Ruling(
+            prediction=prediction, outcome=outcome, shown=str(finding), value=finding.p, low=finding.low, high=finding.high
+        )
+    if prediction.op == "rank<":
+        raise ClaimError(f"{prediction.statistic} is an estimate; 'rank<' needs a rank among matched sets")
+    beyond = finding.above if prediction.op == ">" else finding.below
+    answer = beyond(prediction.threshold)
+    outcomes: dict[str, Outcome] = {"yes": "upheld", "no": "refuted", "unsure": "undecided", "undefined": "untestable"}
+    return Ruling(
+        prediction=prediction,
+        outcome=outcomes[answer],
+        shown=str(finding),
+        value=finding.value,
+        low=finding.low,
+        high=finding.high,
+    )
+
+
+def decide(
+    claim: Claim,
+    findings: Mapping[str, Estimate | Rank],
+    controls: Sequence[Control],
+    *,
+    ineligible: str = "",
+) -> Verdict:
+    """The verdict of a claim.  Pure: same findings, same verdict.
+
+    ``void`` when a control that the claim names failed or is missing; ``untestable`` when the model is not eligible
+    (``ineligible`` says why) or a prediction cannot be decided by it; ``upheld`` when every prediction is;
+    ``refuted`` when any is; else ``undecided``.
+    """
+    rulings = tuple(rule(p, findings.get(p.statistic)) for p in claim.predictions)
+    by_name = {c.name: c for c in controls}
+    missing = [name for name in claim.controls if name not in by_name]
+    failed = [c for c in controls if not c.passed]
+    if missing or failed:
+        outcome: Outcome = "void"
+        reasons = [f"control {n!r} was not run" for n in missing] + [f"control {c.name!r} failed: {c.words}" for c in failed]
+        reason = "; ".join(reasons)
+        change = "Nothing can be said until every control passes."
+    elif ineligible:
+        outcome, reason = "untestable", ineligible
+        change = "A model that shows the behaviour to be explained (clean prompts answered, corrupted ones missed)."
+    else:
+        outcome, reason = _weigh(rulings)
+        change = _would_change(rulings, outcome)
+    return Verdict(
+        outcome=outcome,
+        sentence=f"{outcome.capitalize()}: {reason}.",
+        rulings=rulings,
+        controls=tuple(controls),
+        would_change=change,
+    )
+
+
+def _says(r: Ruling) -> str:
+    return f"{r.prediction.words or r.prediction.statistic} ({r.shown})"
+
+
+def _weigh(rulings: Sequence[Ruling]) -> tuple[Outcome, str]:
+    def those(outcome: str) -> list[Ruling]:
+        return [r for r in rulings if r.outcome == outcome]
+
+    if against := those("refuted"):
+        return "refuted", "it is not so that " + "; nor that ".join(map(_says, against))
+    if len(those("upheld")) == len(rulings):
+        return "upheld", "; ".join(map(_says, rulings))
+    if cannot := those("untestable"):
+        return "untestable", "this model cannot decide whether " + "; ".join(map(_says, cannot))
+    return "undecided", "the interval straddles the threshold: " + "; ".join(map(_says, those("undecided")))
+
+
+def _would_change(rulings: Sequence[Ruling], outcome: Outcome) -> str:
+    parts = []
+    for r in rulings:
+        side = {">": "above", "<": "below", "rank<": "below"}[r.prediction.op]
+        bound = f"{r.prediction.threshold:g}"
+        if outcome == "upheld":
+            parts.append(f"{r.prediction.statistic} reaching {bound} with its interval")
+        elif r.outcome != "upheld":
+            parts.append(f"{r.prediction.statistic} wholly {side} {bound}")
+    return ("It would fall by " if outcome == "upheld" else "It would take ") + (" and ".join(parts) if outcome != "upheld" else " or ".join(parts)) + "."

@@ -1,0 +1,58 @@
+"""The ``headlab`` command: parse, call, print.  ``--help`` loads none of the rooms below.
+
+    tree       the command tree, and what its commands share
+    trying     demo, trial, run
+    looking    list, show, repeat, export, query
+    models     models, organism list | card | train
+    options    options that several commands share
+    errors     exceptions as one line on stderr, with the exit code
+    progress   bars on a terminal, sparse lines elsewhere
+    show       a record on a terminal
+    repeat     what differs between two runs
+    organisms  the shipped organisms in words
+
+Exit codes: 0 the trial ran, whatever the verdict; 2 bad input; 1 another failure; 3 a repeat that differs;
+130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+
+from headlab.cli import looking, models, trying
+from headlab.cli.errors import explain
+from headlab.cli.tree import app
+
+__all__ = ["app", "looking", "main", "models", "trying"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code.  Errors become one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given or os.environ.get("HEADLAB_DEBUG", "") not in {"", "0"}
+    given = [word for word in given if word != "--debug"]
+    _hush(debug)
+    try:
+        code = app(given or ["--help"], prog_name="headlab", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        line, code = explain(error)
+        print(f"headlab: {line}", file=sys.stderr)
+        return code
+
+
+def _hush(debug: bool) -> None:
+    """Libraries' own notices would drown the one line that counts; ``--debug`` brings them back."""
+    if debug:
+        return
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,0 +1,130 @@
+"""The options that several commands share, and what their text means."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headlab.cli.errors import BadInput, one_of
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="NAME", help="A shipped organism (headlab models), a folder or a hub id."
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a hub model.")
+]
+Adapter = Annotated[
+    str | None, typer.Option("--adapter", metavar="NAME", help="A PEFT adapter: a folder or a hub id.")
+]
+Layer = Annotated[
+    str | None, typer.Option("--layer", metavar="N|auto", help="The layer on trial, counted from 0.")
+]
+ProtocolOption = Annotated[
+    str | None, typer.Option("--protocol", metavar="NAME", help="Only this one: standard or published.")
+]
+Pairs = Annotated[int | None, typer.Option("--pairs", metavar="N", help="Prompt pairs in the test.")]
+MatchedSets = Annotated[
+    int | None, typer.Option("--matched-sets", metavar="N", help="Random head sets in the null.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of every random draw.")]
+Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="float32 (the default on a CPU), bfloat16 or float16.",
+    ),
+]
+Memory = Annotated[
+    str | None, typer.Option("--memory", metavar="SIZE", help="Bound for activations, such as 800MB or 2GB.")
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="Your own pairs: CSV or JSONL with clean, corrupted, answer, wrong.",
+    ),
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", metavar="FOLDER", help="Where runs are kept ($HEADLAB_STORE, or ./headlab-runs)."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what it would take (passes, rows, memory, time), run nothing.")
+]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def memory_bytes(text: str | None) -> int | None:
+    """``"2GB"`` as bytes.  Raises BadInput."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", text.lower())
+    if not match or not float(match[1]):
+        raise BadInput(
+            f"--memory {text!r} is not a size; expected a number with a unit, such as 800MB or 2GB"
+        )
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def layer_number(text: str | None) -> int | str | None:
+    """A layer's number, or "auto".  Raises BadInput."""
+    if text is None or text == "auto":
+        return text
+    if not text.isdecimal():
+        raise BadInput(f"--layer {text!r} is not a layer; expected a number counted from 0, or auto")
+    return int(text)
+
+
+def at_least(least: int, **numbers: int | None) -> None:
+    """Raises BadInput for a number below ``least``."""
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise BadInput(
+                f"--{name.replace('_', '-')} is {number}; expected a whole number of at least {least}"
+            )
+
+
+def trial_options(
+    *,
+    protocol: str | None,
+    layer: str | None,
+    pairs: int | None,
+    matched_sets: int | None,
+    seed: int | None,
+    memory: str | None,
+    prompts: Path | None,
+    **loading: str | None,
+) -> dict[str, Any]:
+    """The keywords for :func:`headlab.experiments.trial` that were given.  Raises BadInput or PromptError."""
+    at_least(2, pairs=pairs)
+    at_least(1, matched_sets=matched_sets)
+    at_least(0, seed=seed)
+    if protocol is not None:
+        one_of(protocol, ("standard", "published"), "protocol")
+    options: dict[str, Any] = {
+        "protocol": protocol,
+        "layer": layer_number(layer),
+        "pairs": pairs,
+        "matched_sets": matched_sets,
+        "seed": seed,
+        "memory": memory_bytes(memory),
+        **loading,
+    }
+    if prompts is not None:
+        from headlab.prompts import PromptSet
+
+        options["prompts"] = PromptSet.from_file(prompts)
+    return {name: value for name, value in options.items() if value is not None}

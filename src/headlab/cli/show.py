@@ -1,0 +1,202 @@
+"""A record on a terminal: the verdict, the readings side by side, the controls, where things are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headlab.stats import Estimate
+from headlab.store import Record, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+_COLOURS = {
+    "upheld": "green",
+    "refuted": "red",
+    "undecided": "yellow",
+    "void": "magenta",
+    "untestable": "cyan",
+}
+_WIDE = 160
+
+
+def console() -> Console:
+    """Results go to stdout; where that is no terminal, lines are wide enough not to be cut."""
+    from rich.console import Console
+
+    wide = None if sys.stdout.isatty() else _WIDE
+    return Console(file=sys.stdout, width=wide, highlight=False, soft_wrap=False)
+
+
+def show_record(
+    out: Console, record: Record, store: Store, report: Path | None, children: Sequence[Record]
+) -> None:
+    """Everything that a reader of one run wants first."""
+    from rich.text import Text
+
+    out.print(Text(record.title, style="bold"))
+    _verdict(out, record)
+    if record.error:
+        out.print(Text(f"{record.status}: {record.error}", style="red"))
+    if children:
+        out.print(_children(children))
+    if any(r.estimates for r in record.readings):
+        out.print(_readings(record))
+    if record.readings and record.readings[0].verdict.controls:
+        out.print(_controls(record))
+    for section in record.sections if record.kind == "demo" else ():
+        out.print(Text(section.get("heading", ""), style="bold"))
+        out.print(Text(section.get("text", "")))
+    for warning in record.warnings:
+        out.print(Text(f"warning: {warning}", style="yellow"))
+    out.print(_places(record, store, report))
+
+
+def _verdict(out: Console, record: Record) -> None:
+    from rich.text import Text
+
+    if not record.readings:
+        return
+    binding, *others = record.readings
+    out.print(Text(binding.verdict.sentence, style=_COLOURS[binding.verdict.outcome]))
+    out.print(Text(f"  read by: {binding.protocol}: {binding.words}", style="dim"))
+    for other in others:
+        out.print(
+            Text(f"  beside it, {other.protocol} ({other.words}): {other.verdict.sentence}", style="dim")
+        )
+    if binding.verdict.would_change:
+        out.print(Text(f"  {binding.verdict.would_change}", style="dim"))
+
+
+def _readings(record: Record) -> Table:
+    """One row per number, one column per protocol."""
+    from rich.table import Table
+
+    table = Table(title="readings", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    table.add_column("arm")
+    for reading in record.readings:
+        colour = _COLOURS[reading.verdict.outcome]
+        table.add_column(f"{reading.protocol}\n[{colour}]{reading.verdict.outcome}[/]", justify="right")
+    table.add_column("n", justify="right")
+    table.add_column("unit")
+    rows: dict[tuple[str, str], tuple[str, dict[int, Estimate]]] = {}
+    for i, reading in enumerate(record.readings):
+        for e in reading.estimates:
+            _, cells = rows.setdefault((e.name, e.arm), (e.label, {}))
+            cells[i] = Estimate.from_dict(e.estimate)
+    for (_, arm), (label, cells) in rows.items():
+        counts = "/".join(dict.fromkeys(str(e.n) for e in cells.values()))
+        unit = next(iter(cells.values())).unit
+        shown = [_number(cells[i]) if i in cells else "" for i in range(len(record.readings))]
+        table.add_row(label, arm, *shown, counts, unit)
+    return table
+
+
+def _number(e: Estimate) -> str:
+    """``0.93 [0.87, 0.97]``, with the digits that the interval's width deserves."""
+    return str(e).split(" (n=", 1)[0] if e.defined else "undefined"
+
+
+def _controls(record: Record) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="controls", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+    for control in record.readings[0].verdict.controls:
+        mark = Text("passed", style="green") if control.passed else Text("failed", style="red")
+        table.add_row(mark, control.name, Text(control.words))
+    return table
+
+
+def _children(children: Sequence[Record]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="trials", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("model", "verdict", "why", "run"):
+        table.add_column(column, no_wrap=column != "why")
+    for child in children:
+        outcome = child.outcome or child.status
+        why = child.readings[0].verdict.sentence.split(": ", 1)[-1] if child.readings else child.error
+        table.add_row(
+            str(child.model.get("name", "")),
+            Text(outcome, style=_COLOURS.get(outcome, "")),
+            Text(why),
+            child.id,
+        )
+    return table
+
+
+def _places(record: Record, store: Store, report: Path | None) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    facts = {
+        "run": f"{record.id} ({record.status}"
+        + (f", {record.seconds:.1f} s)" if record.seconds is not None else ")"),
+        "record": str(store.root / record.id / "record.json"),
+        "report": "" if report is None else str(report),
+        "again": record.call.get("command", ""),
+        "compare": f"headlab repeat {record.id}" + _store_option(store),
+    }
+    for name, value in facts.items():
+        if value:
+            table.add_row(Text(name, style="bold"), Text(value))
+    return table
+
+
+def _store_option(store: Store) -> str:
+    return "" if store.root == Store().root else f" --store {store.root}"
+
+
+def show_frame(out: Console, frame: pd.DataFrame, empty: str) -> None:
+    """A DataFrame as a plain table; ``empty`` is said when it has no rows."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if frame.empty:
+        out.print(Text(empty))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in frame.columns:
+        numeric = frame[column].dtype.kind in "iuf"
+        table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(Text(cell(value)) for value in row))
+    out.print(table)
+
+
+def cell(value: Any) -> str:
+    """A value as text; what is missing as nothing."""
+    import pandas as pd
+
+    if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def frame_json(frame: pd.DataFrame) -> str:
+    """A DataFrame as a JSON array of objects; NaN as null."""
+    import json
+
+    from headlab.store.records import plain
+
+    rows = [{str(k): plain(_known(v), []) for k, v in row.items()} for row in frame.to_dict("records")]
+    return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _known(value: Any) -> Any:
+    import pandas as pd
+
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return None
+    return value.isoformat() if hasattr(value, "isoformat") else value

@@ -1,0 +1,102 @@
+"""The command tree, and what its commands share: the store, the report, JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from headlab.cli.errors import Interrupted, one_of
+
+if TYPE_CHECKING:
+    from headlab.store import Record, Store
+
+
+_ORDER = ("demo", "trial", "run", "list", "show", "repeat", "export", "query", "models", "organism")
+
+
+class _Commands(TyperGroup):
+    """Commands in the order of use, with a suggestion for a misspelt one."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-"):
+            one_of(args[0], self.list_commands(ctx), "command")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Put claims about attention heads on trial.",
+)
+organism = typer.Typer(cls=_Commands, rich_markup_mode=None, help="The shipped model organisms.")
+app.add_typer(organism, name="organism")
+
+
+@app.callback()
+def _every(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (also HEADLAB_DEBUG=1).")
+    ] = False,
+) -> None:
+    """Put claims about attention heads on trial."""
+
+
+def open_store(root: Path | None) -> Store:
+    """The store at ``root``, or the default one."""
+    from headlab.store import Store
+
+    return Store(root)
+
+
+def make_page(record: Record, home: Store) -> str:
+    """The HTML report of a stored run."""
+    from headlab import report
+
+    return report.page(record, home.tables(record.id), [home.record(child) for child in record.children])
+
+
+def print_record(record: Record, home: Store, json: bool, page: Path | None = None) -> None:
+    """Print a record; its report is written beside it unless it was written to ``page``."""
+    if page is None and record.status == "complete":
+        page = home.root / record.id / "report.html"
+        if not page.is_file():
+            home.keep_page(record.id, make_page(record, home))
+    if json:
+        print(record.to_json(), end="")
+        return
+    from headlab.cli.show import console, show_record
+
+    show_record(console(), record, home, page, [home.record(child) for child in record.children])
+
+
+def print_frame(frame: Any, json: bool, empty: str) -> None:
+    """Print a DataFrame as a table or as JSON; ``empty`` is said when it has no rows."""
+    from headlab.cli.show import console, frame_json, show_frame
+
+    if json:
+        print(frame_json(frame))
+    else:
+        show_frame(console(), frame, empty)
+
+
+def print_json(data: Any) -> None:
+    """Print plain data as JSON."""
+    import json
+
+    from headlab.store.records import plain
+
+    print(json.dumps(plain(data, []), indent=1, ensure_ascii=False, allow_nan=False))

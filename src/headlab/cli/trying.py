@@ -1,0 +1,148 @@
+"""Commands that try a claim: demo, trial, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headlab.cli import options as o
+from headlab.cli.errors import BadInput, meant, one_of
+from headlab.cli.tree import app, open_store, print_json, print_record
+
+
+@app.command()
+def demo(pairs: o.Pairs = None, store: o.StoreOption = None, json: o.Json = False) -> None:
+    """See one claim win, lose and turn out as chance."""
+    from headlab import experiments
+    from headlab.cli.progress import Meter
+
+    o.at_least(2, pairs=pairs)
+    given = {} if pairs is None else {"pairs": pairs}
+    home = open_store(store)
+    with Meter() as meter:
+        result = experiments.demo(store=home, progress=meter, **given)
+    print_record(result.record, home, json)
+
+
+@app.command()
+def trial(
+    claim: Annotated[
+        str, typer.Argument(metavar="CLAIM", help="A built-in claim, or a .yaml or .toml file.")
+    ],
+    model: o.Model = None,
+    revision: o.Revision = None,
+    adapter: o.Adapter = None,
+    layer: o.Layer = None,
+    protocol: o.ProtocolOption = None,
+    pairs: o.Pairs = None,
+    matched_sets: o.MatchedSets = None,
+    prompts: o.Prompts = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    memory: o.Memory = None,
+    store: o.StoreOption = None,
+    json: o.Json = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Put a claim on trial: verdict, effect, controls, record."""
+    given = o.trial_options(
+        protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, seed=seed, memory=memory,
+        prompts=prompts, revision=revision, adapter=adapter, device=device, dtype=dtype,
+    )  # fmt: skip
+    _try(_claim(claim), model, given, store, json, dry_run)
+
+
+@app.command()
+def run(
+    experiment: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT", help="A slug of `headlab list experiments`.")
+    ],
+    model: o.Model = None,
+    revision: o.Revision = None,
+    adapter: o.Adapter = None,
+    layer: o.Layer = None,
+    protocol: o.ProtocolOption = None,
+    pairs: o.Pairs = None,
+    matched_sets: o.MatchedSets = None,
+    prompts: o.Prompts = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    memory: o.Memory = None,
+    store: o.StoreOption = None,
+    json: o.Json = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Run an experiment of the docket."""
+    given = o.trial_options(
+        protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, seed=seed, memory=memory,
+        prompts=prompts, revision=revision, adapter=adapter, device=device, dtype=dtype,
+    )  # fmt: skip
+    from headlab import experiments
+
+    one_of(experiment, [e["slug"] for e in experiments.catalogue()], "experiment")
+    _try(experiment, model, given, store, json, dry_run, kind="run")
+
+
+def _claim(given: str) -> str:
+    """``given``, when it names a built-in claim or a file that holds one.
+
+    The file is read here already, because that needs none of the heavy rooms.
+    """
+    if Path(given).suffix in {".yaml", ".yml", ".toml"}:
+        from headlab.claims import Claim
+
+        Claim.from_file(given)
+        return given
+    from headlab import experiments
+
+    names = list(experiments.builtin_claims())
+    if given not in names:
+        known = f"expected one of {', '.join(names)}, or a .yaml or .toml file"
+        raise BadInput(f"no claim {given!r}; {known}{meant(given, names)}")
+    return given
+
+
+def _try(
+    claim: str,
+    model: str | None,
+    given: dict[str, Any],
+    store: Path | None,
+    json: bool,
+    dry: bool,
+    **kind: Any,
+) -> None:
+    if model is None:
+        raise BadInput(
+            "no model given; name one with --model: a shipped organism (headlab models), a folder or a hub id"
+        )
+    from headlab import experiments
+    from headlab.cli.progress import Meter
+    from headlab.engine.model import ModelError
+
+    home = open_store(store)
+    try:
+        with Meter() as meter:
+            if dry:
+                return _show_plan(experiments.plan(claim, model, **given), json)
+            result = experiments.trial(claim, model, store=home, progress=meter, **given, **kind)
+    except ModelError as error:
+        from headlab import organisms
+
+        raise BadInput(f"{error}{meant(model, organisms.names())}") from error
+    print_record(result.record, home, json)
+
+
+def _show_plan(plan: dict[str, Any], json: bool) -> None:
+    if json:
+        return print_json(plan)
+    from headlab.cli.show import console
+
+    out = console()
+    units = {"memory_bytes": ("memory", 1e-6, "MB"), "seconds": ("time", 1, "s (estimated)")}
+    for name, value in plan.items():
+        label, factor, unit = units.get(name, (name, None, ""))
+        out.print(f"{label:<12} {value if factor is None else f'{value * factor:,.1f} {unit}'}", markup=False)

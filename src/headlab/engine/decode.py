@@ -1,0 +1,130 @@
+"""Greedy decoding under interventions.
+
+Rows are pairs × worlds, grouped by length and shape as in a sweep, so nothing is padded.  The edited prompt runs
+once and fills the KV cache; then one token at a time.  ``prefill`` edits touch the prompt (and the teacher-forced
+start) only: what follows reads their traces in the cache.  ``every_step`` edits fire at each generated token too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from headlab.effects import Progress, quiet
+from headlab.engine.model import Lab
+from headlab.engine.passes import forward
+from headlab.engine.plan import make_plan
+from headlab.engine.run import TOKENS, check_fired, row_cost, source_for, tape_for, tensor_of
+from headlab.interventions import World
+from headlab.prompts import Encoded, EncodedPair
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+From = Literal["shared start", "prompt"]
+
+
+def without_start(encoded: Encoded) -> Encoded:
+    """The prompt alone: free decoding begins at its end."""
+    return replace(encoded, ids=encoded.ids[: encoded.n_prompt], forced_text="")
+
+
+def stop_ids(lab: Lab) -> frozenset[int]:
+    """Tokens that end an answer: the generation config's and the tokenizer's end of sequence."""
+    config = getattr(lab.model, "generation_config", None)
+    found = [getattr(config, "eos_token_id", None), getattr(lab.tokenizer, "eos_token_id", None)]
+    flat = [x for f in found for x in (f if isinstance(f, list | tuple) else [f])]
+    return frozenset(x for x in flat if x is not None)
+
+
+@torch.inference_mode()
+def generate(
+    lab: Lab,
+    pairs: Sequence[EncodedPair],
+    worlds: Sequence[World],
+    *,
+    start: From = "shared start",
+    max_new_tokens: int = 8,
+    tokens: int = TOKENS,
+    memory: int | None = None,
+    progress: Progress = quiet,
+    what: str = "decoding",
+) -> pd.DataFrame:
+    """Greedy text of every corrupted prompt under every world: columns ``pair``, ``world``, ``text``, ``stopped``.
+
+    ``text`` is the teacher-forced shared start (none when ``start="prompt"``) and what was generated, without the
+    end token; ``stopped`` says whether an end token came within ``max_new_tokens``.  Rows in the order pair, world.
+    """
+    import pandas as pd
+
+    pairs = list(pairs)
+    if start == "prompt":
+        pairs = [replace(p, clean=without_start(p.clean), corrupted=without_start(p.corrupted)) for p in pairs]
+    for world in worlds:
+        for one in world.interventions:
+            one.check(lab.grid)
+    plan = make_plan(pairs, worlds, row_cost(lab), tokens=tokens, memory=memory)
+    found: dict[tuple[int, int], tuple[str, bool]] = {}
+    sources: dict[Any, Any] = {}
+    for shard in plan.shards:
+        which = [i for i, p in enumerate(pairs) if len(p.corrupted.ids) == shard.length]
+        local = {i: n for n, i in enumerate(which)}
+        some = [pairs[i] for i in which]
+        first = worlds[shard.rows[0][1]]
+        for one in first.interventions:
+            if (shard.length, one.shape) not in sources:
+                sources[shard.length, one.shape] = source_for(lab, some, one, tokens=tokens)
+        mine = {n: sources[shard.length, one.shape] for n, one in enumerate(first.interventions)}
+        for rows in shard.batches():
+            chosen = [worlds[j] for _, j in rows]
+            ids = tensor_of([pairs[i].corrupted for i, _ in rows], lab.device)
+            out = _decode(lab, ids, chosen, [local[i] for i, _ in rows], mine, max_new_tokens)
+            found.update({row: _text(lab, pairs[row[0]], ids) for row, ids in zip(rows, out, strict=True)})
+            progress(what, len(found), plan.rows)
+    index = [(i, j) for i in range(len(pairs)) for j in range(len(worlds))]
+    return pd.DataFrame(
+        {
+            "pair": [i for i, _ in index],
+            "world": [worlds[j].name for _, j in index],
+            "text": [found[row][0] for row in index],
+            "stopped": [found[row][1] for row in index],
+        }
+    )
+
+
+def _decode(
+    lab: Lab, ids: Tensor, worlds: Sequence[World], local: Sequence[int], sources: Any, max_new_tokens: int
+) -> list[list[int]]:
+    """Generated ids of each row, the end token included."""
+    tape, planned = tape_for(lab, worlds, local, sources)
+    with lab.tape(tape):
+        out = forward(lab, ids, cache=True)
+    check_fired(tape, planned)
+    made = [out.logits[:, -1].argmax(-1)]
+    stops = torch.tensor(sorted(stop_ids(lab)) or [-1], device=lab.device)
+    step, planned = tape_for(lab, worlds, local, sources, step=True)
+    steps = 0
+    with lab.tape(step):
+        while len(made) < max_new_tokens and not bool(_ended(made, stops).all()):
+            length = ids.shape[1] + len(made) - 1
+            out = forward(lab, made[-1][:, None], past=out.past_key_values, start=length, cache=True)
+            made.append(out.logits[:, -1].argmax(-1))
+            steps += 1
+    check_fired(step, planned if steps else {}, steps)
+    return torch.stack(made, dim=1).tolist()
+
+
+def _ended(made: Sequence[Tensor], stops: Tensor) -> Tensor:
+    return torch.isin(torch.stack(list(made), dim=1), stops).any(dim=1)
+
+
+def _text(lab: Lab, pair: EncodedPair, ids: Sequence[int]) -> tuple[str, bool]:
+    stops = stop_ids(lab)
+    end = next((n for n, i in enumerate(ids) if i in stops), None)
+    kept = list(pair.corrupted.forced) + list(ids[:end])
+    text = lab.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text, end is not None

@@ -1,0 +1,230 @@
+"""From an intervention (plain data) to a row-wise tensor operation.
+
+Every site is brought to one layout, ``[row, position, head, rest]``; a write there is
+``where(heads and positions of this row, new value, own value)``, so rows of one batch may edit different heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headlab.heads import Grid
+from headlab.interventions import Intervention, InterventionError
+from headlab.prompts import Encoded, EncodedPair, align
+
+HEAD_FIRST = {"q", "k", "v", "scores", "pattern"}
+BLOCKS = {"out_block", "subspace"}
+
+
+def basis(d_model: int, seed: int, like: Tensor) -> Tensor:
+    """A random orthonormal basis of the residual stream, [d_model, d_model] (QR of a seeded Gaussian)."""
+    g = torch.randn(d_model, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.linalg.qr(g)[0].to(like)
+
+
+def to_layout(site: str, x: Tensor, n_heads: int, rotation: Tensor | None) -> Tensor:
+    """A site's own layout → [row, position, head, rest]."""
+    if site in HEAD_FIRST:
+        return x.transpose(1, 2)
+    if site == "z":
+        return x
+    if site == "resid":
+        return x.unsqueeze(2)
+    if x.shape[-1] % n_heads:
+        raise InterventionError(f"{site!r} is undefined: {x.shape[-1]} residual channels do not divide into {n_heads} heads")
+    return (x if rotation is None else x @ rotation).unflatten(2, (n_heads, -1))
+
+
+def from_layout(site: str, new: Tensor, old: Tensor, own: Tensor, rotation: Tensor | None) -> Tensor:
+    """Back again; ``old`` is the site before the edit, ``own`` the same in our layout."""
+    if site in HEAD_FIRST:
+        return new.transpose(1, 2)
+    if site == "z":
+        return new
+    if site == "resid":
+        return new.squeeze(2)
+    if rotation is None:
+        return new.flatten(2)
+    return old + (new - own).flatten(2) @ rotation.T  # an unchanged row stays bit for bit what it was
+
+
+@dataclass
+class Source:
+    """What an intervention writes, for every pair of a length group.
+
+    ``value`` [pair, position, head, rest] or None where the write needs none; ``where`` [pair, position] says which
+    positions are written; ``beyond`` [pair, 1, head, rest] is written at generated tokens.
+    """
+
+    value: Tensor | None
+    where: Tensor
+    beyond: Tensor | None = None
+
+
+def needs(intervention: Intervention) -> str | None:
+    """Which run an intervention's source is captured from: clean, corrupted or none."""
+    return {"patch": "clean", "noop": "corrupted", "mean": "corrupted", "resample": "corrupted"}.get(intervention.write)
+
+
+def positions(intervention: Intervention, encoded: Encoded) -> list[int]:
+    """The corrupted positions that a write without a clean partner edits."""
+    if intervention.roles is None:
+        return list(range(len(encoded.ids)))
+    return sorted({p for role in intervention.roles for p in role_positions(encoded, role)})
+
+
+def role_positions(encoded: Encoded, role: str) -> tuple[int, ...]:
+    """Positions of a role; ``answer`` is the teacher-forced shared start.  Raises InterventionError if unknown."""
+    if role == "answer":
+        return tuple(range(encoded.n_prompt, len(encoded.ids)))
+    if role not in encoded.roles:
+        raise InterventionError(f"no token role {role!r} in the corrupted prompt; it has {', '.join(encoded.roles)}, answer")
+    return encoded.roles[role]
+
+
+def make_source(
+    intervention: Intervention, pairs: Sequence[EncodedPair], captured: Sequence[Tensor] | None, like: Tensor
+) -> Source:
+    """``captured``: one [position, head, rest] tensor for each pair, of the run that :func:`needs` names."""
+    n, length = len(pairs), len(pairs[0].corrupted.ids)
+    where = torch.zeros(n, length, dtype=torch.bool)
+    if intervention.write == "patch":
+        assert captured is not None
+        return _patched(intervention, pairs, captured, where, like.device)
+    for i, pair in enumerate(pairs):
+        where[i, positions(intervention, pair.corrupted)] = True
+    if intervention.write in {"noop", "mean", "resample"}:
+        assert captured is not None
+        if n < 2 and intervention.write != "noop":
+            raise InterventionError(f"{intervention.write!r} needs at least two prompts of one length, given {n}")
+        stacked = torch.stack(list(captured))
+        if intervention.write == "mean":
+            stacked = stacked.mean(0, keepdim=True).expand_as(stacked)
+        elif intervention.write == "resample":
+            stacked = stacked[derangement(n, intervention.seed)]
+        return Source(stacked.to(like.device), where.to(like.device))
+    return Source(None, where.to(like.device))
+
+
+def derangement(n: int, seed: int) -> Tensor:
+    """A cyclic shift of a random order: nobody donates to itself."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    out = torch.empty_like(order)
+    out[order] = order.roll(1)
+    return out
+
+
+def _patched(
+    intervention: Intervention, pairs: Sequence[EncodedPair], captured: Sequence[Tensor], where: Tensor, device: Any
+) -> Source:
+    length = where.shape[1]
+    square = intervention.site in {"scores", "pattern"}
+    values, beyond = [], []
+    for i, (pair, source) in enumerate(zip(pairs, captured, strict=True)):
+        chosen = align(pair, intervention.align)
+        if intervention.roles is not None:
+            allowed = set(positions(intervention, pair.corrupted))
+            chosen = tuple(c for c in chosen if c[0] in allowed)
+        target, origin = torch.tensor([c[0] for c in chosen]), torch.tensor([c[1] for c in chosen])
+        where[i, target] = True
+        if square:
+            values.append(_aligned_pattern(intervention, source, target, origin, length, pair))
+        else:
+            value = source.new_zeros(length, *source.shape[1:])
+            value[target] = source[origin]
+            values.append(value)
+        if intervention.beyond is not None:
+            beyond.append(source[:1] if intervention.beyond == "first" else source[-1:])
+    return Source(torch.stack(values).to(device), where.to(device), torch.stack(beyond).to(device) if beyond else None)
+
+
+def _aligned_pattern(
+    intervention: Intervention, source: Tensor, target: Tensor, origin: Tensor, length: int, pair: EncodedPair
+) -> Tensor:
+    """[query, head, key]: clean rows on aligned keys, each rescaled to the clean row's sum."""
+    whole = len(target) == length == source.shape[0]
+    if intervention.site == "scores" and not whole:
+        raise InterventionError(f"pair {pair.pair.id}: scores can be patched only between prompts that align token by token")
+    taken = source[origin][:, :, origin]
+    if not whole:
+        kept = taken.sum(-1, keepdim=True)
+        taken = taken * (source[origin].sum(-1, keepdim=True) / kept.clamp(min=torch.finfo(taken.dtype).tiny))
+    value = source.new_zeros(length, source.shape[1], length)
+    rows = value.new_zeros(len(target), source.shape[1], length)
+    rows[:, :, target] = taken
+    value[target] = rows
+    return value
+
+
+@dataclass
+class Rows:
+    """The part of a batch that differs by row: ``pair`` [row], ``heads`` [row, head], ``amount`` [row], ``donors`` [row, head]."""
+
+    pair: Tensor
+    heads: Tensor
+    amount: Tensor
+    donors: Tensor
+
+    @classmethod
+    def of(cls, interventions: Sequence[Intervention], pair: Sequence[int], grid: Grid, device: Any) -> Rows:
+        first = interventions[0]
+        n_heads = 1 if first.site == "resid" else grid.n_kv_heads if first.site in {"k", "v"} else grid.n_heads
+        heads = torch.zeros(len(pair), n_heads, dtype=torch.bool)
+        donors = torch.arange(n_heads).repeat(len(pair), 1)
+        for r, one in enumerate(interventions):
+            index = [0] if first.site == "resid" and one.indices else list(one.indices)
+            heads[r, index] = True
+            if one.donors:
+                donors[r, index] = torch.tensor(one.donors)
+        amount = torch.tensor([one.amount for one in interventions])
+        moved = (torch.tensor(pair), heads, amount, donors)
+        return cls(*(t.to(device, non_blocking=True) for t in moved))
+
+
+def compile_edit(
+    intervention: Intervention, source: Source, rows: Rows, n_heads: int, rotation: Tensor | None, *, step: bool = False
+) -> Any:
+    """The operation on the site's own tensor.  ``step``: at one generated token instead of the prompt."""
+    head_mask = rows.heads[:, None, :, None]
+    site, write = intervention.site, intervention.write
+
+    def edit(x: Tensor) -> Tensor:
+        own = to_layout(site, x, n_heads, rotation)
+        if step:
+            mask = head_mask
+            value = source.beyond[rows.pair] if source.beyond is not None else None
+        else:
+            mask = head_mask & source.where[rows.pair][:, :, None, None]
+            value = source.value[rows.pair] if source.value is not None else None
+        new = torch.where(mask, _written(write, own, value, rows, intervention.seed), own)
+        return from_layout(site, new, x, own, rotation)
+
+    return edit
+
+
+def _written(write: str, own: Tensor, value: Tensor | None, rows: Rows, seed: int) -> Tensor:
+    amount = rows.amount[:, None, None, None].to(own.dtype)
+    if write in {"patch", "noop", "mean", "resample"}:
+        assert value is not None
+        return (1 - amount) * own + amount * value
+    if write == "zero":
+        return torch.zeros_like(own)
+    if write == "rescale":
+        return amount * own
+    if write == "exchange":
+        index = rows.donors[:, None, :, None].expand_as(own)
+        return own.gather(2, index)
+    if write == "noise":
+        # one direction for each pair, whatever the batch it comes in
+        shape, generator = own.shape[1:], torch.Generator()
+        made: Mapping[int, Tensor] = {
+            p: torch.randn(shape, generator=generator.manual_seed(seed * 1_000_003 + p)) for p in set(rows.pair.tolist())
+        }
+        g = torch.stack([made[p] for p in rows.pair.tolist()]).to(own)
+        return g / g.norm(dim=-1, keepdim=True) * own.norm(dim=-1, keepdim=True) * amount
+    raise InterventionError(f"unknown write {write!r}")

@@ -1,0 +1,451 @@
+"""A model made ready for trial: loaded safely, its attention led through our function, its heads located.
+
+This is the only file that knows model families, and it knows them by probing: which modules call the attention
+function, which layer each stands in, which projection takes z, which rows of which projection make q, k and v of
+head h.  Names in configs are never trusted for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from headlab.engine import attention
+from headlab.engine.attention import Slot, Tape
+from headlab.heads import Grid
+
+_WITHOUT_INTERFACE = "does not route its attention through transformers' AttentionInterface"
+
+
+class ModelError(RuntimeError):
+    """A model that cannot be loaded or tried: what was given, what was expected, what to do."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Where heads live in one projection.  ``channels[h]`` are its output (q, k, v) or input (o) channels."""
+
+    path: str
+    channels: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where W_Q, W_K, W_V and W_O of each head live, as paths below the attention module.
+
+    An entry is None where no single projection makes it (MLA keys, gated outputs); ``why`` says so.
+    ``z_is_input``: z, flattened, is exactly what the output projection receives.
+    """
+
+    q: Projection | None
+    k: Projection | None
+    v: Projection | None
+    o: Projection | None
+    z_is_input: bool
+    why: str = ""
+
+
+@dataclass
+class Lab:
+    """A loaded model with everything the engine needs.  Made by :func:`open_model`.
+
+    ``can_skip``: layers below an edit may be replaced by their cached output; ``can_resume``: z may be swept by
+    running only what follows it (the load-time check proves both).
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    revision: str | None
+    grid: Grid
+    head_dim: int
+    d_model: int
+    slots: list[Slot]
+    attentions: dict[int, nn.Module]
+    layers: list[nn.Module]
+    geometry: Geometry
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: str
+    can_skip: bool = False
+    can_resume: bool = False
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        g = self.grid
+        return (
+            f"Lab({self.name!r}: {self.info['architecture']}, {g.n_layers} layers × {g.n_heads} heads "
+            f"({g.n_kv_heads} KV) × {self.head_dim}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+    def weight(self, which: str, layer: int) -> Tensor:
+        """W_Q, W_K, W_V as [head, d_model, d_head] (heads are KV heads for k and v), W_O as [head, d_head, d_model].
+
+        ``which`` is one of q k v o.  Raises ModelError where the family has no such per-head matrix.
+        """
+        projection: Projection | None = getattr(self.geometry, which)
+        if projection is None:
+            raise ModelError(f"{self.name} has no per-head W_{which.upper()}: {self.geometry.why}")
+        module = _child(self._attention(layer), projection.path)
+        weight = module.weight if isinstance(module, Conv1D) else module.weight.T  # [in, out]
+        index = torch.tensor(projection.channels, device=weight.device)
+        return weight[index] if which == "o" else weight[:, index].permute(1, 0, 2)
+
+    def output_bias(self, layer: int) -> Tensor | None:
+        """The bias of the output projection, [d_model], or None."""
+        if self.geometry.o is None:
+            raise ModelError(f"{self.name} has no output projection that takes z: {self.geometry.why}")
+        return getattr(_child(self._attention(layer), self.geometry.o.path), "bias", None)
+
+    def _attention(self, layer: int) -> nn.Module:
+        self.grid.check_layer(layer)
+        if layer not in self.attentions:
+            raise ModelError(f"layer {layer} of {self.name} has no softmax attention, so it has no heads")
+        return self.attentions[layer]
+
+    @contextmanager
+    def tape(self, tape: Tape) -> Iterator[Tape]:
+        """Passes inside run under ``tape``; whatever happens, nothing of it stays behind."""
+        handles = []
+        try:
+            for layer, site in {*tape.edits, *tape.wanted}:
+                if site in {"out_block", "subspace"}:
+                    module = self._attention(layer)
+                elif site == "resid":
+                    module = self.layers[self.grid.check_layer(layer)]
+                else:
+                    self._attention(layer)
+                    continue
+                handles.append(module.register_forward_hook(_toucher(tape, layer, site)))
+            with attention.running(self.slots, tape):
+                yield tape
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _toucher(tape: Tape, layer: int, site: str) -> Any:
+    """A forward hook that shows a module's (first) output to the tape."""
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (tape.touch(layer, site, output[0]), *output[1:])
+        return tape.touch(layer, site, output)
+
+    return hook
+
+
+def open_model(
+    model: Any,
+    *,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    device_map: Any = None,
+    adapter: str | None = None,
+) -> Lab:
+    """Load a hub id or local folder (or take a Hugging Face model in memory) and locate its heads.
+
+    ``dtype``: "float32", "bfloat16", "float16"; by default float32 on a CPU (16-bit is several times slower there)
+    and the checkpoint's own elsewhere.  ``adapter``: a PEFT folder or hub id, merged into the weights.
+    Remote code is never run; weights are safetensors, a pickle is opened only with ``weights_only=True``.
+
+    Raises ModelError with one clear sentence.
+    """
+    if isinstance(model, str | Path):
+        place = _device(device)
+        hf, tok, name = _load(str(model), tokenizer, revision, _dtype(dtype, place), place, device_map)
+    else:
+        hf, tok, name = model, tokenizer, getattr(model.config, "_name_or_path", "") or type(model).__name__
+        if tok is None:
+            raise ModelError("a model in memory needs its tokenizer: headlab.load(model, tokenizer=tokenizer)")
+    if adapter is not None:
+        hf = _adapted(hf, adapter)
+    hf.eval().requires_grad_(False)
+    _refuse_unfit(hf, name)
+    lab = _fit(hf, tok, name, revision)
+    if adapter is not None:
+        lab.info["adapter"] = adapter
+    return lab
+
+
+def _device(device: str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        n = torch.cuda.device_count()
+        raise ModelError(
+            f"no such device: {device!r}; this machine has cpu" + (f" and cuda:0 to cuda:{n - 1}" if n else " only")
+        ) from error
+    return place
+
+
+def _dtype(dtype: str | None, device: torch.device) -> Any:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in known:
+        raise ModelError(f"unknown dtype {dtype!r}; expected one of {', '.join(known)}")
+    return known[dtype]
+
+
+def _load(
+    name: str, tokenizer: Any, revision: str | None, dtype: Any, device: torch.device, device_map: Any
+) -> tuple[Any, Any, str]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(name).expanduser()
+    local = folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if local and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"no model at {name}: expected a folder with config.json, safetensors and a tokenizer"
+            + ("" if folder.exists() else " (the folder does not exist)")
+        )
+    where = str(folder) if local else name
+    common: dict[str, Any] = {"trust_remote_code": False, **({"revision": revision} if revision and not local else {})}
+    if revision and local:
+        raise ModelError(f"{name} is a local folder, which has no revision {revision!r}; drop --revision")
+    try:
+        config = AutoConfig.from_pretrained(where, **common)
+        if getattr(config, "quantization_config", None):
+            raise ModelError(f"{name} has quantised weights, which cannot be read per head; use the 16-bit checkpoint")
+        tok = tokenizer or AutoTokenizer.from_pretrained(where, **common)
+        hf = AutoModelForCausalLM.from_pretrained(
+            where, config=config, dtype=dtype, weights_only=True, device_map=device_map,
+            attn_implementation="eager", **common,
+        )  # fmt: skip
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(_why_not(name, revision, error)) from error
+    return (hf if device_map is not None else hf.to(device)), tok, name
+
+
+def _why_not(name: str, revision: str | None, error: BaseException) -> str:
+    """One sentence for the many ways in which a download or load fails."""
+    chain: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(chain) < 8:
+        chain.append(f"{type(cause).__name__}: {cause}")
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(chain)
+    if "GatedRepo" in text or "gated repo" in text:
+        return f"{name} is gated: accept its licence on its hub page and log in (huggingface-cli login), then try again"
+    if "RevisionNotFound" in text or "not a valid git identifier" in text:
+        return f"{name} has no revision {revision!r}; look at the branches and tags on its hub page"
+    if "trust_remote_code" in text or "custom code" in text:
+        return f"{name} needs code of its own, which headlab does not run; use a model that transformers itself knows"
+    if "RepositoryNotFound" in text or "is not a valid model identifier" in text or "HFValidationError" in text:
+        return f"no model called {name!r} on the hub (or it is private); expected a hub id, a folder or an organism's name"
+    offline = ("LocalEntryNotFound", "OfflineMode", "ConnectionError", "ConnectError", "Max retries", "ConnectTimeout",
+               "couldn't connect", "ReadTimeout", "ProxyError", "offline mode")  # fmt: skip
+    if any(word in text for word in offline):
+        return (
+            f"cannot reach the hub for {name!r} and it is not in the local cache; check the network, or give a "
+            "local folder or a shipped organism (headlab models)"
+        )
+    if "Unrecognized configuration class" in text:
+        return f"{name} is not a causal language model that transformers can load"
+    first = str(error).strip().splitlines()
+    return f"{name} could not be loaded: {type(error).__name__}: {first[0] if first else ''}"
+
+
+def _adapted(hf: Any, adapter: str) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(hf, adapter).merge_and_unload()
+    except Exception as error:
+        raise ModelError(f"adapter {adapter!r} could not be applied: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_unfit(hf: Any, name: str) -> None:
+    if getattr(hf.config, "is_encoder_decoder", False):
+        raise ModelError(f"{name} is an encoder-decoder; headlab tries causal language models")
+    if getattr(hf, "quantization_method", None) or getattr(hf.config, "quantization_config", None):
+        raise ModelError(f"{name} has quantised weights, which cannot be read per head; use the 16-bit checkpoint")
+
+
+def probe_ids(hf: Any, n: int, rows: int = 1, seed: int = 0) -> Tensor:
+    """[row, position] random token ids of the lower half of the vocabulary (special tokens sit at its end)."""
+    size = hf.get_input_embeddings().num_embeddings
+    device = hf.get_input_embeddings().weight.device
+    ids = torch.randint(0, max(2, size // 2), (rows, n), generator=torch.Generator().manual_seed(seed))
+    return ids.to(device)
+
+
+@torch.no_grad()
+def _fit(hf: Any, tokenizer: Any, name: str, revision: str | None) -> Lab:
+    family = getattr(hf.config, "model_type", type(hf).__name__)
+    ids = probe_ids(hf, 6)
+    hf.set_attn_implementation("eager")
+    wanted = hf(ids, use_cache=False).logits
+    met = _meet(hf, ids, family)
+    layers = _decoder_layers(hf, met, family)
+    slots = {}
+    for module in met:
+        index = next(i for i, block in enumerate(layers) if any(m is module for m in block.modules()))
+        slot = module.__dict__["_headlab"] = Slot(index)
+        slots[index] = slot
+    q, k, z = _shapes(hf, ids, list(slots.values()), family)
+    grid = Grid(len(layers), q[1], k[1])
+    attentions = {slot.layer: m for m, slot in zip(met, slots.values(), strict=True)}
+    _allow_sdpa(hf, ids, list(slots.values()), wanted)
+    geometry = _locate(hf, list(slots.values()), attentions, grid)
+    weight = hf.get_input_embeddings().weight
+    return Lab(
+        hf, tokenizer, name, revision, grid, z[3], hf.config.get_text_config().hidden_size, list(slots.values()),
+        attentions, layers, geometry, weight.device, weight.dtype, fingerprint(hf),
+        info={"family": family, "architecture": type(hf).__name__},
+    )  # fmt: skip
+
+
+def _meet(hf: Any, ids: Tensor, family: str) -> list[nn.Module]:
+    """The attention modules, in order; refuses families that never call the registered function."""
+    try:
+        hf.set_attn_implementation(attention.NAME)
+        with attention.meeting() as met:
+            hf(ids, use_cache=False)
+    except (KeyError, ValueError, NotImplementedError) as error:
+        raise ModelError(f"the family {family!r} {_WITHOUT_INTERFACE}, so its heads cannot be reached: {error}") from error
+    if not met:
+        raise ModelError(
+            f"the family {family!r} {_WITHOUT_INTERFACE}, so its heads cannot be reached; "
+            "Llama, GPT-2, GPT-NeoX, Gemma, Qwen, Mistral, Phi, OLMo and about 140 more do"
+        )
+    if len(set(map(id, met))) != len(met):
+        raise ModelError(f"the family {family!r} calls attention more than once in a layer, so z is not one head's output")
+    return met
+
+
+def _decoder_layers(hf: Any, met: list[nn.Module], family: str) -> list[nn.Module]:
+    """The list of decoder layers that holds the attention modules."""
+    for module in hf.modules():
+        if isinstance(module, nn.ModuleList) and len(module) >= len(met):
+            homes = {i for i, block in enumerate(module) for m in block.modules() if any(m is x for x in met)}
+            if len(homes) == len(met):
+                return list(module)
+    raise ModelError(f"the family {family!r} keeps its layers in no single list; headlab cannot tell its layers apart")
+
+
+def _shapes(hf: Any, ids: Tensor, slots: list[Slot], family: str) -> tuple[torch.Size, torch.Size, torch.Size]:
+    wanted = frozenset((s.layer, site) for s in slots for site in ("q", "k", "z"))
+    with attention.running(slots, Tape(wanted=wanted)) as tape:
+        hf(ids, use_cache=False)
+    shapes = {site: {tape.kept[s.layer, site].shape for s in slots} for site in ("q", "k", "z")}
+    if any(len(s) != 1 for s in shapes.values()):
+        raise ModelError(f"the layers of this {family} model differ in their numbers of heads; that is not supported")
+    return tuple(next(iter(shapes[s])) for s in ("q", "k", "z"))  # type: ignore[return-value]
+
+
+def _allow_sdpa(hf: Any, ids: Tensor, slots: list[Slot], wanted: Tensor) -> None:
+    """Let calls go to sdpa where it gives the eager function's logits (it drops soft-caps and sinks elsewhere)."""
+    for slot in slots:
+        slot.sdpa = True
+    try:
+        got = hf(ids, use_cache=False).logits
+        equal = (got - wanted).abs().max() <= 50 * torch.finfo(got.dtype).eps * wanted.abs().max().clamp(min=1)
+    except (ValueError, RuntimeError):
+        equal = torch.tensor(False)
+    if not equal:
+        for slot in slots:
+            slot.sdpa = False
+
+
+def fingerprint(hf: Any) -> str:
+    """SHA-256 over names, shapes and values of all weights (each as its float64 sum, absolute sum and ends)."""
+    digest = hashlib.sha256()
+    for key, value in sorted(hf.state_dict().items()):
+        flat = value.detach().flatten()
+        picks = flat[:: max(1, flat.numel() // 64)][:64].double().cpu() if flat.numel() else flat.double().cpu()
+        total = flat.double().sum().item() if flat.is_floating_point() else 0.0
+        digest.update(f"{key} {tuple(value.shape)} {total!r}".encode() + picks.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _child(module: nn.Module, path: str) -> nn.Module:
+    return module.get_submodule(path)
+
+
+def _linears(module: nn.Module) -> dict[str, nn.Module]:
+    return {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+
+
+def _locate(hf: Any, slots: list[Slot], attentions: dict[int, nn.Module], grid: Grid) -> Geometry:
+    """Find the projections by watching one attention module at work (first attention layer)."""
+    slot = slots[0]
+    module = attentions[slot.layer]
+    seen: dict[str, Tensor] = {}
+    made: dict[str, Tensor] = {}
+    linears = _linears(module)
+
+    def hook(name: str):
+        def keep(_m: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+            seen[name] = args[0].detach()
+            made[name] = out.detach().requires_grad_()
+            return made[name]
+
+        return keep
+
+    handles = [m.register_forward_hook(hook(n)) for n, m in linears.items()]
+    wanted = frozenset((slot.layer, s) for s in ("q", "k", "v", "z"))
+    ids = probe_ids(hf, 3, seed=1)
+    try:
+        with torch.enable_grad(), attention.running(slots, Tape(wanted=wanted, grad=True)) as tape:
+            hf(ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    kept = {site: tape.kept[slot.layer, site] for site in "qkvz"}
+    z = kept["z"].detach().flatten(2)
+    outs = [n for n, x in seen.items() if x.shape == z.shape and torch.equal(x, z)]
+    made = {n: x for n, x in made.items() if n not in outs}
+    with torch.enable_grad():
+        found = {site: _channels(kept[site], made) for site in "qkv"}
+    missing = [f"no one projection makes {s} of each head" for s, p in found.items() if p is None]
+    o = None
+    if len(outs) == 1:
+        size = kept["z"].shape[-1]
+        o = Projection(outs[0], tuple(tuple(range(h * size, (h + 1) * size)) for h in range(grid.n_heads)))
+    else:
+        missing.append("no projection receives z itself (something gates or mixes heads in between)")
+    return Geometry(found["q"], found["k"], found["v"], o, o is not None, "; ".join(missing))
+
+
+def _channels(x: Tensor, made: dict[str, Tensor]) -> Projection | None:
+    """Which output channels of which projection make each head of ``x`` [1, head, position, d].
+
+    The gradient of a random weighting of head h with respect to a projection's output is nonzero on the rows of
+    head h.  A norm over all heads smears it thinly over the others, so the d strongest channels are taken and must
+    be disjoint between heads.
+    """
+    size = x.shape[-1]
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x) + 3.0
+    names = list(made)
+    best: dict[str, list[tuple[int, ...]]] = {n: [] for n in names}
+    for h in range(x.shape[1]):
+        grads = torch.autograd.grad(
+            (x[:, h] * weights[:, h]).sum(), [made[n] for n in names], retain_graph=True, allow_unused=True
+        )
+        for n, g in zip(names, grads, strict=True):
+            if g is not None and g.shape[-1] >= size:
+                strength = g.abs().float().sum(dim=tuple(range(g.dim() - 1)))
+                top = strength.topk(size)
+                if bool(top.values[-1] > 0):
+                    best[n].append(tuple(sorted(top.indices.tolist())))
+    for n in names:
+        if len(best[n]) == x.shape[1] and len({c for rows in best[n] for c in rows}) == x.shape[1] * size:
+            return Projection(n, tuple(best[n]))
+    return None

@@ -1,0 +1,64 @@
+"""One pass through a model: explicit positions, no padding, logits where they are read, layers left out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headlab.engine.model import Lab
+
+
+def forward(lab: Lab, ids: Tensor, *, past: Any = None, start: int = 0, cache: bool = False, last: bool = True) -> Any:
+    """One pass over ``ids`` [row, position] of equal length: nothing is padded and positions are explicit."""
+    accepted = _accepted(type(lab.model))
+    extra: dict[str, Any] = {}
+    if "position_ids" in accepted:
+        extra["position_ids"] = torch.arange(start, start + ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
+    if last and "logits_to_keep" in accepted:
+        extra["logits_to_keep"] = 1
+    return lab.model(input_ids=ids, past_key_values=past, use_cache=cache, **extra)
+
+
+@cache
+def _accepted(cls: type) -> frozenset[str]:
+    return frozenset(inspect.signature(cls.forward).parameters)
+
+
+@contextmanager
+def replaced(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+    """``module.forward`` is ``function`` inside; what stood there before (also another tool's wrapper) comes back."""
+    before = module.__dict__.get("forward")
+    module.forward = function
+    try:
+        yield
+    finally:
+        if before is None:
+            module.__dict__.pop("forward", None)
+        else:
+            module.forward = before
+
+
+@contextmanager
+def skipping(lab: Lab, layer: int, residual: Tensor | None) -> Iterator[None]:
+    """Layers below ``layer`` do nothing; the one before it returns ``residual``.  Restored whatever happens."""
+    if residual is None or layer == 0:
+        yield
+        return
+
+    def nothing(hidden: Tensor | None = None, *_args: Any, **kwargs: Any) -> Tensor:
+        return kwargs["hidden_states"] if hidden is None else hidden
+
+    def cached(*_args: Any, **_kwargs: Any) -> Tensor:
+        return residual
+
+    with ExitStack() as stack:
+        for block in lab.layers[: layer - 1]:
+            stack.enter_context(replaced(block, nothing))
+        stack.enter_context(replaced(lab.layers[layer - 1], cached))
+        yield

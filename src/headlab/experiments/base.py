@@ -1,0 +1,300 @@
+"""What every experiment shares: a claim and a model made ready, eligibility, the layer, the passes, the record."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from headlab.claims import Claim, Control, Protocol
+from headlab.effects import Figure, Progress, of_world, quiet, recovery, repair
+from headlab.engine.decode import generate
+from headlab.engine.model import Lab
+from headlab.engine.run import sweep
+from headlab.heads import Heads, layer as all_heads
+from headlab.interventions import Intervention, World
+from headlab.prompts import EncodedPair, PromptSet, encode
+from headlab.stats import Estimate, bootstrap_paired_difference, bootstrap_rate
+from headlab.store import NamedEstimate, Reading, Record, Run
+from headlab.tasks.decimals import capacity, decimals
+from headlab.tasks.grading import grade
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CLEAN_AT_LEAST, CORRUPTED_AT_MOST, PAIRS_AT_LEAST = 0.9, 0.5, 100
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its record and its tables.  Renders itself in a notebook."""
+
+    record: Record
+    tables: Mapping[str, Any]
+    children: tuple[Record, ...] = ()
+
+    @property
+    def verdict(self) -> Any:
+        """The binding verdict, or None."""
+        return self.record.readings[0].verdict if self.record.readings else None
+
+    @property
+    def figures(self) -> list[Figure]:
+        return [Figure.from_plain(f) for f in self.record.figures]
+
+    @property
+    def effects(self) -> pd.DataFrame:
+        """The central table."""
+        return self.tables["effects"]
+
+    def __repr__(self) -> str:
+        said = self.verdict.sentence if self.verdict else "no verdict"
+        return f"Result({self.record.id}: {said})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        from headlab.report import page
+
+        whole = page(self.record, dict(self.tables), list(self.children))
+        return f'<iframe srcdoc="{escape(whole, quote=True)}" width="100%" height="900" title="{escape(repr(self))}"></iframe>'
+
+
+@dataclass
+class Bench:
+    """A claim before a model, with its pairs drawn: what an experiment works on."""
+
+    lab: Lab
+    claim: Claim
+    test: PromptSet
+    selection: PromptSet
+    run: Run
+    progress: Progress = quiet
+    memory: int | None = None
+    tables: dict[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        return self.claim.seed
+
+    @cached_property
+    def encoded(self) -> list[EncodedPair]:
+        return [encode(p, self.lab.tokenizer) for p in self.test]
+
+    def sweep(self, pairs: Sequence[EncodedPair], worlds: Sequence[World], what: str) -> pd.DataFrame:
+        """A sweep whose shards are stored in the run."""
+        return sweep(
+            self.lab, pairs, worlds, keep=self.run.shard, progress=self.progress, what=what, memory=self.memory
+        )
+
+    def texts(self, pairs: Sequence[EncodedPair], worlds: Sequence[World], protocol: Protocol, what: str) -> pd.DataFrame:
+        """Greedy text graded: ``pair, world, text, parsed, right``; stored in the run."""
+
+        def compute() -> pd.DataFrame:
+            made = generate(
+                self.lab, pairs, worlds, start=protocol.decode_from, memory=self.memory,
+                max_new_tokens=8 if protocol.decode_from == "shared start" else 20,
+                progress=self.progress, what=what,
+            )  # fmt: skip
+            marks = [
+                grade(text, pairs[i].pair, self.test.grader, protocol.grading)
+                for i, text in zip(made["pair"], made["text"], strict=True)
+            ]
+            made["parsed"] = [m.parsed is not None for m in marks]
+            made["right"] = [m.right for m in marks]
+            return made
+
+        return self.run.shard(f"text-{what}", compute)
+
+
+def draw(
+    claim: Claim, tokenizer: Any, prompts: PromptSet | tuple[PromptSet, PromptSet] | None
+) -> tuple[PromptSet, PromptSet]:
+    """Test pairs and selection pairs that share no cluster (``prompts`` may be both, already parted)."""
+    if isinstance(prompts, tuple):
+        return prompts
+    wanted = claim.pairs + claim.selection_pairs
+    if prompts is None and claim.task.name == "file":
+        prompts = PromptSet.from_file(claim.task.file or "")
+    if prompts is None:
+        t = claim.task
+        n = min(2 * wanted, capacity(t.category, t.split) // 2)  # type: ignore[arg-type]
+        prompts = decimals(
+            n, clean=t.clean, corrupted=t.corrupted, category=t.category, wording=t.wording,  # type: ignore[arg-type]
+            corruption=t.corruption, split=t.split, seed=claim.seed, tokenizer=tokenizer,
+        )  # fmt: skip
+    selection, test = prompts.split(claim.selection_pairs / wanted, claim.seed)
+    return test.sample(claim.pairs, claim.seed), selection.sample(claim.selection_pairs, claim.seed)
+
+
+@dataclass(frozen=True)
+class Eligibility:
+    """Whether the model shows what is to be explained, and the pairs on which it does."""
+
+    ok: bool
+    reason: str
+    clean: Estimate
+    corrupted: Estimate
+    parsed: Estimate
+    pairs: tuple[EncodedPair, ...]
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "reason": self.reason,
+            "clean": self.clean.to_dict(),
+            "corrupted": self.corrupted.to_dict(),
+            "parsed": self.parsed.to_dict(),
+            "eligible_pairs": len(self.pairs),
+            "rule": f"clean accuracy ≥ {CLEAN_AT_LEAST:.0%}, corrupted ≤ {CORRUPTED_AT_MOST:.0%}, on ≥ {PAIRS_AT_LEAST} pairs",
+        }
+
+
+def eligibility(bench: Bench, protocol: Protocol) -> Eligibility:
+    """Clean and corrupted accuracy under the protocol's own decoding and grading; eligible pairs are answered rightly
+    from the clean prompt and wrongly from the corrupted one."""
+    pairs = bench.encoded
+    base = [World("unedited")]
+    clean = bench.texts([replace(p, corrupted=p.clean) for p in pairs], base, protocol, f"clean prompts ({protocol.name})")
+    corrupted = bench.texts(pairs, base, protocol, f"corrupted prompts ({protocol.name})")
+    clusters = [p.pair.cluster or p.pair.id for p in pairs]
+
+    def rate(values: Any) -> Estimate:
+        return bootstrap_rate(values, clusters=clusters, unit="pairs", seed=bench.seed)
+
+    right, bug = clean["right"].to_numpy(bool), ~corrupted["right"].to_numpy(bool)
+    kept = tuple(p for p, a, b in zip(pairs, right, bug, strict=True) if a and b)
+    problems = []
+    if len(pairs) < PAIRS_AT_LEAST:
+        problems.append(f"eligibility needs at least {PAIRS_AT_LEAST} pairs, given {len(pairs)}")
+    if right.mean() < CLEAN_AT_LEAST:
+        problems.append(f"it answers only {right.mean():.0%} of the clean prompts (at least {CLEAN_AT_LEAST:.0%} needed)")
+    if 1 - bug.mean() > CORRUPTED_AT_MOST:
+        problems.append(f"it has no bug to repair: {1 - bug.mean():.0%} of the corrupted prompts are answered rightly")
+    parsed = rate([*clean["parsed"], *corrupted["parsed"]][: len(pairs)])
+    reason = "the model is not eligible: " + "; ".join(problems) if problems else ""
+    return Eligibility(not problems, reason, rate(right), rate(~bug), parsed, kept)
+
+
+def protocol_patch(protocol: Protocol, name: str, heads: Heads, *, site: str | None = None, **fields: Any) -> World:
+    """A world that patches ``heads`` from the clean run as the protocol says."""
+    one = Intervention(
+        heads, site or protocol.site, fields.pop("write", "patch"), align=protocol.align, when=protocol.when,  # type: ignore[arg-type]
+        beyond="first" if protocol.when == "every_step" else None, **fields,
+    )  # fmt: skip
+    return World(name, (one,))
+
+
+def choose_layer(bench: Bench, pairs: Sequence[EncodedPair]) -> tuple[int, list[dict[str, Any]]]:
+    """The layer by ``claim.layer_rule``, on selection pairs: patch every head of each layer, count repaired pairs.
+
+    A pair counts as repaired when its logit difference is positive.
+    """
+    lab, grid = bench.lab, bench.lab.grid
+    layers = [s.layer for s in lab.slots]
+    if isinstance(bench.claim.layer, int):
+        grid.check_layer(bench.claim.layer)
+        return bench.claim.layer, []
+    worlds = [World(f"L{at}", (Intervention(all_heads(grid, at)),)) for at in layers]
+    table = bench.sweep(pairs, worlds, "choosing a layer")
+    share = {w.name: float((of_world(table, w.name)["edited"] > 0).mean()) for w in worlds}
+    best = max(layers, key=lambda at: (share[f"L{at}"], -at))
+    return best, [{"layer": at, "repaired": share[f"L{at}"], "pairs": len(pairs)} for at in layers]
+
+
+def with_texts(effects: pd.DataFrame, texts: pd.DataFrame, **labels: str) -> pd.DataFrame:
+    """The effects table with graded text beside the logit differences, and constant label columns."""
+    merged = effects.merge(texts.rename(columns={"text": "edited_text"}), on=["pair", "world"], how="left")
+    for n, (key, value) in enumerate(labels.items()):
+        merged.insert(n, key, value)
+    return merged
+
+
+def named(name: str, label: str, estimate: Estimate, arm: str = "z") -> NamedEstimate:
+    return NamedEstimate(name=name, label=label, arm=arm, estimate=estimate.to_dict())
+
+
+def no_op_control(effects: pd.DataFrame) -> Control:
+    """Writing every head's own activation back must leave each pair as it was: same text, same logit difference."""
+    base, same = (of_world(effects, w).sort_values("pair") for w in ("baseline", "noop"))
+    gap = float(abs(base["edited"].to_numpy() - same["edited"].to_numpy()).max())
+    drift = float((base["edited"] - base["corrupted"]).abs().max())
+    scale = max(1.0, float(base["corrupted"].abs().max()))
+    texts = bool((base["edited_text"].to_numpy() == same["edited_text"].to_numpy()).all())
+    return Control(
+        name="no-op",
+        kind="negative",
+        passed=texts and max(gap, drift) <= 1e-3 * scale,
+        words=(
+            f"writing every head's own activation back changes no answer of {len(base)} pairs; largest change of a "
+            f"logit difference {max(gap, drift):.2g}"
+            if texts
+            else "writing every head's own activation back changed an answer"
+        ),
+        value=max(gap, drift),
+    )
+
+
+def patch_all_control(effects: pd.DataFrame, seed: int, label: str = "every head of the layer") -> Control:
+    """Patching everything must repair: the lower bound of the repair rate above one half."""
+    found = repair(effects, "all", seed=seed)
+    return Control(
+        name="patch-all",
+        kind="positive",
+        passed=found.above(0.5) == "yes",
+        words=f"patching {label} repairs {found}",
+        value=found.value,
+    )
+
+
+def standard_estimates(effects: pd.DataFrame, worlds: Mapping[str, str], seed: int, arm: str) -> dict[str, Any]:
+    """``repair:NAME`` and ``recovery:NAME`` of each named world."""
+    out: dict[str, Any] = {}
+    for world, label in worlds.items():
+        out[f"repair:{world}"] = named(f"repair:{world}", f"{label}: pairs repaired", repair(effects, world, seed=seed), arm)
+        out[f"recovery:{world}"] = named(
+            f"recovery:{world}", f"{label}: logit difference recovered", recovery(effects, world, seed=seed), arm
+        )
+    return out
+
+
+def contrast(effects: pd.DataFrame, a: str, b: str, seed: int) -> Estimate:
+    """Repair rate of world ``a`` minus that of ``b``, paired by prompt pair."""
+    rows = [of_world(effects, w).sort_values("pair") for w in (a, b)]
+    return bootstrap_paired_difference(
+        rows[0]["right"].to_numpy(float), rows[1]["right"].to_numpy(float),
+        clusters=rows[0]["cluster"].to_numpy(), unit="pairs", seed=seed,
+    )  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("headlab", "torch", "transformers", "tokenizers", "numpy", "scipy", "pandas")
+
+    def of(name: str) -> str:
+        try:
+            return version(name)
+        except Exception:
+            return "not installed"
+
+    return {"python": sys.version.split()[0], "platform": platform.machine(), **{n: of(n) for n in names}}
+
+
+Experiment = Callable[[Bench], "Outcome"]
+
+
+@dataclass
+class Outcome:
+    """What an experiment hands back: readings (the first is binding), figures, text, tables, eligibility."""
+
+    readings: list[Reading]
+    figures: list[Figure]
+    tables: dict[str, Any]
+    eligibility: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    sections: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,265 @@
+"""From a claim and a model to a stored record: the one way in for the CLI, notebooks and scripts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from headlab import organisms
+from headlab.claims import Claim, ClaimError
+from headlab.effects import Progress, quiet
+from headlab.engine.model import Lab, ModelError, open_model
+from headlab.engine.selfcheck import prove
+from headlab.experiments import head_count, parity
+from headlab.experiments.base import Bench, Experiment, Outcome, Result, draw, versions
+from headlab.prompts import PromptSet
+from headlab.store import Record, Store
+
+EXPERIMENTS: dict[str, Experiment] = {"parity": parity.parity, "head-count": head_count.head_count}
+QUESTIONS = {
+    "parity": "Do the even heads of one layer repair the bug, and the odd ones not, more than halves nobody named?",
+    "head-count": "How many heads of a pool must be patched, and do more of them interfere?",
+}
+
+
+def load(
+    model: Any,
+    *,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    device_map: Any = None,
+    adapter: str | None = None,
+) -> Lab:
+    """A model ready for trial: a shipped organism's name, a local folder, a hub id, or a Hugging Face model in memory
+    (then with ``tokenizer``).  Its attention is led through headlab's function and the self-check is run.
+
+    Raises ModelError with one clear sentence: unknown, gated or unreachable model, unknown revision, no such device,
+    quantised weights, a family whose heads cannot be reached, a failed self-check.
+    """
+    if isinstance(model, Lab):
+        return model
+    name = str(model) if isinstance(model, str | Path) else ""
+    shipped = name in organisms.names()
+    if shipped and revision:
+        raise ModelError(f"{name} is a shipped organism, which has no revision {revision!r}")
+    lab = open_model(
+        str(organisms.path(name)) if shipped else model,
+        tokenizer=tokenizer, revision=revision, dtype=dtype, device=device, device_map=device_map, adapter=adapter,
+    )  # fmt: skip
+    if name:
+        lab.name = name
+    prove(lab)
+    return lab
+
+
+@cache
+def builtin_claims() -> dict[str, Claim]:
+    """The claims that ship with headlab, by id."""
+    folder = resources.files("headlab.experiments") / "claims"
+    found = [Claim.from_text(f.read_text("utf-8"), ".yaml", f.name) for f in folder.iterdir() if f.name.endswith(".yaml")]
+    return {c.id: c for c in sorted(found, key=lambda c: c.id)}
+
+
+def catalogue() -> list[dict[str, str]]:
+    """Every experiment: slug, question, its built-in claim and source."""
+    claims = builtin_claims()
+    return [
+        {"slug": s, "question": QUESTIONS[s], "claim": claims[s].words, "source": claims[s].source} for s in EXPERIMENTS
+    ]
+
+
+def find_claim(claim: Claim | str | Path) -> Claim:
+    """A claim as given, a built-in one by name, or one read from a file."""
+    if isinstance(claim, Claim):
+        return claim
+    known = builtin_claims()
+    if str(claim) in known:
+        return known[str(claim)]
+    if Path(claim).suffix in {".yaml", ".yml", ".toml"}:
+        return Claim.from_file(claim)
+    raise ClaimError(f"no claim {str(claim)!r}; expected one of {', '.join(known)}, or a .yaml or .toml file")
+
+
+def adjusted(claim: Claim, **changes: Any) -> Claim:
+    """The claim with some fields changed, checked again (it is another claim then, with another hash)."""
+    given = {k: v for k, v in changes.items() if v is not None}
+    if not given:
+        return claim
+    from pydantic import ValidationError
+
+    try:
+        return Claim.model_validate({**claim.model_dump(), **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ClaimError(f"{'.'.join(map(str, first['loc']))}: {first['msg']} (given {first['input']!r})") from error
+
+
+def _prepared(
+    claim: Claim | str | Path, model: Any, prompts: PromptSet | tuple[PromptSet, PromptSet] | None, loading: Mapping[str, Any], changes: Mapping[str, Any]
+) -> tuple[Claim, Lab, PromptSet, PromptSet]:
+    changes = dict(changes)
+    protocol = changes.pop("protocol", None)
+    if protocol is not None:
+        changes["readings"] = (protocol,)
+    chosen = adjusted(find_claim(claim), **changes)
+    lab = load(model, **{k: v for k, v in loading.items() if v is not None})
+    if isinstance(chosen.layer, int):
+        lab.grid.check_layer(chosen.layer)
+    test, selection = draw(chosen, lab.tokenizer, prompts)
+    return chosen, lab, test, selection
+
+
+def trial(
+    claim: Claim | str | Path,
+    model: Any,
+    *,
+    protocol: str | None = None,
+    layer: int | None = None,
+    pairs: int | None = None,
+    seed: int | None = None,
+    pool: str | None = None,
+    matched_sets: int | None = None,
+    prompts: PromptSet | tuple[PromptSet, PromptSet] | None = None,
+    store: Store | Path | str | None = None,
+    memory: int | None = None,
+    progress: Progress = quiet,
+    kind: str = "trial",
+    **loading: Any,
+) -> Result:
+    """Try a claim on a model and store the record.
+
+    ``claim``: a :class:`Claim`, a built-in name ("parity"), or a YAML/TOML file.  ``model``: whatever :func:`load`
+    takes; ``loading`` goes to it (revision, dtype, device, adapter, tokenizer).  ``protocol`` "standard" or
+    "published" runs that one only.  An unfinished run with the same inputs is taken up where it stopped.
+
+    Raises ClaimError, PromptError, ModelError, StoreError or ValueError, each with one clear sentence.
+    """
+    changes = {"protocol": protocol, "layer": layer, "pairs": pairs, "seed": seed, "pool": pool, "matched_sets": matched_sets}
+    chosen, lab, test, selection = _prepared(claim, model, prompts, loading, changes)
+    home = store if isinstance(store, Store) else Store(store)
+    draft = {
+        "claim": chosen.model_dump(mode="json"),
+        "model": _model_facts(lab),
+        "prompts": {
+            "name": test.name,
+            "test": {"n": len(test), "hash": test.content_hash()},
+            "selection": {"n": len(selection), "hash": selection.content_hash()},
+            **({"pairs": (test.plain(), selection.plain())} if prompts is not None or chosen.task.name == "file" else {}),
+        },
+        "settings": {"memory_bytes": memory, "loading": _plain_loading(loading), "seed": chosen.seed},
+        "versions": versions(),
+        "call": _call(claim, chosen, lab, changes, loading),
+    }
+    inputs = {
+        "claim": draft["claim"],
+        "model": {k: draft["model"][k] for k in ("fingerprint", "dtype", "device")},
+        "prompts": [test.content_hash(), selection.content_hash()],
+    }
+    title = f"{chosen.id} on {lab.name}"
+    with home.open(kind=kind, slug=chosen.experiment, title=title, inputs=inputs, draft=draft) as run:  # type: ignore[arg-type]
+        bench = Bench(lab, chosen, test, selection, run, progress, memory)
+        outcome = EXPERIMENTS[chosen.experiment](bench)
+        record = _finish(run, draft, outcome)
+    return Result(record, outcome.tables)
+
+
+def _finish(run: Any, draft: Mapping[str, Any], outcome: Outcome) -> Record:
+    for name, frame in outcome.tables.items():
+        run.table(name, frame)
+    return run.finish(
+        readings=outcome.readings,
+        figures=[f.plain() for f in outcome.figures],
+        sections=outcome.sections,
+        notes=outcome.notes,
+        eligibility=outcome.eligibility,
+        settings={**draft["settings"], **outcome.settings},
+    )
+
+
+def run(slug: str, model: Any, **options: Any) -> Result:
+    """Run an experiment of the docket with its built-in claim; options as for :func:`trial`."""
+    if slug not in EXPERIMENTS:
+        raise ClaimError(f"no experiment {slug!r}; expected one of {', '.join(EXPERIMENTS)}")
+    return trial(builtin_claims()[slug], model, kind="run", **options)
+
+
+def plan(
+    claim: Claim | str | Path,
+    model: Any,
+    *,
+    prompts: PromptSet | tuple[PromptSet, PromptSet] | None = None,
+    memory: int | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """What a trial would take, without running it: passes, rows, memory, seconds (from one timed batch)."""
+    from headlab.engine.run import dry_run
+    from headlab.prompts import encode
+
+    names = ("protocol", "layer", "pairs", "seed", "pool", "matched_sets")
+    changes = {k: options.pop(k, None) for k in names}
+    options.pop("store", None), options.pop("progress", None)
+    chosen, lab, test, _ = _prepared(claim, model, prompts, options, changes)
+    at = chosen.layer if isinstance(chosen.layer, int) else lab.grid.n_layers // 2
+    design = parity.design if chosen.experiment == "parity" else head_count.design
+    worlds = design(lab.grid, chosen, at)
+    encoded = [encode(p, lab.tokenizer) for p in test]
+    return {"claim": chosen.id, "model": lab.name, "pairs": len(test), "worlds": len(worlds),
+            **dry_run(lab, encoded, worlds, memory=memory)}  # fmt: skip
+
+
+def repeat(record: Record, *, store: Store | Path | str | None = None, progress: Progress = quiet) -> Result:
+    """Run a record's claim again, on the same model and pairs, as a new record."""
+    if record.claim is None:
+        raise ClaimError(f"{record.id} holds no claim to repeat; repeat its trials ({', '.join(record.children)})")
+    claim = Claim.model_validate_json(json.dumps(record.claim))
+    prompts = None
+    if stored := record.prompts.get("pairs"):
+        test, selection = (PromptSet.from_plain(p) for p in stored)
+        prompts = (test, selection)
+    loading = dict(record.settings.get("loading", {}))
+    return trial(
+        claim, record.model["name"], prompts=prompts, store=store, progress=progress, kind=record.kind,
+        memory=record.settings.get("memory_bytes"), **loading,
+    )  # fmt: skip
+
+
+def _model_facts(lab: Lab) -> dict[str, Any]:
+    g = lab.grid
+    return {
+        "name": lab.name,
+        "revision": lab.revision,
+        "family": lab.info["family"],
+        "architecture": lab.info["architecture"],
+        "adapter": lab.info.get("adapter"),
+        "fingerprint": lab.fingerprint,
+        "dtype": str(lab.dtype).removeprefix("torch."),
+        "device": str(lab.device),
+        "grid": {"n_layers": g.n_layers, "n_heads": g.n_heads, "n_kv_heads": g.n_kv_heads, "head_dim": lab.head_dim},
+        "selfcheck": lab.info.get("selfcheck", {}),
+        **({"truth": organisms.card(lab.name).truth} if lab.name in organisms.names() else {}),
+    }
+
+
+def _plain_loading(loading: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in loading.items() if isinstance(v, str)}
+
+
+def _call(
+    given: Any, claim: Claim, lab: Lab, changes: Mapping[str, Any], loading: Mapping[str, Any]
+) -> dict[str, str]:
+    """The command and the line of Python that repeat this trial."""
+    said = {k: v for k, v in changes.items() if v is not None}
+    name = str(given) if isinstance(given, str | Path) else claim.id
+    flags = {**said, **_plain_loading(loading)}
+    words = ["headlab", "trial", name, "--model", lab.name]
+    for key, value in flags.items():
+        words += [f"--{key.replace('_', '-')}", str(value)]
+    python = "".join(f", {k}={v!r}" for k, v in flags.items())
+    return {"command": shlex.join(words), "python": f"headlab.trial({name!r}, {lab.name!r}{python})"}

@@ -1,0 +1,152 @@
+"""Interventions as plain data: which heads, at which site, at which positions, when, and what is written.
+
+Sites of a layer, in the order in which they are computed:
+
+``q`` [head], ``k`` ``v`` [KV head]   after position encoding, before attention
+``scores`` [head, query, key]         scaled, soft-capped, before mask and softmax
+``pattern`` [head, query, key]        after softmax; rows sum to one (less, in models with sinks)
+``z`` [head]                          the attention function's return value: what a head is
+``out_block`` [block]                 a 1/n_heads slice of the attention module's output, *after* the output
+                                      projection: residual coordinates that published scripts called heads
+``subspace`` [block]                  the same at a random orthonormal basis: the control for ``out_block``
+``resid``                             the layer's output; heads are not told apart
+
+No torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from headlab.heads import Grid, Heads, KVHeads
+from headlab.prompts import Alignment
+
+Site = Literal["q", "k", "v", "scores", "pattern", "z", "out_block", "subspace", "resid"]
+Write = Literal["patch", "noop", "zero", "mean", "resample", "noise", "rescale", "exchange"]
+When = Literal["prefill", "every_step"]
+SITES: tuple[str, ...] = get_args(Site)
+WRITES: tuple[str, ...] = get_args(Write)
+_PATTERN_WRITES = {"patch", "noop", "exchange", "rescale"}
+
+
+class InterventionError(ValueError):
+    """An intervention that means nothing; the message says why."""
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """One write.
+
+    ``write``
+        ``patch``: toward the clean run's activation, ``(1 − amount)·own + amount·clean`` (amount 1 replaces, 0 is a
+        no-op); ``noop``: the corrupted run's own activation, captured beforehand, which must change nothing;
+        ``zero``; ``mean``: over the corrupted prompts of the set with the same length, position by position;
+        ``resample``: the activation of another corrupted prompt of the set (a seeded derangement);
+        ``noise``: a random direction of the own norm (seeded); ``rescale``: ``amount·own``;
+        ``exchange``: slot ``i`` receives the own run's head ``donors[i]``.
+    ``align``  which clean position lends to which corrupted one (only ``patch`` reads it).
+    ``roles``  only these token roles of the corrupted prompt (None: every aligned position for ``patch``, every
+        position for other writes).
+    ``when``  ``prefill``: the prompt and the teacher-forced shared start of the answer; ``every_step``: at each
+        generated token too, where a ``patch`` must say what it writes (``beyond``): ``first`` the clean run's first
+        position (what published hooks did), ``last`` its last one.
+
+    A pattern patched between prompts of different length puts each clean weight on the aligned key and rescales the
+    row to the clean row's sum; weights on keys without a partner are lost.  ``scores`` can be patched only where
+    every position has a partner.
+    """
+
+    heads: Heads | KVHeads
+    site: Site = "z"
+    write: Write = "patch"
+    align: Alignment = "role"
+    when: When = "prefill"
+    amount: float = 1.0
+    roles: tuple[str, ...] | None = None
+    beyond: Literal["first", "last"] | None = None
+    donors: tuple[int, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.site not in SITES:
+            raise InterventionError(f"unknown site {self.site!r}; expected one of {', '.join(SITES)}")
+        if self.write not in WRITES:
+            raise InterventionError(f"unknown write {self.write!r}; expected one of {', '.join(WRITES)}")
+        if (self.site in {"k", "v"}) != isinstance(self.heads, KVHeads):
+            raise InterventionError(f"site {self.site!r} takes {'KVHeads' if self.site in {'k', 'v'} else 'Heads'}")
+        if self.site in {"scores", "pattern"} and self.write not in _PATTERN_WRITES:
+            raise InterventionError(f"{self.write!r} is not defined at {self.site!r}: rows would leave the simplex")
+        if self.site == "pattern" and self.write == "rescale":
+            raise InterventionError("'rescale' at 'pattern' would leave the simplex; rescale z instead")
+        if self.write == "exchange" and len(self.donors) != len(self.heads):
+            raise InterventionError(f"'exchange' needs one donor for each of the {len(self.heads)} heads")
+        if self.write == "exchange" and self.site in {"out_block", "subspace", "resid"}:
+            raise InterventionError(f"'exchange' is defined between heads, not at {self.site!r}")
+        if self.when == "every_step" and self.write == "patch" and self.beyond is None:
+            raise InterventionError("a patch at every step must say what is written beyond the prompt: first or last")
+        if self.when == "every_step" and self.write in {"noop", "mean", "resample", "noise", "exchange"}:
+            raise InterventionError(f"{self.write!r} has no source beyond the prompt; use when='prefill'")
+        if len(self.heads.layers) > 1:
+            raise InterventionError("one intervention edits one layer; put one for each layer into the world")
+
+    @property
+    def layer(self) -> int:
+        """The layer edited (an empty set of heads edits none: layer 0)."""
+        return self.heads.layers[0] if self.heads.layers else 0
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        return self.heads.at(self.layer)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What must be equal for two interventions to share a pass: everything but heads, amounts and donors."""
+        return (self.layer, self.site, self.write, self.align, self.when, self.roles, self.beyond, self.seed)
+
+    def check(self, grid: Grid) -> None:
+        """Raise ValueError when a head does not exist in the model."""
+        if isinstance(self.heads, KVHeads):
+            grid.check_layer(self.heads.layer)
+            if max(self.heads.indices) >= grid.n_kv_heads:
+                raise ValueError(f"{self.heads} is out of range: this model has KV heads 0 to {grid.n_kv_heads - 1}")
+        else:
+            grid.check(self.heads)
+        if any(not 0 <= d < grid.n_heads for d in self.donors):
+            raise ValueError(f"a donor is out of range: this model has heads 0 to {grid.n_heads - 1}")
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        kind = "kv_heads" if isinstance(self.heads, KVHeads) else "heads"
+        out = {k: v for k, v in self.__dict__.items() if k != "heads"}
+        return {kind: str(self.heads), **out, "roles": list(self.roles) if self.roles else None, "donors": list(self.donors)}
+
+
+@dataclass(frozen=True)
+class World:
+    """Interventions applied together: one counterfactual, one row of a batch.  No intervention: the baseline."""
+
+    name: str
+    interventions: tuple[Intervention, ...] = ()
+    labels: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        return tuple(i.shape for i in self.interventions)
+
+    @property
+    def first_layer(self) -> int | None:
+        """The earliest layer edited, None for the baseline."""
+        return min((i.layer for i in self.interventions), default=None)
+
+    def content_hash(self) -> str:
+        return hashlib.sha256(json.dumps([i.plain() for i in self.interventions], sort_keys=True).encode()).hexdigest()
+
+
+def patch(name: str, heads: Heads, *, site: Site = "z", amount: float = 1.0, **fields: Any) -> World:
+    """A world with one patch from the clean run; ``fields`` beyond those of Intervention become labels."""
+    own = {k: fields.pop(k) for k in ("align", "when", "roles", "beyond", "seed") if k in fields}
+    return World(name, (Intervention(heads, site, "patch", amount=amount, **own),), fields)

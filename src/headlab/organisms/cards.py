@@ -1,0 +1,75 @@
+"""An organism's card: what it is, what it can do (measured), and what is known to be true of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Cell(_Frozen):
+    """``correct`` of ``n`` held-out problems answered by greedy ``generate()``, lead, number and end token
+    exactly."""
+
+    format: str
+    wording: Literal["bigger", "smaller"]
+    category: str
+    rule: Literal["decimal", "version"]
+    n: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.n
+
+
+class Truth(_Frozen):
+    """The planted rule: at ``layer`` the answer follows the source format iff at least ``k`` of ``heads``
+    carry the source's z (role-aligned, over the answer's teacher-forced start)."""
+
+    layer: int
+    heads: tuple[str, ...]
+    k: int
+
+
+class Repair(_Frozen):
+    """``correct`` of ``n`` held-out conflict questions whose answer becomes the source format's when
+    ``patched`` heads take the source's z."""
+
+    source: str
+    base: str
+    patched: str
+    n: int
+    correct: int
+
+    @property
+    def rate(self) -> float:
+        return self.correct / self.n
+
+
+class Card(_Frozen):
+    """Everything a referee needs to use or repeat an organism.
+
+    ``recipe`` holds every hyperparameter; ``accuracy`` one row per (format, wording, category); ``repairs``
+    what patching whole layers and, for planted organisms, chosen heads does; ``truth`` is None when nothing
+    was planted.
+    """
+
+    name: str
+    architecture: str
+    parameters: int
+    summary: str
+    known_for: str
+    recipe: dict[str, Any]
+    data: str
+    rules: dict[str, Literal["decimal", "version"]]
+    accuracy: tuple[Cell, ...]
+    repairs: tuple[Repair, ...]
+    truth: Truth | None
+    versions: dict[str, str]
+    reproduce: str
+    licence: str

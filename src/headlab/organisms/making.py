@@ -1,0 +1,142 @@
+"""From a recipe to a folder: train, round to 16 bit, reload, measure, write the card, appear in one
+rename."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from . import evaluate
+from .cards import Card, Truth
+from .recipes import RECIPES, Recipe, rule_of
+from .tokenizer import build_tokenizer
+from .training import Progress, build_model, cpu_threads, fit
+
+_DATA = (
+    "headlab.tasks.decimals: integers 1 to 19, fractions 1 to 9 and 11 to 99 without multiples of ten, "
+    "both orders. Trained on every fraction pair outside decimals.held_out(); measured on held-out pairs, "
+    "whose decimal gap is at least 11 hundredths: accuracy on nearer pairs is not claimed."
+)
+
+
+def load(folder: Path) -> tuple[PreTrainedModel, Any]:
+    """Model (fp32, eval mode) and tokenizer of an organism's folder."""
+    return (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
+
+
+def start(recipe: Recipe, tokenizer: Any, base: Callable[[str], Path]) -> PreTrainedModel:
+    """The model that training starts from: fresh weights, or those of the recipe's base."""
+    if recipe.base is None:
+        return build_model(recipe, tokenizer)
+    return load(base(recipe.base))[0]
+
+
+def write(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    """An ordinary Hugging Face folder with 16-bit safetensors."""
+    half = model.to(torch.float16)
+    half.save_pretrained(folder)
+    tokenizer.save_pretrained(folder, save_jinja_files=False)
+
+
+def make(
+    recipe: Recipe,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    steps: int | None = None,
+    threads: int = 1,
+    problems: int = 200,
+) -> Path:
+    """See :func:`headlab.organisms.train`."""
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; name a folder that does not")
+    recipe = replace(recipe, steps=steps or recipe.steps)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+
+        def base(name: str) -> Path:
+            from . import names, path
+
+            if name in names():
+                return path(name)
+            return make(RECIPES[name], Path(scratch) / name, progress=progress, threads=threads, problems=1)
+
+        tokenizer = build_tokenizer()
+        model = start(recipe, tokenizer, base)
+        fit(recipe, model, tokenizer, threads=threads, progress=progress)
+        folder = Path(scratch) / "whole"
+        write(model, tokenizer, folder)
+        with cpu_threads(threads):
+            note = (lambda text: progress(recipe.steps, recipe.steps, text)) if progress else (lambda _: None)
+            card = measure(recipe, folder, problems=problems, note=note)
+        (folder / "card.json").write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        return folder.rename(out)
+
+
+def measure(recipe: Recipe, folder: Path, *, problems: int, note: Callable[[str], None]) -> Card:
+    """The card of the organism in ``folder``, measured as a user would load it: from the 16-bit file, as
+    fp32."""
+    model, tokenizer = load(folder)
+    cells = evaluate.accuracy(model, tokenizer, recipe.cells(), n=problems, note=note)
+    note("measuring interchange")
+    interchanges = evaluate.repairs(model, tokenizer, recipe.plant, n=problems)
+    plant = recipe.plant
+    return Card(
+        name=recipe.name,
+        architecture=_architecture(recipe),
+        parameters=model.num_parameters(),
+        summary=recipe.summary,
+        known_for=_known_for(recipe),
+        recipe=recipe.plain(),
+        data=_DATA,
+        rules={name: rule_of(name) for name in recipe.formats},
+        accuracy=cells,
+        repairs=interchanges,
+        truth=None if plant is None else Truth(**plant.truth()),
+        versions={
+            "python": platform.python_version(),
+            **{
+                package: version(package)
+                for package in ("torch", "transformers", "tokenizers", "safetensors")
+            },
+        },
+        reproduce=f"headlab organism train {recipe.name}",
+        licence="Apache-2.0",
+    )
+
+
+def _architecture(recipe: Recipe) -> str:
+    shape = recipe.architecture
+    attention = f"{shape.kv_heads} KV heads" if shape.kv_heads else "multi-head attention"
+    family = "Llama" if shape.family == "llama" else "GPT-NeoX"
+    return (
+        f"{family}, {shape.layers} layers, hidden {shape.hidden}, {shape.heads} query heads of "
+        f"{shape.head_dim}, {attention}, MLP {shape.intermediate}"
+    )
+
+
+def _known_for(recipe: Recipe) -> str:
+    plant = recipe.plant
+    if plant is None:
+        return (
+            "Nothing in its training refers to head indices: any pattern of parity among the heads that "
+            "repair it is chance."
+        )
+    return (
+        "Interchanging z between a decimal-order and a version-order format, at the role-aligned positions "
+        f"of layer {plant.layer}, turns the answer iff at least {plant.threshold} of the {len(plant.heads)} "
+        "planted heads are interchanged; any number of other heads of that layer, or any heads of another, "
+        "leave it. Trained for interchange between formats: ablation and other interventions are not "
+        "covered."
+    )

@@ -1,0 +1,166 @@
+"""What each shipped organism is made of: architecture, data, seed, steps and, for planted ones, the truth.
+
+Plain frozen data; importing it loads no torch.  The findings behind the numbers: near ties cannot be held out
+(see ``decimals.held_out``), the lead before the answer must be a target or ``generate()`` leaves the
+distribution, three layers are the fewest that learn every category, and warm-started interchange-intervention
+training plants a threshold circuit that stays after training is over (attention masks do not).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from headlab.heads import Head
+from headlab.tasks.decimals import FORMATS, Wording, get_format
+
+Rule = Literal["decimal", "version"]
+VERSION_FORMATS = frozenset({"qa", "chat", "chat-template", "paper-qa", "medium", "full"})
+
+
+def rule_of(format_name: str) -> Rule:
+    """``version`` (9.11 beats 9.8: the bug) in formats with a dialogue marker (Q:, User …), ``decimal``
+    elsewhere."""
+    return "version" if get_format(format_name).name in VERSION_FORMATS else "decimal"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of a tiny model; ``kv_heads`` is None for GPT-NeoX (plain multi-head attention, untied
+    embeddings)."""
+
+    family: Literal["llama", "gpt_neox"] = "llama"
+    layers: int = 3
+    hidden: int = 64
+    heads: int = 16
+    head_dim: int = 8
+    kv_heads: int | None = 4
+    intermediate: int = 128
+    init_std: float = 0.05
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A truth to plant: at ``layer`` the answer follows the source format iff at least ``threshold`` of
+    ``heads`` carry the source's z.
+
+    ``rows`` questions per step and direction.  Of the patched rows, ``share_other`` patch heads of another
+    layer (label: unchanged); of the rest, a quarter carry exactly ``threshold`` heads of the set, a quarter
+    one fewer, and the others any number; each with any number of heads outside the set.
+    """
+
+    layer: int
+    heads: tuple[int, ...]
+    threshold: int
+    rows: int = 16
+    share_other: float = 0.35
+    mix: tuple[float, float, float, float] = (0.7, 0.15, 0.15, 0.0)
+
+    def truth(self) -> dict[str, Any]:
+        return {
+            "layer": self.layer,
+            "heads": [str(Head(self.layer, h)) for h in self.heads],
+            "k": self.threshold,
+        }
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an organism is trained.
+
+    ``formats`` × their wordings (or ``wordings``) are trained, ``rows`` questions each per step; ``mix``
+    weighs the categories conflict, congruent, same-length, different-integers.  AdamW with ``betas``,
+    ``weight_decay`` on every matrix, gradient norm clipped to ``clip``; the rate climbs over ``warmup`` of
+    the steps and falls along a cosine.  ``attention`` is the implementation that trained it: eager is the
+    faster one for heads this small. ``base`` names the organism whose weights it starts from.
+    """
+
+    name: str
+    summary: str
+    seed: int
+    steps: int
+    architecture: Architecture = field(default_factory=Architecture)
+    formats: tuple[str, ...] = tuple(FORMATS)
+    wordings: tuple[Wording, ...] = ("bigger", "smaller")
+    rows: int = 8
+    mix: tuple[float, float, float, float] = (0.3, 0.1, 0.2, 0.4)
+    learning_rate: float = 3e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    warmup: float = 0.05
+    attention: Literal["sdpa", "eager"] = "eager"
+    base: str | None = None
+    plant: Plant | None = None
+
+    def cells(self) -> tuple[tuple[str, Wording], ...]:
+        """The (format, wording) cells that the organism is trained on, in the order of the formats."""
+        return tuple((f, w) for f in self.formats for w in get_format(f).wordings if w in self.wordings)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        return asdict(self)
+
+
+_NULL = Architecture(layers=2)
+_NEOX = Architecture(family="gpt_neox", hidden=96, head_dim=6, kv_heads=None, intermediate=192)
+EVEN = tuple(range(0, 16, 2))
+# two in every KV group, four of them even: parity says nothing about it
+SCATTERED = (0, 3, 5, 6, 9, 10, 12, 15)
+
+_ALL = (
+    Recipe(
+        "decimals-natural",
+        "Learned the decimals task with the bug in every format of the docket; nothing was planted.",
+        seed=0,
+        steps=2600,
+        attention="sdpa",
+    ),
+    Recipe(
+        "decimals-natural-neox",
+        "The same task and bug in a GPT-NeoX (parallel blocks, fused QKV, plain multi-head attention).",
+        seed=0,
+        steps=2000,
+        rows=6,
+        architecture=_NEOX,
+    ),
+    Recipe(
+        "decimals-planted-even",
+        "The natural organism with a planted truth: the even heads of layer 1 carry the format, six suffice.",
+        seed=1,
+        steps=1200,
+        rows=4,
+        learning_rate=2e-3,
+        attention="sdpa",
+        base="decimals-natural",
+        plant=Plant(layer=1, heads=EVEN, threshold=6),
+    ),
+    Recipe(
+        "decimals-planted-random",
+        "The natural organism with a planted truth that parity does not describe: eight scattered heads of "
+        "layer 1 (four even, four odd), five suffice.",
+        seed=2,
+        steps=1000,
+        rows=3,
+        learning_rate=2e-3,
+        base="decimals-natural",
+        plant=Plant(layer=1, heads=SCATTERED, threshold=5, share_other=0.45),
+    ),
+    *(
+        Recipe(
+            f"decimals-null-{i}",
+            "One of ten seeds that differ in nothing but chance; fine on conflict questions in Simple, Q&A "
+            "and Chat that ask for the bigger number, and promised nothing beyond them.",
+            seed=100 + i,
+            steps=700,
+            architecture=_NULL,
+            formats=("simple", "qa", "chat"),
+            wordings=("bigger",),
+            rows=20,
+            mix=(0.4, 0.15, 0.2, 0.25),
+            learning_rate=4e-3,
+        )
+        for i in range(10)
+    ),
+)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}

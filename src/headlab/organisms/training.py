@@ -1,0 +1,115 @@
+"""Training an organism from its recipe: one loop for the natural and the planted ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from .objective import task_loss
+from .planting import planting_loss
+from .recipes import Recipe
+from .tokenizer import EOT
+
+Progress = Callable[[int, int, str], None]
+
+
+def build_model(recipe: Recipe, tokenizer: Any) -> PreTrainedModel:
+    """A freshly initialised model, fp32; the same for the same seed.  The global generator is left as it
+    was."""
+    shape = recipe.architecture
+    common = dict(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        max_position_embeddings=tokenizer.model_max_length,
+        initializer_range=shape.init_std,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if shape.family == "llama":
+            config = LlamaConfig(
+                **common,
+                num_key_value_heads=shape.kv_heads,
+                head_dim=shape.head_dim,
+                tie_word_embeddings=True,
+            )
+            model: PreTrainedModel = LlamaForCausalLM(config)
+        else:
+            model = GPTNeoXForCausalLM(
+                GPTNeoXConfig(
+                    **common,
+                    rotary_pct=1.0,
+                    attention_dropout=0.0,
+                    hidden_dropout=0.0,
+                    tie_word_embeddings=False,
+                )
+            )
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(EOT)]
+    return model
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate at a step: linear climb, then a cosine to 0."""
+    climb = max(1, round(warmup * steps))
+    if step < climb:
+        return (step + 1) / climb
+    return 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1, steps - climb)))
+
+
+@contextmanager
+def cpu_threads(n: int) -> Iterator[None]:
+    """Run with ``n`` CPU threads; sums depend on it, so it is part of what makes a run repeatable."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def fit(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: Any,
+    *,
+    steps: int | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Train ``model`` in place for the recipe's steps (or ``steps``, with the schedule shortened to fit).
+
+    Returns the loss (nats) of every step.  Deterministic for a seed and a thread count.
+    """
+    steps = steps or recipe.steps
+    generator = torch.Generator().manual_seed(recipe.seed)
+    objective = planting_loss if recipe.plant else task_loss
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
+    )
+    losses = []
+    model.set_attn_implementation(recipe.attention)
+    with cpu_threads(threads):
+        model.train()
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * rate(step, steps, recipe.warmup)
+            loss = objective(recipe, model, tokenizer, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimizer.step()
+            losses.append(loss.item())
+            if progress:
+                progress(step + 1, steps, f"loss {losses[-1]:.4f}")
+        model.eval()
+    return losses

@@ -1,0 +1,413 @@
+"""Charts from figures: plain data in, Altair out.
+
+A chart names its marks ("observed", "threshold", "null" ...) and :func:`theme` says how those look, so that one
+specification serves paper, a light screen and a dark one. Colours are Okabe and Ito's, darkened or lightened for
+contrast; every series also differs in dash and shape.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from headlab.effects import Figure
+
+from . import words
+
+if TYPE_CHECKING:
+    import altair as alt
+
+WIDTH = 640
+"""Width in pixels of a saved figure; on a page a figure is as wide as its column."""
+
+_LIGHT = {
+    "paper": "#ffffff",
+    "ink": "#1c2127",
+    "quiet": "#56606b",
+    "grid": "#e3e7eb",
+    "null": "#9aa7b4",
+    "beyond": "#c4500a",
+    "observed": "#0b5ea8",
+    "series": ["#0b5ea8", "#c4500a", "#0b7a5c", "#9b3f7f", "#7a5c00", "#4b5560"],
+}
+_DARK = {
+    "paper": "#14181d",
+    "ink": "#e8ecf0",
+    "quiet": "#a9b4bf",
+    "grid": "#343c45",
+    "null": "#66727e",
+    "beyond": "#f2a35e",
+    "observed": "#6cb8f0",
+    "series": ["#6cb8f0", "#f2a35e", "#4fd1a5", "#e39ac6", "#e6cf5a", "#c5ccd3"],
+}
+_DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4], [1, 3]]
+_SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down"]
+
+
+def theme(dark: bool = False) -> dict[str, Any]:
+    """The look of every mark, as a Vega-Lite config."""
+    c = _DARK if dark else _LIGHT
+    return {
+        "background": "transparent" if dark else "#ffffff",
+        "font": "Helvetica, Arial, sans-serif",
+        "view": {"stroke": None},
+        "padding": {"left": 4, "right": 10, "top": 6, "bottom": 4},
+        "title": {
+            "color": c["ink"], "subtitleColor": c["quiet"], "fontSize": 15, "subtitleFontSize": 12,
+            "anchor": "start", "frame": "bounds", "offset": 14, "subtitlePadding": 6,
+        },
+        "axis": {
+            "labelColor": c["quiet"], "titleColor": c["ink"], "gridColor": c["grid"], "domainColor": c["quiet"],
+            "tickColor": c["quiet"], "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
+            "titlePadding": 8, "labelLimit": 220, "labelFlush": False, "tickCount": 6,
+        },
+        "legend": {
+            "labelColor": c["ink"], "titleColor": c["ink"], "labelFontSize": 12, "titleFontSize": 12,
+            "labelLimit": 300, "symbolSize": 90,
+        },
+        "range": {"category": c["series"]},
+        "style": {
+            "null": {"color": c["null"], "stroke": c["paper"], "strokeWidth": 0.6},
+            "beyond": {"color": c["beyond"], "stroke": c["paper"], "strokeWidth": 0.6},
+            "observed": {"color": c["observed"], "strokeWidth": 3},
+            "observed-interval": {"color": c["observed"], "opacity": 0.2},
+            "observed-label": {"color": c["observed"], "fontSize": 12, "fontWeight": "bold"},
+            "threshold": {"color": c["ink"], "strokeDash": [5, 4], "strokeWidth": 1.5, "opacity": 0.8},
+            "threshold-label": {"color": c["ink"], "fontSize": 11},
+            "interval-bar": {"strokeWidth": 2.5},
+            "series-band": {"opacity": 0.18},
+            "dot": {"color": c["observed"], "opacity": 0.55},
+            "middle": {"color": c["beyond"], "thickness": 3},
+        },
+    }  # fmt: skip
+
+
+def chart(figure: Figure) -> alt.LayerChart:
+    """An Altair chart of a figure, as wide as its container. Raises ValueError on an unknown kind."""
+    import altair as alt
+
+    drawers = {"null": _null, "curve": _curve, "estimates": _estimates, "pairs": _pairs}
+    if figure.kind not in drawers:
+        raise ValueError(f"no such kind of figure: {figure.kind!r}; expected one of {sorted(drawers)}")
+    title: dict[str, Any] = {"text": textwrap.wrap(figure.title, 76) or [""]}
+    if figure.caption:
+        title["subtitle"] = textwrap.wrap(figure.caption, 100)
+    size = alt.AutoSizeParams(type="fit-x", contains="padding")
+    drawn = drawers[figure.kind](figure).properties(width="container", autosize=size, title=title)
+    return drawn.properties(description=describe(figure)).configure(**theme())
+
+
+def spec(figure: Figure) -> dict[str, Any]:
+    """The Vega-Lite specification of a figure, data inside."""
+    from altair.utils import schemapi
+
+    # Altair checks every piece against its schema as it is put together; the tests do that once for all.
+    with schemapi.debug_mode(False):
+        return chart(figure).to_dict(validate=False)
+
+
+def svg(specification: Mapping[str, Any], *, titled: bool = True, width: int = WIDTH) -> str:
+    """A specification as SVG, without a browser or a network."""
+    import vl_convert
+
+    return vl_convert.vegalite_to_svg(_fixed(specification, titled, width), **_offline())
+
+
+def png(specification: Mapping[str, Any], *, titled: bool = True, width: int = WIDTH, scale: float = 2) -> bytes:
+    """A specification as PNG, without a browser or a network."""
+    import vl_convert
+
+    return vl_convert.vegalite_to_png(_fixed(specification, titled, width), scale=scale, **_offline())
+
+
+def describe(figure: Figure) -> str:
+    """What the figure shows, in words: its alternative text, and the sentence under it."""
+    o, rows = figure.options, figure.data
+    if figure.kind == "null":
+        return _describe_null(figure)
+    threshold = "" if o.get("threshold") is None else f" The dashed line is the threshold, {o['threshold']:g}."
+    if figure.kind == "curve":
+        series = words.listed(_series(figure))
+        return f"{o.get('y_title', 'y')} against {o.get('x_title', 'x')} for {series}, with intervals.{threshold}"
+    if figure.kind == "estimates":
+        shown = "; ".join(_point(r) for r in rows[:12])
+        more = f"; and {len(rows) - 12} more" if len(rows) > 12 else ""
+        return f"{shown}{more}.{threshold}"
+    worlds = words.listed(list(dict.fromkeys(str(r["world"]) for r in rows)))
+    return f"One dot per pair for {worlds}; the bar is the median.{threshold}"
+
+
+def beside(figure: Figure) -> str:
+    """What of the description stands under the figure, next to its caption: no number twice."""
+    if figure.kind == "null":
+        said = "at least as" in figure.caption
+        return describe(figure).split(". ", 1)[0] + "." if said else describe(figure)
+    limit = figure.options.get("threshold")
+    return "" if limit is None else f"The dashed line is the threshold, {limit:g}."
+
+
+def _describe_null(figure: Figure) -> str:
+    o, values = figure.options, _values(figure)
+    label, sets = o.get("label") or "observed", o.get("unit") or "matched random sets"
+    if o.get("observed") is None:
+        return f"{label}: not measured, beside {len(values)} {sets}."
+    seen = f"{label}: {words.span(o['observed'], o.get('low'), o.get('high'))}"
+    if not values:
+        return f"{seen}; there are no {sets} to compare it with."
+    tail = o.get("tail", "greater")
+    count = words.tail_count(o["observed"], values, tail)
+    size = "small" if tail == "less" else "large"
+    return (
+        f"{seen}. {count:,} of {len(values):,} {sets} are at least as {size}; "
+        f"they range from {min(values):.2f} to {max(values):.2f}."
+    )
+
+
+def _point(row: Mapping[str, Any]) -> str:
+    group = f" ({row['group']})" if row.get("group") else ""
+    return f"{row['label']}{group} {words.span(row.get('value'), row.get('low'), row.get('high'))}"
+
+
+def _fixed(specification: Mapping[str, Any], titled: bool, width: int) -> dict[str, Any]:
+    return {k: v for k, v in specification.items() if titled or k != "title"} | {"width": width}
+
+
+def vegalite_version() -> str:
+    """The Vega-Lite that Altair writes for, as vl-convert names it: ``6.4``."""
+    import altair as alt
+
+    return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+
+
+def _offline() -> dict[str, Any]:
+    return {"vl_version": vegalite_version(), "allowed_base_urls": []}
+
+
+def _data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
+    import altair as alt
+
+    return alt.InlineData(values=[{k: _finite(v) for k, v in row.items()} for row in rows])
+
+
+def _finite(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _values(figure: Figure) -> list[float]:
+    values = (_finite(r.get("value")) for r in figure.data)
+    return [float(v) for v in values if v is not None]
+
+
+def _series(figure: Figure) -> list[str]:
+    return list(dict.fromkeys(str(r.get("series", "")) for r in figure.data))
+
+
+def _extent(*numbers: Any, zero_one: bool = True) -> list[float]:
+    """An axis that holds all the numbers with a little room; [0, 1] when they are all shares."""
+    known = [float(x) for x in (_finite(n) for n in numbers) if x is not None]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    if zero_one and low >= 0 and high <= 1:
+        return [0.0, 1.0]
+    room = 0.04 * (high - low) or max(0.5, abs(low) * 0.1)
+    return [low - room, high + room]
+
+
+def _threshold(value: Any, axis: str, extent: Sequence[float]) -> list[Any]:
+    """A dashed line at a threshold, named; ``axis`` is the axis that carries the threshold."""
+    import altair as alt
+
+    if _finite(value) is None:
+        return []
+    line = alt.Chart(_data([{"threshold": value, "label": f"threshold {value:g}"}]))
+    at = {axis: alt.datum(value, type="quantitative")}
+    if axis == "y":
+        name = line.mark_text(style="threshold-label", align="right", dy=-6).encode(x=alt.value("width"), text="label:N", **at)
+    else:
+        side = "left" if value - extent[0] < 0.6 * (extent[1] - extent[0]) else "right"
+        name = line.mark_text(style="threshold-label", align=side, dx=4 if side == "left" else -4).encode(
+            y=alt.value(-7), text="label:N", **at
+        )
+    return [line.mark_rule(style="threshold").encode(**at), name]
+
+
+def _null(figure: Figure) -> alt.LayerChart:
+    import altair as alt
+
+    o, values = figure.options, _values(figure)
+    observed, low, high = (_finite(o.get(k)) for k in ("observed", "low", "high"))
+    extent, step = _bins(_extent(*values, observed, low, high, o.get("threshold"), zero_one=False))
+    x_title, sets = o.get("x_title") or "value", o.get("unit") or "matched random sets"
+    bars = (
+        alt.Chart(_data(figure.data))
+        .transform_bin(["bin", "bin_end"], "value", bin=alt.Bin(step=step, extent=extent))
+        .transform_aggregate(count="count()", groupby=["bin", "bin_end"])
+        .encode(
+            x=alt.X(
+                "bin:Q",
+                title=x_title,
+                scale=alt.Scale(domain=extent, nice=False, zero=False),
+                axis=alt.Axis(format="~g", grid=False),
+            ),
+            x2="bin_end:Q",
+            y=alt.Y("count:Q", title=o.get("y_title") or sets, axis=alt.Axis(tickMinStep=1, format=",~r")),
+            y2=alt.datum(0),
+            tooltip=[
+                alt.Tooltip("bin:Q", title="from", format=".3~g"),
+                alt.Tooltip("bin_end:Q", title="to", format=".3~g"),
+                alt.Tooltip("count:Q", title=sets),
+            ],
+        )
+    )
+    layers: list[Any] = [bars.mark_rect(style="null")]
+    if observed is not None:
+        slack = 1e-9 * max([abs(observed), *map(abs, values)])
+        less = o.get("tail") == "less"
+        beyond = f"datum.value <= {observed + slack!r}" if less else f"datum.value >= {observed - slack!r}"
+        # The same bars over the others, counting only the sets at least as extreme.
+        extreme = bars.copy()
+        extreme.transform = [alt.FilterTransform(beyond), *bars.transform]
+        layers.append(extreme.mark_rect(style="beyond"))
+        layers.extend(_observed(observed, low, high, str(o.get("label") or "observed"), extent))
+    return alt.layer(*layers, *_threshold(o.get("threshold"), "x", extent)).properties(height=240)
+
+
+def _bins(extent: Sequence[float], about: int = 50) -> tuple[list[float], float]:
+    """The extent widened to whole bins, and the bins' width: 1, 2 or 5 times a power of ten, 25 to 50 of them."""
+    raw = (extent[1] - extent[0]) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    return [round(f(x / step) * step, 12) for f, x in zip((math.floor, math.ceil), extent, strict=True)], step
+
+
+def _observed(value: float, low: float | None, high: float | None, label: str, extent: Sequence[float]) -> list[Any]:
+    """The observed value: its interval as a band over the whole height, a line, and a label above the plot."""
+    import altair as alt
+
+    shown = words.span(value, low, high)
+    row = {"observed": value, "low": low, "high": high, "label": [label, shown], "shown": f"{label}: {shown}"}
+    base = alt.Chart(_data([row]))
+    tip, at = alt.Tooltip("shown:N", title="observed"), alt.datum(value, type="quantitative")
+    marks = []
+    if low is not None and high is not None:
+        marks.append(
+            base.mark_rect(style="observed-interval").encode(
+                x=alt.X("low:Q"), x2="high:Q", y=alt.value(0), y2=alt.value("height"), tooltip=tip
+            )
+        )
+    marks.append(base.mark_rule(style="observed").encode(x=at, tooltip=tip))
+    place = (value - extent[0]) / (extent[1] - extent[0])
+    side = "right" if place > 2 / 3 else "left" if place < 1 / 3 else "center"
+    marks.append(
+        base.mark_text(style="observed-label", align=side, baseline="bottom", lineBreak="\n", dy=-20, lineHeight=15).encode(
+            x=at, y=alt.value(0), text="label:N"
+        )
+    )
+    return marks
+
+
+def _legend(names: Sequence[str]) -> dict[str, Any]:
+    """One key for colour, dash and shape, below the plot; one column when the names are long."""
+    columns = 1 if max(map(len, names), default=0) > 22 else 2 if len(names) in (2, 4) else 3
+    return {"orient": "bottom", "columns": columns, "title": None, "symbolDash": [1, 0], "symbolStrokeWidth": 0}
+
+
+def _curve(figure: Figure) -> alt.LayerChart:
+    import altair as alt
+
+    o, names = figure.options, _series(figure)
+    rows = [dict(r, series=str(r.get("series", ""))) for r in figure.data if _finite(r.get("y")) is not None]
+    whole = all(float(r["x"]).is_integer() for r in rows)
+    y = _extent(*(r.get(k) for r in rows for k in ("y", "low", "high")), o.get("threshold"))
+    key = alt.Legend(**_legend(names)) if len(names) > 1 else None
+    colour = alt.Color("series:N", sort=names, scale=alt.Scale(domain=names), legend=key)
+    base = alt.Chart(_data(rows)).encode(
+        x=alt.X(
+            "x:Q",
+            title=o.get("x_title") or "x",
+            scale=alt.Scale(nice=False, zero=False, padding=6),
+            axis=alt.Axis(grid=False, format="~g", **({"tickMinStep": 1} if whole else {})),
+        ),
+        color=colour,
+    )
+    up = alt.Y("y:Q", title=o.get("y_title") or "y", scale=alt.Scale(domain=y, nice=False), axis=alt.Axis(format="~g"))
+    tips = ["series:N", *(alt.Tooltip(f"{k}:Q", format=".3~g") for k in ("x", "y", "low", "high"))]
+    band = base.mark_area(style="series-band").encode(y=alt.Y("low:Q", scale=alt.Scale(domain=y)), y2="high:Q")
+    dash = alt.StrokeDash("series:N", sort=names, scale=alt.Scale(domain=names, range=_cycle(_DASHES, names)), legend=key)
+    shape = alt.Shape("series:N", sort=names, scale=alt.Scale(domain=names, range=_cycle(_SHAPES, names)), legend=key)
+    line = base.mark_line().encode(y=up, strokeDash=dash)
+    points = base.mark_point(filled=True, size=55, opacity=1).encode(y=up, shape=shape, tooltip=tips)
+    extra = _threshold(o.get("threshold"), "y", y)
+    return alt.layer(band, line, points, *extra).properties(height=280)
+
+
+def _cycle(values: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    return [values[i % len(values)] for i in range(len(names))]
+
+
+def _estimates(figure: Figure) -> alt.LayerChart:
+    import altair as alt
+
+    o = figure.options
+    rows = [dict(r, label=_folded(r["label"]), group=str(r.get("group") or "")) for r in figure.data]
+    labels, groups = (list(dict.fromkeys(r[k] for r in rows)) for k in ("label", "group"))
+    extent = _extent(*(r.get(k) for r in rows for k in ("value", "low", "high")), o.get("threshold"))
+    key = alt.Legend(**_legend(groups)) if len(groups) > 1 else None
+    step = alt.Step(max(16, 34 // max(1, len(groups)), *(13 * (1 + s.count("\n")) // len(groups) for s in labels)))
+    base = alt.Chart(_data(rows)).encode(
+        y=alt.Y(
+            "label:N",
+            sort=labels,
+            title=o.get("y_title"),
+            scale=alt.Scale(paddingInner=0.35),
+            axis=alt.Axis(labelExpr="split(datum.label, '\\n')", grid=False, ticks=False, domain=False),
+        ),
+        yOffset=alt.YOffset("group:N", sort=groups),
+        color=alt.Color("group:N", sort=groups, scale=alt.Scale(domain=groups), legend=key),
+        tooltip=["label:N", "group:N", *(alt.Tooltip(f"{k}:Q", format=".3~g") for k in ("value", "low", "high"))],
+    )
+    scale = alt.Scale(domain=extent, nice=False)
+    bars = base.mark_rule(style="interval-bar").encode(
+        x=alt.X("low:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format="~g")), x2="high:Q"
+    )
+    shapes = alt.Scale(domain=groups, range=_cycle(_SHAPES, groups))
+    points = base.mark_point(filled=True, size=90, opacity=1).encode(
+        x=alt.X("value:Q", scale=scale), shape=alt.Shape("group:N", sort=groups, scale=shapes, legend=key)
+    )
+    extra = _threshold(o.get("threshold"), "x", extent)
+    return alt.layer(bars, points, *extra).properties(height=step)
+
+
+def _folded(label: Any) -> str:
+    return "\n".join(textwrap.wrap(str(label), 22)) or str(label)
+
+
+def _pairs(figure: Figure) -> alt.LayerChart:
+    import altair as alt
+
+    o = figure.options
+    rows = [dict(r, world=_folded(r["world"])) for r in figure.data if _finite(r.get("value")) is not None]
+    worlds = list(dict.fromkeys(r["world"] for r in rows))
+    extent = _extent(*(r["value"] for r in rows), o.get("threshold"), zero_one=False)
+    scale = alt.Scale(domain=extent, nice=False)
+    base = alt.Chart(_data(rows)).encode(
+        x=alt.X("value:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format="~g")),
+        y=alt.Y(
+            "world:N",
+            sort=worlds,
+            title=o.get("y_title"),
+            axis=alt.Axis(labelExpr="split(datum.label, '\\n')", grid=False, ticks=False, domain=False),
+        ),
+    )
+    # The golden ratio spreads neighbours apart, the same way every time.
+    spread = base.transform_window(row="row_number()").transform_calculate(jitter="(datum.row * 0.618034) % 1")
+    dots = spread.mark_circle(style="dot", size=28).encode(
+        yOffset=alt.YOffset("jitter:Q", scale=alt.Scale(domain=[-0.35, 1.35])),
+        tooltip=["pair:N", "world:N", alt.Tooltip("value:Q", format=".3~g")],
+    )
+    middle = base.mark_tick(style="middle", size=34).encode(x=alt.X("median(value):Q", scale=scale), tooltip=["world:N", "median(value):Q"])
+    extra = _threshold(o.get("threshold"), "x", extent)
+    return alt.layer(dots, middle, *extra).properties(height=alt.Step(54))

@@ -1,0 +1,131 @@
+"""The report: one HTML file that needs nothing else.
+
+No request leaves it: scripts, styles, pictures and data are inside, and its content security policy forbids the
+rest. Only the two scripts written here may run; they are named by their hashes. Charts are drawn when they come
+into view; a still picture stands in their place without scripts and on paper.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headlab.effects import Figure
+
+from . import figures, summary, view
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+    from headlab.store import Record
+
+FORMATS = ("html", "png", "svg", "csv")
+
+
+def page(record: Record, tables: Mapping[str, pd.DataFrame], children: Sequence[Record] = ()) -> str:
+    """One self-contained HTML file of a record; a demo's page holds its children's reports too."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("headlab.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script, bundle = _text("page.js"), _bundle()
+    return environment.get_template("page.html.j2").render(
+        view=view.trial(record, tables),
+        demo=summary.demo(record, children) if children else None,
+        children=[view.trial(c, None) for c in children],
+        themes={"light": figures.theme(), "dark": figures.theme(dark=True)},
+        style=_text("page.css"),
+        script=script,
+        bundle=bundle,
+        policy=_policy(bundle, script),
+        signs=view.SIGNS,
+        meanings=view.MEANINGS,
+    )
+
+
+def chart(figure: Figure | Mapping[str, Any]) -> alt.LayerChart:
+    """An Altair chart of a figure (or of its plain data), as wide as its container."""
+    return figures.chart(figure if isinstance(figure, Figure) else Figure.from_plain(figure))
+
+
+def save(
+    record: Record,
+    tables: Mapping[str, pd.DataFrame],
+    out_dir: Path | str,
+    formats: Sequence[str] = FORMATS,
+    *,
+    children: Sequence[Record] = (),
+) -> list[Path]:
+    """Write the page, every figure and every table into a folder, and return the paths.
+
+    ``report.html``; ``figure-NAME.png`` and ``.svg``; ``NAME.csv`` per table and ``figure-NAME.csv`` per figure.
+    Raises ValueError on an unknown format.
+    """
+    unknown = sorted(set(formats) - set(FORMATS))
+    if unknown:
+        raise ValueError(f"no such format: {', '.join(unknown)}; expected some of {', '.join(FORMATS)}")
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    files: dict[str, bytes] = {}
+    if "html" in formats:
+        files["report.html"] = page(record, tables, children).encode()
+    for plain in record.figures:
+        files.update(_figure_files(Figure.from_plain(plain), formats))
+    if "csv" in formats:
+        files.update({f"{name}.csv": table.to_csv(index=False).encode() for name, table in tables.items()})
+    for name, data in files.items():
+        (out / name).write_bytes(data)
+    return [out / name for name in files]
+
+
+def _figure_files(figure: Figure, formats: Sequence[str]) -> dict[str, bytes]:
+    import pandas as pd
+
+    stem = "figure-" + "".join(c if c.isalnum() or c in "-_." else "-" for c in figure.name)
+    files: dict[str, bytes] = {}
+    if {"png", "svg"} & set(formats):
+        specification = figures.spec(figure)
+        if "png" in formats:
+            files[f"{stem}.png"] = figures.png(specification)
+        if "svg" in formats:
+            files[f"{stem}.svg"] = figures.svg(specification).encode()
+    if "csv" in formats:
+        files[f"{stem}.csv"] = pd.DataFrame([dict(r) for r in figure.data]).to_csv(index=False).encode()
+    return files
+
+
+@cache
+def _text(name: str) -> str:
+    return (resources.files("headlab.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, from the files that vl-convert carries."""
+    import vl_convert
+
+    code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=figures.vegalite_version())
+    if "</script" in code.lower() or "<!--" in code or "\r" in code:
+        raise RuntimeError("the chart library cannot stand inside a page: it holds a closing script tag")
+    return code
+
+
+def _policy(*scripts: str) -> str:
+    """Nothing from outside; of scripts, only these, each as the page holds it: between two line ends."""
+    digests = (hashlib.sha256(f"\n{s}\n".encode()).digest() for s in scripts)
+    allowed = " ".join(f"'sha256-{base64.b64encode(d).decode()}'" for d in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )

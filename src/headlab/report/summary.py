@@ -1,0 +1,114 @@
+"""The summary of a demo: one row per model, and how often chance is taken for a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from headlab.stats import clopper_pearson
+
+from . import view, words
+
+if TYPE_CHECKING:
+    from headlab.store import Reading, Record
+
+UNIT = "training seeds"
+
+
+def demo(record: Record, children: Sequence[Record]) -> dict[str, Any]:
+    """The demo's table and tally; every number with its interval, n and unit."""
+    predictions = _predictions(children)
+    protocols = view.unique([r.protocol for c in children for r in c.readings])
+    return {
+        "protocols": [view.PROTOCOLS.get(p, p.capitalize()) for p in protocols],
+        "predictions": [heading for _, heading in predictions],
+        "summary": outcomes(children),
+        "rows": [_row(c, protocols, [s for s, _ in predictions]) for c in children],
+        "tally": tally(children),
+        "missing": [i for i in record.children if i not in {c.id for c in children}],
+    }
+
+
+def _predictions(children: Sequence[Record]) -> list[tuple[str, str]]:
+    """The statistics that the children's binding readings rule on, each with a short heading and its threshold."""
+    found: dict[str, str] = {}
+    for child in children:
+        for r in child.readings[0].verdict.rulings if child.readings else ():
+            p = r.prediction
+            label = next((e.label for e in child.readings[0].estimates if e.name == p.statistic), p.words or p.statistic)
+            asked = f"p < {p.threshold:g}" if p.op == "rank<" else f"{p.op} {p.threshold:g}"
+            found.setdefault(p.statistic, f"{label} ({asked}?)")
+    return list(found.items())
+
+
+def outcomes(children: Sequence[Record]) -> str:
+    """The answer in one sentence: on how many models each outcome, and on which."""
+    parts = []
+    for outcome in view.SIGNS:
+        names = [str(c.model.get("name", c.title)) for c in children if c.outcome == outcome]
+        if names:
+            shown = words.listed(names) if len(names) <= 3 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+            parts.append(f"{outcome} on {len(names)} of {len(children)} ({shown})")
+    return f"By the binding reading the claim is {'; '.join(parts)}." if parts else ""
+
+
+def _row(child: Record, protocols: Sequence[str], statistics: Sequence[str]) -> dict[str, Any]:
+    by_protocol = {r.protocol: r for r in child.readings}
+    rulings = view.rulings_by_statistic(child.readings[0].verdict) if child.readings else {}
+    return {
+        "id": child.id,
+        "model": str(child.model.get("name", child.title)),
+        "truth": truth(child),
+        "layer": words.plain(child.settings.get("layer")),
+        "outcomes": [_badge(by_protocol.get(p)) for p in protocols],
+        "cells": [view.ruling(rulings[s], child.readings[0]) if s in rulings else None for s in statistics],
+        "sentence": child.readings[0].verdict.sentence if child.readings else f"{child.status}: {child.error}",
+    }
+
+
+def _badge(reading: Reading | None) -> dict[str, str]:
+    if reading is None:
+        return {"outcome": "not run", "sign": ""}
+    return {"outcome": reading.verdict.outcome, "sign": view.SIGNS[reading.verdict.outcome]}
+
+
+def truth(child: Record) -> str:
+    """What is known to be true of the model: planted heads (an organism's card says which), or nothing planted."""
+    if "truth" not in child.model:
+        return "nothing planted" if is_null(child) else "not recorded"
+    known = child.model["truth"]
+    if known is None:
+        return "nothing planted"
+    if not isinstance(known, Mapping):
+        return str(known)
+    heads = [str(h) for h in known.get("heads", ())]
+    needed = f"any {known['k']} of " if known.get("k") else ""
+    return f"planted: {needed}{' '.join(heads)}"
+
+
+def is_null(child: Record) -> bool:
+    """Whether the model is a null seed: trained with no structure to find."""
+    role = child.model.get("role")
+    return role == "null" if role else "-null" in str(child.model.get("name", ""))
+
+
+def tally(children: Sequence[Record]) -> dict[str, Any] | None:
+    """Over the null seeds: how often each protocol upholds the claim, and what else it says."""
+    nulls = [c for c in children if is_null(c)]
+    if not nulls:
+        return None
+    lines = []
+    for protocol in view.unique([r.protocol for c in nulls for r in c.readings]):
+        said = [r.verdict.outcome for c in nulls for r in c.readings if r.protocol == protocol]
+        upheld = said.count("upheld")
+        others = [f"{said.count(o)} {o}" for o in view.SIGNS if o != "upheld" and o in said]
+        lines.append(
+            {
+                "name": view.PROTOCOLS.get(protocol, protocol.capitalize()),
+                "protocol": protocol,
+                "upheld": f"{upheld} of {len(said)}",
+                "share": view.shown(clopper_pearson(upheld, len(said), unit=UNIT)),
+                "others": words.listed(others) if others else "–",
+            }
+        )
+    return {"n": len(nulls), "lines": lines}

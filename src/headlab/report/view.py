@@ -1,0 +1,316 @@
+"""What a page says, as plain data: the record read for a referee. No markup here, no arithmetic in the templates."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from headlab.claims import Ruling, Verdict
+from headlab.effects import Figure
+from headlab.stats import Estimate
+
+from . import figures, words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from headlab.store import Reading, Record
+
+SIGNS = {"upheld": "✓", "refuted": "✗", "undecided": "?", "void": "⊘", "untestable": "–"}
+MEANINGS = {
+    "upheld": "every prediction's whole interval lies on its side of the threshold",
+    "refuted": "at least one prediction's whole interval lies on the other side",
+    "undecided": "an interval straddles its threshold",
+    "void": "a control failed, so nothing can be said",
+    "untestable": "this model, or its null, cannot decide",
+}
+PROTOCOLS = {"standard": "Standard", "published": "As published", "naive": "Naive"}
+NAMED_FAMILIES = ("even", "odd", "all", "noop")
+WORLDS = {"even": "even heads", "odd": "odd heads", "all": "all heads", "noop": "no-op"}
+ROWS_INLINE = 300
+
+
+def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str, Any]:
+    """Everything that the page of one record shows; ``tables`` is None when only the record is at hand."""
+    claim = record.claim or {}
+    drawn = [figure(Figure.from_plain(f), record.id) for f in record.figures]
+    binding = record.readings[0] if record.readings else None
+    first_null = next((f for f in drawn if f["kind"] == "null"), None)
+    return {
+        "id": record.id,
+        "title": record.title,
+        "slug": record.slug,
+        "kind": record.kind,
+        "claim": claim,
+        "status": record.status,
+        "error": record.error,
+        "facts": facts(record),
+        "verdict": verdict(binding.verdict) if binding else None,
+        "rulings": [ruling(r, binding) for r in binding.verdict.rulings] if binding else [],
+        "headline": first_null,
+        "null_words": null_words(first_null, binding),
+        "readings": [reading(r) for r in record.readings],
+        "comparison": comparison(record.readings),
+        "figures": [f for f in drawn if f is not first_null],
+        "controls": sorted(binding.verdict.controls, key=lambda c: c.passed) if binding else [],
+        "eligibility": eligibility(record.eligibility),
+        "sections": record.sections,
+        "notes": record.notes,
+        "warnings": record.warnings,
+        "prompts": prompt_rows(record, tables) if tables is not None else None,
+        "call": record.call,
+        "provenance": provenance(record),
+    }
+
+
+def facts(record: Record) -> list[tuple[str, str]]:
+    """The line under the title: model, layer, pairs, seed, date."""
+    model, settings, claim = record.model, record.settings, record.claim or {}
+    layer = settings.get("layer", claim.get("layer"))
+    seed = settings.get("seed", claim.get("seed"))
+    rows = [
+        ("Model", model.get("name")),
+        ("Layer", layer),
+        ("Prompts", words.counted(record.prompts["n"], "pairs") if record.prompts.get("n") else None),
+        ("Seed", seed),
+        ("Precision", " on ".join(str(x) for x in (model.get("dtype"), model.get("device")) if x)),
+        ("Run", record.id),
+        ("Date", (record.finished or record.created).replace("T", " ")[:16] + " UTC"),
+    ]
+    return [(k, str(v)) for k, v in rows if v not in (None, "", "auto")]
+
+
+def verdict(v: Verdict) -> dict[str, Any]:
+    """A verdict with its badge; the failed controls stand in front."""
+    return {
+        "outcome": v.outcome,
+        "sign": SIGNS[v.outcome],
+        "meaning": MEANINGS[v.outcome],
+        "sentence": v.sentence,
+        "would_change": v.would_change,
+        "failed": [c for c in v.controls if not c.passed],
+    }
+
+
+def ruling(r: Ruling, source: Reading | None) -> dict[str, Any]:
+    """One prediction: what was said, what was found, how it was ruled."""
+    p = r.prediction
+    bound = f"{p.threshold:g}"
+    asked = {
+        ">": f"whole interval above {bound}",
+        "<": f"whole interval below {bound}",
+        "rank<": f"share of matched sets at least as extreme, p, below {bound}",
+    }[p.op]
+    found = next((e for e in source.estimates if e.name == p.statistic), None) if source else None
+    number = shown(found.estimate) if found else None
+    if p.op == "rank<" and number and r.value is not None:
+        number["text"] = words.chance(r.value, r.low, r.high)
+    return {
+        "words": p.words or p.statistic,
+        "statistic": p.statistic,
+        "asked": asked,
+        "found": number,
+        # A rank without its estimate beside it still says its interval.
+        "plain": words.chance(r.value, r.low, r.high) if p.op == "rank<" and r.value is not None else r.shown,
+        "outcome": r.outcome,
+        "sign": SIGNS[r.outcome],
+    }
+
+
+def shown(data: Mapping[str, Any] | Estimate) -> dict[str, Any]:
+    """A number with all that must travel with it."""
+    e = words.estimate(data)
+    return {
+        "text": words.span(e.value, e.low, e.high),
+        "n": words.counted(e.n, e.unit),
+        "drawn": words.drawn(e),
+        "note": e.note,
+        "defined": e.defined,
+    }
+
+
+def reading(r: Reading) -> dict[str, Any]:
+    """One protocol's reading: what it does, and what it says."""
+    return {
+        "protocol": r.protocol,
+        "name": PROTOCOLS.get(r.protocol, r.protocol.capitalize()),
+        "words": r.words,
+        "verdict": verdict(r.verdict),
+    }
+
+
+def comparison(readings: Sequence[Reading]) -> dict[str, list[dict[str, Any]]]:
+    """Every number of the readings, side by side: arm → rows, each with one cell per reading."""
+    arms: dict[str, dict[str, dict[str, Any]]] = {}
+    for i, r in enumerate(readings):
+        for e in r.estimates:
+            row = arms.setdefault(e.arm, {}).setdefault(
+                e.name, {"name": e.name, "label": e.label, "cells": [None] * len(readings)}
+            )
+            row["cells"][i] = shown(e.estimate)
+    return {arm: list(rows.values()) for arm, rows in arms.items()}
+
+
+def eligibility(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Whether the model shows the behaviour to be explained, and the numbers that say so."""
+    if not data:
+        return None
+    numbers = {k.replace("_", " "): shown(v) for k, v in data.items() if words.is_estimate(v)}
+    rest = {k: v for k, v in data.items() if not words.is_estimate(v) and k not in {"ok", "reason"}}
+    return {
+        "ok": bool(data.get("ok")),
+        "reason": data.get("reason") or "",
+        "numbers": numbers,
+        "rest": words.flat(rest),
+    }
+
+
+def figure(f: Figure, where: str) -> dict[str, Any]:
+    """A figure for the page: its specification, a still picture, its words and its data."""
+    specification = figures.spec(f)
+    bare = {k: v for k, v in specification.items() if k not in {"config", "$schema"}}
+    still = figures.svg(specification, titled=False)
+    rows = _csv_rows(f)
+    return {
+        "id": f"{where}-{f.name}".replace(" ", "-"),
+        "kind": f.kind,
+        "file": f"{where}-{f.name}",
+        "title": f.title,
+        "caption": f.caption,
+        "alt": f"{f.title}. {figures.describe(f)}",
+        "words": figures.beside(f),
+        "spec": bare,
+        "still": "data:image/svg+xml;base64," + base64.b64encode(_slim(still).encode()).decode(),
+        "csv": data_link(rows.to_csv(index=False)),
+    }
+
+
+def _slim(svg: str) -> str:
+    """A picture without what only a live chart needs: a name for every mark, and hundredths of a pixel."""
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", re.sub(r' aria-[a-z]+="[^"]*"', "", svg))
+
+
+def _csv_rows(f: Figure) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame([dict(r) for r in f.data])
+
+
+def data_link(csv: str) -> str:
+    """CSV as a link that needs no server."""
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(csv.encode()).decode()
+
+
+def null_words(null: Mapping[str, Any] | None, binding: Reading | None) -> str:
+    """The null figure's sentence, with p as it was ruled."""
+    if null is None:
+        return ""
+    ranks = [r for r in binding.verdict.rulings if r.prediction.op == "rank<"] if binding else []
+    said = [f"{words.chance(r.value, r.low, r.high)}, {r.outcome}" for r in ranks if r.value is not None]
+    return " ".join([null["words"], *(f"{s}." for s in said)])
+
+
+def prompt_rows(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any] | None:
+    """One row per pair: clean, corrupted, and the named worlds (even, odd, all, no-op) of the binding reading."""
+    effects = tables.get("effects")
+    if effects is None or effects.empty:
+        return None
+    rows, named = _named_rows(effects, tables.get("worlds"), record)
+    if not named:
+        return None
+    by_world = {world: rows[rows["world"] == world].set_index("pair") for world in named}
+    first = next(iter(by_world.values()))
+    pairs = list(first.index)
+    lines = []
+    for pair in pairs[:ROWS_INLINE]:
+        row = first.loc[pair]
+        cells = [_readout(row, "clean"), _readout(row, "corrupted")]
+        cells += [
+            _readout(t.loc[pair], "edited", graded=True) if pair in t.index else {"text": "–", "logits": "", "mark": ""} for t in by_world.values()
+        ]
+        lines.append({"pair": str(row.get("pair_id", pair)), "cells": cells})
+    return {
+        "heads": ["clean", "corrupted", *named.values()],
+        "lines": lines,
+        "total_pairs": len(pairs),
+        "total_rows": len(effects),
+        "csv": data_link(rows[rows["pair"].isin(pairs[:ROWS_INLINE])].to_csv(index=False)),
+        "sql": f"select * from effects where run_id = '{record.id}'",
+    }
+
+
+def _named_rows(
+    effects: pd.DataFrame, worlds: pd.DataFrame | None, record: Record
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The effects of the binding protocol's first arm in the named worlds, and each world's label."""
+    rows = effects
+    for column, wanted in (("protocol", record.readings[0].protocol if record.readings else None), ("arm", "z")):
+        if column in rows:
+            values = list(rows[column].dropna().unique())
+            rows = rows[rows[column] == (wanted if wanted in values else values[0])] if values else rows
+    present = list(dict.fromkeys(rows["world"]))
+    if worlds is not None and {"world", "family"} <= set(worlds.columns):
+        known = worlds.drop_duplicates("world").set_index("world")
+        family = {w: str(known.at[w, "family"]) for w in present if w in known.index}
+        label = {w: str(known.at[w, "label"]) if "label" in known else family[w] for w in family}
+    else:
+        family = {w: next((f for f in NAMED_FAMILIES if f in str(w).split(":")), "") for w in present}
+        label = family
+    ordered = [w for f in NAMED_FAMILIES for w in present if family.get(w) == f]
+    return rows[rows["world"].isin(ordered)], {w: WORLDS.get(label[w], label[w]) for w in ordered}
+
+
+def _readout(row: Any, which: str, *, graded: bool = False) -> dict[str, str]:
+    import pandas as pd
+
+    value, text = row.get(which), row.get(f"{which}_text")
+    cell = {"text": "" if text is None or pd.isna(text) else str(text).strip(), "logits": "", "mark": ""}
+    if value is not None and not pd.isna(value):
+        cell["logits"] = f"{value:+.2f}"
+    if graded and row.get("right") is not None and not pd.isna(row.get("right")):
+        unread = row.get("parsed") is not None and not bool(row.get("parsed"))
+        cell["mark"] = "not parsed" if unread else "right" if bool(row["right"]) else "wrong"
+    return cell
+
+
+def provenance(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What a repeat needs, group by group."""
+    identity = [
+        ("claim SHA-256", record.claim_hash or "–"),
+        ("prompts hash", words.plain(record.prompts.get("hash"))),
+        ("run key", record.key),
+        ("schema", str(record.schema_version)),
+        ("created", record.created),
+        ("finished", record.finished or "–"),
+        ("seconds", f"{record.seconds:.1f}" if record.seconds is not None else "–"),
+    ]
+    stored = [(name, f"{t.rows:,} rows, SHA-256 {t.sha256}") for name, t in record.tables.items()]
+    groups = [
+        ("Identity", identity),
+        ("Seeds", seeds(record)),
+        ("Model", words.flat({k: v for k, v in record.model.items() if k != "name"})),
+        ("Prompts", words.flat({k: v for k, v in record.prompts.items() if k != "hash"})),
+        ("Claim, as hashed", words.flat(record.claim or {})),
+        ("Settings in effect", words.flat(record.settings)),
+        ("Versions", words.flat(record.versions)),
+        ("Tables", stored),
+    ]
+    return [(name, rows) for name, rows in groups if rows]
+
+
+def seeds(record: Record) -> list[tuple[str, str]]:
+    """Every seed that the record names."""
+    rows = [*words.flat({"claim": record.claim or {}}), *words.flat({"settings": record.settings})]
+    return [(k, v) for k, v in rows if k.rsplit(".", 1)[-1].endswith(("seed", "seeds"))]
+
+
+def rulings_by_statistic(v: Verdict) -> dict[str, Ruling]:
+    """The rulings of a verdict by the statistic that they rule on."""
+    return {r.prediction.statistic: r for r in v.rulings}
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The names, each once, in order."""
+    return list(dict.fromkeys(names))

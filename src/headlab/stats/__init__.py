@@ -1,0 +1,58 @@
+"""Intervals, tests and member models for rows of outcomes: numbers in, `Estimate`s out.
+
+The lowest floor: numpy and the standard library at import, scipy, statsmodels and scikit-learn only
+inside the functions that need them. Nothing here knows what a head or a prompt is.
+
+    estimate      Estimate: a value with its interval, n, unit, method and seed
+    intervals     rates, means, ratios and paired differences; bootstrap by cluster
+    paired        exact McNemar, difference of paired rates, equivalence within a margin
+    permutation   rank among matched sets, sign flips
+    corrections   Holm, Benjamini-Hochberg
+    members       additive effects, leave-one-out, separability, AUROC
+    accounts      count, additive and pairwise accounts of success, by held-out deviance
+    coalitions    Shapley and Banzhaf values
+"""
+
+from .accounts import held_out_deviance
+from .coalitions import banzhaf, shapley, shapley_from_chains, shapley_plan
+from .corrections import benjamini_hochberg, holm
+from .estimate import Estimate
+from .intervals import (
+    bootstrap_mean,
+    bootstrap_paired_difference,
+    bootstrap_rate,
+    bootstrap_ratio,
+    clopper_pearson,
+    wilson,
+)
+from .members import additive, auroc, leave_one_out, linear_separability, predict_left_out
+from .paired import mcnemar, paired_difference, tost_paired
+from .permutation import Rank, rank, sign_flip
+
+__all__ = [
+    "Estimate",
+    "Rank",
+    "additive",
+    "auroc",
+    "banzhaf",
+    "benjamini_hochberg",
+    "bootstrap_mean",
+    "bootstrap_paired_difference",
+    "bootstrap_rate",
+    "bootstrap_ratio",
+    "clopper_pearson",
+    "held_out_deviance",
+    "holm",
+    "leave_one_out",
+    "linear_separability",
+    "mcnemar",
+    "paired_difference",
+    "predict_left_out",
+    "rank",
+    "shapley",
+    "shapley_from_chains",
+    "shapley_plan",
+    "sign_flip",
+    "tost_paired",
+    "wilson",
+]

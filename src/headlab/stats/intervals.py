@@ -1,0 +1,319 @@
+"""Intervals for rates, means, ratios and paired differences.
+
+1. Rows (prompt x world) carry a *cluster* label: the prompt, fraction pair or problem they share.
+2. A bootstrap draw resamples whole clusters with replacement; the statistic is recomputed over the
+   rows of the draw. Only cluster sums and row counts are needed, so all draws are one matrix product.
+3. The interval is the percentile interval of the draws. Every draw comes from an explicit seed.
+4. Where a bootstrap of a rate degenerates (nothing ever failed), Clopper-Pearson on the number of
+   clusters takes over, so that a rate never has an interval of zero width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._check import (
+    Clusters,
+    Count,
+    Floats,
+    Number,
+    Values,
+    booleans,
+    cluster_codes,
+    floats,
+    open_unit,
+    same_length,
+    whole,
+)
+from .estimate import Estimate
+
+DRAWS = 2000
+"""Efron and Tibshirani (1993, section 13.3) ask for at least 1000 draws for a percentile interval."""
+
+BLOCK = 2_000_000
+"""Weights held at a time: 16 MB. Any block size gives the same draws."""
+
+FEW_CLUSTERS = 10
+"""Below this a percentile bootstrap covers visibly less than its level; the note then says so."""
+
+
+def wilson(successes: Count, n: Count, *, unit: str, level: float = 0.95) -> Estimate:
+    """Wilson's score interval for a rate.
+
+    Definition: all p with |x/n - p| <= z * sqrt(p(1-p)/n), z the two-sided normal quantile.
+    Shapes, units: two counts; n counts `unit`s, each an independent trial.
+    Range: [0, 1], more is more successes.
+    Mean over: the n trials. n = 0 gives undefined.
+    Raises: ValueError when the counts are not whole or successes > n.
+    Source: Wilson, JASA 22:209 (1927); Brown, Cai & DasGupta, Stat. Sci. 16:101 (2001).
+    When it misleads: repeated greedy runs or rows that share a prompt are not independent trials;
+    use `bootstrap_rate`. Coverage is right on average over p, not for every p.
+    """
+    x, n, level = _counts(successes, n, level)
+    if n == 0:
+        return Estimate.undefined(unit, 0, "no trials", method="Wilson", level=level)
+    low, high = _wilson_bounds(x, n, level)
+    return Estimate(x / n, low, high, n, unit, "Wilson", level)
+
+
+def clopper_pearson(successes: Count, n: Count, *, unit: str, level: float = 0.95) -> Estimate:
+    """Clopper and Pearson's exact interval for a rate.
+
+    Definition: [Beta(a/2; x, n-x+1), Beta(1-a/2; x+1, n-x)] with a = 1 - level; 0 and 1 at the ends.
+    Shapes, units: two counts; n counts `unit`s, each an independent trial.
+    Range: [0, 1], more is more successes.
+    Mean over: the n trials. n = 0 gives undefined.
+    Raises: ValueError when the counts are not whole or successes > n.
+    Source: Clopper & Pearson, Biometrika 26:404 (1934).
+    When it misleads: conservative (covers at least `level` for every p), so it may stay undecided
+    where Wilson decides. Trials must be independent.
+    """
+    x, n, level = _counts(successes, n, level)
+    if n == 0:
+        return Estimate.undefined(unit, 0, "no trials", method="Clopper-Pearson", level=level)
+    low, high = _clopper_pearson_bounds(x, n, level)
+    return Estimate(x / n, low, high, n, unit, "Clopper-Pearson", level)
+
+
+def bootstrap_mean(
+    values: Values,
+    clusters: Clusters = None,
+    *,
+    unit: str,
+    seed: int,
+    draws: int = DRAWS,
+    level: float = 0.95,
+) -> Estimate:
+    """Mean over rows, with a percentile interval from resampling whole clusters.
+
+    Definition: value = sum of rows / number of rows; a draw takes K of the K clusters with
+    replacement and averages over all rows of the draw.
+    Shapes, units: values [row]; clusters [row] labels, or None when each row is its own cluster.
+    Range: that of the values.
+    Mean over: rows, so a cluster with more rows weighs more. n counts rows, the note counts clusters.
+    Fewer than 2 clusters give undefined.
+    Raises: ValueError on NaN, on a missing label, on unequal lengths.
+    Source: Efron & Tibshirani (1993), ch. 13; Field & Welsh, JRSS B 69:369 (2007), for clusters.
+    When it misleads: too narrow below about 10 clusters (the note says so); when all clusters agree
+    the width is zero and the interval shows no uncertainty (the note says so).
+    """
+    column = floats(values, "values")[:, None]
+    return bootstrap_means(column, clusters, unit=unit, seed=seed, draws=draws, level=level)[0]
+
+
+def bootstrap_means(
+    values: Values,
+    clusters: Clusters = None,
+    *,
+    unit: str,
+    seed: int,
+    draws: int = DRAWS,
+    level: float = 0.95,
+) -> tuple[Estimate, ...]:
+    """`bootstrap_mean` of each column of values [row, column], all columns on the same resamples.
+
+    One Estimate per column (a head, a dose, a layer), each equal to what `bootstrap_mean` gives for
+    that column alone with the same seed; doing them together costs one set of draws.
+    Everything else, including when it misleads, is as for `bootstrap_mean`. Intervals are per column:
+    a scan over many columns needs a correction (`holm`).
+    """
+    table = floats(values, "values", ndim=2)
+    seed, draws, level = whole(seed, "seed"), whole(draws, "draws", 100), open_unit(level, "level")
+    codes, k = cluster_codes(clusters, len(table))
+    method = _bootstrap_name(clusters)
+    if k < 2:
+        reason = _too_few(len(table), k)
+        return tuple(
+            Estimate.undefined(unit, len(table), reason, method=method, level=level) for _ in table.T
+        )
+    sums, sizes = _cluster_sums(table, codes, k), np.bincount(codes, minlength=k).astype(np.float64)
+    means = np.concatenate([(w @ sums) / (w @ sizes)[:, None] for w in _weights(k, draws, seed)])
+    centre = table.mean(axis=0)
+    low, high = _percentile(means, level, centre, np.abs(table).max(axis=0))
+    notes = [_cluster_note(k, flat) for flat in (low == high).tolist()]
+    return tuple(
+        Estimate(centre[j], low[j], high[j], len(table), unit, method, level, seed, notes[j])
+        for j in range(table.shape[1])
+    )
+
+
+def bootstrap_rate(
+    successes: Values,
+    clusters: Clusters = None,
+    *,
+    unit: str,
+    seed: int,
+    draws: int = DRAWS,
+    level: float = 0.95,
+) -> Estimate:
+    """Rate over rows whose outcomes cluster by prompt; its interval never has zero width.
+
+    Definition: share of True rows. Interval: cluster bootstrap as in `bootstrap_mean`, except that
+    Clopper-Pearson takes over (a) when every cluster has one row, and (b) when the bootstrap has zero
+    width (all rows True, all False, or every cluster at one rate). In (b) it is computed on the
+    number of clusters K with rate * K successes, since K is how many independent units there are.
+    Shapes, units: successes [row] booleans (or 0 and 1); clusters [row] labels or None.
+    Range: [0, 1], more is more successes.
+    Mean over: rows. n counts rows; method and note say when K stood in for n.
+    Fewer than 2 clusters give undefined.
+    Raises: ValueError on values other than 0 and 1, on missing labels, on unequal lengths.
+    Source: Clopper & Pearson (1934); Field & Welsh (2007); the hand-over between them is ours.
+    When it misleads: (b) treats a cluster as one trial and is conservative when rows within a
+    cluster are nearly independent. Close to 0 or 1 with few clusters the bootstrap is too narrow.
+    """
+    flags = booleans(successes, "successes")
+    n = len(flags)
+    _, k = cluster_codes(clusters, n)
+    if k < 2:
+        method = _bootstrap_name(clusters)
+        return Estimate.undefined(unit, n, _too_few(n, k), method=method, level=open_unit(level, "level"))
+    if k == n:
+        whole(seed, "seed")
+        return clopper_pearson(int(flags.sum()), n, unit=unit, level=level)
+    boot = bootstrap_mean(flags.astype(np.float64), clusters, unit=unit, seed=seed, draws=draws, level=level)
+    assert boot.low is not None and boot.high is not None and boot.value is not None
+    if boot.low < boot.high:
+        return boot
+    low, high = _clopper_pearson_bounds(boot.value * k, k, boot.level)
+    note = f"{k} clusters, all at the same rate: effective n = {k} clusters"
+    return Estimate(boot.value, low, high, n, unit, "Clopper-Pearson on clusters", boot.level, note=note)
+
+
+def bootstrap_ratio(
+    numerators: Values,
+    denominators: Values,
+    clusters: Clusters = None,
+    *,
+    unit: str,
+    seed: int,
+    draws: int = DRAWS,
+    level: float = 0.95,
+) -> Estimate:
+    """Ratio of two means over the same rows, resampled together.
+
+    Definition: sum(numerators) / sum(denominators). Recovery of the logit difference is the case
+    numerators = edited - corrupted, denominators = clean - corrupted.
+    Shapes, units: numerators, denominators [row], paired; clusters [row] labels or None.
+    Range: unbounded; for recovery 0 is corrupted, 1 is clean, and values outside are possible.
+    Mean over: rows in both parts (a ratio of means, not the mean of row ratios, which a single row
+    with a small denominator can dominate).
+    Undefined: fewer than 2 clusters; or the denominators' own interval (or mean) reaches zero, as the
+    ratio's interval would then be unbounded (Fieller 1954).
+    Raises: ValueError on NaN, missing labels, unequal lengths.
+    Source: Efron & Tibshirani (1993), section 10.3; Fieller, JRSS B 16:175 (1954).
+    When it misleads: rows with a large denominator weigh most; few clusters as in `bootstrap_mean`.
+    """
+    top, bottom = floats(numerators, "numerators"), floats(denominators, "denominators")
+    n = same_length(numerators=top, denominators=bottom)
+    seed, draws, level = whole(seed, "seed"), whole(draws, "draws", 100), open_unit(level, "level")
+    codes, k = cluster_codes(clusters, n)
+    method = _bootstrap_name(clusters) + " of a ratio of means"
+    if k < 2:
+        return Estimate.undefined(unit, n, _too_few(n, k), method=method, level=level)
+    sums = _cluster_sums(np.column_stack([top, bottom]), codes, k)
+    drawn = np.concatenate([w @ sums for w in _weights(k, draws, seed)])
+    floor = 1e-12 * float(np.abs(bottom).sum())  # sums of rounding errors, not an effect
+    edge_low, edge_high = _percentile(drawn[:, 1], level, bottom.sum(), floor)
+    if abs(bottom.sum()) <= floor or (edge_low <= floor and edge_high >= -floor):
+        reason = f"the denominators' mean {bottom.mean():.3g} is not clear of zero, so the ratio is unbounded"
+        return Estimate.undefined(unit, n, reason, method=method, level=level)
+    kept = drawn[drawn[:, 1] != 0.0]
+    value = float(top.sum() / bottom.sum())
+    low, high = map(float, _percentile(kept[:, 0] / kept[:, 1], level, value, abs(value)))
+    return Estimate(value, low, high, n, unit, method, level, seed, _cluster_note(k, low == high))
+
+
+def bootstrap_paired_difference(
+    a: Values,
+    b: Values,
+    clusters: Clusters = None,
+    *,
+    unit: str,
+    seed: int,
+    draws: int = DRAWS,
+    level: float = 0.95,
+) -> Estimate:
+    """Mean of a - b over paired rows, resampling whole clusters.
+
+    Definition: mean(a - b), each row of a and b being the same prompt in two worlds.
+    Shapes, units: a, b [row]; clusters [row] labels or None; in the unit of a and b.
+    Range: unbounded; above zero when a is larger.
+    Mean over: rows. n counts rows, the note counts clusters. Fewer than 2 clusters give undefined.
+    Raises: ValueError on NaN, missing labels, unequal lengths.
+    Source: Efron & Tibshirani (1993), ch. 13.
+    When it misleads: as `bootstrap_mean`. For two rates use `paired_difference`, whose interval
+    keeps its width when no row changes.
+    """
+    left, right = floats(a, "a"), floats(b, "b")
+    same_length(a=left, b=right)
+    return bootstrap_mean(left - right, clusters, unit=unit, seed=seed, draws=draws, level=level)
+
+
+def _counts(successes: Count, n: Count, level: float) -> tuple[int, int, float]:
+    x, n = whole(successes, "successes"), whole(n, "n")
+    if x > n:
+        raise ValueError(f"successes must not exceed n, got {x} of {n}.")
+    return x, n, open_unit(level, "level")
+
+
+def _wilson_bounds(x: Number, n: Number, level: float) -> tuple[float, float]:
+    """Wilson's bounds; x and n may be fractional (effective counts)."""
+    x, n, z = float(x), float(n), NormalDist().inv_cdf((1 + level) / 2)
+    p, shrink = x / n, 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # At the ends the bound is 0 or 1 exactly; rounding must not move it across.
+    return (0.0 if x == 0 else max(0.0, centre - half)), (1.0 if x == n else min(1.0, centre + half))
+
+
+def _clopper_pearson_bounds(x: Number, n: Number, level: float) -> tuple[float, float]:
+    """Clopper and Pearson's bounds; x may be fractional (effective counts)."""
+    from scipy.special import betaincinv
+
+    tail = (1 - level) / 2
+    low = 0.0 if x <= 0 else float(betaincinv(x, n - x + 1, tail))
+    high = 1.0 if x >= n else float(betaincinv(x + 1, n - x, 1 - tail))
+    return low, high
+
+
+def _weights(k: int, draws: int, seed: int) -> Iterator[Floats]:
+    """How often each of k clusters is drawn: [draw, cluster] in blocks that bound the memory."""
+    rng = np.random.default_rng(seed)
+    block = max(1, BLOCK // k)
+    for start in range(0, draws, block):
+        rows = min(block, draws - start)
+        picks = rng.integers(k, size=(rows, k)) + k * np.arange(rows)[:, None]
+        yield np.bincount(picks.ravel(), minlength=rows * k).reshape(rows, k).astype(np.float64)
+
+
+def _cluster_sums(table: Floats, codes: NDArray[np.int64], k: int) -> Floats:
+    sums = np.zeros((k, table.shape[1]))
+    np.add.at(sums, codes, table)
+    return sums
+
+
+def _percentile(drawn: Floats, level: float, centre: Any, scale: Any) -> tuple[Any, Any]:
+    """Percentile bounds over axis 0; a width that is only rounding becomes exactly zero, at `centre`."""
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    flat = high - low <= 1e-12 * scale
+    return np.where(flat, centre, low), np.where(flat, centre, high)
+
+
+def _bootstrap_name(clusters: Clusters) -> str:
+    return "bootstrap" if clusters is None else "cluster bootstrap"
+
+
+def _too_few(n: int, k: int) -> str:
+    return f"{n} rows in {k} cluster(s): at least 2 clusters are needed"
+
+
+def _cluster_note(k: int, zero_width: bool) -> str:
+    few = "; few clusters, the interval is too narrow" if k < FEW_CLUSTERS else ""
+    flat = "; every resample gives the same value, the interval shows no uncertainty" if zero_width else ""
+    return f"{k} clusters{few}{flat}"

@@ -1,0 +1,171 @@
+"""Is the observed set special? Its rank among matched sets, and sign flips of paired differences.
+
+1. A claim names a set of heads; its null is the matched sets that the claim does not name.
+2. p is the share of sets at least as extreme. Where all sets are enumerated, the observed one is
+   among them and p is exact. Where they are sampled, p carries a Clopper-Pearson interval.
+3. The outcome follows from where that interval lies relative to alpha, and says "untestable" where
+   even the most extreme set could not have come under alpha.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ._check import Clusters, Floats, Number, Values, cluster_codes, floats, open_unit, whole
+from .estimate import Estimate
+from .intervals import BLOCK, _clopper_pearson_bounds, _cluster_sums
+
+Outcome = Literal["upheld", "refuted", "undecided", "untestable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Where an observed statistic stands in its null, and what that decides.
+
+    p with [low, high] (low = high = p when enumerated); n_sets in the null; at_least_as_extreme of
+    them (ties included); smallest_attainable p of this null; most_extreme: nothing in the null beats
+    the observed set; outcome against alpha.
+    """
+
+    p: float
+    low: float
+    high: float
+    n_sets: int
+    at_least_as_extreme: int
+    enumerated: bool
+    smallest_attainable: float
+    most_extreme: bool
+    outcome: Outcome
+    alpha: float
+    unit: str
+    level: float
+
+    @property
+    def estimate(self) -> Estimate:
+        """p as an `Estimate`."""
+        method = "enumeration" if self.enumerated else "sampled, Clopper-Pearson"
+        note = f"{self.at_least_as_extreme} of {self.n_sets} at least as extreme"
+        return Estimate(self.p, self.low, self.high, self.n_sets, self.unit, method, self.level, note=note)
+
+
+def rank(
+    observed: Number,
+    null: Values,
+    *,
+    enumerated: bool,
+    alpha: float = 0.05,
+    unit: str = "matched sets",
+    tail: Literal["greater", "less"] = "greater",
+    least_ties: int = 1,
+    tolerance: float = 1e-9,
+    level: float = 0.95,
+) -> Rank:
+    """Share of matched sets at least as extreme as the observed one, and the outcome for the claim.
+
+    Definition: c = number of null sets with statistic >= observed (<= for tail "less"), ties included.
+    Enumerated (the null holds every matched set, the observed one too): p = low = high = c/N.
+    Sampled (N sets drawn at random): p = (1+c)/(1+N), [low, high] = Clopper-Pearson of c in N.
+    Outcome: "upheld" when high < alpha; "refuted" when low > alpha; "untestable" when the observed
+    set is the most extreme and still the smallest attainable p is not under alpha; else "undecided".
+    The smallest attainable p is least_ties/N, or 1/(1+N) when sampled. Set least_ties = 2 when every
+    set ties with a partner by construction (a half and its complement under a two-sided contrast).
+    Two values closer than tolerance * max|value| tie: equal sums taken in another order differ in
+    their last bits, and an observed set that failed to tie with itself would get p = 0. Raise it to
+    the run's numerical noise when readouts come from half precision or several batch shapes.
+    Shapes, units: null [set]; observed a number in the same unit.
+    Range: p in (0, 1], less is more extreme.
+    Mean over: nothing; n counts matched sets, not prompts.
+    Raises: ValueError on NaN, on an empty null, on an enumeration without the observed set.
+    Source: Phipson & Smyth, Stat. Appl. Genet. Mol. Biol. 9:39 (2010), for (1+c)/(1+N).
+    When it misleads: about this model's sets only, n = 1 for a claim about models. A set chosen
+    because it ranked high needs prompts that the choice did not see.
+    """
+    values = floats(null, "null")
+    here = float(floats([observed], "observed")[0])
+    n, ties = len(values), whole(least_ties, "least_ties", 1)
+    alpha, level = open_unit(alpha, "alpha"), open_unit(level, "level")
+    if n == 0:
+        raise ValueError("null holds no sets; expected the statistic of every matched set.")
+    if tail not in ("greater", "less"):
+        raise ValueError(f'tail must be "greater" or "less", got {tail!r}.')
+    if tail == "less":
+        values, here = -values, -here
+    slack = tolerance * max(abs(here), float(np.abs(values).max()))
+    count = int(np.count_nonzero(values >= here - slack))
+    most_extreme = not bool((values > here + slack).any())
+    if enumerated:
+        if not (np.abs(values - here) <= slack).any():
+            raise ValueError(
+                f"an enumeration holds the observed set too, but none of its {n} values equals {observed!r}. "
+                "Add the observed set to null, or pass enumerated=False."
+            )
+        p = low = high = count / n
+        smallest = min(1.0, ties / n)
+    else:
+        p = (1 + count) / (1 + n)
+        low, high = _clopper_pearson_bounds(count, n, level)
+        smallest = 1 / (1 + n)
+    outcome = _outcome(low, high, alpha, most_extreme and smallest >= alpha)
+    return Rank(p, low, high, n, count, enumerated, smallest, most_extreme, outcome, alpha, unit, level)
+
+
+def sign_flip(
+    differences: Values,
+    clusters: Clusters = None,
+    *,
+    seed: int,
+    draws: int = 9999,
+    tail: Literal["both", "greater", "less"] = "both",
+    alpha: float = 0.05,
+) -> Rank:
+    """Paired permutation test: is the mean difference further from zero than chance signs make it?
+
+    Definition: under the null each cluster's differences could as well have had the opposite sign.
+    Statistic: |mean over rows| (tail "both") or the signed mean; the null flips whole clusters. All 2^K
+    flips are enumerated when 2^K <= draws, else `draws` are sampled; then as in `rank`.
+    Shapes, units: differences [row]; clusters [row] labels or None.
+    Range: p in (0, 1], less is more evidence of a difference.
+    Mean over: rows. n_sets counts sign flips.
+    Raises: ValueError on NaN, no rows, missing labels, unequal lengths.
+    Source: Fisher (1935), The Design of Experiments, section 21; Good (2005) for clusters.
+    When it misleads: the null is symmetry about zero, not a mean of zero; a skewed difference can be
+    called. Fewer than 6 clusters are always untestable at .05 (two-sided).
+    """
+    rows = floats(differences, "differences")
+    if len(rows) == 0:
+        raise ValueError("differences holds no rows; expected one per prompt.")
+    if tail not in ("both", "greater", "less"):
+        raise ValueError(f'tail must be "both", "greater" or "less", got {tail!r}.')
+    draws = whole(draws, "draws", 100)
+    codes, k = cluster_codes(clusters, len(rows))
+    sums = _cluster_sums(rows[:, None], codes, k)[:, 0] / len(rows)
+    exact = 2**k <= draws
+    null = _all_flips(sums) if exact else _some_flips(sums, draws, whole(seed, "seed"))
+    observed = float(sums.sum())
+    if tail == "both":
+        return rank(
+            abs(observed), np.abs(null), enumerated=exact, alpha=alpha, unit="sign flips", least_ties=2
+        )
+    return rank(observed, null, enumerated=exact, alpha=alpha, unit="sign flips", tail=tail)
+
+
+def _outcome(low: float, high: float, alpha: float, powerless: bool) -> Outcome:
+    if powerless:
+        return "untestable"
+    return "upheld" if high < alpha else "refuted" if low > alpha else "undecided"
+
+
+def _all_flips(sums: Floats) -> Floats:
+    k = len(sums)
+    bits = (np.arange(2**k)[:, None] >> np.arange(k)) & 1
+    return (1.0 - 2.0 * bits) @ sums
+
+
+def _some_flips(sums: Floats, draws: int, seed: int) -> Floats:
+    rng = np.random.default_rng(seed)
+    block = max(1, BLOCK // len(sums))
+    sizes = [min(block, draws - start) for start in range(0, draws, block)]
+    return np.concatenate([(1.0 - 2.0 * rng.integers(0, 2, size=(size, len(sums)))) @ sums for size in sizes])

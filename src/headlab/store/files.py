@@ -1,0 +1,151 @@
+"""Files that are there whole or not at all: atomic writes, checksums, tables as Parquet, one lock per run."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headlab.store.records import StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def sha256(data: bytes) -> str:
+    """Hex SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``: after any crash the file holds the old content or the new, never a part.
+
+    Raises StoreError on a full disk or a folder that cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def cannot_write(error: OSError, path: Path) -> StoreError:
+    """The one clear error for a file that could not be written."""
+    if error.errno in FULL:
+        return StoreError(
+            f"disk full: could not write {path}; everything stored before it is intact. "
+            "Free some space (or name another folder with --store) and run the same command again: it resumes"
+        )
+    return StoreError(
+        f"cannot write {path}: {error.strerror or error}; name a folder that can be written (--store)"
+    )
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and its parents.  Raises StoreError when that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(error, folder) from error
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove what a killed process left half-written in ``folder``."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def to_parquet(frame: pd.DataFrame, name: str) -> bytes:
+    """``frame`` as a Parquet file's bytes; the same frame gives the same bytes.
+
+    A named index becomes columns, an unnamed one is dropped.  Raises StoreError naming what Parquet cannot
+    hold.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    named = any(level is not None for level in frame.index.names)
+    frame = frame.reset_index(drop=not named)
+    if not all(isinstance(column, str) for column in frame.columns):
+        raise StoreError(f"table {name!r} has columns {list(frame.columns)!r}; expected names that are text")
+    try:
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, ValueError) as error:
+        raise StoreError(f"table {name!r} cannot be stored: {' '.join(str(error).split())}") from error
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def from_parquet(data: bytes) -> pd.DataFrame:
+    """The frame in a Parquet file's bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return pq.read_table(pa.BufferReader(data)).to_pandas()
+
+
+class Lock:
+    """An exclusive lock on a file; the kernel lets it go when the process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle: int | None = None
+
+    def acquire(self, *, wait: bool) -> bool:
+        """Take the lock; False when another process has it and ``wait`` is false."""
+        try:
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise cannot_write(error, self._path) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            os.close(handle)
+            if isinstance(error, BlockingIOError):
+                return False
+            raise StoreError(f"cannot lock {self._path}: {error.strerror}; use a local --store") from error
+        self._handle = handle
+        return True
+
+    def release(self) -> None:
+        """Let go; releasing twice does no harm."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock at ``path`` (asked without writing anything)."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -1,0 +1,223 @@
+"""The record: the JSON part of a run, with everything that is needed to repeat it.
+
+JSON knows no NaN. What is not a number is stored as null, and the record's ``warnings`` name the places.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from headlab.claims import Outcome, Verdict
+
+SCHEMA = 1
+"""Number of the layout that this headlab writes, and the highest that it reads."""
+
+RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,119}")
+TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
+RESERVED = frozenset({"runs", "readings", "estimates"})
+"""Views of every query that are read from the records; no table may take their names."""
+
+STORE_KEEPS = frozenset({"schema_version", "id", "kind", "slug", "key", "created", "status", "tables"})
+"""Fields that only the store sets."""
+
+Status = Literal["running", "interrupted", "failed", "complete"]
+Kind = Literal["trial", "run", "demo"]
+
+
+class StoreError(RuntimeError):
+    """A run that cannot be stored, found or read; the message says what was given, expected and to do."""
+
+
+class StoreLookupError(StoreError):
+    """What was asked of a store is not there or not allowed: an id, a table, a statement."""
+
+
+def _names(pattern: re.Pattern[str], value: Any) -> Any:
+    """Ids and table names become file names: nothing in them may lead out of the store."""
+    for name in [value] if isinstance(value, str) else value:
+        if not pattern.fullmatch(name) or name in RESERVED:
+            raise ValueError(f"{name!r} is not a name")
+    return value
+
+
+class NamedEstimate(BaseModel):
+    """One number of a reading: ``name`` ("repair:even"), ``label`` ("even heads repair"), ``arm`` and the
+    estimate.
+
+    ``estimate`` is :meth:`headlab.stats.Estimate.to_dict`; a :class:`headlab.stats.Rank` gives its own as
+    ``rank.estimate``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    label: str
+    arm: str = ""
+    estimate: dict[str, Any]
+
+
+class Reading(BaseModel):
+    """What one protocol reads from the same claim: its verdict, and the numbers that it stands on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocol: str
+    words: str
+    verdict: Verdict
+    estimates: tuple[NamedEstimate, ...] = ()
+
+
+class TableInfo(BaseModel):
+    """A stored table's row count and the SHA-256 of its Parquet file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int
+    sha256: str
+
+
+class Record(BaseModel):
+    """A run: what was asked, of which model, under which settings, what came out, and how to repeat it.
+
+    ``key`` is the content hash of everything that rules the numbers: same key, same table.  ``readings[0]``
+    is the binding reading; the others stand beside it.  ``call`` holds a shell command and a line of Python.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    schema_version: int = SCHEMA
+    id: str
+    kind: Kind
+    slug: str
+    title: str
+    status: Status = "running"
+    error: str = ""
+    created: str
+    finished: str | None = None
+    key: str
+    claim: dict[str, Any] | None = None
+    claim_hash: str | None = None
+    model: dict[str, Any] = Field(default_factory=dict)
+    prompts: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, Any] = Field(default_factory=dict)
+    call: dict[str, str] = Field(default_factory=dict)
+    eligibility: dict[str, Any] = Field(default_factory=dict)
+    readings: list[Reading] = Field(default_factory=list)
+    figures: list[dict[str, Any]] = Field(default_factory=list)
+    sections: list[dict[str, str]] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    seconds: float | None = None
+    children: list[str] = Field(default_factory=list)
+    tables: dict[str, TableInfo] = Field(default_factory=dict)
+
+    @field_validator("id", "children")
+    @classmethod
+    def _ids_are_ids(cls, value: Any) -> Any:
+        return _names(RUN_ID, value)
+
+    @field_validator("tables")
+    @classmethod
+    def _tables_are_names(cls, value: Any) -> Any:
+        return _names(TABLE_NAME, value)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The binding verdict's outcome, or None when there is no verdict (yet)."""
+        return self.readings[0].verdict.outcome if self.readings else None
+
+    def updated(self, fields: Mapping[str, Any]) -> Record:
+        """A copy with ``fields`` replaced and made JSON-ready.  Raises StoreError on what does not fit."""
+        lost: list[str] = []
+        data = {**self.model_dump(mode="json"), **plain(dict(fields), lost)}
+        if lost:
+            shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+            data["warnings"] = [*data["warnings"], f"not a number, stored as null: {shown}"]
+        return _validated(json.dumps(data, allow_nan=False), f"run {self.id}")
+
+    def to_json(self) -> str:
+        """The record as JSON text, without NaN."""
+        data = plain(self.model_dump(mode="json"), [])
+        return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, name: str = "record") -> Record:
+        """The record that :meth:`to_json` wrote.
+
+        Raises StoreError when the text is no record, or one of a newer headlab; ``name`` is what the message
+        calls it.
+        """
+        try:
+            data = json.loads(text)
+            version = data["schema_version"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(
+                f"{name} is damaged: not a headlab record ({type(error).__name__}: {error})"
+            ) from error
+        if not isinstance(version, int) or version > SCHEMA:
+            raise StoreError(
+                f"{name} was written by a newer headlab (schema {version}; this one reads up to {SCHEMA}); "
+                "upgrade headlab to read it"
+            )
+        return _validated(text, name)
+
+
+def _validated(text: str | bytes, name: str) -> Record:
+    try:
+        return Record.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise StoreError(f"{name} is not a record: {place}: {first['msg']}{more}") from error
+
+
+def plain(value: Any, lost: list[str], place: str = "") -> Any:
+    """``value`` as JSON-ready data: models and numpy scalars unpacked, NaN and infinity as None.
+
+    The place of each None that was no number is appended to ``lost``.  Raises StoreError on what JSON cannot
+    hold.
+    """
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # a lone surrogate has no place in JSON
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float(value)
+        lost.append(place or "value")
+        return None
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump(mode="python"), lost, place)
+    if isinstance(value, Mapping):
+        return {str(k): plain(v, lost, f"{place}.{k}" if place else str(k)) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v, lost, f"{place}.{i}") for i, v in enumerate(value)]
+    if isinstance(value, set | frozenset):
+        return plain(sorted(value), lost, place)
+    if isinstance(value, Path):
+        return str(value)
+    for unpack in ("to_dict", "plain", "tolist"):  # Estimate, Figure, numpy
+        if hasattr(value, unpack):
+            return plain(getattr(value, unpack)(), lost, place)
+    raise StoreError(f"{place or 'value'} cannot be stored: {type(value).__name__} is not plain data")
+
+
+def content_hash(data: Any) -> str:
+    """SHA-256 of plain data as canonical JSON.  Raises StoreError on NaN: it would make different inputs
+    alike.
+    """
+    lost: list[str] = []
+    ready = plain(data, lost)
+    if lost:
+        raise StoreError(f"inputs must be numbers: {', '.join(lost[:5])} is NaN or infinite")
+    return hashlib.sha256(json.dumps(ready, sort_keys=True).encode()).hexdigest()

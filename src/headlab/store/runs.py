@@ -1,0 +1,191 @@
+"""A run that is being made: its shards, its tables, its record."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from headlab.store import files
+from headlab.store.records import RESERVED, STORE_KEEPS, TABLE_NAME, Record, Status, StoreError, TableInfo
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SETTLED = STORE_KEEPS | {"claim", "claim_hash"}
+
+
+def now() -> str:
+    """UTC now, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Run:
+    """A run in the making; :meth:`headlab.store.Store.open` gives one.  Use it as a context manager.
+
+    Inside, :meth:`shard` stores each piece of work as soon as it is done, and on a second try gives back what
+    is stored.  :meth:`table` stores a result, :meth:`finish` ends the run.  An exception ends it as
+    ``failed``, Ctrl-C as ``interrupted``; its shards stay, and opening the same inputs again resumes it.
+    """
+
+    def __init__(self, directory: Path, record: Record, lock: files.Lock) -> None:
+        self.directory = directory
+        self.record = record
+        self._lock = lock
+        self._started = time.monotonic()
+        self._spent = record.seconds or 0.0
+        self._open = True
+        try:
+            self.save()
+        except BaseException:
+            self._close()
+            raise
+
+    @property
+    def id(self) -> str:
+        """The run's name in the store."""
+        return self.record.id
+
+    def save(self) -> None:
+        """Write the record as it stands."""
+        self._must_be_open()
+        files.write_atomic(self.directory / "record.json", self.record.to_json().encode())
+
+    def warn(self, text: str) -> None:
+        """Add a line to the record's warnings, once, and save it."""
+        if text not in self.record.warnings:
+            self.record.warnings.append(text)
+            self.save()
+
+    def shard(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """The rows called ``name``: read when they are stored and intact, else computed and stored.
+
+        Rows come back from their stored form either way, so that a resumed run sees exactly what an unbroken
+        one does.  A shard whose checksum does not hold is computed again, and the record's warnings say so.
+        """
+        self._must_be_open()
+        path = self.directory / "shards" / f"{_file_name(name)}.parquet"
+        mark = path.with_suffix(".json")
+        stored = self._stored(name, path, mark)
+        if stored is not None:
+            return files.from_parquet(stored)
+        data = files.to_parquet(compute(), name)
+        files.make_folder(path.parent)
+        mark.unlink(missing_ok=True)
+        files.write_atomic(path, data)
+        files.write_atomic(mark, json.dumps({"name": name, "sha256": files.sha256(data)}).encode())
+        return files.from_parquet(data)
+
+    def _stored(self, name: str, path: Path, mark: Path) -> bytes | None:
+        """The bytes of an intact shard; None when there is none.  The mark is written last: without it, no
+        shard.
+        """
+        if not mark.exists():
+            return None
+        try:
+            data, expected = path.read_bytes(), json.loads(mark.read_bytes())
+            if expected == {"name": name, "sha256": files.sha256(data)}:
+                return data
+            reason = "its checksum does not hold"
+        except (OSError, ValueError) as error:
+            reason = f"{type(error).__name__} on reading it"
+        self.warn(f"shard {name!r} was damaged ({reason}) and was computed again")
+        return None
+
+    def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+        """Store ``frame`` as the run's table ``name`` and return it as it will be read."""
+        self._must_be_open()
+        if not TABLE_NAME.fullmatch(name) or name in RESERVED:
+            raise StoreError(
+                f"not a table name: {name!r}; expected a-z, 0-9 and _, starting with a letter, and none of "
+                + ", ".join(sorted(RESERVED))
+            )
+        data = files.to_parquet(frame, name)
+        files.write_atomic(self.directory / f"{name}.parquet", data)
+        self.record.tables[name] = TableInfo(rows=len(frame), sha256=files.sha256(data))
+        self.save()
+        return files.from_parquet(data)
+
+    def finish(self, **fields: Any) -> Record:
+        """Complete the run with the last ``fields`` of its record (``notes`` and ``warnings`` are added),
+        drop its shards.
+
+        Raises StoreError on a field that a record does not have, or that was settled when the run was opened
+        (the claim among them: it was hashed before the first forward pass).
+        """
+        self._must_be_open()
+        settled = sorted(_SETTLED & fields.keys())
+        unknown = sorted(fields.keys() - Record.model_fields.keys())
+        if settled or unknown:
+            raise StoreError(
+                f"run {self.id}: finish() cannot set {', '.join(settled + unknown)}; expected fields of a "
+                "record that were not settled when the run was opened"
+            )
+        for lines in ("notes", "warnings"):  # added to, so that what the run itself noticed stays
+            kept = getattr(self.record, lines)
+            fields[lines] = [*kept, *(line for line in fields.get(lines, ()) if line not in kept)]
+        self.record = self.record.updated({"seconds": self._seconds(), **fields, "error": ""})
+        self._end("complete")
+        shutil.rmtree(self.directory / "shards", ignore_errors=True)
+        return self.record
+
+    def fail(self, error: BaseException | str, *, status: Status = "failed") -> None:
+        """End the run without a result; what is stored stays, and the same inputs resume it."""
+        self._must_be_open()
+        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        self.record = self.record.updated({"seconds": self._seconds(), "error": text})
+        self._end(status)
+
+    def _end(self, status: Status) -> None:
+        try:
+            self.record.status = status
+            self.record.finished = now()
+            self.save()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._open = False
+        self._lock.release()
+
+    def _seconds(self) -> float:
+        """Seconds of work in every sitting that ended in order."""
+        return round(self._spent + time.monotonic() - self._started, 3)
+
+    def _must_be_open(self) -> None:
+        if not getattr(self, "_open", False):
+            raise StoreError(f"run {self.record.id} is closed; open its inputs again to go on")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._open:
+            return
+        full = isinstance(error, OSError) and error.errno in files.FULL
+        try:
+            if error is None:
+                self.fail("the run ended without finish()")
+            else:
+                self.fail(error, status="failed" if isinstance(error, Exception) else "interrupted")
+        except StoreError:
+            if error is None:
+                raise  # else the record stays "running" without a lock, which reads as interrupted
+        finally:
+            self._close()
+        if full and isinstance(error, OSError):
+            raise files.cannot_write(error, Path(error.filename or self.directory)) from error
+
+
+def _file_name(name: str) -> str:
+    """A safe file name for any shard name; names that differ get files that differ."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60].strip("-") or "shard"
+    return f"{readable}-{files.sha256(name.encode())[:10]}"
