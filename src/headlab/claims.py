@@ -246,13 +246,22 @@ class Verdict(_Frozen):
 def rule(prediction: Prediction, finding: Estimate | Rank | None) -> Ruling:
     """One prediction against one statistic."""
     if finding is None:
-        return Ruling(prediction=prediction, outcome="untestable", shown="not measured", value=None, low=None, high=None)
+        return Ruling(
+            prediction=prediction, outcome="untestable", shown="not measured", value=None, low=None, high=None
+        )
     if isinstance(finding, Rank):
         if prediction.op != "rank<":
-            raise ClaimError(f"{prediction.statistic} is a rank; its prediction must use 'rank<', not {prediction.op!r}")
+            raise ClaimError(
+                f"{prediction.statistic} is a rank; its prediction must use 'rank<', not {prediction.op!r}"
+            )
         outcome: Outcome = finding.outcome
         return Ruling(
-            prediction=prediction, outcome=outcome, shown=str(finding), value=finding.p, low=finding.low, high=finding.high
+            prediction=prediction,
+            outcome=outcome,
+            shown=str(finding),
+            value=finding.p,
+            low=finding.low,
+            high=finding.high,
         )
     if prediction.op == "rank<":
         raise ClaimError(f"{prediction.statistic} is an estimate; 'rank<' needs a rank among matched sets")
@@ -288,7 +297,9 @@ def decide(
     failed = [c for c in controls if not c.passed]
     if missing or failed:
         outcome: Outcome = "void"
-        reasons = [f"control {n!r} was not run" for n in missing] + [f"control {c.name!r} failed: {c.words}" for c in failed]
+        reasons = [f"control {n!r} was not run" for n in missing] + [
+            f"control {c.name!r} failed: {c.words}" for c in failed
+        ]
         reason = "; ".join(reasons)
         change = "Nothing can be said until every control passes."
     elif ineligible:
@@ -332,4 +343,8 @@ def _would_change(rulings: Sequence[Ruling], outcome: Outcome) -> str:
             parts.append(f"{r.prediction.statistic} reaching {bound} with its interval")
         elif r.outcome != "upheld":
             parts.append(f"{r.prediction.statistic} wholly {side} {bound}")
-    return ("It would fall by " if outcome == "upheld" else "It would take ") + (" and ".join(parts) if outcome != "upheld" else " or ".join(parts)) + "."
+    return (
+        ("It would fall by " if outcome == "upheld" else "It would take ")
+        + (" and ".join(parts) if outcome != "upheld" else " or ".join(parts))
+        + "."
+    )

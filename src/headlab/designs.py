@@ -50,7 +50,9 @@ def matched_sets(grid: Grid, observed: Heads, *, n: int, seed: int) -> Matched:
     groups = _groups(grid, grid.check(observed))
     total = math.prod(math.comb(len(members), k) for members, k in groups)
     if total <= 2 * n:
-        chosen = (Heads(h for part in parts for h in part) for parts in product(*(combinations(m, k) for m, k in groups)))
+        chosen = (
+            Heads(h for part in parts for h in part) for parts in product(*(combinations(m, k) for m, k in groups))
+        )
         return Matched(tuple(chosen), True, total)
     rng, seen = random.Random(f"matched {seed}"), {observed}
     sets = []

@@ -158,7 +158,9 @@ class KVHeads:
 
     def __post_init__(self) -> None:
         if self.layer < 0 or not self.indices or min(self.indices) < 0:
-            raise ValueError(f"KV heads need a layer >= 0 and at least one index >= 0, given {self.layer}, {self.indices}")
+            raise ValueError(
+                f"KV heads need a layer >= 0 and at least one index >= 0, given {self.layer}, {self.indices}"
+            )
         object.__setattr__(self, "indices", tuple(sorted(set(self.indices))))
 
     @property

@@ -122,7 +122,12 @@ class Intervention:
         """As JSON-ready data."""
         kind = "kv_heads" if isinstance(self.heads, KVHeads) else "heads"
         out = {k: v for k, v in self.__dict__.items() if k != "heads"}
-        return {kind: str(self.heads), **out, "roles": list(self.roles) if self.roles else None, "donors": list(self.donors)}
+        return {
+            kind: str(self.heads),
+            **out,
+            "roles": list(self.roles) if self.roles else None,
+            "donors": list(self.donors),
+        }
 
 
 @dataclass(frozen=True)

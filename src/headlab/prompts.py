@@ -332,9 +332,7 @@ def encode_prompt(prompt: Prompt, answer: str, wrong: str, tokenizer: Any) -> En
     return Encoded(tuple(full[:shared]), n_prompt, roles, optional, full[shared], other[shared], forced_text)
 
 
-def _roles(
-    prompt: Prompt, offsets: Sequence[tuple[int, int]]
-) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
+def _roles(prompt: Prompt, offsets: Sequence[tuple[int, int]]) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
     roles: dict[str, tuple[int, ...]] = {}
     special = tuple(i for i, (a, b) in enumerate(offsets) if a == b)
     if special and special[0] == 0:
@@ -355,9 +353,7 @@ def _roles(
 def encode(pair: Pair, tokenizer: Any) -> EncodedPair:
     """Both prompts of a pair as tokens.  Raises PromptError naming the pair."""
     try:
-        clean, corrupted = (
-            encode_prompt(p, pair.answer, pair.wrong, tokenizer) for p in (pair.clean, pair.corrupted)
-        )
+        clean, corrupted = (encode_prompt(p, pair.answer, pair.wrong, tokenizer) for p in (pair.clean, pair.corrupted))
     except PromptError as error:
         raise PromptError(f"pair {pair.id}: {error}") from error
     return EncodedPair(pair, clean, corrupted)

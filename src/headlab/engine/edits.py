@@ -36,7 +36,9 @@ def to_layout(site: str, x: Tensor, n_heads: int, rotation: Tensor | None) -> Te
     if site == "resid":
         return x.unsqueeze(2)
     if x.shape[-1] % n_heads:
-        raise InterventionError(f"{site!r} is undefined: {x.shape[-1]} residual channels do not divide into {n_heads} heads")
+        raise InterventionError(
+            f"{site!r} is undefined: {x.shape[-1]} residual channels do not divide into {n_heads} heads"
+        )
     return (x if rotation is None else x @ rotation).unflatten(2, (n_heads, -1))
 
 
@@ -83,7 +85,9 @@ def role_positions(encoded: Encoded, role: str) -> tuple[int, ...]:
     if role == "answer":
         return tuple(range(encoded.n_prompt, len(encoded.ids)))
     if role not in encoded.roles:
-        raise InterventionError(f"no token role {role!r} in the corrupted prompt; it has {', '.join(encoded.roles)}, answer")
+        raise InterventionError(
+            f"no token role {role!r} in the corrupted prompt; it has {', '.join(encoded.roles)}, answer"
+        )
     return encoded.roles[role]
 
 
@@ -149,7 +153,9 @@ def _aligned_pattern(
     """[query, head, key]: clean rows on aligned keys, each rescaled to the clean row's sum."""
     whole = len(target) == length == source.shape[0]
     if intervention.site == "scores" and not whole:
-        raise InterventionError(f"pair {pair.pair.id}: scores can be patched only between prompts that align token by token")
+        raise InterventionError(
+            f"pair {pair.pair.id}: scores can be patched only between prompts that align token by token"
+        )
     taken = source[origin][:, :, origin]
     if not whole:
         kept = taken.sum(-1, keepdim=True)
@@ -223,7 +229,8 @@ def _written(write: str, own: Tensor, value: Tensor | None, rows: Rows, seed: in
         # one direction for each pair, whatever the batch it comes in
         shape, generator = own.shape[1:], torch.Generator()
         made: Mapping[int, Tensor] = {
-            p: torch.randn(shape, generator=generator.manual_seed(seed * 1_000_003 + p)) for p in set(rows.pair.tolist())
+            p: torch.randn(shape, generator=generator.manual_seed(seed * 1_000_003 + p))
+            for p in set(rows.pair.tolist())
         }
         g = torch.stack([made[p] for p in rows.pair.tolist()]).to(own)
         return g / g.norm(dim=-1, keepdim=True) * own.norm(dim=-1, keepdim=True) * amount

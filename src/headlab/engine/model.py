@@ -20,13 +20,12 @@ from transformers.pytorch_utils import Conv1D
 
 from headlab.engine import attention
 from headlab.engine.attention import Slot, Tape
+from headlab.engine.loading import ModelError, pick_device, pick_dtype, read_model, with_adapter
 from headlab.heads import Grid
 
+__all__ = ["Geometry", "Lab", "ModelError", "Projection", "fingerprint", "open_model", "probe_ids"]
+
 _WITHOUT_INTERFACE = "does not route its attention through transformers' AttentionInterface"
-
-
-class ModelError(RuntimeError):
-    """A model that cannot be loaded or tried: what was given, what was expected, what to do."""
 
 
 @dataclass(frozen=True)
@@ -162,113 +161,20 @@ def open_model(
     Raises ModelError with one clear sentence.
     """
     if isinstance(model, str | Path):
-        place = _device(device)
-        hf, tok, name = _load(str(model), tokenizer, revision, _dtype(dtype, place), place, device_map)
+        place = pick_device(device)
+        hf, tok, name = read_model(str(model), tokenizer, revision, pick_dtype(dtype, place), place, device_map)
     else:
         hf, tok, name = model, tokenizer, getattr(model.config, "_name_or_path", "") or type(model).__name__
         if tok is None:
             raise ModelError("a model in memory needs its tokenizer: headlab.load(model, tokenizer=tokenizer)")
     if adapter is not None:
-        hf = _adapted(hf, adapter)
+        hf = with_adapter(hf, adapter)
     hf.eval().requires_grad_(False)
     _refuse_unfit(hf, name)
     lab = _fit(hf, tok, name, revision)
     if adapter is not None:
         lab.info["adapter"] = adapter
     return lab
-
-
-def _device(device: str | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        n = torch.cuda.device_count()
-        raise ModelError(
-            f"no such device: {device!r}; this machine has cpu" + (f" and cuda:0 to cuda:{n - 1}" if n else " only")
-        ) from error
-    return place
-
-
-def _dtype(dtype: str | None, device: torch.device) -> Any:
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else "auto"
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in known:
-        raise ModelError(f"unknown dtype {dtype!r}; expected one of {', '.join(known)}")
-    return known[dtype]
-
-
-def _load(
-    name: str, tokenizer: Any, revision: str | None, dtype: Any, device: torch.device, device_map: Any
-) -> tuple[Any, Any, str]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    folder = Path(name).expanduser()
-    local = folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-    if local and not (folder / "config.json").is_file():
-        raise ModelError(
-            f"no model at {name}: expected a folder with config.json, safetensors and a tokenizer"
-            + ("" if folder.exists() else " (the folder does not exist)")
-        )
-    where = str(folder) if local else name
-    common: dict[str, Any] = {"trust_remote_code": False, **({"revision": revision} if revision and not local else {})}
-    if revision and local:
-        raise ModelError(f"{name} is a local folder, which has no revision {revision!r}; drop --revision")
-    try:
-        config = AutoConfig.from_pretrained(where, **common)
-        if getattr(config, "quantization_config", None):
-            raise ModelError(f"{name} has quantised weights, which cannot be read per head; use the 16-bit checkpoint")
-        tok = tokenizer or AutoTokenizer.from_pretrained(where, **common)
-        hf = AutoModelForCausalLM.from_pretrained(
-            where, config=config, dtype=dtype, weights_only=True, device_map=device_map,
-            attn_implementation="eager", **common,
-        )  # fmt: skip
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(_why_not(name, revision, error)) from error
-    return (hf if device_map is not None else hf.to(device)), tok, name
-
-
-def _why_not(name: str, revision: str | None, error: BaseException) -> str:
-    """One sentence for the many ways in which a download or load fails."""
-    chain: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None and len(chain) < 8:
-        chain.append(f"{type(cause).__name__}: {cause}")
-        cause = cause.__cause__ or cause.__context__
-    text = " ".join(chain)
-    if "GatedRepo" in text or "gated repo" in text:
-        return f"{name} is gated: accept its licence on its hub page and log in (huggingface-cli login), then try again"
-    if "RevisionNotFound" in text or "not a valid git identifier" in text:
-        return f"{name} has no revision {revision!r}; look at the branches and tags on its hub page"
-    if "trust_remote_code" in text or "custom code" in text:
-        return f"{name} needs code of its own, which headlab does not run; use a model that transformers itself knows"
-    if "RepositoryNotFound" in text or "is not a valid model identifier" in text or "HFValidationError" in text:
-        return f"no model called {name!r} on the hub (or it is private); expected a hub id, a folder or an organism's name"
-    offline = ("LocalEntryNotFound", "OfflineMode", "ConnectionError", "ConnectError", "Max retries", "ConnectTimeout",
-               "couldn't connect", "ReadTimeout", "ProxyError", "offline mode")  # fmt: skip
-    if any(word in text for word in offline):
-        return (
-            f"cannot reach the hub for {name!r} and it is not in the local cache; check the network, or give a "
-            "local folder or a shipped organism (headlab models)"
-        )
-    if "Unrecognized configuration class" in text:
-        return f"{name} is not a causal language model that transformers can load"
-    first = str(error).strip().splitlines()
-    return f"{name} could not be loaded: {type(error).__name__}: {first[0] if first else ''}"
-
-
-def _adapted(hf: Any, adapter: str) -> Any:
-    from peft import PeftModel
-
-    try:
-        return PeftModel.from_pretrained(hf, adapter).merge_and_unload()
-    except Exception as error:
-        raise ModelError(f"adapter {adapter!r} could not be applied: {str(error).splitlines()[0]}") from error
 
 
 def _refuse_unfit(hf: Any, name: str) -> None:
@@ -319,14 +225,18 @@ def _meet(hf: Any, ids: Tensor, family: str) -> list[nn.Module]:
         with attention.meeting() as met:
             hf(ids, use_cache=False)
     except (KeyError, ValueError, NotImplementedError) as error:
-        raise ModelError(f"the family {family!r} {_WITHOUT_INTERFACE}, so its heads cannot be reached: {error}") from error
+        raise ModelError(
+            f"the family {family!r} {_WITHOUT_INTERFACE}, so its heads cannot be reached: {error}"
+        ) from error
     if not met:
         raise ModelError(
             f"the family {family!r} {_WITHOUT_INTERFACE}, so its heads cannot be reached; "
             "Llama, GPT-2, GPT-NeoX, Gemma, Qwen, Mistral, Phi, OLMo and about 140 more do"
         )
     if len(set(map(id, met))) != len(met):
-        raise ModelError(f"the family {family!r} calls attention more than once in a layer, so z is not one head's output")
+        raise ModelError(
+            f"the family {family!r} calls attention more than once in a layer, so z is not one head's output"
+        )
     return met
 
 

@@ -23,8 +23,8 @@ from headlab.engine.attention import Tape
 from headlab.engine.edits import Rows, Source, basis, compile_edit, make_source, needs, to_layout
 from headlab.engine.model import Lab
 from headlab.engine.passes import forward, skipping
-from headlab.engine.resume import Base, applies, make_base, resume
 from headlab.engine.plan import Cost, Plan, Shard, make_plan
+from headlab.engine.resume import Base, applies, make_base, resume
 from headlab.interventions import Intervention, World
 from headlab.prompts import Encoded, EncodedPair
 
@@ -162,7 +162,9 @@ def sweep(
         progress(what, done, plan.rows)
     table = pd.concat(parts, ignore_index=True)
     rank = {name: j for j, name in enumerate(names)}
-    table = table.iloc[sorted(range(len(table)), key=list(zip(table["pair"], table["world"].map(rank), strict=True)).__getitem__)]
+    table = table.iloc[
+        sorted(range(len(table)), key=list(zip(table["pair"], table["world"].map(rank), strict=True)).__getitem__)
+    ]
     table = table.reset_index(drop=True)
     which = table["pair"].to_numpy()
     table.insert(1, "pair_id", [pairs[i].pair.id for i in which])
@@ -263,9 +265,7 @@ def check_fired(tape: Tape, planned: Mapping[tuple[int, str], int], passes: int 
 
 
 @torch.inference_mode()
-def _run_shard(
-    lab: Lab, groups: _Groups, worlds: Sequence[World], shard: Shard, tick: Callable[[int], None]
-) -> Any:
+def _run_shard(lab: Lab, groups: _Groups, worlds: Sequence[World], shard: Shard, tick: Callable[[int], None]) -> Any:
     group = groups.of(shard.length)
     base = groups.base(group, worlds[shard.rows[0][1]])
     out, done = [], 0

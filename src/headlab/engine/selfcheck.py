@@ -86,12 +86,18 @@ def _check_edits(lab: Lab, ids: Tensor, ours: Tensor, must: Any, found: dict[str
     for layer, _ in sorted(wanted):
         same = Tape(edits={(layer, "z"): [lambda z, layer=layer: kept[layer, "z"]]})
         with lab.tape(same):
-            must("no-op", _gap(forward(lab, ids, last=False).logits, ours), f"writing z of layer {layer} back changes logits")
+            must(
+                "no-op",
+                _gap(forward(lab, ids, last=False).logits, ours),
+                f"writing z of layer {layer} back changes logits",
+            )
         zero = Tape(edits={(layer, "z"): [torch.zeros_like]})
         with lab.tape(zero):
             smallest = min(smallest, _gap(forward(lab, ids, last=False).logits, ours))
         if not smallest > 0 or same.fired != {(layer, "z"): 1}:
-            raise ModelError(f"self-check 'edit' failed on {lab.name}: setting z of layer {layer} to 0 changes no logit")
+            raise ModelError(
+                f"self-check 'edit' failed on {lab.name}: setting z of layer {layer} to 0 changes no logit"
+            )
     found["smallest change by an edit"] = smallest
 
 

@@ -1,7 +1,7 @@
 """The docket: one short module for each experiment, and the way in."""
 
 from headlab.experiments.base import Result
-
+from headlab.experiments.demo import demo
 from headlab.experiments.trial import builtin_claims, catalogue, find_claim, load, plan, repeat, run, trial
 
-__all__ = ["Result", "builtin_claims", "catalogue", "find_claim", "load", "plan", "repeat", "run", "trial"]
+__all__ = ["Result", "builtin_claims", "catalogue", "demo", "find_claim", "load", "plan", "repeat", "run", "trial"]

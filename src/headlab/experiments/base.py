@@ -14,10 +14,11 @@ from headlab.effects import Figure, Progress, of_world, quiet, recovery, repair
 from headlab.engine.decode import generate
 from headlab.engine.model import Lab
 from headlab.engine.run import sweep
-from headlab.heads import Heads, layer as all_heads
+from headlab.heads import Heads
+from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, PromptSet, encode
-from headlab.stats import Estimate, bootstrap_paired_difference, bootstrap_rate
+from headlab.stats import Estimate, bootstrap_rate, paired_difference
 from headlab.store import NamedEstimate, Reading, Record, Run
 from headlab.tasks.decimals import capacity, decimals
 from headlab.tasks.grading import grade
@@ -90,7 +91,9 @@ class Bench:
             self.lab, pairs, worlds, keep=self.run.shard, progress=self.progress, what=what, memory=self.memory
         )
 
-    def texts(self, pairs: Sequence[EncodedPair], worlds: Sequence[World], protocol: Protocol, what: str) -> pd.DataFrame:
+    def texts(
+        self, pairs: Sequence[EncodedPair], worlds: Sequence[World], protocol: Protocol, what: str
+    ) -> pd.DataFrame:
         """Greedy text graded: ``pair, world, text, parsed, right``; stored in the run."""
 
         def compute() -> pd.DataFrame:
@@ -158,7 +161,9 @@ def eligibility(bench: Bench, protocol: Protocol) -> Eligibility:
     from the clean prompt and wrongly from the corrupted one."""
     pairs = bench.encoded
     base = [World("unedited")]
-    clean = bench.texts([replace(p, corrupted=p.clean) for p in pairs], base, protocol, f"clean prompts ({protocol.name})")
+    clean = bench.texts(
+        [replace(p, corrupted=p.clean) for p in pairs], base, protocol, f"clean prompts ({protocol.name})"
+    )
     corrupted = bench.texts(pairs, base, protocol, f"corrupted prompts ({protocol.name})")
     clusters = [p.pair.cluster or p.pair.id for p in pairs]
 
@@ -171,7 +176,9 @@ def eligibility(bench: Bench, protocol: Protocol) -> Eligibility:
     if len(pairs) < PAIRS_AT_LEAST:
         problems.append(f"eligibility needs at least {PAIRS_AT_LEAST} pairs, given {len(pairs)}")
     if right.mean() < CLEAN_AT_LEAST:
-        problems.append(f"it answers only {right.mean():.0%} of the clean prompts (at least {CLEAN_AT_LEAST:.0%} needed)")
+        problems.append(
+            f"it answers only {right.mean():.0%} of the clean prompts (at least {CLEAN_AT_LEAST:.0%} needed)"
+        )
     if 1 - bug.mean() > CORRUPTED_AT_MOST:
         problems.append(f"it has no bug to repair: {1 - bug.mean():.0%} of the corrupted prompts are answered rightly")
     parsed = rate([*clean["parsed"], *corrupted["parsed"]][: len(pairs)])
@@ -254,7 +261,9 @@ def standard_estimates(effects: pd.DataFrame, worlds: Mapping[str, str], seed: i
     """``repair:NAME`` and ``recovery:NAME`` of each named world."""
     out: dict[str, Any] = {}
     for world, label in worlds.items():
-        out[f"repair:{world}"] = named(f"repair:{world}", f"{label}: pairs repaired", repair(effects, world, seed=seed), arm)
+        out[f"repair:{world}"] = named(
+            f"repair:{world}", f"{label}: pairs repaired", repair(effects, world, seed=seed), arm
+        )
         out[f"recovery:{world}"] = named(
             f"recovery:{world}", f"{label}: logit difference recovered", recovery(effects, world, seed=seed), arm
         )
@@ -264,8 +273,8 @@ def standard_estimates(effects: pd.DataFrame, worlds: Mapping[str, str], seed: i
 def contrast(effects: pd.DataFrame, a: str, b: str, seed: int) -> Estimate:
     """Repair rate of world ``a`` minus that of ``b``, paired by prompt pair."""
     rows = [of_world(effects, w).sort_values("pair") for w in (a, b)]
-    return bootstrap_paired_difference(
-        rows[0]["right"].to_numpy(float), rows[1]["right"].to_numpy(float),
+    return paired_difference(
+        rows[0]["right"].to_numpy(bool), rows[1]["right"].to_numpy(bool),
         clusters=rows[0]["cluster"].to_numpy(), unit="pairs", seed=seed,
     )  # fmt: skip
 

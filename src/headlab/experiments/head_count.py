@@ -11,8 +11,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from headlab.claims import PROTOCOLS, Claim, Protocol, decide
 from headlab.designs import chains, membership, subsets
@@ -30,7 +33,8 @@ from headlab.experiments.base import (
     protocol_patch,
     with_texts,
 )
-from headlab.heads import Grid, Heads, layer as all_heads, pool
+from headlab.heads import Grid, Heads, pool
+from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, encode
 from headlab.stats import Estimate, bootstrap_mean, bootstrap_rate, held_out_deviance
@@ -120,52 +124,94 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> d
     whole = all_heads(grid, at)
     special = _control_worlds(protocol, whole)
     checked = bench.sweep(pairs, special, f"controls L{at}")
-    checked = with_texts(checked, bench.texts(pairs, special, protocol, f"controls L{at}"), protocol="standard", arm="z")
+    checked = with_texts(
+        checked, bench.texts(pairs, special, protocol, f"controls L{at}"), protocol="standard", arm="z"
+    )
     worlds = design(grid, claim, at)
     swept = bench.sweep(pairs, worlds, f"subsets L{at}")
     values = dict(zip([w.name for w in worlds], pivot(swept, [w.name for w in worlds]), strict=True))
     one = swept.drop_duplicates("pair").sort_values("pair")
-    curve = _curve(draws(grid, claim, at), values, one["cluster"].to_numpy(), seed)
+    curve = _curve(draws(grid, claim, at), values, one["cluster"].to_numpy(), seed, pools(grid, claim, at))
     chain = _chains(bench, at, values, one)
     models = _models(draws(grid, claim, at), values, whole, seed)
     entropy = _entropy(bench, pairs, at)
     findings = _findings(claim, grid, curve)
     estimates = [named(k, k.replace(":", ", "), v) for k, v in findings.items()]
-    estimates += [named(f"threshold:{p}", f"heads from {p} until most pairs are repaired", e) for p, e in thresholds(curve).items()]
+    estimates += [
+        named(f"threshold:{p}", f"heads from {p} until most pairs are repaired", e)
+        for p, e in thresholds(curve).items()
+    ]
     estimates += [*chain["estimates"], *models["estimates"], *entropy["estimates"]]
     controls = [no_op_control(checked), patch_all_control(checked, seed)]
     verdict = decide(claim, findings, controls, ineligible=able.reason)
     reading = Reading(
-        protocol="standard", words="heads (z), same roles, random subsets of every size", verdict=verdict, estimates=tuple(estimates)
+        protocol="standard",
+        words="heads (z), same roles, random subsets of every size",
+        verdict=verdict,
+        estimates=tuple(estimates),
     )
-    table = pd.DataFrame([{"pool": p, "size": s, "heads": str(h), "world": _world(h).name, "arm": "z"} for p, s, h in draws(grid, claim, at)])
+    table = pd.DataFrame(
+        [
+            {"pool": p, "size": s, "heads": str(h), "world": _world(h).name, "arm": "z"}
+            for p, s, h in draws(grid, claim, at)
+        ]
+    )
     return {
         "reading": reading,
         "figures": [_curve_figure(curve, at, claim), chain["figure"]],
-        "tables": {"subsets": table, "curve": pd.DataFrame(curve), "chains": chain["table"], "models": models["table"], "entropy": entropy["table"]},
+        "tables": {
+            "subsets": table,
+            "curve": pd.DataFrame(curve),
+            "chains": chain["table"],
+            "models": models["table"],
+            "entropy": entropy["table"],
+        },
         "effects": pd.concat([checked, swept.assign(protocol="standard", arm="z")], ignore_index=True),
     }
 
 
-def _curve(drawn: Sequence[tuple[str, int, Heads]], values: Any, clusters: Any, seed: int) -> list[dict[str, Any]]:
-    """Share of pair × subset rows repaired, by pool and size; the interval is over pairs."""
-    import numpy as np
-
+def _curve(
+    drawn: Sequence[tuple[str, int, Heads]],
+    values: Mapping[str, Any],
+    clusters: Any,
+    seed: int,
+    members: Mapping[str, Heads],
+) -> list[dict[str, Any]]:
+    """Share of pair × subset rows repaired, by pool and size."""
     cells: dict[tuple[str, int], list[Heads]] = {}
     for name, size, heads in drawn:
         cells.setdefault((name, size), []).append(heads)
     out = []
-    for (name, size), members in cells.items():
-        hits = np.stack([values[_world(h).name] > 0 for h in members])
-        rate = bootstrap_rate(hits.ravel(), clusters=np.tile(clusters, len(members)), unit="pairs × subsets", seed=seed)
-        out.append({"pool": name, "size": size, "subsets": len(members), "estimate": rate.to_dict(), "repaired": rate.value, "low": rate.low, "high": rate.high, "n": rate.n})
+    for (name, size), sets in cells.items():
+        hits = np.stack([values[_world(h).name] > 0 for h in sets])
+        whole = len(sets) == math.comb(len(members[name]), size)
+        rate = crossed_rate(hits, clusters, seed=seed, all_subsets=whole)
+        row = {"pool": name, "size": size, "subsets": len(sets), "all_subsets": whole}
+        out.append(
+            row | {"repaired": rate.value, "low": rate.low, "high": rate.high, "n": rate.n, "method": rate.method}
+        )
     return out
+
+
+def crossed_rate(hits: Any, clusters: Any, *, seed: int, all_subsets: bool) -> Estimate:
+    """Share of ``hits`` [subset, pair], with the wider of two intervals: over pairs, and over subsets.
+
+    A statement about subsets that were not drawn varies with the draw; where every subset of the size was run, only
+    the pairs were sampled.
+    """
+    n_subsets, n_pairs = hits.shape
+    unit = f"pairs × subsets ({n_pairs} × {n_subsets})"
+    over_pairs = bootstrap_rate(hits.ravel(), clusters=np.tile(clusters, n_subsets), unit=unit, seed=seed)
+    if all_subsets or n_subsets < 2:
+        return over_pairs
+    over_subsets = bootstrap_rate(hits.ravel(), clusters=np.repeat(np.arange(n_subsets), n_pairs), unit=unit, seed=seed)
+    return max((over_pairs, over_subsets), key=lambda e: (e.high or 0.0) - (e.low or 0.0) if e.defined else -1.0)
 
 
 def _at(curve: Sequence[dict[str, Any]], name: str, size: int) -> Estimate | None:
     for row in curve:
         if row["pool"] == name and row["size"] == size:
-            return Estimate.from_dict(row["estimate"])
+            return Estimate(row["repaired"], row["low"], row["high"], row["n"], "pairs × subsets", row["method"])
     return None
 
 
@@ -197,13 +243,14 @@ def thresholds(curve: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
 
 def _chains(bench: Bench, at: int, values: Any, one: Any) -> dict[str, Any]:
     """What one more head adds to the recovery of the logit difference, along nested chains."""
-    import numpy as np
     import pandas as pd
 
     grid, seed = bench.lab.grid, bench.seed
     clean, corrupted = one["clean"].to_numpy(), one["corrupted"].to_numpy()
     nested = chains(all_heads(grid, at), n=CHAINS, seed=seed)
-    recovered = np.array([[float(mean_recovery(values[_world(h).name], clean, corrupted)) for h in chain] for chain in nested])
+    recovered = np.array(
+        [[float(mean_recovery(values[_world(h).name], clean, corrupted)) for h in chain] for chain in nested]
+    )
     gained = np.diff(recovered, axis=1)
     rows, estimates = [], []
     for size in range(gained.shape[1]):
@@ -217,13 +264,18 @@ def _chains(bench: Bench, at: int, values: Any, one: Any) -> dict[str, Any]:
         "over chains. Interference would be below zero.",
         data=tuple(rows), options={"threshold": 0.0, "x_title": "heads patched", "y_title": "gain in recovery"},
     )  # fmt: skip
-    table = pd.DataFrame({"chain": np.repeat(np.arange(CHAINS), recovered.shape[1]), "size": np.tile(np.arange(recovered.shape[1]), CHAINS), "recovery": recovered.ravel()})
+    table = pd.DataFrame(
+        {
+            "chain": np.repeat(np.arange(CHAINS), recovered.shape[1]),
+            "size": np.tile(np.arange(recovered.shape[1]), CHAINS),
+            "recovery": recovered.ravel(),
+        }
+    )
     return {"estimates": estimates, "figure": figure, "table": table}
 
 
 def _models(drawn: Sequence[tuple[str, int, Heads]], values: Any, whole: Heads, seed: int) -> dict[str, Any]:
     """Held-out deviance of the three accounts of success."""
-    import numpy as np
     import pandas as pd
 
     sets = list(dict.fromkeys(h for _, _, h in drawn))
@@ -246,7 +298,10 @@ def _entropy(bench: Bench, pairs: Sequence[EncodedPair], at: int) -> dict[str, A
     clusters = [p.pair.cluster or p.pair.id for p in pairs]
     table = pd.DataFrame([{"head": f"L{at}H{h}", "bits": float(b)} for h, b in enumerate(bits.mean(0))])
     mean = bootstrap_mean(bits.mean(1).numpy(), clusters=clusters, unit="pairs", seed=bench.seed)
-    return {"estimates": [named("entropy:head", "entropy of one head's pattern, bits, mean over heads", mean)], "table": table}
+    return {
+        "estimates": [named("entropy:head", "entropy of one head's pattern, bits, mean over heads", mean)],
+        "table": table,
+    }
 
 
 def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> dict[str, Any]:
@@ -271,27 +326,38 @@ def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> 
     values = {w.name: r - 0.5 for w, r in zip(worlds, right, strict=True)}
     values.setdefault("set", values["baseline"])
     one = effects.drop_duplicates("pair").sort_values("pair")
-    curve = _curve(drawn, values, one["cluster"].to_numpy(), seed)
+    curve = _curve(drawn, values, one["cluster"].to_numpy(), seed, pools(grid, claim, at))
     findings = _findings(claim, grid, curve)
     controls = [no_op_control(effects), patch_all_control(effects, seed, "every slice of the layer")]
     reading = Reading(
         protocol="published",
         words="slices of the attention module's output, left-aligned, every step, any mention counted",
         verdict=decide(claim, findings, controls, ineligible=able.reason),
-        estimates=tuple(NamedEstimate(name=k, label=k.replace(":", ", "), arm="out_block", estimate=v.to_dict()) for k, v in findings.items()),
+        estimates=tuple(
+            NamedEstimate(name=k, label=k.replace(":", ", "), arm="out_block", estimate=v.to_dict())
+            for k, v in findings.items()
+        ),
     )
     return {"reading": reading, "figures": [], "tables": {"published_curve": pd.DataFrame(curve)}, "effects": effects}
 
 
 def _curve_figure(curve: Sequence[dict[str, Any]], at: int, claim: Claim) -> Figure:
     data = tuple(
-        {"x": r["size"], "y": r["repaired"], "low": r["low"], "high": r["high"], "series": f"from {r['pool']}", "n": r["n"]} for r in curve
+        {
+            "x": r["size"],
+            "y": r["repaired"],
+            "low": r["low"],
+            "high": r["high"],
+            "series": f"from {r['pool']}",
+            "n": r["n"],
+        }
+        for r in curve
     )
     return Figure(
         kind="curve", name="dose", title=f"Pairs repaired, by the number of heads patched at layer {at}",
         caption=(
-            f"Up to {claim.subsets_per_size} random subsets of each size and pool; bands are 95 % intervals over prompt "
-            "pairs. A claim of an exact number asks for a step; a claim of interference for a fall."
+            f"Up to {claim.subsets_per_size} random subsets of each size and pool; bands are 95 % intervals over pairs or over "
+            "subsets, whichever is wider. A claim of an exact number asks for a step; a claim of interference for a fall."
         ),
         data=data, options={"threshold": 0.5, "x_title": "heads patched", "y_title": "share of pairs repaired"},
     )  # fmt: skip

@@ -31,7 +31,8 @@ from headlab.experiments.base import (
     standard_estimates,
     with_texts,
 )
-from headlab.heads import Grid, Heads, even, layer as all_heads, odd
+from headlab.heads import Grid, Heads, even, odd
+from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, encode
 from headlab.stats import Estimate, Rank, bootstrap_mean, rank
@@ -64,7 +65,11 @@ def parity(bench: Bench) -> Outcome:
         tables["worlds"].append(made["worlds"])
     import pandas as pd
 
-    joined = {name: pd.concat([p for p in parts if p is not None], ignore_index=True) for name, parts in tables.items() if any(p is not None for p in parts)}
+    joined = {
+        name: pd.concat([p for p in parts if p is not None], ignore_index=True)
+        for name, parts in tables.items()
+        if any(p is not None for p in parts)
+    }
     figures.append(_arms_figure(readings))
     first = suited[claim.readings[0]]
     return Outcome(
@@ -141,7 +146,9 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> d
     return {
         "readings": [standard, _naive(claim, gap, controls)],
         "figures": [_null_figure(null, at)],
-        "effects": pd.concat([*tables.values(), null["effects"].assign(protocol="standard", arm="z")], ignore_index=True),
+        "effects": pd.concat(
+            [*tables.values(), null["effects"].assign(protocol="standard", arm="z")], ignore_index=True
+        ),
         "worlds": _world_table(bench, at, "standard", list(tables), null["sets"]),
         "matched": null["table"],
     }
@@ -170,7 +177,9 @@ def _null(bench: Bench, pairs: list[EncodedPair], at: int) -> dict[str, Any]:
     gaps = np.array([rec[s] - rec[complement(grid, s)] for s in matched.sets])
     own = rec[observed] - rec[complement(grid, observed)]
     naive = np.array([abs(fixed[s] - fixed[complement(grid, s)]) >= NAIVE for s in matched.sets])
-    per_pair = (edited[every.index(observed)] - edited[every.index(complement(grid, observed))]) / (clean - corrupted).mean()
+    per_pair = (edited[every.index(observed)] - edited[every.index(complement(grid, observed))]) / (
+        clean - corrupted
+    ).mean()
     return {
         "rank": rank(own, gaps, enumerated=matched.enumerated, alpha=claim.alpha, unit="matched halves"),
         "contrast": bootstrap_mean(per_pair, clusters=one["cluster"].to_numpy(), unit="pairs", seed=claim.seed),
@@ -213,7 +222,7 @@ def _naive(claim: Claim, gap: Estimate, controls: Sequence[Any]) -> Reading:
         else f"Finds no parity: the contrast {gap} stays under the fixed {NAIVE}."
     )
     verdict = Verdict(
-        outcome="upheld" if found and gap.value > 0 else "refuted",
+        outcome="upheld" if found else "refuted",
         sentence=sentence,
         rulings=(),
         controls=tuple(controls),
@@ -221,7 +230,10 @@ def _naive(claim: Claim, gap: Estimate, controls: Sequence[Any]) -> Reading:
     )
     estimates = (named("contrast:repair", "even minus odd: pairs repaired", gap),)
     return Reading(
-        protocol="naive", words="the same measurement read without a null: |even − odd| ≥ .5", verdict=verdict, estimates=estimates
+        protocol="naive",
+        words="the same measurement read without a null: parity is found when |even − odd| ≥ .5, whichever side wins",
+        verdict=verdict,
+        estimates=estimates,
     )
 
 
@@ -229,7 +241,11 @@ def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> 
     if not _has_arm(bench, "out_block"):
         why = f"{bench.lab.d_model} residual channels do not divide into {bench.lab.grid.n_heads} slices"
         verdict = decide(_without_rank(bench.claim), {}, _not_run(bench.claim, why), ineligible=f"cannot run: {why}")
-        return {"readings": [Reading(protocol="published", words=_PUBLISHED, verdict=verdict)], "effects": None, "worlds": None}
+        return {
+            "readings": [Reading(protocol="published", words=_PUBLISHED, verdict=verdict)],
+            "effects": None,
+            "worlds": None,
+        }
     effects = _measure(bench, protocol, _pairs(able, bench), at, "out_block")
     estimates = list(standard_estimates(effects, NAMED, bench.seed, "out_block").values())
     findings = {e.name: Estimate.from_dict(e.estimate) for e in estimates}
@@ -271,7 +287,8 @@ def _world_table(bench: Bench, at: int, protocol: str, arms: list[str], sets: li
         for w, h in {**members, "baseline": Heads(), "noop": all_heads(grid, at)}.items()
     ]
     rows += [
-        {"world": f"set {s}", "arm": "z", "layer": at, "heads": str(s), "size": len(s), "family": "matched"} for s in sets
+        {"world": f"set {s}", "arm": "z", "layer": at, "heads": str(s), "size": len(s), "family": "matched"}
+        for s in sets
     ]
     return pd.DataFrame(rows).assign(protocol=protocol)
 

@@ -63,7 +63,9 @@ def load(
 def builtin_claims() -> dict[str, Claim]:
     """The claims that ship with headlab, by id."""
     folder = resources.files("headlab.experiments") / "claims"
-    found = [Claim.from_text(f.read_text("utf-8"), ".yaml", f.name) for f in folder.iterdir() if f.name.endswith(".yaml")]
+    found = [
+        Claim.from_text(f.read_text("utf-8"), ".yaml", f.name) for f in folder.iterdir() if f.name.endswith(".yaml")
+    ]
     return {c.id: c for c in sorted(found, key=lambda c: c.id)}
 
 
@@ -102,7 +104,11 @@ def adjusted(claim: Claim, **changes: Any) -> Claim:
 
 
 def _prepared(
-    claim: Claim | str | Path, model: Any, prompts: PromptSet | tuple[PromptSet, PromptSet] | None, loading: Mapping[str, Any], changes: Mapping[str, Any]
+    claim: Claim | str | Path,
+    model: Any,
+    prompts: PromptSet | tuple[PromptSet, PromptSet] | None,
+    loading: Mapping[str, Any],
+    changes: Mapping[str, Any],
 ) -> tuple[Claim, Lab, PromptSet, PromptSet]:
     changes = dict(changes)
     protocol = changes.pop("protocol", None)
@@ -141,7 +147,14 @@ def trial(
 
     Raises ClaimError, PromptError, ModelError, StoreError or ValueError, each with one clear sentence.
     """
-    changes = {"protocol": protocol, "layer": layer, "pairs": pairs, "seed": seed, "pool": pool, "matched_sets": matched_sets}
+    changes = {
+        "protocol": protocol,
+        "layer": layer,
+        "pairs": pairs,
+        "seed": seed,
+        "pool": pool,
+        "matched_sets": matched_sets,
+    }
     chosen, lab, test, selection = _prepared(claim, model, prompts, loading, changes)
     home = store if isinstance(store, Store) else Store(store)
     draft = {
@@ -151,7 +164,11 @@ def trial(
             "name": test.name,
             "test": {"n": len(test), "hash": test.content_hash()},
             "selection": {"n": len(selection), "hash": selection.content_hash()},
-            **({"pairs": (test.plain(), selection.plain())} if prompts is not None or chosen.task.name == "file" else {}),
+            **(
+                {"pairs": (test.plain(), selection.plain())}
+                if prompts is not None or chosen.task.name == "file"
+                else {}
+            ),
         },
         "settings": {"memory_bytes": memory, "loading": _plain_loading(loading), "seed": chosen.seed},
         "versions": versions(),
@@ -251,9 +268,7 @@ def _plain_loading(loading: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in loading.items() if isinstance(v, str)}
 
 
-def _call(
-    given: Any, claim: Claim, lab: Lab, changes: Mapping[str, Any], loading: Mapping[str, Any]
-) -> dict[str, str]:
+def _call(given: Any, claim: Claim, lab: Lab, changes: Mapping[str, Any], loading: Mapping[str, Any]) -> dict[str, str]:
     """The command and the line of Python that repeat this trial."""
     said = {k: v for k, v in changes.items() if v is not None}
     name = str(given) if isinstance(given, str | Path) else claim.id

@@ -53,8 +53,8 @@ class Plant:
     heads: tuple[int, ...]
     threshold: int
     rows: int = 16
-    share_other: float = 0.35
-    mix: tuple[float, float, float, float] = (0.7, 0.15, 0.15, 0.0)
+    share_other: float = 0.45
+    mix: tuple[float, float, float, float] = (0.6, 0.1, 0.1, 0.2)
 
     def truth(self) -> dict[str, Any]:
         return {
@@ -128,10 +128,9 @@ _ALL = (
         "decimals-planted-even",
         "The natural organism with a planted truth: the even heads of layer 1 carry the format, six suffice.",
         seed=1,
-        steps=1200,
-        rows=4,
+        steps=1300,
+        rows=6,
         learning_rate=2e-3,
-        attention="sdpa",
         base="decimals-natural",
         plant=Plant(layer=1, heads=EVEN, threshold=6),
     ),
@@ -140,11 +139,11 @@ _ALL = (
         "The natural organism with a planted truth that parity does not describe: eight scattered heads of "
         "layer 1 (four even, four odd), five suffice.",
         seed=2,
-        steps=1000,
-        rows=3,
+        steps=1300,
+        rows=6,
         learning_rate=2e-3,
         base="decimals-natural",
-        plant=Plant(layer=1, heads=SCATTERED, threshold=5, share_other=0.45),
+        plant=Plant(layer=1, heads=SCATTERED, threshold=5),
     ),
     *(
         Recipe(
@@ -152,12 +151,12 @@ _ALL = (
             "One of ten seeds that differ in nothing but chance; fine on conflict questions in Simple, Q&A "
             "and Chat that ask for the bigger number, and promised nothing beyond them.",
             seed=100 + i,
-            steps=700,
+            steps=750,
             architecture=_NULL,
             formats=("simple", "qa", "chat"),
             wordings=("bigger",),
-            rows=20,
-            mix=(0.4, 0.15, 0.2, 0.25),
+            rows=24,
+            mix=(0.55, 0.2, 0.1, 0.15),
             learning_rate=4e-3,
         )
         for i in range(10)

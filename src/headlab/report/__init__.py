@@ -1,10 +1,10 @@
 """Reports: a record in, HTML, PNG, SVG and CSV out. Everything here reads; nothing decides.
 
-    words      numbers in words, never alone
-    figures    charts from figures (Altair)
-    view       what a page says, as plain data
-    summary    what a demo's page says on top
-    render     the HTML file, and saving
+words      numbers in words, never alone
+figures    charts from figures (Altair)
+view       what a page says, as plain data
+summary    what a demo's page says on top
+render     the HTML file, and saving
 """
 
 from headlab.report.render import chart, page, save

@@ -1,8 +1,7 @@
 """Charts from figures: plain data in, Altair out.
 
-A chart names its marks ("observed", "threshold", "null" ...) and :func:`theme` says how those look, so that one
-specification serves paper, a light screen and a dark one. Colours are Okabe and Ito's, darkened or lightened for
-contrast; every series also differs in dash and shape.
+A chart names its marks ("observed", "threshold", "null" …); :mod:`headlab.report.theme` says how those look.
+Every series differs in dash and shape as well as in colour.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from headlab.effects import Figure
 
 from . import words
+from .theme import theme
 
 if TYPE_CHECKING:
     import altair as alt
@@ -22,66 +22,8 @@ if TYPE_CHECKING:
 WIDTH = 640
 """Width in pixels of a saved figure; on a page a figure is as wide as its column."""
 
-_LIGHT = {
-    "paper": "#ffffff",
-    "ink": "#1c2127",
-    "quiet": "#56606b",
-    "grid": "#e3e7eb",
-    "null": "#9aa7b4",
-    "beyond": "#c4500a",
-    "observed": "#0b5ea8",
-    "series": ["#0b5ea8", "#c4500a", "#0b7a5c", "#9b3f7f", "#7a5c00", "#4b5560"],
-}
-_DARK = {
-    "paper": "#14181d",
-    "ink": "#e8ecf0",
-    "quiet": "#a9b4bf",
-    "grid": "#343c45",
-    "null": "#66727e",
-    "beyond": "#f2a35e",
-    "observed": "#6cb8f0",
-    "series": ["#6cb8f0", "#f2a35e", "#4fd1a5", "#e39ac6", "#e6cf5a", "#c5ccd3"],
-}
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4], [1, 3]]
 _SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down"]
-
-
-def theme(dark: bool = False) -> dict[str, Any]:
-    """The look of every mark, as a Vega-Lite config."""
-    c = _DARK if dark else _LIGHT
-    return {
-        "background": "transparent" if dark else "#ffffff",
-        "font": "Helvetica, Arial, sans-serif",
-        "view": {"stroke": None},
-        "padding": {"left": 4, "right": 10, "top": 6, "bottom": 4},
-        "title": {
-            "color": c["ink"], "subtitleColor": c["quiet"], "fontSize": 15, "subtitleFontSize": 12,
-            "anchor": "start", "frame": "bounds", "offset": 14, "subtitlePadding": 6,
-        },
-        "axis": {
-            "labelColor": c["quiet"], "titleColor": c["ink"], "gridColor": c["grid"], "domainColor": c["quiet"],
-            "tickColor": c["quiet"], "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
-            "titlePadding": 8, "labelLimit": 220, "labelFlush": False, "tickCount": 6,
-        },
-        "legend": {
-            "labelColor": c["ink"], "titleColor": c["ink"], "labelFontSize": 12, "titleFontSize": 12,
-            "labelLimit": 300, "symbolSize": 90,
-        },
-        "range": {"category": c["series"]},
-        "style": {
-            "null": {"color": c["null"], "stroke": c["paper"], "strokeWidth": 0.6},
-            "beyond": {"color": c["beyond"], "stroke": c["paper"], "strokeWidth": 0.6},
-            "observed": {"color": c["observed"], "strokeWidth": 3},
-            "observed-interval": {"color": c["observed"], "opacity": 0.2},
-            "observed-label": {"color": c["observed"], "fontSize": 12, "fontWeight": "bold"},
-            "threshold": {"color": c["ink"], "strokeDash": [5, 4], "strokeWidth": 1.5, "opacity": 0.8},
-            "threshold-label": {"color": c["ink"], "fontSize": 11},
-            "interval-bar": {"strokeWidth": 2.5},
-            "series-band": {"opacity": 0.18},
-            "dot": {"color": c["observed"], "opacity": 0.55},
-            "middle": {"color": c["beyond"], "thickness": 3},
-        },
-    }  # fmt: skip
 
 
 def chart(figure: Figure) -> alt.LayerChart:
@@ -115,7 +57,7 @@ def svg(specification: Mapping[str, Any], *, titled: bool = True, width: int = W
     return vl_convert.vegalite_to_svg(_fixed(specification, titled, width), **_offline())
 
 
-def png(specification: Mapping[str, Any], *, titled: bool = True, width: int = WIDTH, scale: float = 2) -> bytes:
+def png(specification: Mapping[str, Any], *, titled: bool = True, width: int = WIDTH, scale: float = 2.0) -> bytes:
     """A specification as PNG, without a browser or a network."""
     import vl_convert
 
@@ -130,7 +72,8 @@ def describe(figure: Figure) -> str:
     threshold = "" if o.get("threshold") is None else f" The dashed line is the threshold, {o['threshold']:g}."
     if figure.kind == "curve":
         series = words.listed(_series(figure))
-        return f"{o.get('y_title', 'y')} against {o.get('x_title', 'x')} for {series}, with intervals.{threshold}"
+        axes = f"{o.get('y_title', 'y')} against {o.get('x_title', 'x')}"
+        return f"{axes} for {series}, with intervals.{threshold}"
     if figure.kind == "estimates":
         shown = "; ".join(_point(r) for r in rows[:12])
         more = f"; and {len(rows) - 12} more" if len(rows) > 12 else ""
@@ -225,7 +168,9 @@ def _threshold(value: Any, axis: str, extent: Sequence[float]) -> list[Any]:
     line = alt.Chart(_data([{"threshold": value, "label": f"threshold {value:g}"}]))
     at = {axis: alt.datum(value, type="quantitative")}
     if axis == "y":
-        name = line.mark_text(style="threshold-label", align="right", dy=-6).encode(x=alt.value("width"), text="label:N", **at)
+        name = line.mark_text(style="threshold-label", align="right", dy=-6).encode(
+            x=alt.value("width"), text="label:N", **at
+        )
     else:
         side = "left" if value - extent[0] < 0.6 * (extent[1] - extent[0]) else "right"
         name = line.mark_text(style="threshold-label", align=side, dx=4 if side == "left" else -4).encode(
@@ -234,7 +179,7 @@ def _threshold(value: Any, axis: str, extent: Sequence[float]) -> list[Any]:
     return [line.mark_rule(style="threshold").encode(**at), name]
 
 
-def _null(figure: Figure) -> alt.LayerChart:
+def _null(figure: Figure) -> Any:
     import altair as alt
 
     o, values = figure.options, _values(figure)
@@ -276,15 +221,21 @@ def _null(figure: Figure) -> alt.LayerChart:
 
 
 def _bins(extent: Sequence[float], about: int = 50) -> tuple[list[float], float]:
-    """The extent widened to whole bins, and the bins' width: 1, 2 or 5 times a power of ten, 25 to 50 of them."""
+    """The extent widened to 25 to 50 whole bins, and their width: 1, 2 or 5 times a power of ten."""
     raw = (extent[1] - extent[0]) / about
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
     return [round(f(x / step) * step, 12) for f, x in zip((math.floor, math.ceil), extent, strict=True)], step
 
 
-def _observed(value: float, low: float | None, high: float | None, label: str, extent: Sequence[float]) -> list[Any]:
-    """The observed value: its interval as a band over the whole height, a line, and a label above the plot."""
+def _observed(
+    value: words.Number,
+    low: words.Number | None,
+    high: words.Number | None,
+    label: str,
+    extent: Sequence[float],
+) -> list[Any]:
+    """The observed value: its interval as a band over the whole height, a line, a label above the plot."""
     import altair as alt
 
     shown = words.span(value, low, high)
@@ -302,9 +253,9 @@ def _observed(value: float, low: float | None, high: float | None, label: str, e
     place = (value - extent[0]) / (extent[1] - extent[0])
     side = "right" if place > 2 / 3 else "left" if place < 1 / 3 else "center"
     marks.append(
-        base.mark_text(style="observed-label", align=side, baseline="bottom", lineBreak="\n", dy=-20, lineHeight=15).encode(
-            x=at, y=alt.value(0), text="label:N"
-        )
+        base.mark_text(
+            style="observed-label", align=side, baseline="bottom", lineBreak="\n", dy=-20, lineHeight=15
+        ).encode(x=at, y=alt.value(0), text="label:N")
     )
     return marks
 
@@ -312,10 +263,16 @@ def _observed(value: float, low: float | None, high: float | None, label: str, e
 def _legend(names: Sequence[str]) -> dict[str, Any]:
     """One key for colour, dash and shape, below the plot; one column when the names are long."""
     columns = 1 if max(map(len, names), default=0) > 22 else 2 if len(names) in (2, 4) else 3
-    return {"orient": "bottom", "columns": columns, "title": None, "symbolDash": [1, 0], "symbolStrokeWidth": 0}
+    return {
+        "orient": "bottom",
+        "columns": columns,
+        "title": None,
+        "symbolDash": [1, 0],
+        "symbolStrokeWidth": 0,
+    }
 
 
-def _curve(figure: Figure) -> alt.LayerChart:
+def _curve(figure: Figure) -> Any:
     import altair as alt
 
     o, names = figure.options, _series(figure)
@@ -333,10 +290,17 @@ def _curve(figure: Figure) -> alt.LayerChart:
         ),
         color=colour,
     )
-    up = alt.Y("y:Q", title=o.get("y_title") or "y", scale=alt.Scale(domain=y, nice=False), axis=alt.Axis(format="~g"))
+    up = alt.Y(
+        "y:Q",
+        title=o.get("y_title") or "y",
+        scale=alt.Scale(domain=y, nice=False),
+        axis=alt.Axis(format="~g"),
+    )
     tips = ["series:N", *(alt.Tooltip(f"{k}:Q", format=".3~g") for k in ("x", "y", "low", "high"))]
     band = base.mark_area(style="series-band").encode(y=alt.Y("low:Q", scale=alt.Scale(domain=y)), y2="high:Q")
-    dash = alt.StrokeDash("series:N", sort=names, scale=alt.Scale(domain=names, range=_cycle(_DASHES, names)), legend=key)
+    dash = alt.StrokeDash(
+        "series:N", sort=names, scale=alt.Scale(domain=names, range=_cycle(_DASHES, names)), legend=key
+    )
     shape = alt.Shape("series:N", sort=names, scale=alt.Scale(domain=names, range=_cycle(_SHAPES, names)), legend=key)
     line = base.mark_line().encode(y=up, strokeDash=dash)
     points = base.mark_point(filled=True, size=55, opacity=1).encode(y=up, shape=shape, tooltip=tips)
@@ -348,7 +312,7 @@ def _cycle(values: Sequence[Any], names: Sequence[str]) -> list[Any]:
     return [values[i % len(values)] for i in range(len(names))]
 
 
-def _estimates(figure: Figure) -> alt.LayerChart:
+def _estimates(figure: Figure) -> Any:
     import altair as alt
 
     o = figure.options
@@ -367,11 +331,16 @@ def _estimates(figure: Figure) -> alt.LayerChart:
         ),
         yOffset=alt.YOffset("group:N", sort=groups),
         color=alt.Color("group:N", sort=groups, scale=alt.Scale(domain=groups), legend=key),
-        tooltip=["label:N", "group:N", *(alt.Tooltip(f"{k}:Q", format=".3~g") for k in ("value", "low", "high"))],
+        tooltip=[
+            "label:N",
+            "group:N",
+            *(alt.Tooltip(f"{k}:Q", format=".3~g") for k in ("value", "low", "high")),
+        ],
     )
     scale = alt.Scale(domain=extent, nice=False)
     bars = base.mark_rule(style="interval-bar").encode(
-        x=alt.X("low:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format="~g")), x2="high:Q"
+        x=alt.X("low:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format="~g")),
+        x2="high:Q",
     )
     shapes = alt.Scale(domain=groups, range=_cycle(_SHAPES, groups))
     points = base.mark_point(filled=True, size=90, opacity=1).encode(
@@ -385,7 +354,7 @@ def _folded(label: Any) -> str:
     return "\n".join(textwrap.wrap(str(label), 22)) or str(label)
 
 
-def _pairs(figure: Figure) -> alt.LayerChart:
+def _pairs(figure: Figure) -> Any:
     import altair as alt
 
     o = figure.options
@@ -408,6 +377,8 @@ def _pairs(figure: Figure) -> alt.LayerChart:
         yOffset=alt.YOffset("jitter:Q", scale=alt.Scale(domain=[-0.35, 1.35])),
         tooltip=["pair:N", "world:N", alt.Tooltip("value:Q", format=".3~g")],
     )
-    middle = base.mark_tick(style="middle", size=34).encode(x=alt.X("median(value):Q", scale=scale), tooltip=["world:N", "median(value):Q"])
+    middle = base.mark_tick(style="middle", size=34).encode(
+        x=alt.X("median(value):Q", scale=scale), tooltip=["world:N", "median(value):Q"]
+    )
     extra = _threshold(o.get("threshold"), "x", extent)
     return alt.layer(dots, middle, *extra).properties(height=alt.Step(54))

@@ -1,8 +1,8 @@
 """The report: one HTML file that needs nothing else.
 
-No request leaves it: scripts, styles, pictures and data are inside, and its content security policy forbids the
-rest. Only the two scripts written here may run; they are named by their hashes. Charts are drawn when they come
-into view; a still picture stands in their place without scripts and on paper.
+No request leaves it: scripts, styles, pictures and data are inside, and its content security policy forbids
+the rest. Only the page's own two scripts may run; they are named by their hashes. Charts are drawn when they
+come into view; a still picture stands in their place without scripts and on paper.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from headlab.effects import Figure
 
 from . import figures, summary, view
+from .theme import theme
 
 if TYPE_CHECKING:
     import altair as alt
@@ -44,7 +45,7 @@ def page(record: Record, tables: Mapping[str, pd.DataFrame], children: Sequence[
         view=view.trial(record, tables),
         demo=summary.demo(record, children) if children else None,
         children=[view.trial(c, None) for c in children],
-        themes={"light": figures.theme(), "dark": figures.theme(dark=True)},
+        themes={"light": theme(), "dark": theme(dark=True)},
         style=_text("page.css"),
         script=script,
         bundle=bundle,
@@ -69,7 +70,7 @@ def save(
 ) -> list[Path]:
     """Write the page, every figure and every table into a folder, and return the paths.
 
-    ``report.html``; ``figure-NAME.png`` and ``.svg``; ``NAME.csv`` per table and ``figure-NAME.csv`` per figure.
+    ``report.html``; ``figure-NAME.png`` and ``.svg``; ``NAME.csv`` per table, ``figure-NAME.csv`` per figure.
     Raises ValueError on an unknown format.
     """
     unknown = sorted(set(formats) - set(FORMATS))

@@ -30,12 +30,15 @@ def demo(record: Record, children: Sequence[Record]) -> dict[str, Any]:
 
 
 def _predictions(children: Sequence[Record]) -> list[tuple[str, str]]:
-    """The statistics that the children's binding readings rule on, each with a short heading and its threshold."""
+    """The statistics that the binding readings rule on, each with a short heading and its threshold."""
     found: dict[str, str] = {}
     for child in children:
         for r in child.readings[0].verdict.rulings if child.readings else ():
             p = r.prediction
-            label = next((e.label for e in child.readings[0].estimates if e.name == p.statistic), p.words or p.statistic)
+            label = next(
+                (e.label for e in child.readings[0].estimates if e.name == p.statistic),
+                p.words or p.statistic,
+            )
             asked = f"p < {p.threshold:g}" if p.op == "rank<" else f"{p.op} {p.threshold:g}"
             found.setdefault(p.statistic, f"{label} ({asked}?)")
     return list(found.items())
@@ -73,7 +76,7 @@ def _badge(reading: Reading | None) -> dict[str, str]:
 
 
 def truth(child: Record) -> str:
-    """What is known to be true of the model: planted heads (an organism's card says which), or nothing planted."""
+    """What is known to be true of the model, as its card says: planted heads, or nothing planted."""
     if "truth" not in child.model:
         return "nothing planted" if is_null(child) else "not recorded"
     known = child.model["truth"]

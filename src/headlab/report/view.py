@@ -1,4 +1,4 @@
-"""What a page says, as plain data: the record read for a referee. No markup here, no arithmetic in the templates."""
+"""What a page says, as plain data: no markup here, no arithmetic in the templates."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def null_words(null: Mapping[str, Any] | None, binding: Reading | None) -> str:
 
 
 def prompt_rows(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any] | None:
-    """One row per pair: clean, corrupted, and the named worlds (even, odd, all, no-op) of the binding reading."""
+    """One row per pair: clean, corrupted, and the binding reading's named worlds (even, odd, all, no-op)."""
     effects = tables.get("effects")
     if effects is None or effects.empty:
         return None
@@ -228,7 +228,8 @@ def prompt_rows(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         row = first.loc[pair]
         cells = [_readout(row, "clean"), _readout(row, "corrupted")]
         cells += [
-            _readout(t.loc[pair], "edited", graded=True) if pair in t.index else {"text": "–", "logits": "", "mark": ""} for t in by_world.values()
+            _readout(t.loc[pair], "edited", graded=True) if pair in t.index else {"text": "–", "logits": "", "mark": ""}
+            for t in by_world.values()
         ]
         lines.append({"pair": str(row.get("pair_id", pair)), "cells": cells})
     return {
@@ -246,7 +247,10 @@ def _named_rows(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """The effects of the binding protocol's first arm in the named worlds, and each world's label."""
     rows = effects
-    for column, wanted in (("protocol", record.readings[0].protocol if record.readings else None), ("arm", "z")):
+    for column, wanted in (
+        ("protocol", record.readings[0].protocol if record.readings else None),
+        ("arm", "z"),
+    ):
         if column in rows:
             values = list(rows[column].dropna().unique())
             rows = rows[rows[column] == (wanted if wanted in values else values[0])] if values else rows

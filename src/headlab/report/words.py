@@ -7,12 +7,15 @@ from typing import Any
 
 from headlab.stats import Estimate
 
+Number = float | int
+"""JSON does not tell 1.0 from 1."""
+
 ESTIMATE_KEYS = {"value", "low", "high", "n", "unit"}
 
 
 def is_estimate(value: Any) -> bool:
     """Whether a plain value is what ``Estimate.to_dict`` wrote."""
-    return isinstance(value, Mapping) and ESTIMATE_KEYS <= set(value)
+    return isinstance(value, Mapping) and set(value) >= ESTIMATE_KEYS
 
 
 def estimate(value: Mapping[str, Any] | Estimate) -> Estimate:
@@ -20,8 +23,8 @@ def estimate(value: Mapping[str, Any] | Estimate) -> Estimate:
     return value if isinstance(value, Estimate) else Estimate.from_dict(value)
 
 
-def span(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """``0.98 [0.95, 1.00]``, rounded to two figures of the interval's width; without an interval, three figures."""
+def span(value: Number | None, low: Number | None = None, high: Number | None = None) -> str:
+    """``0.98 [0.95, 1.00]``, rounded to two figures of the interval's width; else to three figures."""
     if value is None:
         return "undefined"
     if low is None or high is None:
@@ -41,7 +44,7 @@ def drawn(e: Estimate) -> str:
     return f"{e.method}, {100 * e.level:g} %{seed}"
 
 
-def chance(p: float | None, low: float | None, high: float | None) -> str:
+def chance(p: Number | None, low: Number | None, high: Number | None) -> str:
     """``p = 0.012 [0.006, 0.022]``; an enumerated p is exact and has no interval."""
     if p is None:
         return "p undefined"
@@ -51,13 +54,13 @@ def chance(p: float | None, low: float | None, high: float | None) -> str:
     return f"{shown} (exact)" if low == high else f"{shown} [{_small(low)}, {_small(high)}]"
 
 
-def _small(p: float) -> str:
+def _small(p: Number) -> str:
     if 0 < p < 0.0001:
         return "< 0.0001"
     return f"{p:.3f}" if p >= 0.0995 or p == 0 else f"{p:.2g}"
 
 
-def tail_count(observed: float, values: Sequence[float], tail: str = "greater", tolerance: float = 1e-9) -> int:
+def tail_count(observed: Number, values: Sequence[Number], tail: str = "greater", tolerance: float = 1e-9) -> int:
     """How many values are at least as extreme as the observed one, ties (to rounding) included."""
     slack = tolerance * max([abs(observed), *map(abs, values)])
     if tail == "less":

@@ -36,9 +36,7 @@ def floats(x: Values, name: str, ndim: int = 1) -> Floats:
     try:
         array = np.asarray(x, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name} must be numbers, got {_short(x)}. Drop or count undefined rows first."
-        ) from error
+        raise ValueError(f"{name} must be numbers, got {_short(x)}. Drop or count undefined rows first.") from error
     if array.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} axis/axes, got shape {array.shape}.")
     bad = int(np.count_nonzero(~np.isfinite(array)))
@@ -56,9 +54,7 @@ def booleans(x: Values, name: str, ndim: int = 1) -> Bools:
     if array.dtype != np.bool_:
         array = floats(x, name, ndim)
         if not np.isin(array, (0.0, 1.0)).all():
-            raise ValueError(
-                f"{name} must be booleans (or 0 and 1), got {_short(x)}. Compare with a threshold first."
-            )
+            raise ValueError(f"{name} must be booleans (or 0 and 1), got {_short(x)}. Compare with a threshold first.")
         array = array.astype(np.bool_)
     if array.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} axis/axes, got shape {array.shape}.")
@@ -98,9 +94,7 @@ def cluster_codes(clusters: Clusters, n: int) -> tuple[Ints, int]:
     if len(labels) != n:
         raise ValueError(f"clusters must name one cluster per row: got {len(labels)} for {n} rows.")
     if any(label is None or label != label for label in labels):
-        raise ValueError(
-            "clusters holds a missing label (None or NaN); give every row its prompt or problem."
-        )
+        raise ValueError("clusters holds a missing label (None or NaN); give every row its prompt or problem.")
     codes: dict[Hashable, int] = {}
     return np.array([codes.setdefault(label, len(codes)) for label in labels], dtype=np.int64), len(codes)
 

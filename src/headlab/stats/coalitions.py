@@ -60,9 +60,7 @@ def shapley_plan(n_members: Count, permutations: int, seed: int) -> ShapleyPlan:
         chains[np.arange(count), step + 1, orders[:, step]] = True
     flat = chains.reshape(-1, m)
     coalitions, steps = np.unique(flat, axis=0, return_inverse=True)
-    return ShapleyPlan(
-        coalitions, orders.astype(np.int64), steps.reshape(count, m + 1).astype(np.int64), int(seed)
-    )
+    return ShapleyPlan(coalitions, orders.astype(np.int64), steps.reshape(count, m + 1).astype(np.int64), int(seed))
 
 
 def shapley_from_chains(
@@ -82,9 +80,7 @@ def shapley_from_chains(
     """
     v = floats(values, "values")
     if len(v) != len(plan.coalitions):
-        raise ValueError(
-            f"one value per coalition expected: got {len(v)} for {len(plan.coalitions)} coalitions."
-        )
+        raise ValueError(f"one value per coalition expected: got {len(v)} for {len(plan.coalitions)} coalitions.")
     from scipy.special import stdtrit
 
     level = open_unit(level, "level")
@@ -132,9 +128,7 @@ def shapley(
     return shapley_from_chains(plan, value_fn(plan.coalitions.copy()), unit=unit, level=level)
 
 
-def banzhaf(
-    membership: Values, outcome: Values, *, unit: str = "subsets", level: float = 0.95
-) -> tuple[Estimate, ...]:
+def banzhaf(membership: Values, outcome: Values, *, unit: str = "subsets", level: float = 0.95) -> tuple[Estimate, ...]:
     """Banzhaf value of each member, every subset serving every member (maximum sample reuse).
 
     Definition: mean outcome of subsets with the member - mean outcome of those without it.
@@ -156,11 +150,7 @@ def banzhaf(
     method = "Banzhaf, " + ("Newcombe" if binary else "Welch")
     sizes = x.sum(axis=1)
     one_size = n > 0 and bool((sizes == sizes[0]).all())
-    note = (
-        f"all subsets have size {sizes[0]}: a contrast at that size, not the Banzhaf value"
-        if one_size
-        else ""
-    )
+    note = f"all subsets have size {sizes[0]}: a contrast at that size, not the Banzhaf value" if one_size else ""
     values: list[Estimate] = []
     for member in x.T:
         inside, outside = y[member], y[~member]

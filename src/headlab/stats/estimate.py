@@ -61,9 +61,7 @@ class Estimate:
             raise ValueError(f"low must not exceed high, got low={self.low!r}, high={self.high!r}.")
 
     @classmethod
-    def undefined(
-        cls, unit: str, n: int, note: str, *, method: str = "none", level: float = 0.95
-    ) -> Estimate:
+    def undefined(cls, unit: str, n: int, note: str, *, method: str = "none", level: float = 0.95) -> Estimate:
         """The estimate of something that these rows cannot give; `note` says why."""
         return cls(None, None, None, n=n, unit=unit, method=method, level=level, note=note)
 
@@ -102,9 +100,7 @@ class Estimate:
         required = {"value", "low", "high", "n", "unit", "method"}
         unknown, missing = sorted(set(data) - known), sorted(required - set(data))
         if unknown or missing:
-            raise ValueError(
-                f"not an Estimate: unknown fields {unknown}, missing {missing}; expected {sorted(known)}."
-            )
+            raise ValueError(f"not an Estimate: unknown fields {unknown}, missing {missing}; expected {sorted(known)}.")
         return cls(**data)
 
     def __str__(self) -> str:
@@ -126,9 +122,7 @@ def _finite(x: object, name: str) -> float | None:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be a number or None, got {x!r}.") from error
     if not math.isfinite(number):
-        raise ValueError(
-            f"{name} must be finite, got {number}. Use Estimate.undefined(...) when there is no value."
-        )
+        raise ValueError(f"{name} must be finite, got {number}. Use Estimate.undefined(...) when there is no value.")
     return number
 
 

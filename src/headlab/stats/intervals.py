@@ -129,9 +129,7 @@ def bootstrap_means(
     method = _bootstrap_name(clusters)
     if k < 2:
         reason = _too_few(len(table), k)
-        return tuple(
-            Estimate.undefined(unit, len(table), reason, method=method, level=level) for _ in table.T
-        )
+        return tuple(Estimate.undefined(unit, len(table), reason, method=method, level=level) for _ in table.T)
     sums, sizes = _cluster_sums(table, codes, k), np.bincount(codes, minlength=k).astype(np.float64)
     means = np.concatenate([(w @ sums) / (w @ sizes)[:, None] for w in _weights(k, draws, seed)])
     centre = table.mean(axis=0)

@@ -91,9 +91,7 @@ def additive(membership: Values, outcome: Values, *, unit: str = "subsets", leve
     contrast = np.eye(k) - (1 / k if relative and k else 0.0)
     free = n - 1 - int(np.linalg.matrix_rank(centred)) if k else 0
     if free < 1:
-        reason = (
-            f"{n} subsets leave no degree of freedom for {k} varying members" if k else "no member varies"
-        )
+        reason = f"{n} subsets leave no degree of freedom for {k} varying members" if k else "no member varies"
         return Additive(tuple(_undefined(unit, n, reason, method, level) for _ in range(m)), None, relative)
     axes = _row_space(centred)
     centre, low, high, r_squared = _ols(centred @ axes.T, y, contrast @ axes.T, level)
@@ -173,9 +171,7 @@ def predict_left_out(
     predicted, common = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
     for i in range(n):
         others = np.arange(n) != i
-        model = LogisticRegression(C=1 / float(ridge), max_iter=1000).fit(
-            x[others].astype(np.float64), y[others]
-        )
+        model = LogisticRegression(C=1 / float(ridge), max_iter=1000).fit(x[others].astype(np.float64), y[others])
         predicted[i] = bool(model.predict(x[i : i + 1].astype(np.float64))[0])
         common[i] = 2 * int(y[others].sum()) > n - 1
     right, usual = predicted == y, common == y

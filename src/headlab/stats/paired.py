@@ -114,9 +114,7 @@ def paired_difference(
         low, high = _newcombe_bounds(*_cells(left, right), level)
         return Estimate(value, low, high, n, unit, method, level)
     if seed is None:
-        raise ValueError(
-            f"{n} rows share {k} clusters, so whole clusters are resampled: give a seed (got None)."
-        )
+        raise ValueError(f"{n} rows share {k} clusters, so whole clusters are resampled: give a seed (got None).")
     x, y = left.astype(np.float64), right.astype(np.float64)
     boot = bootstrap_paired_difference(x, y, clusters, unit=unit, seed=seed, draws=DRAWS, level=level)
     if boot.low != boot.high:
@@ -160,17 +158,13 @@ def tost_paired(
     else:
         if seed is None:
             raise ValueError("numbers are compared by a bootstrap: give a seed (got None).")
-        difference = bootstrap_paired_difference(
-            a, b, clusters, unit=unit, seed=whole(seed, "seed"), level=level
-        )
+        difference = bootstrap_paired_difference(a, b, clusters, unit=unit, seed=whole(seed, "seed"), level=level)
     low, high = difference.low, difference.high
     if low is None or high is None or low == high:
         return Equivalence("undefined", difference, margin, alpha)
     if -margin < low and high < margin:
         return Equivalence("equivalent", difference, margin, alpha)
-    outcome: Literal["different", "undecided"] = (
-        "different" if low > margin or high < -margin else "undecided"
-    )
+    outcome: Literal["different", "undecided"] = "different" if low > margin or high < -margin else "undecided"
     return Equivalence(outcome, difference, margin, alpha)
 
 

@@ -43,6 +43,10 @@ class Rank:
     unit: str
     level: float
 
+    def __str__(self) -> str:
+        band = "enumerated" if self.enumerated else f"[{self.low:.3g}, {self.high:.3g}]"
+        return f"p = {self.p:.3g} {band}, {self.at_least_as_extreme} of {self.n_sets} {self.unit} at least as extreme"
+
     @property
     def estimate(self) -> Estimate:
         """p as an `Estimate`."""
@@ -146,9 +150,7 @@ def sign_flip(
     null = _all_flips(sums) if exact else _some_flips(sums, draws, whole(seed, "seed"))
     observed = float(sums.sum())
     if tail == "both":
-        return rank(
-            abs(observed), np.abs(null), enumerated=exact, alpha=alpha, unit="sign flips", least_ties=2
-        )
+        return rank(abs(observed), np.abs(null), enumerated=exact, alpha=alpha, unit="sign flips", least_ties=2)
     return rank(observed, null, enumerated=exact, alpha=alpha, unit="sign flips", tail=tail)
 
 

@@ -66,7 +66,8 @@ _TABLE = (
     ("qa", "⟨marker|Q:⟩ " + _WHICH + " ⟨cue|A:⟩", " ", _BANDWIDTH + ' (and §1.3 "Heavy")'),
     (
         "chat",
-        "⟨marker|<|start_header_id|>user<|end_header_id|>\n\n⟩" + _WHICH
+        "⟨marker|<|start_header_id|>user<|end_header_id|>\n\n⟩"
+        + _WHICH
         + "⟨cue|<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n⟩",
         "",
         _PAPER,
@@ -79,7 +80,8 @@ _TABLE = (
     ("medium", "⟨marker|Q:⟩ " + _NUMBERS + "⟨question|?⟩", " ", _INJECTION),
     (
         "full",
-        "⟨marker|User Question:⟩ ⟨ask|Which number is⟩ ⟨word|{word}⟩⟨colon|:⟩ " + _NUMBERS
+        "⟨marker|User Question:⟩ ⟨ask|Which number is⟩ ⟨word|{word}⟩⟨colon|:⟩ "
+        + _NUMBERS
         + "⟨question|?⟩ ⟨cue|Assistant Answer:⟩",
         " ",
         _INJECTION,
@@ -216,7 +218,9 @@ def held_out() -> frozenset[tuple[int, int]]:
     return frozenset(random.Random(_SPLIT_SEED).sample(wide, round(HELD_OUT_SHARE * len(wide))))
 
 
-def fraction_pairs(category: Category, split: Literal["held-out", "train", "all"] = "held-out") -> list[tuple[int, int]]:
+def fraction_pairs(
+    category: Category, split: Literal["held-out", "train", "all"] = "held-out"
+) -> list[tuple[int, int]]:
     """Unordered fraction pairs of a category with one integer part."""
     out = []
     for i, f in enumerate(FRACTIONS):
@@ -300,7 +304,9 @@ def _flipped(a: str, b: str, wording: Wording, rng: random.Random) -> tuple[tupl
     """The comparison with its two-digit fraction replaced by one above the short fraction: the other number wins."""
     numbers = [a, b]
     if category_of(a, b) != "conflict":
-        raise PromptError("corruption='fraction' is defined for the category 'conflict' only (9.8 vs 9.11 ↔ 9.8 vs 9.85)")
+        raise PromptError(
+            "corruption='fraction' is defined for the category 'conflict' only (9.8 vs 9.11 ↔ 9.8 vs 9.85)"
+        )
     long = 0 if len(a.split(".")[1]) == 2 else 1
     integer, short = numbers[1 - long].split(".")
     numbers[long] = f"{integer}.{rng.choice([f for f in FRACTIONS if f > 10 * int(short)])}"

@@ -1,0 +1,51 @@
+"""headlab puts claims about attention heads on trial.
+
+>>> import headlab
+>>> result = headlab.trial("parity", "decimals-planted-even")      # doctest: +SKIP
+>>> print(result.verdict.sentence)                                 # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headlab.claims import Claim, Control, Prediction, Verdict, decide
+    from headlab.engine.decode import generate
+    from headlab.engine.run import capture, sweep
+    from headlab.experiments import Result, catalogue, demo, load, repeat, run, trial
+    from headlab.heads import Grid, Head, Heads, KVHeads
+    from headlab.interventions import Intervention, World
+    from headlab.prompts import Pair, Prompt, PromptSet
+    from headlab.stats import Estimate
+    from headlab.store import Store
+
+_ROOMS = {
+    "headlab.heads": ("Grid", "Head", "Heads", "KVHeads"),
+    "headlab.prompts": ("Pair", "Prompt", "PromptSet"),
+    "headlab.interventions": ("Intervention", "World"),
+    "headlab.claims": ("Claim", "Control", "Prediction", "Verdict", "decide"),
+    "headlab.stats": ("Estimate",),
+    "headlab.store": ("Store",),
+    "headlab.engine.run": ("capture", "sweep"),
+    "headlab.engine.decode": ("generate",),
+    "headlab.experiments": ("Result", "catalogue", "demo", "load", "repeat", "run", "trial"),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+__all__ = sorted(_HOME)  # noqa: PLE0605 (the table above is the contents page)
+
+
+def __getattr__(name: str) -> Any:
+    """Rooms are opened when first asked for: importing headlab loads no torch."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("headlab")
+    if name not in _HOME:
+        raise AttributeError(f"module 'headlab' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
