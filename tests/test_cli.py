@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 import headlab.cli.tree
 from headlab.claims import Claim, Control, Prediction, decide
@@ -24,10 +25,17 @@ from headlab.cli.errors import BadInput, Interrupted, explain
 from headlab.cli.options import layer_number, memory_bytes
 from headlab.cli.progress import PATIENCE, SPARSE, Meter
 from headlab.cli.repeat import compare, lines
+from headlab.cli.show import show_record
 from headlab.stats import Estimate
 from headlab.store import NamedEstimate, Reading, Record, Store, StoreError, StoreLookupError
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(headlab.cli.tree.__file__).parents[2])}
+# One thread: on two shared cores the tiny models are several times slower with two.
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(Path(headlab.cli.tree.__file__).parents[2]),
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
 CLAIM = Claim(
     id="parity",
     words="even heads repair",
@@ -51,14 +59,10 @@ def reading(protocol: str, rate: float) -> Reading:
 
 def effects() -> pd.DataFrame:
     edited = np.random.default_rng(0).normal(size=4)
-    return pd.DataFrame(
-        {"pair": range(4), "world": "even", "edited": edited, "right": [True, None, False, True]}
-    )
+    return pd.DataFrame({"pair": range(4), "world": "even", "edited": edited, "right": [True, None, False, True]})
 
 
-def stored(
-    store: Store, seed: int = 0, *, children: tuple[str, ...] = (), done: bool = True, **fields
-) -> Record:
+def stored(store: Store, seed: int = 0, *, children: tuple[str, ...] = (), done: bool = True, **fields) -> Record:
     draft = {
         "claim": CLAIM.model_dump(mode="json"),
         "model": {"name": "decimals-planted-even"},
@@ -125,9 +129,7 @@ def test_help_loads_no_heavy_library(words):
         "heavy = {'torch', 'transformers', 'pandas', 'numpy', 'duckdb', 'rich.progress', 'altair'}; "
         "print(heavy & set(sys.modules), file=sys.stderr)"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, env=ENVIRONMENT
-    )
+    out = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=ENVIRONMENT)
     assert out.stderr.strip() == "set()" and "Usage: headlab" in out.stdout
 
 
@@ -195,9 +197,7 @@ def test_bad_input_is_one_line(refused, words, told):
 def test_a_malformed_claim_is_told_with_its_line(refused, tmp_path):
     path = tmp_path / "claim.yaml"
     good = "id: mine\nwords: w\nsource: s\nexperiment: parity\ncontrols: [no-op]\n"
-    path.write_text(
-        good + "predictions:\n  - {statistic: repair:even, op: '>', threshold: high}\nlayers: 3\n"
-    )
+    path.write_text(good + "predictions:\n  - {statistic: repair:even, op: '>', threshold: high}\nlayers: 3\n")
     line = refused("trial", str(path), "--model", "x")
     assert "line 7: predictions.0.threshold" in line and "given 'high'" in line
     assert "line 8: layers: Extra inputs" in line
@@ -225,11 +225,7 @@ def test_ambiguous_ids(home, refused):
 def test_debug_shows_the_traceback(call, monkeypatch):
     for words in (["show", "x", "--debug"], ["--debug", "show", "x"]):
         code, _, err = call(*words)
-        assert (
-            code == 2
-            and "Traceback" in err
-            and err.rstrip().splitlines()[-1].startswith("headlab: no run 'x'")
-        )
+        assert code == 2 and "Traceback" in err and err.rstrip().splitlines()[-1].startswith("headlab: no run 'x'")
     monkeypatch.setenv("HEADLAB_DEBUG", "1")
     assert "Traceback" in call("show", "x")[2]
 
@@ -332,6 +328,15 @@ def test_show_has_everything_that_a_reader_wants_first(home, call):
     assert f"headlab repeat {made.id}" in out
 
 
+def test_on_a_narrow_terminal_the_readings_stand_below_each_other(home):
+    made, stream = stored(home), io.StringIO()
+    show_record(Console(file=stream, width=80), made, home, None, [])
+    lines = stream.getvalue().splitlines()
+    at = lines.index("even heads (z)")
+    assert lines[at + 1].split() == ["standard", "0.90", "[0.80,", "0.95]", "20", "pairs"]
+    assert lines[at + 2].split() == ["published", "0.20", "[0.10,", "0.25]", "20", "pairs"]
+
+
 def test_show_of_a_run_that_failed(home, call):
     failed = stored(home, done=False)
     code, out, _ = call("show", failed.id)
@@ -358,6 +363,18 @@ def test_show_html_and_open(home, call, refused, monkeypatch, tmp_path):
     assert (tmp_path / "page.html").read_text() == f"<html>{made.id}</html>"
     assert opened == [str(tmp_path / "page.html")]
     assert "--html no/page.html is not a file name" in refused("show", made.id, "--html", "no/page.html")
+
+
+def test_a_report_that_cannot_be_kept_is_no_failure(home, call, monkeypatch):
+    made = stored(home)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, out, err = call("show", made.id)
+    assert code == 0 and made.id in out and "report.html" not in out
+    assert err.count("\n") == 1 and f"`headlab show {made.id} --html PATH` writes it elsewhere" in err
 
 
 def test_query(home, call):
@@ -389,9 +406,7 @@ def test_compare(home):
     record, table = stored(home), effects()
     tables = {"effects": table}
     same = compare(record, tables, record, {"effects": table.sample(frac=1, random_state=0)})
-    assert same.same and "the same (numbers may differ by 0.0001)" in lines(same)[-1], (
-        "the order of rows is no matter"
-    )
+    assert same.same and "the same (numbers may differ by 0.0001)" in lines(same)[-1], "the order of rows is no matter"
 
     near = table.assign(edited=table["edited"] + [0, 0, 0, 5e-5])
     found = compare(record, tables, record, {"effects": near})
@@ -411,18 +426,12 @@ def test_compare(home):
 
 def test_compare_verdicts_and_versions(home):
     record = stored(home)
-    other = record.updated(
-        {"readings": [reading("standard", 0.2), reading("naive", 0.8)], "versions": {"torch": "2"}}
-    )
+    other = record.updated({"readings": [reading("standard", 0.2), reading("naive", 0.8)], "versions": {"torch": "2"}})
     found = compare(record, {}, other, {})
     assert not found.same and found.verdicts["standard"] == ("upheld", "refuted")
     assert found.verdicts["published"] == ("refuted", "none") and found.versions == {"torch": ("1", "2")}
-    assert "verdict, standard: upheld became refuted" in lines(found) and "versions: torch 1 → 2" in lines(
-        found
-    )
-    assert compare(record, {}, record.updated({"versions": {"torch": "2"}}), {}).same, (
-        "versions alone do not count"
-    )
+    assert "verdict, standard: upheld became refuted" in lines(found) and "versions: torch 1 → 2" in lines(found)
+    assert compare(record, {}, record.updated({"versions": {"torch": "2"}}), {}).same, "versions alone do not count"
 
 
 def test_an_unfinished_run_is_not_compared(home, refused):
@@ -496,7 +505,7 @@ TRIAL = ["trial", "parity", "-m", "decimals-natural", "--pairs", "20", "--protoc
 
 def test_a_trial_stopped_by_ctrl_c_resumes_and_repeats(tmp_path):
     """The real thing: trial, Ctrl-C, the same command again, show, repeat, export."""
-    words = [*TRIAL, "--matched-sets", "300"]
+    words = [*TRIAL, "--matched-sets", "60"]
     process = subprocess.Popen(
         [sys.executable, "-m", "headlab", *words],
         stdout=subprocess.PIPE,
@@ -511,7 +520,7 @@ def test_a_trial_stopped_by_ctrl_c_resumes_and_repeats(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "")
+    assert process.returncode in {130, -signal.SIGINT} and out == ""  # a shell shows both as 130
     assert err == "headlab: interrupted; what was computed is kept, and the same command takes it up again\n"
     (left,) = json.loads(shell("list", "--json", cwd=tmp_path).stdout)
     assert left["status"] == "interrupted"
@@ -540,7 +549,7 @@ def test_a_dry_run_runs_nothing(tmp_path):
         (["--model", "decimals-natural", "--device", "cuda:99"], "no such device: 'cuda:99'"),
         (
             ["--model", "decimals-natural", "--dtype", "float8"],
-            "unknown dtype 'float8'; expected one of float32",
+            "unknown dtype 'float8'; expected one of",
         ),
         (["--model", "decimals-natural", "--revision", "main"], "has no revision 'main'"),
         (["--model", "decimals-natural", "--layer", "7"], "layer 7"),

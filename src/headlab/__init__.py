@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headlab.claims import Claim, Control, Prediction, Verdict, decide
+    from headlab.claims import Claim, Prediction, Verdict, decide
     from headlab.engine.decode import generate
     from headlab.engine.run import capture, sweep
     from headlab.experiments import Result, catalogue, demo, load, repeat, run, trial
@@ -25,7 +25,7 @@ _ROOMS = {
     "headlab.heads": ("Grid", "Head", "Heads", "KVHeads"),
     "headlab.prompts": ("Pair", "Prompt", "PromptSet"),
     "headlab.interventions": ("Intervention", "World"),
-    "headlab.claims": ("Claim", "Control", "Prediction", "Verdict", "decide"),
+    "headlab.claims": ("Claim", "Prediction", "Verdict", "decide"),
     "headlab.stats": ("Estimate",),
     "headlab.store": ("Store",),
     "headlab.engine.run": ("capture", "sweep"),
@@ -33,7 +33,33 @@ _ROOMS = {
     "headlab.experiments": ("Result", "catalogue", "demo", "load", "repeat", "run", "trial"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
-__all__ = sorted(_HOME)  # noqa: PLE0605 (the table above is the contents page)
+__all__ = [
+    "Claim",
+    "Estimate",
+    "Grid",
+    "Head",
+    "Heads",
+    "Intervention",
+    "KVHeads",
+    "Pair",
+    "Prediction",
+    "Prompt",
+    "PromptSet",
+    "Result",
+    "Store",
+    "Verdict",
+    "World",
+    "capture",
+    "catalogue",
+    "decide",
+    "demo",
+    "generate",
+    "load",
+    "repeat",
+    "run",
+    "sweep",
+    "trial",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -44,6 +70,11 @@ def __getattr__(name: str) -> Any:
         return version("headlab")
     if name not in _HOME:
         raise AttributeError(f"module 'headlab' has no attribute {name!r}; it has {', '.join(__all__)}")
+    if _HOME[name] == "headlab.experiments":
+        from headlab.experiments.base import render_with
+        from headlab.report import page
+
+        render_with(page)
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

@@ -335,16 +335,14 @@ def _weigh(rulings: Sequence[Ruling]) -> tuple[Outcome, str]:
 
 
 def _would_change(rulings: Sequence[Ruling], outcome: Outcome) -> str:
+    """Which numbers would have to come out otherwise, and where they are now."""
+    sides = {">": ("above", "below"), "<": ("below", "above"), "rank<": ("below", "above")}
     parts = []
     for r in rulings:
-        side = {">": "above", "<": "below", "rank<": "below"}[r.prediction.op]
-        bound = f"{r.prediction.threshold:g}"
-        if outcome == "upheld":
-            parts.append(f"{r.prediction.statistic} reaching {bound} with its interval")
-        elif r.outcome != "upheld":
-            parts.append(f"{r.prediction.statistic} wholly {side} {bound}")
-    return (
-        ("It would fall by " if outcome == "upheld" else "It would take ")
-        + (" and ".join(parts) if outcome != "upheld" else " or ".join(parts))
-        + "."
-    )
+        for_it, against = sides[r.prediction.op]
+        if outcome == "upheld" or r.outcome != "upheld":
+            side = against if outcome == "upheld" else for_it
+            parts.append(f"{r.prediction.statistic} wholly {side} {r.prediction.threshold:g} (now {r.shown})")
+    if outcome == "upheld":
+        return "Any one of these would refute it: " + "; ".join(parts) + "."
+    return "It would take " + " and ".join(parts) + "."

@@ -34,18 +34,14 @@ def list_(
     rows: Any = experiments.catalogue()
     if what == "claims":
         claims = experiments.builtin_claims().values()
-        rows = [
-            {"id": c.id, "experiment": c.experiment, "words": c.words, "source": c.source} for c in claims
-        ]
+        rows = [{"id": c.id, "experiment": c.experiment, "words": c.words, "source": c.source} for c in claims]
     print_frame(pd.DataFrame(rows), json, f"no {what}")
 
 
 @app.command()
 def show(
     id: Annotated[str, typer.Argument(metavar="ID", help="A run's id, or the beginning of it.")],
-    html: Annotated[
-        Path | None, typer.Option("--html", metavar="PATH", help="Write the report here.")
-    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="PATH", help="Write the report here.")] = None,
     open: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
     store: o.StoreOption = None,
     json: o.Json = False,
@@ -85,9 +81,7 @@ def repeat(
     home = open_store(store)
     record = home.record(id)
     if record.status != "complete":
-        raise BadInput(
-            f"{record.id} is {record.status}: there is nothing to compare; run it again: {_command(record)}"
-        )
+        raise BadInput(f"{record.id} is {record.status}: there is nothing to compare; run it again: {_command(record)}")
     before = home.tables(record.id)
     with Meter() as meter:
         result = experiments.repeat(record, store=home, progress=meter)
@@ -126,9 +120,7 @@ def export(
 
 @app.command()
 def query(
-    sql: Annotated[
-        str, typer.Argument(metavar="SQL", help="One SELECT over runs, readings, estimates, effects …")
-    ],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over runs, readings, estimates, effects …")],
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     store: o.StoreOption = None,
     json: o.Json = False,

@@ -52,15 +52,9 @@ def organism_card(
 @organism.command("train")
 def organism_train(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An organism with a recipe.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="A new folder (./NAME).")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", metavar="N", help="Fewer or more than the recipe's.")
-    ] = None,
-    threads: Annotated[
-        int, typer.Option("--threads", metavar="N", help="CPU threads; sums depend on it.")
-    ] = 1,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="A new folder (./NAME).")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Fewer or more than the recipe's.")] = None,
+    threads: Annotated[int, typer.Option("--threads", metavar="N", help="CPU threads; sums depend on it.")] = 1,
 ) -> None:
     """Train an organism again from its recipe."""
     from headlab import organisms

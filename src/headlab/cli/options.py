@@ -12,26 +12,18 @@ from headlab.cli.errors import BadInput, one_of
 
 Model = Annotated[
     str | None,
-    typer.Option(
-        "--model", "-m", metavar="NAME", help="A shipped organism (headlab models), a folder or a hub id."
-    ),
+    typer.Option("--model", "-m", metavar="NAME", help="A shipped organism (headlab models), a folder or a hub id."),
 ]
 Revision = Annotated[
     str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a hub model.")
 ]
-Adapter = Annotated[
-    str | None, typer.Option("--adapter", metavar="NAME", help="A PEFT adapter: a folder or a hub id.")
-]
-Layer = Annotated[
-    str | None, typer.Option("--layer", metavar="N|auto", help="The layer on trial, counted from 0.")
-]
+Adapter = Annotated[str | None, typer.Option("--adapter", metavar="NAME", help="A PEFT adapter: a folder or a hub id.")]
+Layer = Annotated[str | None, typer.Option("--layer", metavar="N|auto", help="The layer on trial, counted from 0.")]
 ProtocolOption = Annotated[
     str | None, typer.Option("--protocol", metavar="NAME", help="Only this one: standard or published.")
 ]
 Pairs = Annotated[int | None, typer.Option("--pairs", metavar="N", help="Prompt pairs in the test.")]
-MatchedSets = Annotated[
-    int | None, typer.Option("--matched-sets", metavar="N", help="Random head sets in the null.")
-]
+MatchedSets = Annotated[int | None, typer.Option("--matched-sets", metavar="N", help="Random head sets in the null.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of every random draw.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …")]
 Dtype = Annotated[
@@ -55,9 +47,7 @@ Prompts = Annotated[
 ]
 StoreOption = Annotated[
     Path | None,
-    typer.Option(
-        "--store", metavar="FOLDER", help="Where runs are kept ($HEADLAB_STORE, or ./headlab-runs)."
-    ),
+    typer.Option("--store", metavar="FOLDER", help="Where runs are kept ($HEADLAB_STORE, or ./headlab-runs)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 DryRun = Annotated[
@@ -73,9 +63,7 @@ def memory_bytes(text: str | None) -> int | None:
         return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", text.lower())
     if not match or not float(match[1]):
-        raise BadInput(
-            f"--memory {text!r} is not a size; expected a number with a unit, such as 800MB or 2GB"
-        )
+        raise BadInput(f"--memory {text!r} is not a size; expected a number with a unit, such as 800MB or 2GB")
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
@@ -92,9 +80,7 @@ def at_least(least: int, **numbers: int | None) -> None:
     """Raises BadInput for a number below ``least``."""
     for name, number in numbers.items():
         if number is not None and number < least:
-            raise BadInput(
-                f"--{name.replace('_', '-')} is {number}; expected a whole number of at least {least}"
-            )
+            raise BadInput(f"--{name.replace('_', '-')} is {number}; expected a whole number of at least {least}")
 
 
 def trial_options(

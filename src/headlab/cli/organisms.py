@@ -26,11 +26,7 @@ def _row(card: Card) -> dict[str, Any]:
     shape = card.recipe["architecture"]
     kv = shape["kv_heads"] or shape["heads"]
     truth = card.truth
-    planted = (
-        f"planted in layer {truth.layer}: {truth.k} of {' '.join(truth.heads)}"
-        if truth
-        else "nothing planted"
-    )
+    planted = f"planted in layer {truth.layer}: {truth.k} of {' '.join(truth.heads)}" if truth else "nothing planted"
     return {
         "name": card.name,
         "family": shape["family"],
@@ -68,6 +64,4 @@ def show_card(card: Card) -> None:
         ("interchange", card.repairs, ("source", "base", "patched", "n", "correct")),
     ):
         out.print(f"\n{title}", markup=False)
-        show_frame(
-            out, pd.DataFrame([{c: getattr(cell, c) for c in columns} for cell in cells]), "not measured"
-        )
+        show_frame(out, pd.DataFrame([{c: getattr(cell, c) for c in columns} for cell in cells]), "not measured")

@@ -84,9 +84,7 @@ def _table(old: pd.DataFrame | None, new: pd.DataFrame | None) -> dict[str, Any]
         both = ~missing[0] & ~missing[1]
         found["other_cells"] += int((missing[0] != missing[1]).sum())
         if a.dtype.kind == b.dtype.kind == "f":
-            found["max_abs_difference"] = max(
-                found["max_abs_difference"], float(abs(a - b)[both].max(initial=0.0))
-            )
+            found["max_abs_difference"] = max(found["max_abs_difference"], float(abs(a - b)[both].max(initial=0.0)))
         else:
             found["other_cells"] += int((a[both] != b[both]).sum())
     return found

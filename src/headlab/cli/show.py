@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 _COLOURS = {
     "upheld": "green",
@@ -22,7 +23,7 @@ _COLOURS = {
     "void": "magenta",
     "untestable": "cyan",
 }
-_WIDE = 160
+_WIDE, _SIDE_BY_SIDE = 160, 120
 
 
 def console() -> Console:
@@ -33,9 +34,7 @@ def console() -> Console:
     return Console(file=sys.stdout, width=wide, highlight=False, soft_wrap=False)
 
 
-def show_record(
-    out: Console, record: Record, store: Store, report: Path | None, children: Sequence[Record]
-) -> None:
+def show_record(out: Console, record: Record, store: Store, report: Path | None, children: Sequence[Record]) -> None:
     """Everything that a reader of one run wants first."""
     from rich.text import Text
 
@@ -46,7 +45,7 @@ def show_record(
     if children:
         out.print(_children(children))
     if any(r.estimates for r in record.readings):
-        out.print(_readings(record))
+        out.print(_readings(record, out.width))
     if record.readings and record.readings[0].verdict.controls:
         out.print(_controls(record))
     for section in record.sections if record.kind == "demo" else ():
@@ -66,35 +65,40 @@ def _verdict(out: Console, record: Record) -> None:
     out.print(Text(binding.verdict.sentence, style=_COLOURS[binding.verdict.outcome]))
     out.print(Text(f"  read by: {binding.protocol}: {binding.words}", style="dim"))
     for other in others:
-        out.print(
-            Text(f"  beside it, {other.protocol} ({other.words}): {other.verdict.sentence}", style="dim")
-        )
+        out.print(Text(f"  beside it, {other.protocol} ({other.words}): {other.verdict.sentence}", style="dim"))
     if binding.verdict.would_change:
         out.print(Text(f"  {binding.verdict.would_change}", style="dim"))
 
 
-def _readings(record: Record) -> Table:
-    """One row per number, one column per protocol."""
+def _readings(record: Record, width: int) -> Table | Text:
+    """One row per number with the protocols side by side; where that is too wide, one below the other."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title="readings", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    table.add_column("arm")
-    for reading in record.readings:
-        colour = _COLOURS[reading.verdict.outcome]
-        table.add_column(f"{reading.protocol}\n[{colour}]{reading.verdict.outcome}[/]", justify="right")
-    table.add_column("n", justify="right")
-    table.add_column("unit")
     rows: dict[tuple[str, str], tuple[str, dict[int, Estimate]]] = {}
     for i, reading in enumerate(record.readings):
         for e in reading.estimates:
             _, cells = rows.setdefault((e.name, e.arm), (e.label, {}))
             cells[i] = Estimate.from_dict(e.estimate)
+    if width < _SIDE_BY_SIDE:
+        out = Text().append("readings", style="italic")
+        for (_, arm), (label, cells) in rows.items():
+            out.append(f"\n{label} ({arm})")
+            for i, e in cells.items():
+                out.append(f"\n  {record.readings[i].protocol:<11}{_number(e):>24}  {e.n} {e.unit}")
+        return out
+    table = Table(title="readings", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("", "arm"):
+        table.add_column(column)
+    for r in record.readings:
+        head = Text(f"{r.protocol}\n").append(r.verdict.outcome, style=_COLOURS[r.verdict.outcome])
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("n", justify="right")
+    table.add_column("unit")
     for (_, arm), (label, cells) in rows.items():
         counts = "/".join(dict.fromkeys(str(e.n) for e in cells.values()))
-        unit = next(iter(cells.values())).unit
-        shown = [_number(cells[i]) if i in cells else "" for i in range(len(record.readings))]
-        table.add_row(label, arm, *shown, counts, unit)
+        shown = [Text(_number(cells[i]) if i in cells else "") for i in range(len(record.readings))]
+        table.add_row(Text(label), arm, *shown, counts, next(iter(cells.values())).unit)
     return table
 
 
@@ -141,8 +145,7 @@ def _places(record: Record, store: Store, report: Path | None) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     facts = {
-        "run": f"{record.id} ({record.status}"
-        + (f", {record.seconds:.1f} s)" if record.seconds is not None else ")"),
+        "run": f"{record.id} ({record.status}" + (f", {record.seconds:.1f} s)" if record.seconds is not None else ")"),
         "record": str(store.root / record.id / "record.json"),
         "report": "" if report is None else str(report),
         "again": record.call.get("command", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,15 +73,31 @@ def make_page(record: Record, home: Store) -> str:
 def print_record(record: Record, home: Store, json: bool, page: Path | None = None) -> None:
     """Print a record; its report is written beside it unless it was written to ``page``."""
     if page is None and record.status == "complete":
-        page = home.root / record.id / "report.html"
-        if not page.is_file():
-            home.keep_page(record.id, make_page(record, home))
+        page = _kept_page(record, home)
     if json:
         print(record.to_json(), end="")
         return
     from headlab.cli.show import console, show_record
 
     show_record(console(), record, home, page, [home.record(child) for child in record.children])
+
+
+def _kept_page(record: Record, home: Store) -> Path | None:
+    """The report beside the record; None, and a line on stderr, when the store cannot take it.
+
+    The run itself is stored by now, so this is no failure.
+    """
+    from headlab.store import StoreError
+
+    path = home.root / record.id / "report.html"
+    if path.is_file():
+        return path
+    try:
+        return home.keep_page(record.id, make_page(record, home))
+    except StoreError as error:
+        elsewhere = f"`headlab show {record.id} --html PATH` writes it elsewhere"
+        print(f"headlab: no report beside {record.id}: {error.__cause__ or error}; {elsewhere}", file=sys.stderr)
+        return None
 
 
 def print_frame(frame: Any, json: bool, empty: str) -> None:

@@ -28,9 +28,7 @@ def demo(pairs: o.Pairs = None, store: o.StoreOption = None, json: o.Json = Fals
 
 @app.command()
 def trial(
-    claim: Annotated[
-        str, typer.Argument(metavar="CLAIM", help="A built-in claim, or a .yaml or .toml file.")
-    ],
+    claim: Annotated[str, typer.Argument(metavar="CLAIM", help="A built-in claim, or a .yaml or .toml file.")],
     model: o.Model = None,
     revision: o.Revision = None,
     adapter: o.Adapter = None,
@@ -52,14 +50,13 @@ def trial(
         protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, seed=seed, memory=memory,
         prompts=prompts, revision=revision, adapter=adapter, device=device, dtype=dtype,
     )  # fmt: skip
-    _try(_claim(claim), model, given, store, json, dry_run)
+    chosen = _model(model)
+    _try(_claim(claim), chosen, given, store, json, dry_run)
 
 
 @app.command()
 def run(
-    experiment: Annotated[
-        str, typer.Argument(metavar="EXPERIMENT", help="A slug of `headlab list experiments`.")
-    ],
+    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A slug of `headlab list experiments`.")],
     model: o.Model = None,
     revision: o.Revision = None,
     adapter: o.Adapter = None,
@@ -81,10 +78,19 @@ def run(
         protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, seed=seed, memory=memory,
         prompts=prompts, revision=revision, adapter=adapter, device=device, dtype=dtype,
     )  # fmt: skip
+    chosen = _model(model)
     from headlab import experiments
 
     one_of(experiment, [e["slug"] for e in experiments.catalogue()], "experiment")
-    _try(experiment, model, given, store, json, dry_run, kind="run")
+    _try(experiment, chosen, given, store, json, dry_run, kind="run")
+
+
+def _model(given: str | None) -> str:
+    if given is None:
+        raise BadInput(
+            "no model given; name one with --model: a shipped organism (headlab models), a folder or a hub id"
+        )
+    return given
 
 
 def _claim(given: str) -> str:
@@ -108,17 +114,13 @@ def _claim(given: str) -> str:
 
 def _try(
     claim: str,
-    model: str | None,
+    model: str,
     given: dict[str, Any],
     store: Path | None,
     json: bool,
     dry: bool,
     **kind: Any,
 ) -> None:
-    if model is None:
-        raise BadInput(
-            "no model given; name one with --model: a shipped organism (headlab models), a folder or a hub id"
-        )
     from headlab import experiments
     from headlab.cli.progress import Meter
     from headlab.engine.model import ModelError

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +94,7 @@ def make_base(lab: Lab, layer: int, ids: Tensor, source: Source, *, tokens: int)
     return Base(layer, length, start, whole["residual"], whole[layer, "out_block"], delta, prefix, dict(seen))
 
 
-class _watching:  # noqa: N801 (reads as a verb)
+class _watching:
     """Keep the arguments of every layer from ``layer`` on, and where the hidden states stand in them."""
 
     def __init__(self, lab: Lab, layer: int) -> None:
@@ -170,10 +171,8 @@ def resume(lab: Lab, base: Base, rows: Rows, pairs: Sequence[int], last_ids: Ten
             hidden = _call(lab, base, at, hidden, here, cache)
         if base.layer < n_layers - 1:
             if base.start < base.length - 1:
-                try:
+                with suppress(Stop):
                     _call(lab, base, n_layers - 1, hidden[:, :-1], slice(base.start, base.length - 1), cache)
-                except Stop:
-                    pass
             tape.stop_at = None
             hidden = _call(lab, base, n_layers - 1, hidden[:, -1:], slice(base.length - 1, base.length), cache)
         with skipping(lab, n_layers, hidden[:, -1:]):

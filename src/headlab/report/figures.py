@@ -168,7 +168,7 @@ def _threshold(value: Any, axis: str, extent: Sequence[float]) -> list[Any]:
     line = alt.Chart(_data([{"threshold": value, "label": f"threshold {value:g}"}]))
     at = {axis: alt.datum(value, type="quantitative")}
     if axis == "y":
-        name = line.mark_text(style="threshold-label", align="right", dy=-6).encode(
+        name = line.mark_text(style="threshold-label", align="right", baseline="bottom", dy=-4).encode(
             x=alt.value("width"), text="label:N", **at
         )
     else:
@@ -286,7 +286,7 @@ def _curve(figure: Figure) -> Any:
             "x:Q",
             title=o.get("x_title") or "x",
             scale=alt.Scale(nice=False, zero=False, padding=6),
-            axis=alt.Axis(grid=False, format="~g", **({"tickMinStep": 1} if whole else {})),
+            axis=alt.Axis(grid=False, format="~g", tickMinStep=1 if whole else alt.Undefined),
         ),
         color=colour,
     )

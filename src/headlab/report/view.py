@@ -40,6 +40,7 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
     first_null = next((f for f in drawn if f["kind"] == "null"), None)
     return {
         "id": record.id,
+        "name": str(record.model.get("name") or record.title),
         "title": record.title,
         "slug": record.slug,
         "kind": record.kind,
@@ -68,12 +69,13 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
 def facts(record: Record) -> list[tuple[str, str]]:
     """The line under the title: model, layer, pairs, seed, date."""
     model, settings, claim = record.model, record.settings, record.claim or {}
+    tested = record.prompts.get("test") or record.prompts
     layer = settings.get("layer", claim.get("layer"))
     seed = settings.get("seed", claim.get("seed"))
     rows = [
         ("Model", model.get("name")),
         ("Layer", layer),
-        ("Prompts", words.counted(record.prompts["n"], "pairs") if record.prompts.get("n") else None),
+        ("Prompts", words.counted(tested["n"], "pairs") if "n" in tested else None),
         ("Seed", seed),
         ("Precision", " on ".join(str(x) for x in (model.get("dtype"), model.get("device")) if x)),
         ("Run", record.id),
@@ -123,7 +125,7 @@ def shown(data: Mapping[str, Any] | Estimate) -> dict[str, Any]:
     """A number with all that must travel with it."""
     e = words.estimate(data)
     return {
-        "text": words.span(e.value, e.low, e.high),
+        "text": f"{words.span(e.value)} (exact)" if words.is_exact(e) else words.span(e.value, e.low, e.high),
         "n": words.counted(e.n, e.unit),
         "drawn": words.drawn(e),
         "note": e.note,
@@ -154,17 +156,28 @@ def comparison(readings: Sequence[Reading]) -> dict[str, list[dict[str, Any]]]:
 
 
 def eligibility(data: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Whether the model shows the behaviour to be explained, and the numbers that say so."""
+    """Whether the model shows the behaviour to be explained, and the numbers that say so, reading by reading."""
     if not data:
         return None
-    numbers = {k.replace("_", " "): shown(v) for k, v in data.items() if words.is_estimate(v)}
-    rest = {k: v for k, v in data.items() if not words.is_estimate(v) and k not in {"ok", "reason"}}
+    by = data.get("by_protocol") or {"": data}
     return {
         "ok": bool(data.get("ok")),
         "reason": data.get("reason") or "",
-        "numbers": numbers,
-        "rest": words.flat(rest),
+        "names": unique([k for one in by.values() for k, v in one.items() if words.is_estimate(v)]),
+        "rows": [
+            {
+                "name": PROTOCOLS.get(name, name.capitalize()) or "This run",
+                "ok": bool(one.get("ok")),
+                "numbers": {k: shown(v) for k, v in one.items() if words.is_estimate(v)},
+            }
+            for name, one in by.items()
+        ],
+        "rest": [(k.replace("_", " "), words.plain(v)) for k, v in data.items() if _simple(k, v)],
     }
+
+
+def _simple(key: str, value: Any) -> bool:
+    return key not in {"ok", "reason"} and not isinstance(value, Mapping)
 
 
 def figure(f: Figure, where: str) -> dict[str, Any]:
@@ -246,7 +259,7 @@ def _named_rows(
     effects: pd.DataFrame, worlds: pd.DataFrame | None, record: Record
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """The effects of the binding protocol's first arm in the named worlds, and each world's label."""
-    rows = effects
+    rows: Any = effects
     for column, wanted in (
         ("protocol", record.readings[0].protocol if record.readings else None),
         ("arm", "z"),
@@ -283,7 +296,7 @@ def provenance(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
     """What a repeat needs, group by group."""
     identity = [
         ("claim SHA-256", record.claim_hash or "–"),
-        ("prompts hash", words.plain(record.prompts.get("hash"))),
+        ("prompts hash", words.plain((record.prompts.get("test") or record.prompts).get("hash"))),
         ("run key", record.key),
         ("schema", str(record.schema_version)),
         ("created", record.created),

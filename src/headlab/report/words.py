@@ -33,6 +33,11 @@ def span(value: Number | None, low: Number | None = None, high: Number | None = 
     return str(Estimate(value, low, high, 1, "x", "x")).split(" (")[0]
 
 
+def is_exact(e: Estimate) -> bool:
+    """Whether everything there is was counted, so that no interval is needed."""
+    return e.defined and e.method == "enumeration"
+
+
 def counted(number: int, unit: str) -> str:
     """``n = 200 pairs``."""
     return f"n = {number:,} {unit}".rstrip()
@@ -40,6 +45,8 @@ def counted(number: int, unit: str) -> str:
 
 def drawn(e: Estimate) -> str:
     """How the interval was made: ``cluster bootstrap, 95 %, seed 0``."""
+    if is_exact(e):
+        return "none needed, every case was counted"
     seed = "" if e.seed is None else f", seed {e.seed}"
     return f"{e.method}, {100 * e.level:g} %{seed}"
 

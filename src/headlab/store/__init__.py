@@ -63,9 +63,7 @@ class Store:
 
     # -- writing --------------------------------------------------------------------------------------------
 
-    def open(
-        self, *, kind: Kind, slug: str, title: str, inputs: Mapping[str, Any], draft: Mapping[str, Any]
-    ) -> Run:
+    def open(self, *, kind: Kind, slug: str, title: str, inputs: Mapping[str, Any], draft: Mapping[str, Any]) -> Run:
         """Begin a run, or take up the unfinished one with the same inputs (and the same versions of the
         software).
 
@@ -112,11 +110,7 @@ class Store:
             record = self.record(id)
         except StoreError:
             return False
-        return (
-            record.key == key
-            and record.status != "complete"
-            and record.versions == fields.get("versions", {})
-        )
+        return record.key == key and record.status != "complete" and record.versions == fields.get("versions", {})
 
     def _begun(self, key: str, kind: Kind, slug: str, title: str, fields: Mapping[str, Any]) -> Run:
         taken, base, number = set(self._ids()), f"{slug}-{key[:8]}", 2
@@ -131,9 +125,7 @@ class Store:
     def _lock(self, folder: Path) -> files.Lock:
         lock = files.Lock(folder / ".lock")
         if not lock.acquire(wait=False):
-            raise StoreError(
-                f"run {folder.name} is being made by another process; wait for it, or use another --store"
-            )
+            raise StoreError(f"run {folder.name} is being made by another process; wait for it, or use another --store")
         return lock
 
     # -- reading --------------------------------------------------------------------------------------------
@@ -141,9 +133,7 @@ class Store:
     def _ids(self) -> list[str]:
         if not self.root.is_dir():
             return []
-        return sorted(
-            p.name for p in self.root.iterdir() if RUN_ID.fullmatch(p.name) and (p / "record.json").is_file()
-        )
+        return sorted(p.name for p in self.root.iterdir() if RUN_ID.fullmatch(p.name) and (p / "record.json").is_file())
 
     def find(self, id: str) -> str:
         """The full id of the run whose id is, or begins with, ``id``.  Raises StoreLookupError: unknown, or
@@ -168,9 +158,7 @@ class Store:
         name = self.find(id)
         record = Record.from_json((self.root / name / "record.json").read_bytes(), f"the record of {name}")
         if record.id != name:
-            raise StoreError(
-                f"the folder {self.root / name} holds the record of {record.id}; rename it to that"
-            )
+            raise StoreError(f"the folder {self.root / name} holds the record of {record.id}; rename it to that")
         return record
 
     def records(self) -> tuple[list[Record], dict[str, str]]:
@@ -224,9 +212,7 @@ class Store:
                 f"table {name!r} of run {record.id} cannot be read: {error.strerror}; run it again"
             ) from error
         if files.sha256(data) != info.sha256:
-            raise StoreError(
-                f"table {name!r} of run {record.id} is damaged: its checksum does not hold; run it again"
-            )
+            raise StoreError(f"table {name!r} of run {record.id} is damaged: its checksum does not hold; run it again")
         return data
 
     def query(self, sql: str) -> pd.DataFrame:
@@ -265,9 +251,7 @@ def _seen(record: Record, *, locked: bool) -> Any:
 
 def _checked(id: str) -> str:
     if not RUN_ID.fullmatch(id):
-        raise StoreLookupError(
-            f"not a run's id: {id!r}; expected a-z, 0-9 and -, as `headlab list` shows them"
-        )
+        raise StoreLookupError(f"not a run's id: {id!r}; expected a-z, 0-9 and -, as `headlab list` shows them")
     return id
 
 

@@ -35,9 +35,7 @@ first forward pass, under "claim_hash".
 
 def readme(record: Record, contents: Sequence[Record]) -> str:
     """The text that tells a reader of the zip what is in it."""
-    sentence = (
-        record.readings[0].verdict.sentence if record.readings else f"Status: {record.status}. {record.error}"
-    )
+    sentence = record.readings[0].verdict.sentence if record.readings else f"Status: {record.status}. {record.error}"
     return _README.format(
         title=record.title,
         line="=" * len(record.title),
@@ -49,9 +47,7 @@ def readme(record: Record, contents: Sequence[Record]) -> str:
     )
 
 
-def write_zip(
-    out: Path, contents: Sequence[Record], tables: Mapping[str, Mapping[str, bytes]], page: bytes
-) -> Path:
+def write_zip(out: Path, contents: Sequence[Record], tables: Mapping[str, Mapping[str, bytes]], page: bytes) -> Path:
     """Write the zip of ``contents`` (the run first, then its children) and their tables' Parquet bytes to
     ``out``.
 

@@ -57,9 +57,7 @@ def cannot_write(error: OSError, path: Path) -> StoreError:
             f"disk full: could not write {path}; everything stored before it is intact. "
             "Free some space (or name another folder with --store) and run the same command again: it resumes"
         )
-    return StoreError(
-        f"cannot write {path}: {error.strerror or error}; name a folder that can be written (--store)"
-    )
+    return StoreError(f"cannot write {path}: {error.strerror or error}; name a folder that can be written (--store)")
 
 
 def make_folder(folder: Path) -> None:

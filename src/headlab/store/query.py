@@ -76,10 +76,7 @@ def estimate_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
             "name": e.name,
             "label": e.label,
             "arm": e.arm,
-            **{
-                k: e.estimate.get(k)
-                for k in ("value", "low", "high", "n", "unit", "method", "level", "seed", "note")
-            },
+            **{k: e.estimate.get(k) for k in ("value", "low", "high", "n", "unit", "method", "level", "seed", "note")},
         }
         for r in records
         for reading in r.readings
@@ -99,9 +96,7 @@ def _schemas() -> dict[str, Any]:
         "readings": "run_id protocol binding outcome sentence",
         "estimates": "run_id protocol name label arm value low high n unit method level seed note",
     }
-    return {
-        view: pa.schema([(c, other.get(c, text)) for c in columns.split()]) for view, columns in names.items()
-    }
+    return {view: pa.schema([(c, other.get(c, text)) for c in columns.split()]) for view, columns in names.items()}
 
 
 def query(root: Path, records: list[Record], sql: str) -> pd.DataFrame:

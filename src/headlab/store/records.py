@@ -160,9 +160,7 @@ class Record(BaseModel):
             data = json.loads(text)
             version = data["schema_version"]
         except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(
-                f"{name} is damaged: not a headlab record ({type(error).__name__}: {error})"
-            ) from error
+            raise StoreError(f"{name} is damaged: not a headlab record ({type(error).__name__}: {error})") from error
         if not isinstance(version, int) or version > SCHEMA:
             raise StoreError(
                 f"{name} was written by a newer headlab (schema {version}; this one reads up to {SCHEMA}); "

@@ -1,0 +1,91 @@
+"""README and docs say what is so: their code and commands run, their examples parse."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headlab.claims import Claim
+from headlab.prompts import PromptSet
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = sorted([README, *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"])
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), flags=re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("readme")
+
+
+COMMANDS = [
+    line[2:] for page in PAGES for block in blocks(page, "console") for line in block.splitlines() if line[:2] == "$ "
+]
+
+
+def test_the_readme_has_commands_and_code() -> None:
+    assert len(COMMANDS) >= 4 and len(blocks(README, "python")) >= 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_runs(command: str, store: Path) -> None:
+    words = shlex.split(command)
+    assert words[0] == "headlab"
+    env = {**os.environ, "HEADLAB_STORE": str(store / "runs")}
+    done = subprocess.run(
+        [sys.executable, "-m", "headlab", *words[1:]], cwd=store, env=env, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip()
+
+
+def test_the_readmes_python_runs(store: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(store)
+    monkeypatch.setenv("HEADLAB_STORE", str(store / "python"))
+    names: dict = {}
+    for code in blocks(README, "python"):
+        exec(compile(code, str(README), "exec"), names)
+    said = capsys.readouterr().out
+    assert names["result"].verdict.outcome == "upheld" and names["result"].verdict.sentence in said
+    means = names["effects"].groupby("world")["edited"].mean()
+    assert means["six of the planted heads"] > 0 > means["five of them"]
+
+
+def test_the_documented_claim_parses() -> None:
+    for text in blocks(ROOT / "docs" / "claims.md", "yaml"):
+        assert Claim.from_text(text, ".yaml", "docs/claims.md").predictions
+
+
+def test_the_documented_csv_parses(tmp_path: Path) -> None:
+    lines = re.findall(r"^    (clean,.*\n    .*)$", (ROOT / "docs" / "prompts.md").read_text("utf-8"), flags=re.M)
+    path = tmp_path / "pairs.csv"
+    path.write_text("\n".join(line.strip() for line in lines[0].splitlines()))
+    (pair,) = PromptSet.from_file(path)
+    assert pair.answer == " Paris" and pair.corrupted.text.endswith("Italy is")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_local_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_every_error_of_ours_is_documented() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text("utf-8")
+    ours = {
+        name
+        for path in (ROOT / "src" / "headlab").rglob("*.py")
+        for name in re.findall(r"^class (\w+Error)\(", path.read_text("utf-8"), flags=re.M)
+    }
+    assert ours and not {name for name in ours if name not in page}
