@@ -64,15 +64,24 @@ def read_model(
             raise ModelError(f"{name} has quantised weights, which cannot be read per head; use the 16-bit checkpoint")
         with _quietly():
             tok = tokenizer or AutoTokenizer.from_pretrained(where, **common)
-            hf = AutoModelForCausalLM.from_pretrained(
+            hf, found = AutoModelForCausalLM.from_pretrained(
                 where, config=config, dtype=dtype, weights_only=True, device_map=device_map,
-                attn_implementation="eager", **common,
+                attn_implementation="eager", output_loading_info=True, **common,
             )  # fmt: skip
+        _refuse_incomplete(name, tok, sorted(found["missing_keys"]))
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(_why_not(name, revision, error)) from error
     return (hf if device_map is not None else hf.to(device)), tok, name
+
+
+def _refuse_incomplete(name: str, tokenizer: Any, missing: list[str]) -> None:
+    """What transformers would fill in by itself: random weights, and a tokenizer without words."""
+    if missing:
+        raise ModelError(f"{name} is incomplete: {len(missing)} weight(s) are missing, first {missing[0]}; fetch it again")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(f"{name} has no tokenizer; put its tokenizer.json and tokenizer_config.json beside the weights")
 
 
 @contextmanager
@@ -119,6 +128,13 @@ def _why_not(name: str, revision: str | None, error: BaseException) -> str:
             f"cannot reach the hub for {name!r} and it is not in the local cache; check the network, or give a "
             "local folder or a shipped organism (headlab models)"
         )
+    if "Weights only load failed" in text:
+        return (
+            f"{name} is a pickle that holds more than tensors, which could run code of its own, so headlab does not open "
+            "it; convert the checkpoint to safetensors"
+        )
+    if "backend tokenizer" in text or "Can't load tokenizer" in text:
+        return f"{name} has no tokenizer; put its tokenizer.json and tokenizer_config.json beside the weights"
     if "Unrecognized configuration class" in text:
         return f"{name} is not a causal language model that transformers can load"
     first = str(error).strip().splitlines()

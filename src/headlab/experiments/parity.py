@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headlab.claims import PROTOCOLS, Claim, Protocol, Verdict, decide
-from headlab.designs import complement, matched_sets
-from headlab.effects import Figure, mean_recovery, pivot
+from headlab.effects import Figure, of_world
 from headlab.experiments.base import (
     Bench,
     Eligibility,
@@ -33,9 +32,9 @@ from headlab.experiments.base import (
 )
 from headlab.heads import Grid, Heads, even, odd
 from headlab.heads import layer as all_heads
-from headlab.interventions import Intervention, World
+from headlab.interventions import World
 from headlab.prompts import EncodedPair, encode
-from headlab.stats import Estimate, Rank, bootstrap_mean, rank
+from headlab.stats import Estimate, Rank, mcnemar
 from headlab.store import NamedEstimate, Reading
 
 NAMED = {"all": "all heads", "even": "even heads", "odd": "odd heads"}
@@ -82,25 +81,24 @@ def parity(bench: Bench) -> Outcome:
     )
 
 
-def design(grid: Grid, claim: Claim, at: int) -> list[World]:
-    """The worlds of the null: every matched half and its complement."""
-    observed = even(grid, at)
-    matched = matched_sets(grid, observed, n=claim.matched_sets, seed=claim.seed)
-    sets = list(dict.fromkeys([observed, *matched.sets]))
-    every = dict.fromkeys([*sets, *(complement(grid, s) for s in sets)])
-    return [World(f"set {s}", (Intervention(s),)) if len(s) else World("set") for s in every]
-
-
 def _pairs(able: Eligibility, bench: Bench) -> list[EncodedPair]:
     """Eligible pairs; every pair when there are too few to say anything (the verdict is then untestable)."""
     return list(able.pairs) if len(able.pairs) >= 2 else bench.encoded
 
 
+def _sets(grid: Grid, at: int) -> dict[str, Heads]:
+    return {"all": all_heads(grid, at), "even": even(grid, at), "odd": odd(grid, at)}
+
+
+def design(grid: Grid, claim: Claim, at: int) -> list[World]:
+    """The worlds of the null, which are nearly all of a trial's."""
+    return null_worlds(grid, even(grid, at), claim.matched_sets, claim.seed)
+
+
 def _named_worlds(bench: Bench, protocol: Protocol, at: int, arm: str) -> list[World]:
     grid = bench.lab.grid
     whole = all_heads(grid, at)
-    sets = {"all": whole, "even": even(grid, at), "odd": odd(grid, at)}
-    make = [protocol_patch(protocol, name, heads, site=arm) for name, heads in sets.items()]
+    make = [protocol_patch(protocol, name, heads, site=arm) for name, heads in _sets(grid, at).items()]
     make.append(protocol_patch(protocol, "baseline", whole, site=arm, amount=0.0))
     if protocol.when == "prefill":
         make.append(protocol_patch(protocol, "noop", whole, site=arm, write="noop"))
@@ -126,15 +124,17 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> d
     estimates: list[NamedEstimate] = []
     for arm, table in tables.items():
         estimates += standard_estimates(table, NAMED, seed, arm).values()
-    null = _null(bench, pairs, at)
-    where: Rank = null["rank"]
+    dosed, dose_figure = dose_curve(bench, pairs, at, _sets(bench.lab.grid, at), NAMED)
+    null = matched_null(bench, pairs, even(bench.lab.grid, at), NAIVE)
+    where: Rank = null.rank
     gap = contrast(z, "even", "odd", seed)
     estimates += [
         named("contrast:repair", "even minus odd: pairs repaired", gap),
-        named("contrast:recovery", "even minus odd: logit difference recovered", null["contrast"]),
+        named("contrast:recovery", "even minus odd: logit difference recovered", null.contrast),
         named("rank:even", "matched halves at least as extreme", where.estimate),
-        named("null:naive", "matched halves with a repair contrast of at least .5", null["naive"]),
+        named("null:naive", "matched halves with a repair contrast of at least .5", null.naive),
     ]
+    estimates.append(named("mcnemar:even-odd", "even against odd: exact McNemar p on discordant pairs", _mcnemar(z)))
     findings: dict[str, Estimate | Rank] = {
         e.name: Estimate.from_dict(e.estimate) for e in estimates if e.arm == "z" and e.name != "rank:even"
     }
@@ -145,70 +145,24 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> d
     standard = Reading(protocol="standard", words=words, verdict=verdict, estimates=tuple(estimates))
     return {
         "readings": [standard, _naive(claim, gap, controls)],
-        "figures": [_null_figure(null, at)],
+        "figures": [null_figure(null, at, "Even against odd", "the even heads", "even − odd"), dose_figure],
         "effects": pd.concat(
-            [*tables.values(), null["effects"].assign(protocol="standard", arm="z")], ignore_index=True
+            [*tables.values(), *(t.assign(protocol="standard", arm="z") for t in (dosed, null.effects))],
+            ignore_index=True,
         ),
-        "worlds": _world_table(bench, at, "standard", list(tables), null["sets"]),
-        "matched": null["table"],
+        "worlds": _world_table(bench, at, "standard", list(tables), null.sets),
+        "matched": null.table,
     }
+
+
+def _mcnemar(z: Any) -> Estimate:
+    rows = [of_world(z, w).sort_values("pair")["right"].to_numpy(bool) for w in ("even", "odd")]
+    found = mcnemar(*rows)
+    return Estimate(found.p, found.p, found.p, found.discordant, "discordant pairs", "exact McNemar")
 
 
 def _has_arm(bench: Bench, arm: str) -> bool:
     return arm == "z" or bench.lab.d_model % bench.lab.grid.n_heads == 0
-
-
-def _null(bench: Bench, pairs: list[EncodedPair], at: int) -> dict[str, Any]:
-    """The contrast of every matched half with its complement."""
-    import numpy as np
-    import pandas as pd
-
-    grid, claim = bench.lab.grid, bench.claim
-    observed = even(grid, at)
-    matched = matched_sets(grid, observed, n=claim.matched_sets, seed=claim.seed)
-    worlds = design(grid, claim, at)
-    every = [w.interventions[0].heads if w.interventions else Heads() for w in worlds]
-    effects = bench.sweep(pairs, worlds, f"matched halves L{at}")
-    edited = pivot(effects, [w.name for w in worlds])
-    one = effects.drop_duplicates("pair").sort_values("pair")
-    clean, corrupted = one["clean"].to_numpy(), one["corrupted"].to_numpy()
-    rec = dict(zip(every, mean_recovery(edited, clean, corrupted), strict=True))
-    fixed = dict(zip(every, (edited > 0).mean(1), strict=True))
-    gaps = np.array([rec[s] - rec[complement(grid, s)] for s in matched.sets])
-    own = rec[observed] - rec[complement(grid, observed)]
-    naive = np.array([abs(fixed[s] - fixed[complement(grid, s)]) >= NAIVE for s in matched.sets])
-    per_pair = (edited[every.index(observed)] - edited[every.index(complement(grid, observed))]) / (
-        clean - corrupted
-    ).mean()
-    return {
-        "rank": rank(own, gaps, enumerated=matched.enumerated, alpha=claim.alpha, unit="matched halves"),
-        "contrast": bootstrap_mean(per_pair, clusters=one["cluster"].to_numpy(), unit="pairs", seed=claim.seed),
-        "naive": _share(naive, matched.enumerated),
-        "table": pd.DataFrame(
-            {
-                "heads": [str(s) for s in matched.sets],
-                "contrast": gaps,
-                "recovery": [rec[s] for s in matched.sets],
-                "repaired": [fixed[s] for s in matched.sets],
-            }
-        ),
-        "observed": own,
-        "gaps": gaps,
-        "sets": every,
-        "effects": effects,
-        "matched": matched,
-        "pairs": len(pairs),
-    }
-
-
-def _share(hits: Any, enumerated: bool) -> Estimate:
-    """Share of sets: exact when they are all there, else with a Clopper-Pearson interval."""
-    from headlab.stats import clopper_pearson
-
-    if not enumerated:
-        return clopper_pearson(int(hits.sum()), len(hits), unit="matched halves")
-    value = float(hits.mean())
-    return Estimate(value, value, value, len(hits), "matched halves", "enumeration")
 
 
 def _naive(claim: Claim, gap: Estimate, controls: Sequence[Any]) -> Reading:
@@ -276,11 +230,11 @@ def _without_rank(claim: Claim) -> Claim:
     return claim.model_copy(update={"predictions": kept or claim.predictions})
 
 
-def _world_table(bench: Bench, at: int, protocol: str, arms: list[str], sets: list[Heads]) -> Any:
+def _world_table(bench: Bench, at: int, protocol: str, arms: list[str], sets: Sequence[Heads]) -> Any:
     import pandas as pd
 
     grid = bench.lab.grid
-    members = {"all": all_heads(grid, at), "even": even(grid, at), "odd": odd(grid, at)}
+    members = _sets(grid, at)
     rows = [
         {"world": w, "arm": arm, "layer": at, "heads": str(h), "size": len(h), "family": w}
         for arm in arms
@@ -291,32 +245,6 @@ def _world_table(bench: Bench, at: int, protocol: str, arms: list[str], sets: li
         for s in sets
     ]
     return pd.DataFrame(rows).assign(protocol=protocol)
-
-
-def _null_figure(null: dict[str, Any], at: int) -> Figure:
-    found: Rank = null["rank"]
-    band: Estimate = null["contrast"]
-    how = "all" if null["matched"].enumerated else "a random sample of"
-    return Figure(
-        kind="null",
-        name="null",
-        title=f"Even against odd, among {found.n_sets:,} halves of layer {at} that nobody named",
-        caption=(
-            f"Each bar counts matched halves ({how} {null['matched'].total:,} with as many heads in each KV group) by how "
-            "much more of the logit difference they recover than their complement. The line is the even heads, its band "
-            f"the 95 % interval over {band.n} pairs. {found.at_least_as_extreme} of {found.n_sets:,} halves are at least as "
-            f"extreme: p = {found.p:.3g}."
-        ),
-        data=tuple({"value": float(g)} for g in null["gaps"]),
-        options={
-            "observed": float(null["observed"]),
-            "low": band.low,
-            "high": band.high,
-            "label": "even − odd",
-            "x_title": "recovery by the half minus recovery by its complement",
-            "p": found.p,
-        },
-    )
 
 
 def _arms_figure(readings: Sequence[Reading]) -> Figure:
