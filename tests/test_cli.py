@@ -116,7 +116,7 @@ def refused(call):
 
 def shell(*words: str, **more) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "headlab", *words]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, **more)
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=600, **more)
 
 
 # -- help ---------------------------------------------------------------------------------------------------
@@ -134,13 +134,14 @@ def test_help_loads_no_heavy_library(words):
 
 
 def test_help_takes_less_than_half_a_second():
-    """The best of five: other jobs on the machine must not decide."""
+    """Processor time, the best of five: other jobs on the machine must not decide."""
     took = []
     for _ in range(5):
-        started = time.perf_counter()
+        before = os.times()
         assert shell("--help").returncode == 0
-        took.append(time.perf_counter() - started)
-    assert min(took) < 0.5, took
+        after = os.times()
+        took.append(sum(after[2:4]) - sum(before[2:4]))  # user and system time of ended children
+    assert 0 < min(took) < 0.5, took
 
 
 def test_every_command_has_help(call):
@@ -211,7 +212,6 @@ def test_malformed_prompts_are_told_with_their_row(refused, tmp_path):
 
 
 def test_a_misspelt_claim_or_model(refused):
-    pytest.importorskip("torch")
     assert "did you mean parity" in refused("trial", "partiy", "-m", "x")
     assert "did you mean head-count" in refused("run", "headcount", "-m", "x")
     assert "no model at ./nowhere" in refused("trial", "parity", "-m", "./nowhere")
@@ -515,11 +515,11 @@ def test_a_trial_stopped_by_ctrl_c_resumes_and_repeats(tmp_path):
         cwd=tmp_path,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` leaves it ignored
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(tmp_path.glob("headlab-runs/*/shards/*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode in {130, -signal.SIGINT} and out == ""  # a shell shows both as 130
     assert err == "headlab: interrupted; what was computed is kept, and the same command takes it up again\n"
     (left,) = json.loads(shell("list", "--json", cwd=tmp_path).stdout)

@@ -34,9 +34,7 @@ ESTIMATE = Estimate(0.9, 0.7, 0.98, n=20, unit="pairs", method="by hand", seed=0
 
 
 def reading(outcome: str = "upheld") -> Reading:
-    value = (
-        ESTIMATE if outcome == "upheld" else Estimate(0.1, 0.02, 0.3, n=20, unit="pairs", method="by hand")
-    )
+    value = ESTIMATE if outcome == "upheld" else Estimate(0.1, 0.02, 0.3, n=20, unit="pairs", method="by hand")
     control = Control(name="no-op", kind="negative", passed=True, words="nothing moved", value=0.0)
     verdict = decide(CLAIM, {"repair:even": value}, [control])
     named = NamedEstimate(name="repair:even", label="even heads repair", arm="z", estimate=value.to_dict())
@@ -131,9 +129,7 @@ def test_a_newer_schema_is_refused_and_a_damaged_record_named(store):
     path = store.root / made.id / "record.json"
     whole = path.read_text()
     path.write_text(whole.replace(f'"schema_version": {SCHEMA}', f'"schema_version": {SCHEMA + 1}'))
-    with pytest.raises(
-        StoreError, match=f"newer headlab .schema {SCHEMA + 1}; this one reads up to {SCHEMA}"
-    ):
+    with pytest.raises(StoreError, match=f"newer headlab .schema {SCHEMA + 1}; this one reads up to {SCHEMA}"):
         store.record(made.id)
     assert store.list()["status"].tolist() == ["unreadable"]
     path.write_text(whole[: len(whole) // 2])
@@ -258,9 +254,7 @@ def test_a_damaged_shard_is_computed_again_and_reported(store, damage):
     else:
         path.with_suffix(".json").write_bytes(b"{")
     with start(store) as again:
-        pd.testing.assert_frame_equal(
-            again.shard("a", effects), files.from_parquet(files.to_parquet(effects(), "a"))
-        )
+        pd.testing.assert_frame_equal(again.shard("a", effects), files.from_parquet(files.to_parquet(effects(), "a")))
         record = again.finish(warnings=["another"])
     assert len(record.warnings) == 2 and record.warnings[1] == "another"
     assert "shard 'a' was damaged" in record.warnings[0] and "computed again" in record.warnings[0]
@@ -520,19 +514,13 @@ def test_query_of_an_empty_store(store):
 
 def test_export_is_self_contained_and_is_itself_a_store(store, tmp_path):
     child = complete(store, 1)
-    made = complete(
-        store, children=[child.id], call={"command": "headlab trial parity", "python": "headlab.trial()"}
-    )
+    made = complete(store, children=[child.id], call={"command": "headlab trial parity", "python": "headlab.trial()"})
     out = store.export(made.id[:-1], tmp_path, page="<html>report</html>")
     assert out == tmp_path / f"{made.id}.zip"
     with zipfile.ZipFile(out) as archive:
         assert sorted(archive.namelist()) == sorted(
             ["README.txt", "report.html"]
-            + [
-                f"runs/{r}/{f}"
-                for r in (made.id, child.id)
-                for f in ("record.json", "effects.parquet", "effects.csv")
-            ]
+            + [f"runs/{r}/{f}" for r in (made.id, child.id) for f in ("record.json", "effects.parquet", "effects.csv")]
         )
         text = archive.read("README.txt").decode()
         assert "headlab trial parity" in text and reading().verdict.sentence in text

@@ -90,6 +90,8 @@ class Intervention:
             raise InterventionError("a patch at every step must say what is written beyond the prompt: first or last")
         if self.when == "every_step" and self.write in {"noop", "mean", "resample", "noise", "exchange"}:
             raise InterventionError(f"{self.write!r} has no source beyond the prompt; use when='prefill'")
+        if self.when == "every_step" and self.write == "patch" and self.site in {"scores", "pattern"}:
+            raise InterventionError(f"a patch of {self.site!r} has no keys beyond the prompt; use when='prefill'")
         if len(self.heads.layers) > 1:
             raise InterventionError("one intervention edits one layer; put one for each layer into the world")
 
@@ -115,8 +117,9 @@ class Intervention:
                 raise ValueError(f"{self.heads} is out of range: this model has KV heads 0 to {grid.n_kv_heads - 1}")
         else:
             grid.check(self.heads)
-        if any(not 0 <= d < grid.n_heads for d in self.donors):
-            raise ValueError(f"a donor is out of range: this model has heads 0 to {grid.n_heads - 1}")
+        n = grid.n_kv_heads if isinstance(self.heads, KVHeads) else grid.n_heads
+        if any(not 0 <= d < n for d in self.donors):
+            raise ValueError(f"a donor is out of range: {self.site!r} of this model has heads 0 to {n - 1}")
 
     def plain(self) -> dict[str, Any]:
         """As JSON-ready data."""

@@ -11,6 +11,7 @@ which they part: that is where the logit difference is read.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -179,12 +180,17 @@ class PromptSet:
 
         Raises PromptError with the row number and the reason.
         """
-        pairs = []
+        pairs: list[Pair] = []
+        seen: dict[str, int] = {}
         for number, row in enumerate(rows, start=first_row):
             try:
-                pairs.append(_pair_from_row(row, number))
+                pair = _pair_from_row(row, number)
+                if pair.id in seen:
+                    raise PromptError(f"its id {pair.id!r} is that of row {seen[pair.id]} too; ids must be unique")
             except (PromptError, TypeError, ValueError) as error:
                 raise PromptError(f"{name}, row {number}: {error}") from error
+            seen[pair.id] = number
+            pairs.append(pair)
         if not pairs:
             raise PromptError(f"{name} has no rows; expected at least one with columns {', '.join(COLUMNS)}")
         return cls(tuple(pairs), name)
@@ -203,19 +209,32 @@ class PromptSet:
         if not path.is_file():
             raise PromptError(f"no such prompt file: {path}; expected a .csv or .jsonl with {', '.join(COLUMNS)}")
         if path.suffix == ".csv":
-            with path.open(newline="", encoding="utf-8") as handle:
-                reader = csv.DictReader(handle, strict=True)
+            reader = csv.DictReader(io.StringIO(_text_of(path), newline=""), strict=True)
+            try:
                 missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
                 if missing:
                     raise PromptError(f"{path} lacks the column(s) {', '.join(missing)}; it has {reader.fieldnames}")
                 return cls.from_rows(reader, name=path.name, first_row=2)
+            except csv.Error as error:
+                raise PromptError(f"{path.name}, line {reader.line_num}: not CSV ({error})") from error
         if path.suffix == ".jsonl":
             return cls.from_rows(_json_lines(path), name=path.name)
         raise PromptError(f"{path}: expected a .csv or .jsonl file, given {path.suffix or 'no suffix'}")
 
 
+def _text_of(path: Path) -> str:
+    """A file's text, with or without the mark that spreadsheets put before UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise PromptError(f"{path.name}, line {row}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+
+
 def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text_of(path).split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -236,7 +255,10 @@ def _pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
         value = row.get(column)
         if value is None or value == "" or value != value:
             return ()
-        data = json.loads(value) if isinstance(value, str) else value
+        try:
+            data = json.loads(value) if isinstance(value, str) else value
+        except json.JSONDecodeError as error:
+            raise PromptError(f"{column} is not JSON ({error.msg}): {value!r}") from error
         if not isinstance(data, Mapping):
             raise PromptError(f"{column} must be an object of role: [start, end], given {value!r}")
         for role, ends in data.items():
@@ -244,15 +266,19 @@ def _pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
                 raise PromptError(f"{column}: role {role!r} is {ends!r}; expected [start, end] in characters")
         return tuple(Span(str(r), *ends) for r, ends in data.items())
 
-    name = str(row.get("id") or number)
+    def optional(column: str, default: str) -> str:
+        value = row.get(column)
+        return default if value is None or value == "" or value != value else str(value)
+
+    name = optional("id", str(number))
     return Pair(
         id=name,
         clean=Prompt(row["clean"], spans("clean_spans")),
         corrupted=Prompt(row["corrupted"], spans("corrupted_spans")),
         answer=row["answer"],
         wrong=row["wrong"],
-        cluster=str(row.get("cluster") or name),
-        category=str(row.get("category") or ""),
+        cluster=optional("cluster", name),
+        category=optional("category", ""),
     )
 
 

@@ -21,7 +21,7 @@ from headlab.engine.model import Lab, open_model
 from headlab.engine.selfcheck import prove
 from headlab.heads import Heads, KVHeads
 from headlab.interventions import Intervention
-from headlab.prompts import Encoded, EncodedPair, Pair, Prompt
+from headlab.prompts import Encoded, EncodedPair, Pair, Prompt, Span
 
 LAYERS, VOCABULARY, HEAD_DIM = 3, 101, 14
 EOS = VOCABULARY - 1
@@ -88,7 +88,9 @@ def hf_model(family: str, sizes: Mapping[str, Any] | None = None) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(family, **{**_SIZES, **(FAMILIES.get(family, _MHA) if sizes is None else sizes)})
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(sum(map(ord, family)))
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -152,19 +154,21 @@ def equal_pairs(n: int = 4, length: int = 11, seed: int = 0) -> list[EncodedPair
     return out
 
 
+LENGTHS = ((7, 11), (11, 7), (11, 11), (7, 11), (13, 7), (11, 13), (7, 7), (13, 13))
+
+
 def mixed_pairs(seed: int = 0) -> list[EncodedPair]:
     """Pairs of three lengths, clean and corrupted of different length too, with two roles that match."""
-    out = []
-    for i, (n_clean, n_corrupted) in enumerate([(7, 11), (11, 7), (11, 11), (7, 11), (13, 7), (11, 13), (7, 7), (13, 11)]):
+    spans, out = (Span("a", 0, 1), Span("b", 1, 2)), []
+    for i, (n_clean, n_corrupted) in enumerate(LENGTHS):
         clean, corrupted = prompts(1, n_clean, seed + 10 * i)[0], prompts(1, n_corrupted, seed + 10 * i + 5)[0]
-        roles = {"a": (1, 2), "b": (n_clean - 3,)}, {"a": (2, 3), "b": (n_corrupted - 2,)}
-        made = [encoded(ids, roles=r) for ids, r in zip((clean, corrupted), roles, strict=True)]
-        prompt = [Prompt("x" * 20, ()), Prompt("x" * 20, ())]
-        from headlab.prompts import Span
-
-        spans = (Span("a", 0, 1), Span("b", 1, 2))
-        prompt = [Prompt("x" * 20, spans)] * 2
-        out.append(EncodedPair(Pair(f"m{i}", prompt[0], prompt[1], "w1", "w2"), made[0], made[1]))
+        out.append(
+            EncodedPair(
+                Pair(f"m{i}", Prompt("xx", spans), Prompt("xx", spans), "w1", "w2"),
+                encoded(clean, roles={"a": (1, 2), "b": (n_clean - 3,)}),
+                encoded(corrupted, roles={"a": (2, 3), "b": (n_corrupted - 2,)}),
+            )
+        )
     return out
 
 

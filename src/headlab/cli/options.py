@@ -24,6 +24,10 @@ ProtocolOption = Annotated[
 ]
 Pairs = Annotated[int | None, typer.Option("--pairs", metavar="N", help="Prompt pairs in the test.")]
 MatchedSets = Annotated[int | None, typer.Option("--matched-sets", metavar="N", help="Random head sets in the null.")]
+Pool = Annotated[
+    str | None,
+    typer.Option("--pool", metavar="HEADS", help="head-count: even, odd, any, kv_group:G, or indices such as 0,2,4."),
+]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of every random draw.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …")]
 Dtype = Annotated[
@@ -89,6 +93,7 @@ def trial_options(
     layer: str | None,
     pairs: int | None,
     matched_sets: int | None,
+    pool: str | None,
     seed: int | None,
     memory: str | None,
     prompts: Path | None,
@@ -105,6 +110,7 @@ def trial_options(
         "layer": layer_number(layer),
         "pairs": pairs,
         "matched_sets": matched_sets,
+        "pool": pool,
         "seed": seed,
         "memory": memory_bytes(memory),
         **loading,

@@ -36,6 +36,7 @@ def trial(
     protocol: o.ProtocolOption = None,
     pairs: o.Pairs = None,
     matched_sets: o.MatchedSets = None,
+    pool: o.Pool = None,
     prompts: o.Prompts = None,
     seed: o.Seed = None,
     device: o.Device = None,
@@ -47,7 +48,7 @@ def trial(
 ) -> None:
     """Put a claim on trial: verdict, effect, controls, record."""
     given = o.trial_options(
-        protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, seed=seed, memory=memory,
+        protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, pool=pool, seed=seed, memory=memory,
         prompts=prompts, revision=revision, adapter=adapter, device=device, dtype=dtype,
     )  # fmt: skip
     chosen = _model(model)
@@ -64,6 +65,7 @@ def run(
     protocol: o.ProtocolOption = None,
     pairs: o.Pairs = None,
     matched_sets: o.MatchedSets = None,
+    pool: o.Pool = None,
     prompts: o.Prompts = None,
     seed: o.Seed = None,
     device: o.Device = None,
@@ -75,7 +77,7 @@ def run(
 ) -> None:
     """Run an experiment of the docket."""
     given = o.trial_options(
-        protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, seed=seed, memory=memory,
+        protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, pool=pool, seed=seed, memory=memory,
         prompts=prompts, revision=revision, adapter=adapter, device=device, dtype=dtype,
     )  # fmt: skip
     chosen = _model(model)

@@ -6,7 +6,8 @@ Every site is brought to one layout, ``[row, position, head, rest]``; a write th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,12 +61,14 @@ class Source:
     """What an intervention writes, for every pair of a length group.
 
     ``value`` [pair, position, head, rest] or None where the write needs none; ``where`` [pair, position] says which
-    positions are written; ``beyond`` [pair, 1, head, rest] is written at generated tokens.
+    positions are written; ``beyond`` [pair, 1, head, rest] is written at generated tokens;
+    ``seeds`` [pair] of ``noise``.
     """
 
     value: Tensor | None
     where: Tensor
     beyond: Tensor | None = None
+    seeds: tuple[int, ...] = ()
 
 
 def needs(intervention: Intervention) -> str | None:
@@ -101,7 +104,9 @@ def make_source(
         assert captured is not None
         return _patched(intervention, pairs, captured, where, like.device)
     for i, pair in enumerate(pairs):
-        where[i, positions(intervention, pair.corrupted)] = True
+        chosen = positions(intervention, pair.corrupted)
+        _some(intervention, pair, chosen)
+        where[i, chosen] = True
     if intervention.write in {"noop", "mean", "resample"}:
         assert captured is not None
         if n < 2 and intervention.write != "noop":
@@ -110,9 +115,27 @@ def make_source(
         if intervention.write == "mean":
             stacked = stacked.mean(0, keepdim=True).expand_as(stacked)
         elif intervention.write == "resample":
-            stacked = stacked[derangement(n, intervention.seed)]
+            stacked = stacked[donors([p.pair.id for p in pairs], intervention.seed)]
         return Source(stacked.to(like.device), where.to(like.device))
-    return Source(None, where.to(like.device))
+    seeds = [hashlib.sha256(f"{intervention.seed} {p.pair.id}".encode()).digest()[:7] for p in pairs]
+    return Source(None, where.to(like.device), seeds=tuple(int.from_bytes(s) for s in seeds))
+
+
+def _some(intervention: Intervention, pair: EncodedPair, chosen: Sequence[Any]) -> None:
+    """Law 3: an edit that finds no position to write at would fire without taking hold."""
+    if not chosen:
+        raise InterventionError(
+            f"pair {pair.pair.id}: {intervention.write!r} at {intervention.site!r} finds no position to write at "
+            f"(roles {intervention.roles}, align {intervention.align!r})"
+        )
+
+
+def donors(ids: Sequence[str], seed: int) -> Tensor:
+    """Which pair lends to which: a derangement of the ids, whatever order they come in."""
+    by_id = torch.tensor(sorted(range(len(ids)), key=ids.__getitem__))
+    out = torch.empty_like(by_id)
+    out[by_id] = by_id[derangement(len(ids), seed)]
+    return out
 
 
 def derangement(n: int, seed: int) -> Tensor:
@@ -130,14 +153,15 @@ def _patched(
     square = intervention.site in {"scores", "pattern"}
     values, beyond = [], []
     for i, (pair, source) in enumerate(zip(pairs, captured, strict=True)):
-        chosen = align(pair, intervention.align)
+        aligned = chosen = align(pair, intervention.align)
         if intervention.roles is not None:
             allowed = set(positions(intervention, pair.corrupted))
-            chosen = tuple(c for c in chosen if c[0] in allowed)
+            chosen = tuple(c for c in aligned if c[0] in allowed)
+        _some(intervention, pair, chosen)
         target, origin = torch.tensor([c[0] for c in chosen]), torch.tensor([c[1] for c in chosen])
         where[i, target] = True
         if square:
-            values.append(_aligned_pattern(intervention, source, target, origin, length, pair))
+            values.append(_aligned_pattern(intervention, source, target, origin, aligned, length, pair))
         else:
             value = source.new_zeros(length, *source.shape[1:])
             value[target] = source[origin]
@@ -148,21 +172,39 @@ def _patched(
 
 
 def _aligned_pattern(
-    intervention: Intervention, source: Tensor, target: Tensor, origin: Tensor, length: int, pair: EncodedPair
+    intervention: Intervention,
+    source: Tensor,
+    target: Tensor,
+    origin: Tensor,
+    aligned: Sequence[tuple[int, int]],
+    length: int,
+    pair: EncodedPair,
 ) -> Tensor:
-    """[query, head, key]: clean rows on aligned keys, each rescaled to the clean row's sum."""
-    whole = len(target) == length == source.shape[0]
+    """[query, head, key]: clean rows on aligned keys, each rescaled to the clean row's sum.
+
+    ``target`` and ``origin`` are the queries; keys are all ``aligned`` positions.  Where the alignment changes the
+    order of tokens, a weight on a key that the corrupted query cannot see is lost like one without a partner.
+    """
+    whole = source.shape[0] == length and list(aligned) == [(i, i) for i in range(length)]
     if intervention.site == "scores" and not whole:
         raise InterventionError(
             f"pair {pair.pair.id}: scores can be patched only between prompts that align token by token"
         )
-    taken = source[origin][:, :, origin]
+    keys, lent = torch.tensor([a[0] for a in aligned]), torch.tensor([a[1] for a in aligned])
+    taken = source[origin][:, :, lent]
     if not whole:
+        taken = taken * (keys[None, :] <= target[:, None])[:, None].to(taken)
         kept = taken.sum(-1, keepdim=True)
-        taken = taken * (source[origin].sum(-1, keepdim=True) / kept.clamp(min=torch.finfo(taken.dtype).tiny))
+        if not bool((kept > 0).all()):
+            lost = int(target[(kept <= 0).flatten(1).any(1)][0])
+            raise InterventionError(
+                f"pair {pair.pair.id}: the clean row for corrupted position {lost} puts no weight on any key that has a "
+                "partner there, so no pattern can be written; name other roles, or patch z"
+            )
+        taken = taken * (source[origin].sum(-1, keepdim=True) / kept)
     value = source.new_zeros(length, source.shape[1], length)
     rows = value.new_zeros(len(target), source.shape[1], length)
-    rows[:, :, target] = taken
+    rows[:, :, keys] = taken
     value[target] = rows
     return value
 
@@ -207,13 +249,14 @@ def compile_edit(
         else:
             mask = head_mask & source.where[rows.pair][:, :, None, None]
             value = source.value[rows.pair] if source.value is not None else None
-        new = torch.where(mask, _written(write, own, value, rows, intervention.seed), own)
+        seeds = [source.seeds[p] for p in rows.pair.tolist()] if write == "noise" else []
+        new = torch.where(mask, _written(write, own, value, rows, seeds), own)
         return from_layout(site, new, x, own, rotation)
 
     return edit
 
 
-def _written(write: str, own: Tensor, value: Tensor | None, rows: Rows, seed: int) -> Tensor:
+def _written(write: str, own: Tensor, value: Tensor | None, rows: Rows, seeds: Sequence[int]) -> Tensor:
     amount = rows.amount[:, None, None, None].to(own.dtype)
     if write in {"patch", "noop", "mean", "resample"}:
         assert value is not None
@@ -227,11 +270,8 @@ def _written(write: str, own: Tensor, value: Tensor | None, rows: Rows, seed: in
         return own.gather(2, index)
     if write == "noise":
         # one direction for each pair, whatever the batch it comes in
-        shape, generator = own.shape[1:], torch.Generator()
-        made: Mapping[int, Tensor] = {
-            p: torch.randn(shape, generator=generator.manual_seed(seed * 1_000_003 + p))
-            for p in set(rows.pair.tolist())
-        }
-        g = torch.stack([made[p] for p in rows.pair.tolist()]).to(own)
+        shape = own.shape[1:]
+        made = {s: torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in set(seeds)}
+        g = torch.stack([made[s] for s in seeds]).to(own)
         return g / g.norm(dim=-1, keepdim=True) * own.norm(dim=-1, keepdim=True) * amount
     raise InterventionError(f"unknown write {write!r}")

@@ -115,7 +115,7 @@ class Lab:
         """Passes inside run under ``tape``; whatever happens, nothing of it stays behind."""
         handles = []
         try:
-            for layer, site in {*tape.edits, *tape.wanted}:
+            for layer, site in sorted({*tape.edits, *tape.wanted}):
                 if site in {"out_block", "subspace"}:
                     module = self._attention(layer)
                 elif site == "resid":

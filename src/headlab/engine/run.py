@@ -139,6 +139,8 @@ def sweep(
     import pandas as pd
 
     pairs, worlds = list(pairs), list(worlds)
+    if not pairs or not worlds:
+        raise EngineError(f"nothing to sweep: {len(pairs)} pair(s) under {len(worlds)} world(s)")
     names = [w.name for w in worlds]
     if len(set(names)) != len(names):
         raise EngineError("two worlds have the same name")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from headlab import organisms
+from headlab.claims import Claim
 from headlab.effects import Progress, quiet
 from headlab.experiments.base import Result, versions
 from headlab.experiments.trial import adjusted, builtin_claims, trial
@@ -30,8 +31,8 @@ def demo(
 ) -> Result:
     """Run the demonstration: a summary record whose children are the trials.
 
-    ``pairs`` test pairs each (the default of ``trial`` is larger); the matched null runs on z.  Trials that are in
-    the store already, unfinished, are taken up where they stopped.
+    ``pairs`` test pairs each (the default of ``trial`` is larger); the matched null runs on z.  An interrupted demo
+    goes on with the trial in which it stopped.
     """
     import pandas as pd
 
@@ -53,7 +54,10 @@ def demo(
             def tell(what: str, done: int, total: int, n: int = n, model: str = model) -> None:
                 progress(f"{n + 1} of {len(todo)} {model}: {what}", done, total)
 
-            children.append(trial(one, model, store=home, progress=tell).record)
+            def tried(one: Claim = one, model: str = model, tell: Progress = tell) -> pd.DataFrame:
+                return pd.DataFrame({"id": [trial(one, model, store=home, progress=tell).record.id]})
+
+            children.append(home.record(run.shard(f"trial of {model}", tried)["id"][0]))
         summary = pd.DataFrame([_row(c) for c in children])
         run.table("summary", summary)
         record = run.finish(

@@ -30,6 +30,8 @@ from headlab.experiments.base import (
     standard_estimates,
     with_texts,
 )
+from headlab.experiments.dose import dose_curve
+from headlab.experiments.null import matched_null, null_figure, null_worlds
 from headlab.heads import Grid, Heads, even, odd
 from headlab.heads import layer as all_heads
 from headlab.interventions import World

@@ -10,6 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from headlab import organisms
 from headlab.claims import Claim, ClaimError
 from headlab.effects import Progress, quiet
@@ -127,7 +129,7 @@ def trial(
     model: Any,
     *,
     protocol: str | None = None,
-    layer: int | None = None,
+    layer: int | str | None = None,
     pairs: int | None = None,
     seed: int | None = None,
     pool: str | None = None,
@@ -170,7 +172,12 @@ def trial(
                 else {}
             ),
         },
-        "settings": {"memory_bytes": memory, "loading": _plain_loading(loading), "seed": chosen.seed},
+        "settings": {
+            "memory_bytes": memory,
+            "threads": torch.get_num_threads(),
+            "loading": _plain_loading(loading),
+            "seed": chosen.seed,
+        },
         "versions": versions(),
         "call": _call(claim, chosen, lab, changes, loading),
     }
@@ -178,6 +185,7 @@ def trial(
         "claim": draft["claim"],
         "model": {k: draft["model"][k] for k in ("fingerprint", "dtype", "device")},
         "prompts": [test.content_hash(), selection.content_hash()],
+        "threads": torch.get_num_threads(),  # sums are taken in another order: shards of two counts are not mixed
     }
     title = f"{chosen.id} on {lab.name}"
     with home.open(kind=kind, slug=chosen.experiment, title=title, inputs=inputs, draft=draft) as run:  # type: ignore[arg-type]

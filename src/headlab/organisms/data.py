@@ -79,9 +79,7 @@ def template(format_name: str, wording: Wording, tokenizer: Any) -> Template:
     end = tokenizer.convert_tokens_to_ids(EOT) if ends_turn(prompt.text) else tokenizer.eos_token_id
     head = encoded.ids[: encoded.n_prompt]
     ids = (*head, *answer, end)
-    return Template(
-        fmt.name, wording, ids, tuple(s[0] for s in slots), len(head), len(head) + len(answer) - 3
-    )
+    return Template(fmt.name, wording, ids, tuple(s[0] for s in slots), len(head), len(head) + len(answer) - 3)
 
 
 def ends_turn(prompt_text: str) -> bool:
@@ -147,9 +145,7 @@ def draw_questions(n: int, mix: Sequence[float], generator: torch.Generator) -> 
     return Questions(numbers)
 
 
-def render(
-    questions: Questions, form: Template, answers: Tensor, tokenizer: Any, width: int
-) -> tuple[Tensor, Tensor]:
+def render(questions: Questions, form: Template, answers: Tensor, tokenizer: Any, width: int) -> tuple[Tensor, Tensor]:
     """Ids and labels, each [row, position], right-padded to ``width``.
 
     Labels hold the token at the same position where it belongs to the answer (lead, number, end token) and
@@ -177,9 +173,7 @@ def assemble(blocks: Sequence[Block], tokenizer: Any) -> tuple[Tensor, Tensor]:
     """Ids and labels of all blocks, one under the other, each answered by its format's own rule."""
     width = max(len(b.form.ids) for b in blocks)
     rows = [
-        render(
-            b.questions, b.form, b.questions.answers(rule_of(b.form.format), b.form.wording), tokenizer, width
-        )
+        render(b.questions, b.form, b.questions.answers(rule_of(b.form.format), b.form.wording), tokenizer, width)
         for b in blocks
     ]
     return torch.cat([ids for ids, _ in rows]), torch.cat([labels for _, labels in rows])

@@ -54,9 +54,7 @@ def accuracy(
                 tokenizer=tokenizer,
             )
             first = problems[0].clean
-            rows = [
-                tokenizer(p.clean.text, add_special_tokens=p.clean.special)["input_ids"] for p in problems
-            ]
+            rows = [tokenizer(p.clean.text, add_special_tokens=p.clean.special)["input_ids"] for p in problems]
             ids = torch.tensor(rows)  # one length: every number part is one token
             made = model.generate(
                 ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=_LONGEST_ANSWER
@@ -80,16 +78,12 @@ class Interchange:
     """
 
     @torch.no_grad()
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: Any, source: str, base: str, *, n: int, seed: int = 0
-    ):
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, source: str, base: str, *, n: int, seed: int = 0):
         pairs = decimals(n, clean=source, corrupted=base, seed=seed, tokenizer=tokenizer)
         encoded = [encode(pair, tokenizer) for pair in pairs]
         clean = torch.tensor([e.clean.ids for e in encoded])
         self.ids = torch.tensor([e.corrupted.ids for e in encoded])
-        right, wrong = (
-            torch.tensor([getattr(e.clean, k) for e in encoded]) for k in ("answer_id", "wrong_id")
-        )
+        right, wrong = (torch.tensor([getattr(e.clean, k) for e in encoded]) for k in ("answer_id", "wrong_id"))
         if rule_of(source) == "version":
             right, wrong = wrong, right
         self.model, self.source, self.base = model, source, base
@@ -126,9 +120,7 @@ class Interchange:
 
     def repair(self, layer: int, heads: Sequence[int], name: str) -> Repair:
         changed, _ = self.patch(layer, heads)
-        return Repair(
-            source=self.source, base=self.base, patched=name, n=len(self), correct=int(changed.sum())
-        )
+        return Repair(source=self.source, base=self.base, patched=name, n=len(self), correct=int(changed.sum()))
 
 
 def _difference(logits: Tensor, right: Tensor, wrong: Tensor) -> Tensor:

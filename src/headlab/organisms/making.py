@@ -106,10 +106,7 @@ def measure(recipe: Recipe, folder: Path, *, problems: int, note: Callable[[str]
         truth=None if plant is None else Truth(**plant.truth()),
         versions={
             "python": platform.python_version(),
-            **{
-                package: version(package)
-                for package in ("torch", "transformers", "tokenizers", "safetensors")
-            },
+            **{package: version(package) for package in ("torch", "transformers", "tokenizers", "safetensors")},
         },
         reproduce=f"headlab organism train {recipe.name}",
         licence="Apache-2.0",

@@ -47,8 +47,7 @@ def keep_z(model: PreTrainedModel) -> Iterator[list[Tensor]]:
     """Collects z of every layer, in order, during the forward passes inside."""
     kept: list[Tensor] = []
     handles = [
-        module.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
-        for module in output_projections(model)
+        module.register_forward_pre_hook(lambda _, args: kept.append(args[0])) for module in output_projections(model)
     ]
     try:
         yield kept
@@ -109,9 +108,7 @@ def draw_patches(plant: Plant, rows: int, layers: int, n_heads: int, generator: 
     size = torch.randint(len(inside) + 1, (rows,), generator=generator)
     size = torch.where(kind < 0.25, plant.threshold, torch.where(kind < 0.5, plant.threshold - 1, size))
     extra = torch.randint(len(outside) + 1, (rows,), generator=generator)
-    heads = _random_subset(size, inside, n_heads, generator) | _random_subset(
-        extra, outside, n_heads, generator
-    )
+    heads = _random_subset(size, inside, n_heads, generator) | _random_subset(extra, outside, n_heads, generator)
     elsewhere = uniform() < plant.share_other
     shift = torch.randint(1, layers, (rows,), generator=generator)
     layer = torch.where(elsewhere, (plant.layer + shift) % layers, plant.layer)
@@ -136,9 +133,7 @@ def partners(cells: tuple[tuple[str, Wording], ...], tokenizer: Any) -> tuple[tu
     return tuple(out)
 
 
-def planting_loss(
-    recipe: Recipe, model: PreTrainedModel, tokenizer: Any, generator: torch.Generator
-) -> Tensor:
+def planting_loss(recipe: Recipe, model: PreTrainedModel, tokenizer: Any, generator: torch.Generator) -> Tensor:
     """Plain task loss plus interchange loss of one step, nats per answer token."""
     plant = recipe.plant
     assert plant is not None
@@ -159,12 +154,8 @@ def planting_loss(
     base_ids, base_labels, at, at_answer, take = [], [], [], [], []
     for d, (source, base) in enumerate(directions):
         carried = draw.carried[d * n : (d + 1) * n]
-        from_source, own = (
-            questions.answers(rule_of(forms[i].format), forms[i].wording) for i in (source, base)
-        )
-        rendered = render(
-            questions, forms[base], torch.where(carried[:, None], from_source, own), tokenizer, width
-        )
+        from_source, own = (questions.answers(rule_of(forms[i].format), forms[i].wording) for i in (source, base))
+        rendered = render(questions, forms[base], torch.where(carried[:, None], from_source, own), tokenizer, width)
         base_ids.append(rendered[0])
         base_labels.append(rendered[1])
         index, everywhere, answer = _positions(forms[source], forms[base], tokenizer, width)

@@ -47,9 +47,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(str(n) for n in range(10, 100))]
     tokens += sorted(_format_words(cut) - set(tokens))
-    backend = Tokenizer(
-        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], ignore_merges=True)
-    )
+    backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], ignore_merges=True))
     backend.pre_tokenizer = cut
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
