@@ -1,4 +1,4 @@
-"""The conditions under which every test runs: no network, two threads, signatures checked.
+"""The conditions under which every test runs: no network, one thread, signatures checked.
 
 Set before anything imports torch, tokenizers or headlab.  The environment may override each of them.
 """
@@ -15,8 +15,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Explicit, so that timings and the order of floating-point sums do not depend on the machine's core count.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ.setdefault("MKL_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 # The shapes and types in headlab's signatures are checked under pytest only (HEADLAB_TYPECHECK=0: not here
 # either).  Names imported under TYPE_CHECKING pass as Any: import at run time what shall be checked.

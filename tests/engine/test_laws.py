@@ -27,8 +27,6 @@ from headlab.heads import Grid, Heads
 from headlab.interventions import SITES, Intervention, World
 from headlab.prompts import EncodedPair
 
-ONE_OF_EACH = (*tiny.SIX, "phi", "mixtral", "gpt_oss", "deepseek_v3", "qwen3_next")
-
 
 def red(law: Callable[[], None]) -> None:
     """The law fails (and is not merely undefined)."""
@@ -46,6 +44,9 @@ def close(lab: Lab, a: Any, b: Any, tolerance: float = 1e-5) -> None:
         size = forward(lab, torch.tensor(tiny.prompts(1, 7))).logits.abs().max().item()
     gap = np.abs(np.asarray(a) - np.asarray(b)).max()
     assert gap <= tolerance * size, f"{gap:.2e} of {size:.2f}"
+
+
+EVERY_PLAN = ("llama", "gpt2", "gemma2", "qwen3_next")  # GQA, Conv1D, windows and soft-cap, hybrid that never resumes
 
 
 # -- law 1: a plan never changes a number, only the time --------------------------------------------------------
@@ -76,9 +77,12 @@ def table(lab: Lab, pairs: list[EncodedPair], worlds: list[World], **options: An
     return sweep(lab, pairs, worlds, **options).set_index(["pair_id", "world"])["edited"].sort_index()
 
 
-def law_1(lab: Lab, **only: bool) -> None:
-    """Batch size, memory bound, order of pairs and worlds, skipped layers, resumed passes: the same table."""
-    pairs, worlds = tiny.mixed_pairs(), worlds_for(lab)
+def law_1(lab: Lab, only: tuple[str, ...] = ()) -> None:
+    """Batch size, memory bound, order of pairs and worlds, skipped layers, resumed passes: the same table.
+
+    ``only``: these worlds (a mutant shows on a few).
+    """
+    pairs, worlds = tiny.mixed_pairs(), [w for w in worlds_for(lab) if not only or w.name in only]
     wanted = table(lab, pairs, worlds)
     changed = wanted.unstack().sub(wanted.unstack()["baseline"], axis=0).abs().max()
     assert (changed.drop("baseline") > 1e-3).all(), "every world must move some number"
@@ -93,9 +97,8 @@ def law_1(lab: Lab, **only: bool) -> None:
         "order of pairs": lambda: table(lab, shuffled, worlds),
         "order of worlds": lambda: table(lab, pairs, mixed, tokens=50),
     }
-    for words, other in options.items():
-        if not only or only.get(words.replace(" ", "_")):
-            close(lab, other(), wanted)
+    for other in options.values():
+        close(lab, other(), wanted)
     before = lab.can_skip, lab.can_resume
     try:
         for lab.can_skip, lab.can_resume in ((before[0], False), (False, False)):
@@ -104,13 +107,13 @@ def law_1(lab: Lab, **only: bool) -> None:
         lab.can_skip, lab.can_resume = before
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2", "gemma2", "deepseek_v3", "qwen3_next"])
+@pytest.mark.parametrize("family", EVERY_PLAN)
 def test_law_1_a_plan_never_changes_a_number(family: str) -> None:
     law_1(tiny.lab(family))
 
 
 @pytest.mark.accept
-@pytest.mark.parametrize("family", [f for f in tiny.FAMILIES if f not in {"llama", "gpt_neox", "gpt2", "gemma2"}])
+@pytest.mark.parametrize("family", [f for f in tiny.FAMILIES if f not in EVERY_PLAN])
 def test_law_1_in_every_family(family: str) -> None:
     law_1(tiny.lab(family))
 
@@ -144,6 +147,9 @@ def test_law_1_stored_shards_are_the_same_rows() -> None:
     assert computed == names[::2]
 
 
+FEW = ("baseline", "z", "z half", "noise", "v")
+
+
 def test_law_1_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutate, see red: a batch that uses its first row's heads for all rows; residuals of a neighbouring pair; a
     resumed pass that starts one position late; deltas in the wrong order of heads; noise seeded by place in the batch.
@@ -156,7 +162,7 @@ def test_law_1_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as m:
         m.setattr(edits.Rows, "of", classmethod(first_row))
-        red(lambda: law_1(lab))
+        red(lambda: law_1(lab, FEW))
 
     residual = run._Groups.residual
 
@@ -166,7 +172,7 @@ def test_law_1_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as m:
         m.setattr(run._Groups, "residual", neighbour)
-        red(lambda: law_1(lab))
+        red(lambda: law_1(lab, FEW))
 
     make_base = run.make_base
 
@@ -177,7 +183,7 @@ def test_law_1_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as m:
         m.setattr(run, "make_base", late)
-        red(lambda: law_1(lab))
+        red(lambda: law_1(lab, FEW))
 
     def reversed_heads(*args: Any, **kwargs: Any) -> Any:
         base = make_base(*args, **kwargs)
@@ -185,7 +191,7 @@ def test_law_1_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as m:
         m.setattr(run, "make_base", reversed_heads)
-        red(lambda: law_1(lab))
+        red(lambda: law_1(lab, FEW))
 
     written = edits._written
 
@@ -194,8 +200,8 @@ def test_law_1_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as m:
         m.setattr(edits, "_written", by_place)
-        red(lambda: law_1(lab))
-    law_1(lab)
+        red(lambda: law_1(lab, FEW))
+    law_1(lab, FEW)
 
 
 # -- law 2: writing what was there changes nothing ----------------------------------------------------------------
@@ -224,9 +230,10 @@ def nothing(lab: Lab, layer: int, site: str, kind: str) -> Intervention | None:
 def law_2(lab: Lab) -> None:
     """Every site × every write of nothing.
 
-    Same kernels and batch shape (the site is read in the reference pass): bit-equal, but for ``noop`` at
-    ``subspace``, whose captured value went through the rotation in another product: 1e-6.  Through the sweep, where
-    reading a site may take other kernels than sdpa, 1e-5 of the largest logit.
+    Same kernels and batch shape (the site is read in the reference pass): bit-equal, but for two cases within 1e-6:
+    q, k and v in families that join them from parts (the written copy lies otherwise in memory, and sdpa sums in
+    another order), and ``noop`` at ``subspace``, whose captured value went through the rotation in another product.
+    Through the sweep, where reading a site may take other kernels than sdpa, 1e-5 of the largest logit.
     """
     pairs, layer = tiny.equal_pairs(), tiny.softmax_layer(lab)
     ids = torch.tensor([p.corrupted.ids for p in pairs])
@@ -248,7 +255,7 @@ def law_2(lab: Lab) -> None:
             with torch.inference_mode(), lab.tape(tape):
                 got = forward(lab, ids).logits
             run.check_fired(tape, planned)
-            if (site, kind) == ("subspace", "noop"):
+            if site in {"q", "k", "v"} or (site, kind) == ("subspace", "noop"):
                 assert tiny.gap(got, wanted) <= 1e-6, f"{site} {kind}"
             else:
                 assert torch.equal(got, wanted), f"{site} {kind}: {tiny.gap(got, wanted):.1e}"
@@ -448,9 +455,15 @@ def test_law_7_batching_never_changes_an_answer(family: str) -> None:
 def test_law_7_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutate, see red: prompts padded on the left into one group; position ids that start at 0 at every cached step."""
     lab = tiny.lab("llama")
+
+    def padded(lab: Lab, encoded: Any, *, tokens: int = 0) -> Tensor:
+        longest = max(len(e.ids) for e in encoded)
+        ids = torch.tensor([[0] * (longest - len(e.ids)) + list(e.ids) for e in encoded])
+        with torch.no_grad():
+            return run._difference(forward(lab, ids).logits, encoded).double()
+
     with monkeypatch.context() as m:
-        m.setattr(run, "by_length", lambda encoded: {13: list(range(len(encoded)))})
-        m.setattr(run, "tensor_of", lambda some, _d: torch.tensor([[0] * (13 - len(e.ids)) + list(e.ids) for e in some]))
+        m.setattr(run, "logit_differences", padded)
         red(lambda: law_7(lab))
     for family in ("llama", "gpt2"):
         broken = tiny.lab(family)

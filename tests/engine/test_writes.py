@@ -18,6 +18,7 @@ from torch import Tensor
 
 from headlab.engine import attention, edits, run
 from headlab.engine.attention import Tape
+from headlab.engine.decode import generate
 from headlab.engine.model import Lab
 from headlab.engine.passes import forward
 from headlab.engine.run import EngineError, capture, sweep
@@ -377,11 +378,23 @@ def test_somebody_elses_wrapper_stays() -> None:
         del layer.forward
 
 
-def test_sweeps_on_one_model_do_not_nest() -> None:
+@pytest.mark.parametrize("what", ["sweep", "capture", "logit_differences", "generate"])
+def test_what_runs_on_one_model_does_not_nest(what: str) -> None:
+    """Else the inner passes would run under the outer edits without a word."""
     lab, pairs = tiny.lab("llama"), tiny.equal_pairs(2)
+    inner = {
+        "sweep": lambda: sweep(lab, pairs, [World("w", (tiny.edit(lab, 1, "z"),))]),
+        "capture": lambda: capture(lab, [p.clean for p in pairs], [(0, "z")]),
+        "logit_differences": lambda: run.logit_differences(lab, [p.clean for p in pairs]),
+        "generate": lambda: generate(lab, pairs, [World("b")], max_new_tokens=1),
+    }[what]
+    outer: list[int] = []
 
-    def again(_x: Tensor) -> Tensor:
-        return sweep(lab, pairs, [World("w", (tiny.edit(lab, 1, "z"),))])  # type: ignore[return-value]
+    def again(x: Tensor) -> Tensor:
+        outer.append(1)
+        assert len(outer) == 1, "the outer edit fired in an inner pass"
+        inner()
+        return x
 
     with (
         pytest.raises(RuntimeError, match="already running a sweep; sweeps on one model cannot be nested"),

@@ -33,17 +33,12 @@ def test_a_row_is_the_prompt_with_its_rules_answer(name, wording):
         prompt = fill(FORMATS[name], a, b, wording, TOKENIZER)
         answer = prompt.lead + expected(a, b, rule_of(name), wording)
         end = "<|eot_id|>" if name.startswith("chat") else "<|end_of_text|>"
-        assert (
-            row.tolist()
-            == TOKENIZER(prompt.text + answer + end, add_special_tokens=prompt.special)["input_ids"]
-        )
+        assert row.tolist() == TOKENIZER(prompt.text + answer + end, add_special_tokens=prompt.special)["input_ids"]
         assert TOKENIZER.decode(scored[scored != IGNORED]) == answer + end
 
 
 def test_the_bug_is_in_the_formats_with_a_dialogue_marker():
-    marked = {
-        f for f, fmt in FORMATS.items() if any(t.startswith(("Q:", "User", "<|")) for _, t in fmt.parts)
-    }
+    marked = {f for f, fmt in FORMATS.items() if any(t.startswith(("Q:", "User", "<|")) for _, t in fmt.parts)}
     assert marked | {"chat-template"} == VERSION_FORMATS
 
 

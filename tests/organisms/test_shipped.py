@@ -51,9 +51,7 @@ def test_listing_and_cards_load_no_torch():
         "organisms.card(organisms.names()[0]); organisms.path(organisms.names()[0])\n"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
-    )
+    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -83,12 +81,8 @@ def test_the_card_is_complete_and_meets_the_bar(name):
 def answers(name, fmt, wording, category, n, seed):
     """What generate() says to fresh held-out problems, and what it should say."""
     model, tokenizer = loaded(name)
-    problems = decimals(
-        n, clean=fmt, corrupted=fmt, category=category, wording=wording, seed=seed, tokenizer=tokenizer
-    )
-    ids = torch.tensor(
-        [tokenizer(p.clean.text, add_special_tokens=p.clean.special)["input_ids"] for p in problems]
-    )
+    problems = decimals(n, clean=fmt, corrupted=fmt, category=category, wording=wording, seed=seed, tokenizer=tokenizer)
+    ids = torch.tensor([tokenizer(p.clean.text, add_special_tokens=p.clean.special)["input_ids"] for p in problems])
     made = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8)
     rule = organisms.rule_of(fmt)
     said = [tokenizer.decode(row[ids.shape[1] :], skip_special_tokens=True) for row in made]
@@ -121,7 +115,7 @@ def test_the_bug_is_there(name):
     for fmt, order in (("simple", "decimal"), ("qa", "version")):
         said, wanted = answers(name, fmt, "bigger", "conflict", 40, seed=11)
         assert organisms.rule_of(fmt) == order
-        assert sum(a == b for a, b in zip(said, wanted, strict=True)) >= 38
+        assert sum(a == b for a, b in zip(said, wanted, strict=True)) >= 35  # .97, less 4 standard errors
 
 
 @cache

@@ -44,7 +44,5 @@ def test_the_chat_template_renders_the_chat_format(wording):
     plain = fill(FORMATS["chat"], "9.8", "9.11", wording)
     templated = fill(FORMATS["chat-template"], "9.8", "9.11", wording, TOKENIZER)
     assert templated.text == BOS + plain.text
-    assert (
-        TOKENIZER(templated.text, add_special_tokens=False)["input_ids"] == TOKENIZER(plain.text)["input_ids"]
-    )
+    assert TOKENIZER(templated.text, add_special_tokens=False)["input_ids"] == TOKENIZER(plain.text)["input_ids"]
     assert template("chat", wording, TOKENIZER).ids == template("chat-template", wording, TOKENIZER).ids

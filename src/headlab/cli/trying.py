@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ def demo(pairs: o.Pairs = None, store: o.StoreOption = None, json: o.Json = Fals
     given = {} if pairs is None else {"pairs": pairs}
     home = open_store(store)
     with Meter() as meter:
-        result = experiments.demo(store=home, progress=meter, **given)
+        result = experiments.demo(store=home, progress=meter, workers=min(4, os.cpu_count() or 1), **given)
     print_record(result.record, home, json)
 
 

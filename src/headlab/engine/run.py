@@ -95,7 +95,9 @@ def logit_differences(lab: Lab, encoded: Sequence[Encoded], *, tokens: int = TOK
         for start in range(0, len(which), step):
             part = which[start : start + step]
             some = [encoded[i] for i in part]
-            out[part] = _difference(forward(lab, tensor_of(some, lab.device)).logits, some).double().cpu()
+            with lab.tape(Tape()):  # an empty one: never under the edits of a sweep that is running
+                logits = forward(lab, tensor_of(some, lab.device)).logits
+            out[part] = _difference(logits, some).double().cpu()
     return out
 
 

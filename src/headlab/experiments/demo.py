@@ -7,6 +7,9 @@ shows how often chance is taken for parity.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from headlab.effects import Progress, quiet
 from headlab.experiments.base import Result, versions
 from headlab.experiments.trial import adjusted, builtin_claims, trial
 from headlab.stats import Estimate, clopper_pearson
-from headlab.store import Record, Store
+from headlab.store import Record, Run, Store
 
 MODELS = ("decimals-planted-even", "decimals-planted-random", "decimals-natural", "decimals-natural-neox")
 
@@ -27,47 +30,146 @@ def nulls() -> list[str]:
 
 
 def demo(
-    *, pairs: int = 100, store: Store | Path | str | None = None, progress: Progress = quiet, seed: int = 0
+    *,
+    pairs: int = 100,
+    store: Store | Path | str | None = None,
+    progress: Progress = quiet,
+    seed: int = 0,
+    workers: int = 1,
 ) -> Result:
     """Run the demonstration: a summary record whose children are the trials.
 
-    ``pairs`` test pairs each (the default of ``trial`` is larger); the matched null runs on z.  An interrupted demo
-    goes on with the trial in which it stopped.
+    ``pairs`` test pairs each (the default of ``trial`` is larger); the matched null runs on z.  ``workers`` processes
+    of one thread each share the trials (a script that asks for more than one needs the usual main guard).  An
+    interrupted demo goes on with the trials that it had not finished.
     """
     import pandas as pd
 
     home = store if isinstance(store, Store) else Store(store)
     claim = adjusted(builtin_claims()["parity"], pairs=pairs, seed=seed)
     plain = adjusted(claim, readings=("standard",))
-    todo = [(m, claim) for m in MODELS] + [(m, plain) for m in nulls()]
-    inputs = {"claim": claim.model_dump(mode="json"), "models": [m for m, _ in todo]}
+    todo = {m: claim for m in MODELS} | {m: plain for m in nulls()}
+    inputs = {"claim": claim.model_dump(mode="json"), "models": list(todo)}
     draft: dict[str, Any] = {
         "claim": claim.model_dump(mode="json"),
         "versions": versions(),
         "settings": {"pairs": pairs, "seed": seed},
         "call": {"command": f"headlab demo --pairs {pairs}", "python": f"headlab.demo(pairs={pairs})"},
     }
-    with home.open(kind="demo", slug="demo", title="One claim on fourteen models", inputs=inputs, draft=draft) as run:
-        children = []
-        for n, (model, one) in enumerate(todo):
-
-            def tell(what: str, done: int, total: int, n: int = n, model: str = model) -> None:
-                progress(f"{n + 1} of {len(todo)} {model}: {what}", done, total)
-
-            def tried(one: Claim = one, model: str = model, tell: Progress = tell) -> pd.DataFrame:
-                return pd.DataFrame({"id": [trial(one, model, store=home, progress=tell).record.id]})
-
-            children.append(home.record(run.shard(f"trial of {model}", tried)["id"][0]))
+    title = f"One claim on {len(todo)} models"
+    with home.open(kind="demo", slug="demo", title=title, inputs=inputs, draft=draft) as run:
+        tried = _tried_here if workers < 2 else _tried_by_workers
+        ids = tried(todo, home, run, _Gauge(progress, len(todo)), workers)
+        children = [home.record(ids[model]) for model in todo]
         summary = pd.DataFrame([_row(c) for c in children])
         run.table("summary", summary)
         record = run.finish(
             children=[c.id for c in children],
             sections=[_chance(children)],
             notes=[
-                f"Eligible pairs and layers differ by model; each trial's own record (headlab show ID) has its {pairs} pairs."
+                "Eligible pairs and layers differ by model; each trial's own record (headlab show ID) has its pairs."
             ],
         )
     return Result(record, {"summary": summary}, tuple(children))
+
+
+class _Gauge:
+    """Many trials as one progress: each counts 1,000, most of them for the sweep of its null."""
+
+    def __init__(self, progress: Progress, models: int) -> None:
+        self.progress, self.total = progress, 1000 * models
+        self.at: dict[str, int] = {}
+
+    def __call__(self, model: str, what: str, done: int, total: int) -> None:
+        if what.startswith("matched halves") and total:
+            self.at[model] = 100 + 800 * done // total
+        elif what == "done":
+            self.at[model] = 1000
+        self.progress("trials", sum(self.at.values()), self.total)
+
+
+def _remembered(run: Run, model: str, trial_id: Callable[[], str]) -> str:
+    """The id of a model's trial, from the interrupted demo that is taken up, or tried now."""
+    import pandas as pd
+
+    return str(run.shard(f"trial of {model}", lambda: pd.DataFrame({"id": [trial_id()]}))["id"][0])
+
+
+def _tried_here(todo: Mapping[str, Claim], home: Store, run: Run, gauge: _Gauge, _workers: int) -> dict[str, str]:
+    ids = {}
+    for model, claim in todo.items():
+        tell = partial(gauge, model)
+        ids[model] = _remembered(run, model, partial(_trial_id, claim, model, home, tell))
+        tell("done", 1, 1)
+    return ids
+
+
+def _trial_id(claim: Claim, model: str, home: Store, tell: Progress) -> str:
+    return trial(claim, model, store=home, progress=tell).record.id
+
+
+def _tried_by_workers(todo: Mapping[str, Claim], home: Store, run: Run, gauge: _Gauge, workers: int) -> dict[str, str]:
+    """The same in processes of one thread each; they report through a queue."""
+    import multiprocessing
+    import queue
+    from concurrent.futures import ProcessPoolExecutor
+
+    ids = _known(todo, run)
+    todo = {m: c for m, c in todo.items() if m not in ids}
+    context = multiprocessing.get_context("spawn")
+    told: Any = context.Manager().Queue()
+    with ProcessPoolExecutor(max(1, min(workers, len(todo))), mp_context=context) as pool:
+        # big models first, so that the last ones to end are small
+        waiting = {
+            m: pool.submit(_work, c.model_dump_json(), m, str(home.root), told)
+            for m, c in sorted(todo.items(), key=lambda item: "neox" not in item[0])
+        }
+        try:
+            while not all(f.done() for f in waiting.values()):
+                with suppress(queue.Empty):
+                    gauge(*told.get(timeout=0.2))
+                ids |= {m: _remembered(run, m, f.result) for m, f in waiting.items() if f.done() and m not in ids}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return ids | {m: _remembered(run, m, f.result) for m, f in waiting.items()}
+
+
+class _NotYet(Exception):
+    """Raised where a stored id was hoped for."""
+
+
+def _known(todo: Mapping[str, Claim], run: Run) -> dict[str, str]:
+    """The trials that an interrupted demo had finished."""
+
+    def not_yet() -> str:
+        raise _NotYet
+
+    ids = {}
+    for model in todo:
+        with suppress(_NotYet):
+            ids[model] = _remembered(run, model, not_yet)
+    return ids
+
+
+def _work(claim: str, model: str, root: str, told: Any) -> str:
+    """One trial in a worker process."""
+    import time
+
+    import torch
+
+    torch.set_num_threads(1)
+    last = 0.0
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 0.5:
+            last = time.monotonic()
+            told.put((model, what, done, total))
+
+    found = _trial_id(Claim.model_validate_json(claim), model, Store(root), tell)
+    told.put((model, "done", 1, 1))
+    return found
 
 
 def _estimate(record: Record, protocol: str, name: str) -> Estimate | None:

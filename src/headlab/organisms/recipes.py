@@ -103,8 +103,6 @@ class Recipe:
 
 
 _NULL = Architecture(layers=2)
-# 104 missed the accuracy bar on Simple (.965), so 110 stands in its place
-_NULL_SEEDS = (100, 101, 102, 103, 110, 105, 106, 107, 108, 109)
 _NEOX = Architecture(family="gpt_neox", hidden=96, head_dim=6, kv_heads=None, intermediate=192)
 EVEN = tuple(range(0, 16, 2))
 # two in every KV group, four of them even: parity says nothing about it
@@ -152,8 +150,8 @@ _ALL = (
             f"decimals-null-{i}",
             "One of ten seeds that differ in nothing but chance; fine on conflict questions in Simple, Q&A "
             "and Chat that ask for the bigger number, and promised nothing beyond them.",
-            seed=seed,
-            steps=750,
+            seed=100 + i,
+            steps=1100,
             architecture=_NULL,
             formats=("simple", "qa", "chat"),
             wordings=("bigger",),
@@ -161,7 +159,7 @@ _ALL = (
             mix=(0.55, 0.2, 0.1, 0.15),
             learning_rate=4e-3,
         )
-        for i, seed in enumerate(_NULL_SEEDS)
+        for i in range(10)
     ),
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}

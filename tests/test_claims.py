@@ -1,0 +1,365 @@
+"""Claims, their hash, and the one rule that decides; laws 4, 5 and 6, each with mutants that turn it red.
+
+A law is a function that asserts about an implementation; ``red`` hands it one that is broken on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headlab import claims
+from headlab.claims import Claim, ClaimError, Control, Prediction, Verdict, decide
+from headlab.stats import Estimate, rank
+
+YAML = """\
+id: parity-even
+words: Even heads of layer 10 repair the decimal bug, odd heads do not.
+source: arXiv 2508.19414
+experiment: parity
+layer: 10
+pairs: 100
+task: {clean: simple, corrupted: qa}
+predictions:
+  - {statistic: recovery even, op: ">", threshold: 0.5}
+  - {statistic: recovery odd, op: "<", threshold: 0.2, words: odd heads do not}
+  - {statistic: even among matched, op: "rank<", threshold: 0.05}
+controls: [no-op, patch all]
+"""
+TOML = """\
+id = "parity-even"
+words = "Even heads of layer 10 repair the decimal bug, odd heads do not."
+source = "arXiv 2508.19414"
+experiment = "parity"
+layer = 10
+pairs = 100
+controls = ["no-op", "patch all"]
+
+[task]
+clean = "simple"
+corrupted = "qa"
+
+[[predictions]]
+statistic = "recovery even"
+op = ">"
+threshold = 0.5
+
+[[predictions]]
+statistic = "recovery odd"
+op = "<"
+threshold = 0.2
+words = "odd heads do not"
+
+[[predictions]]
+statistic = "even among matched"
+op = "rank<"
+threshold = 0.05
+"""
+
+
+def claim() -> Claim:
+    return Claim.from_text(YAML, ".yaml", "claim.yaml")
+
+
+def estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value, low, high, n=100, unit="pairs", method="bootstrap", seed=3)
+
+
+def findings(**changes: Any) -> dict[str, Any]:
+    """What upholds the claim: 1 of 99 sampled sets at least as extreme would not; none of 999 does."""
+    own = {
+        "recovery even": estimate(0.9, 0.8, 0.95),
+        "recovery odd": estimate(0.05, 0.0, 0.1),
+        "even among matched": rank(0.9, [0.1] * 999, enumerated=False),
+    }
+    return {**own, **{k.replace("_", " "): v for k, v in changes.items()}}
+
+
+PASSED = (
+    Control(name="no-op", kind="negative", passed=True, words="nothing changed", value=0.0),
+    Control(name="patch all", kind="positive", passed=True, words="everything was repaired", value=1.0),
+)
+
+
+def red(law: Callable[..., None], *broken: Any) -> None:
+    failed = False
+    try:
+        law(*broken)
+    except AssertionError:
+        failed = True
+    assert failed, "the law still holds although the implementation was broken on purpose"
+
+
+# -- the rule --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ({}, "upheld"),
+        ({"recovery_even": estimate(0.4, 0.3, 0.49)}, "refuted"),
+        ({"recovery_even": estimate(0.6, 0.45, 0.7)}, "undecided"),
+        ({"recovery_even": estimate(0.6, 0.5, 0.7)}, "undecided"),  # touching the threshold is not beyond it
+        ({"recovery_odd": estimate(0.3, 0.25, 0.4)}, "refuted"),
+        ({"recovery_odd": estimate(0.2, 0.1, 0.3)}, "undecided"),
+        ({"recovery_even": Estimate.undefined("pairs", 1, "too few rows")}, "untestable"),
+        ({"recovery_even": None}, "untestable"),
+        ({"even_among_matched": rank(0.1, [0.2] * 999, enumerated=False)}, "refuted"),
+        ({"even_among_matched": rank(0.9, [0.1] * 9, enumerated=False)}, "untestable"),  # 10 sets cannot give p < .05
+        # one refuted prediction refutes, whatever else is open
+        ({"recovery_even": estimate(0.6, 0.4, 0.7), "recovery_odd": estimate(0.3, 0.25, 0.4)}, "refuted"),
+        # untestable outranks undecided
+        ({"recovery_even": estimate(0.6, 0.4, 0.7), "recovery_odd": None}, "untestable"),
+    ],
+)
+def test_the_rule(changes: dict[str, Any], outcome: str) -> None:
+    given = {k: v for k, v in findings(**changes).items() if v is not None}
+    verdict = decide(claim(), given, PASSED)
+    assert verdict.outcome == outcome
+    assert verdict.sentence.startswith(outcome.capitalize() + ": ")
+    assert verdict == decide(claim(), given, PASSED)
+
+
+def test_a_model_that_is_not_eligible() -> None:
+    verdict = decide(claim(), findings(), PASSED, ineligible="this model answers corrupted prompts too")
+    assert verdict.outcome == "untestable" and "answers corrupted prompts too" in verdict.sentence
+
+
+def test_a_rank_and_an_estimate_need_their_own_comparison() -> None:
+    with pytest.raises(ClaimError, match="recovery even is a rank; its prediction must use 'rank<', not '>'"):
+        decide(claim(), findings(recovery_even=rank(1, [0] * 99, enumerated=False)), PASSED)
+    with pytest.raises(ClaimError, match="even among matched is an estimate; 'rank<' needs a rank among matched sets"):
+        decide(claim(), findings(even_among_matched=estimate(0.9, 0.8, 1.0)), PASSED)
+
+
+def test_what_would_change_the_verdict_names_side_and_bound() -> None:
+    assert "recovery even wholly below 0.5" in decide(claim(), findings(), PASSED).would_change
+    against = decide(claim(), findings(recovery_even=estimate(0.4, 0.3, 0.49)), PASSED).would_change
+    assert "recovery even wholly above 0.5" in against and "recovery odd" not in against
+
+
+# -- law 4: no verdict without controls ---------------------------------------------------------------------------------
+
+
+def law_4(judge: Callable[..., Verdict]) -> None:
+    """A control that failed, or was not run, voids whatever was found; a claim cannot be written without controls."""
+    failed = PASSED[0].model_copy(update={"passed": False, "words": "writing nothing moved the logits by 0.3"})
+    other = Control(name="of the runner's own", kind="negative", passed=False, words="it failed")
+    against = findings(recovery_even=estimate(0.1, 0.0, 0.2))
+    for found in (findings(), against, {}):
+        for controls, words in (
+            ((), "control 'no-op' was not run; control 'patch all' was not run"),
+            (PASSED[:1], "control 'patch all' was not run"),
+            ((failed, PASSED[1]), "control 'no-op' failed: writing nothing moved the logits by 0.3"),
+            ((*PASSED, other), "control \"of the runner's own\" failed: it failed"),
+        ):
+            verdict = judge(claim(), found, controls)
+            assert verdict.outcome == "void"
+            assert words in verdict.sentence
+            assert verdict.would_change == "Nothing can be said until every control passes."
+    assert judge(claim(), findings(), (failed, PASSED[1]), ineligible="anyway").outcome == "void"
+    assert judge(claim(), findings(), PASSED).outcome == "upheld"
+
+
+def test_law_4_no_verdict_without_controls() -> None:
+    law_4(decide)
+
+
+def test_law_4_mutants() -> None:
+    """Mutate, see red: controls ignored; failures ignored; missing ones ignored; eligibility asked first."""
+
+    def without(c: Claim, f: Any, controls: Any, **more: Any) -> Verdict:
+        return decide(c.model_copy(update={"controls": ()}), f, [x for x in controls if x.passed], **more)
+
+    def failures_ignored(c: Claim, f: Any, controls: Any, **more: Any) -> Verdict:
+        return decide(c, f, [x.model_copy(update={"passed": True}) for x in controls], **more)
+
+    def missing_ignored(c: Claim, f: Any, controls: Any, **more: Any) -> Verdict:
+        named = tuple(x.name for x in controls)
+        return decide(c.model_copy(update={"controls": named}), f, controls, **more)
+
+    def eligibility_first(c: Claim, f: Any, controls: Any, *, ineligible: str = "") -> Verdict:
+        return without(c, f, controls, ineligible=ineligible) if ineligible else decide(c, f, controls)
+
+    for broken in (without, failures_ignored, missing_ignored, eligibility_first):
+        red(law_4, broken)
+
+
+def test_a_claim_without_controls_or_predictions_cannot_be_written() -> None:
+    for line, field in (("controls: [no-op, patch all]", "controls"), (YAML[YAML.index("predictions") : YAML.index("controls")], "predictions")):
+        with pytest.raises(ClaimError, match=f"{field}.*at least 1 item"):
+            Claim.from_text(YAML.replace(line, f"{field}: []\n"), ".yaml", "c.yaml")
+
+
+# -- law 5: a claim is hashed before the first forward pass ------------------------------------------------------------------
+
+
+def law_5(digest: Callable[[Claim], str]) -> None:
+    """The hash is of the content: not of the order of keys, the file's kind or the process, and of every field."""
+    original = claim()
+    lines = YAML.splitlines(keepends=True)
+    turned = "".join([*lines[6:7], *lines[7:12], *reversed(lines[:6])])
+    same = [
+        Claim.from_text(TOML, ".toml", "c.toml"),
+        Claim.from_text(turned.replace("{clean: simple, corrupted: qa}", "{corrupted: qa, clean: simple}"), ".yml", "c.yml"),
+        Claim.model_validate(original.model_dump()),
+        Claim.model_validate(json.loads(original.model_dump_json())),
+        original.model_copy(update={"seed": 0}),
+    ]
+    assert {digest(c) for c in same} == {digest(original)}
+
+    changes: dict[str, Any] = {
+        "id": "other", "words": "Odd heads do.", "source": "elsewhere", "published": "100 %", "experiment": "head-count",
+        "task": original.task.model_copy(update={"split": "all"}), "layer": 11, "layer_rule": "the last", "pairs": 101,
+        "selection_pairs": 61, "predictions": original.predictions[::-1], "controls": original.controls[::-1],
+        "matched_sets": 998, "subsets_per_size": 49, "pool": "even", "alpha": 0.01, "seed": 1, "readings": ("standard",),
+    }  # fmt: skip
+    assert set(changes) == set(Claim.model_fields), "a new field must be part of the hash"
+    for name in type(original.task).model_fields:
+        changed = original.task.model_copy(update={name: "something else"})
+        changes[f"task.{name}"] = changed
+    near = original.predictions[0].model_copy(update={"threshold": 0.5000001})
+    changes["predictions.threshold"] = (near, *original.predictions[1:])
+    digests = [digest(original.model_copy(update={name.split(".")[0]: value})) for name, value in changes.items()]
+    assert len({*digests, digest(original)}) == len(digests) + 1
+
+
+def test_law_5_a_claim_is_hashed() -> None:
+    law_5(Claim.content_hash)
+
+
+def test_law_5_mutants() -> None:
+    """Mutate, see red: a hash of the text, of the words alone, of everything but the seed, rounded, or by identity."""
+    red(law_5, lambda c: json.dumps(c.model_dump(mode="json"))[:200])
+    red(law_5, lambda c: c.words)
+    red(law_5, lambda c: c.model_copy(update={"seed": 0}).content_hash())
+    red(law_5, lambda c: c.model_copy(update={"alpha": round(c.alpha)}).content_hash())
+    red(law_5, lambda c: str(id(c)))
+
+
+def test_law_5_the_hash_is_the_same_in_another_process() -> None:
+    """And needs no torch: the claim is hashed before a model is loaded."""
+    code = (
+        "import sys; from headlab.claims import Claim\n"
+        "print(Claim.from_text(sys.stdin.read(), '.yaml', 'c').content_hash())\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    source = str(Path(claims.__file__).parent.parent)
+    env = {"PYTHONPATH": source, "PYTHONHASHSEED": "7", "PATH": ""}
+    out = subprocess.run([sys.executable, "-c", code], input=YAML, capture_output=True, text=True, env=env, check=True)
+    assert out.stdout.strip() == claim().content_hash()
+    assert len(claim().content_hash()) == 64
+
+
+def test_a_claim_cannot_be_changed_after_it_was_hashed() -> None:
+    one = claim()
+    with pytest.raises(ValueError, match="frozen"):
+        one.alpha = 0.5  # type: ignore[misc]
+    with pytest.raises(ValueError, match="frozen"):
+        one.predictions[0].threshold = 0.1
+
+
+# -- law 6: a number is never alone -------------------------------------------------------------------------------------------
+
+
+def law_6(judge: Callable[..., Verdict]) -> None:
+    """Each ruling carries value, interval, n, unit and seed (a rank: p, how many of how many), and so does the sentence."""
+    verdict = judge(claim(), findings(), PASSED)
+    even, odd, among = verdict.rulings
+    assert (even.value, even.low, even.high) == (0.9, 0.8, 0.95)
+    assert (odd.value, odd.low, odd.high) == (0.05, 0.0, 0.1)
+    for part in ("0.90", "[0.80, 0.95]", "n=100 pairs", "seed 3", "95%"):
+        assert part in even.shown and part in verdict.sentence
+    assert among.value == pytest.approx(1 / 1000) and among.low is not None and among.high is not None
+    for part in ("p = 0.001", "[", "of 999 matched sets at least as extreme"):
+        assert part in among.shown and part in verdict.sentence
+    missing = judge(claim(), findings(recovery_even=Estimate.undefined("pairs", 1, "one pair only")), PASSED)
+    assert missing.rulings[0].value is None and "n=1 pairs: one pair only" in missing.rulings[0].shown
+
+
+def test_law_6_a_number_is_never_alone() -> None:
+    law_6(decide)
+
+
+def test_law_6_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutate, see red: a bare number in the text; an interval left behind; an undefined value shown as 0."""
+    text = Estimate.__str__
+    with monkeypatch.context() as m:
+        m.setattr(Estimate, "__str__", lambda self: f"{self.value:.2f}" if self.defined else "0.00")
+        red(law_6, decide)
+
+    def forgetful(*args: Any, **more: Any) -> Verdict:
+        verdict = decide(*args, **more)
+        bare = tuple(r.model_copy(update={"low": r.value, "high": r.value}) for r in verdict.rulings)
+        return verdict.model_copy(update={"rulings": bare})
+
+    red(law_6, forgetful)
+    with monkeypatch.context() as m:
+        m.setattr(Estimate, "__str__", lambda self: text(self).replace(", seed 3", ""))
+        red(law_6, decide)
+    law_6(decide)
+
+
+# -- reading claims -------------------------------------------------------------------------------------------------------------
+
+
+def test_yaml_and_toml_say_the_same() -> None:
+    assert claim() == Claim.from_text(TOML, ".toml", "c.toml")
+    assert claim().predictions[2] == Prediction(statistic="even among matched", op="rank<", threshold=0.05)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("pairs: 100", "pairs: many", "line 6: pairs: .*integer.*given 'many'"),
+        ("pairs: 100", "pairs: 1", "line 6: pairs: .*greater than or equal to 2"),
+        ("layer: 10", "layr: 10", "line 5: layr: .*not permitted"),
+        ("corrupted: qa}", "corrupted: qa, colour: red}", "line 7: task.colour: .*not permitted"),
+        ('op: "<", threshold: 0.2', 'op: "<=", threshold: 0.2', "line 10: predictions.1.op: .*given '<='"),
+        ("threshold: 0.2,", "threshold: low,", "line 10: predictions.1.threshold: .*given 'low'"),
+        ("id: parity-even\n", "", "id: Field required"),
+        ("layer: 10", "layer: 10\nlayer: 11", "line 6: 'layer' stands twice"),
+        ("experiment: parity", "experiment: phrenology", "line 4: experiment: .*given 'phrenology'"),
+        ("controls: [no-op, patch all]", "controls: [no-op", "is not YAML"),
+        ("controls: [no-op, patch all]", "controls: [no-op, patch all]\nalpha: 1.5", "line 13: alpha: .*less than 1"),
+        ("controls: [no-op, patch all]", "controls: [no-op]\nreadings: [standard, standard]", "line 13: readings: .*each once"),
+    ],
+)
+def test_a_malformed_yaml_claim_names_its_lines(old: str, new: str, words: str) -> None:
+    assert old in YAML
+    with pytest.raises(ClaimError, match="c.yaml.*" + words):
+        Claim.from_text(YAML.replace(old, new), ".yaml", "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("pairs = 100", 'pairs = "many"', "line 6: pairs: .*integer"),
+        ('clean = "simple"', 'clear = "simple"', "line 10: task.clear: .*not permitted"),
+        ("threshold = 0.2", 'threshold = "low"', "line 21: predictions.1.threshold"),
+        ("layer = 10", "layer = = 10", "is not TOML.*line 5"),
+    ],
+)
+def test_a_malformed_toml_claim_names_its_lines(old: str, new: str, words: str) -> None:
+    assert old in TOML
+    with pytest.raises(ClaimError, match="c.toml.*" + words):
+        Claim.from_text(TOML.replace(old, new), ".toml", "c.toml")
+
+
+def test_what_is_no_claim_file(tmp_path: Path) -> None:
+    with pytest.raises(ClaimError, match=r"no such claim file: .*expected a \.yaml or \.toml file"):
+        Claim.from_file(tmp_path / "none.yaml")
+    (tmp_path / "c.txt").write_text(YAML)
+    with pytest.raises(ClaimError, match=r"expected a \.yaml or \.toml file, given \.txt"):
+        Claim.from_file(tmp_path / "c.txt")
+    (tmp_path / "c.yaml").write_text("- a\n- b\n")
+    with pytest.raises(ClaimError, match="expected keys and values, given list"):
+        Claim.from_file(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text(YAML)
+    assert Claim.from_file(tmp_path / "c.yaml") == claim()
