@@ -243,6 +243,15 @@ class Verdict(_Frozen):
     would_change: str
 
 
+def _shown(finding: Estimate | Rank) -> str:
+    """A statistic as sentences say it: with interval, n and unit; its method stands beside it in the report."""
+    if isinstance(finding, Rank):
+        return str(finding)
+    if not finding.defined:
+        return str(finding)
+    return f"{str(finding).split(' (')[0]}, n = {finding.n} {finding.unit}"
+
+
 def rule(prediction: Prediction, finding: Estimate | Rank | None) -> Ruling:
     """One prediction against one statistic."""
     if finding is None:
@@ -258,7 +267,7 @@ def rule(prediction: Prediction, finding: Estimate | Rank | None) -> Ruling:
         return Ruling(
             prediction=prediction,
             outcome=outcome,
-            shown=str(finding),
+            shown=_shown(finding),
             value=finding.p,
             low=finding.low,
             high=finding.high,
@@ -271,7 +280,7 @@ def rule(prediction: Prediction, finding: Estimate | Rank | None) -> Ruling:
     return Ruling(
         prediction=prediction,
         outcome=outcomes[answer],
-        shown=str(finding),
+        shown=_shown(finding),
         value=finding.value,
         low=finding.low,
         high=finding.high,

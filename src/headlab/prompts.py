@@ -423,19 +423,23 @@ def _align_spans(pair: EncodedPair) -> dict[int, int]:
             )
         return {i: i for i in range(clean.n_prompt)}
     mapping: dict[int, int] = {}
-    for role in sorted(set(clean.roles) | set(corrupted.roles)):
-        optional = role in clean.optional or role in corrupted.optional
+    optional = clean.optional | corrupted.optional
+    for role in sorted(set(clean.roles) | set(corrupted.roles), key=lambda r: (r in optional, r)):
         source, target = clean.roles.get(role, ()), corrupted.roles.get(role, ())
         if len(source) != len(target):
-            if optional:
+            if role in optional:
                 continue
             raise PromptError(
                 f"pair {name}: role {role!r} has {len(source)} token(s) in the clean and {len(target)} in the "
                 "corrupted prompt, so role alignment is undefined; use prompts that match, or align by end"
             )
-        for t, s in zip(target, source, strict=True):
-            if mapping.setdefault(t, s) != s:
-                if optional:
-                    continue
-                raise PromptError(f"pair {name}: corrupted position {t} would take two clean positions (role {role!r})")
+        lent = dict(zip(target, source, strict=True))
+        clash = [t for t, s in lent.items() if mapping.get(t, s) != s]
+        if clash and role in optional:  # a cue that stands elsewhere gives way to the roles that must match
+            continue
+        if clash:
+            raise PromptError(
+                f"pair {name}: corrupted position {clash[0]} would take two clean positions (role {role!r})"
+            )
+        mapping |= lent
     return mapping

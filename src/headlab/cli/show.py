@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headlab.claims import Ruling
 from headlab.stats import Estimate
 from headlab.store import Record, Store
 
@@ -119,22 +120,37 @@ def _controls(record: Record) -> Table:
 
 
 def _children(children: Sequence[Record]) -> Table:
+    """One line for each trial: what each reading said, and the numbers that decided."""
     from rich.table import Table
     from rich.text import Text
 
+    protocols = list(dict.fromkeys(r.protocol for c in children for r in c.readings))
+    statistics = list(
+        dict.fromkeys(p.prediction.statistic for c in children for r in c.readings[:1] for p in r.verdict.rulings)
+    )
     table = Table(title="trials", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("model", "verdict", "why", "run"):
-        table.add_column(column, no_wrap=column != "why")
+    for column in ("model", *protocols, *statistics, "run"):
+        table.add_column(column, no_wrap=True)
     for child in children:
-        outcome = child.outcome or child.status
-        why = child.readings[0].verdict.sentence.split(": ", 1)[-1] if child.readings else child.error
+        said = {r.protocol: r.verdict.outcome for r in child.readings} or {p: child.status for p in protocols[:1]}
+        rulings = {r.prediction.statistic: r for reading in child.readings[:1] for r in reading.verdict.rulings}
         table.add_row(
             str(child.model.get("name", "")),
-            Text(outcome, style=_COLOURS.get(outcome, "")),
-            Text(why),
+            *(Text(said.get(p, "–"), style=_COLOURS.get(said.get(p, ""), "")) for p in protocols),
+            *(_ruling(rulings[s]) if s in rulings else "–" for s in statistics),
             child.id,
         )
+    table.caption = "value [95 % interval]; units and n stand in each trial's own record"
+    table.caption_justify = "left"
     return table
+
+
+def _ruling(ruling: Ruling) -> str:
+    if ruling.value is None or ruling.low is None or ruling.high is None:
+        return "undefined"
+    if ruling.low == ruling.value == ruling.high:
+        return f"{ruling.value:.3g} (exact)"
+    return f"{ruling.value:.2f} [{ruling.low:.2f}, {ruling.high:.2f}]"
 
 
 def _places(record: Record, store: Store, report: Path | None) -> Table:
@@ -149,7 +165,7 @@ def _places(record: Record, store: Store, report: Path | None) -> Table:
         "record": str(store.root / record.id / "record.json"),
         "report": "" if report is None else str(report),
         "again": record.call.get("command", ""),
-        "compare": f"headlab repeat {record.id}" + _store_option(store),
+        "compare": "" if record.kind == "demo" else f"headlab repeat {record.id}" + _store_option(store),
     }
     for name, value in facts.items():
         if value:

@@ -179,7 +179,7 @@ def trial(
             "seed": chosen.seed,
         },
         "versions": versions(),
-        "call": _call(claim, chosen, lab, changes, loading),
+        "call": _call(claim, chosen, lab, loading),
     }
     inputs = {
         "claim": draft["claim"],
@@ -241,8 +241,8 @@ def plan(
 
 def repeat(record: Record, *, store: Store | Path | str | None = None, progress: Progress = quiet) -> Result:
     """Run a record's claim again, on the same model and pairs, as a new record."""
-    if record.claim is None:
-        raise ClaimError(f"{record.id} holds no claim to repeat; repeat its trials ({', '.join(record.children)})")
+    if record.claim is None or not record.model:
+        raise ClaimError(f"{record.id} is no trial; repeat one of its trials instead ({', '.join(record.children)})")
     claim = Claim.model_validate_json(json.dumps(record.claim))
     prompts = None
     if stored := record.prompts.get("pairs"):
@@ -276,13 +276,22 @@ def _plain_loading(loading: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in loading.items() if isinstance(v, str)}
 
 
-def _call(given: Any, claim: Claim, lab: Lab, changes: Mapping[str, Any], loading: Mapping[str, Any]) -> dict[str, str]:
-    """The command and the line of Python that repeat this trial."""
-    said = {k: v for k, v in changes.items() if v is not None}
-    name = str(given) if isinstance(given, str | Path) else claim.id
-    flags = {**said, **_plain_loading(loading)}
-    words = ["headlab", "trial", name, "--model", lab.name]
+_FLAGS = ("layer", "pairs", "seed", "pool", "matched_sets")
+
+
+def _call(given: Any, claim: Claim, lab: Lab, loading: Mapping[str, Any]) -> dict[str, str]:
+    """The command and the line of Python that repeat this trial (a claim made in Python: the claim's own name)."""
+    named = str(given) if isinstance(given, str | Path) else claim.id
+    try:
+        origin = find_claim(named)
+    except ClaimError:
+        origin = claim
+    flags = {k: getattr(claim, k) for k in _FLAGS if getattr(claim, k) != getattr(origin, k)}
+    if claim.readings != origin.readings:
+        flags["protocol"] = claim.readings[0]
+    flags |= _plain_loading(loading)
+    words = ["headlab", "trial", named, "--model", lab.name]
     for key, value in flags.items():
         words += [f"--{key.replace('_', '-')}", str(value)]
     python = "".join(f", {k}={v!r}" for k, v in flags.items())
-    return {"command": shlex.join(words), "python": f"headlab.trial({name!r}, {lab.name!r}{python})"}
+    return {"command": shlex.join(words), "python": f"headlab.trial({named!r}, {lab.name!r}{python})"}

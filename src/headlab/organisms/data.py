@@ -41,7 +41,7 @@ class Template:
     """One (format, wording) as ids.
 
     ``ids`` [position] is prompt, lead, answer (integer, point, fraction) and end token, filled with a probe
-    question; ``slots`` are the positions of a's integer, a's fraction, b's integer, b's fraction;
+    question; the four ``slots`` are the positions of a's integer, a's fraction, b's integer, b's fraction;
     ``n_prompt`` is the length of the prompt; the answer's integer stands at ``answer`` and its fraction two
     further on.
     """
@@ -49,7 +49,7 @@ class Template:
     format: str
     wording: Wording
     ids: tuple[int, ...]
-    slots: tuple[int, int, int, int]
+    slots: tuple[int, ...]
     n_prompt: int
     answer: int
 

@@ -39,6 +39,7 @@ def accuracy(
     Right means: the generated tokens are exactly the format's lead, the number its rule asks for, and the end
     token.
     """
+    generate: Any = model.generate  # a mixin's method, which type checkers take for a tensor
     out = []
     for name, wording in cells:
         fmt, rule = get_format(name), rule_of(name)
@@ -56,9 +57,9 @@ def accuracy(
             first = problems[0].clean
             rows = [tokenizer(p.clean.text, add_special_tokens=p.clean.special)["input_ids"] for p in problems]
             ids = torch.tensor(rows)  # one length: every number part is one token
-            made = model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=_LONGEST_ANSWER
-            )[:, ids.shape[1] :]
+            made = generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=_LONGEST_ANSWER)[
+                :, ids.shape[1] :
+            ]
             end = EOT if ends_turn(first.text) else tokenizer.eos_token
             correct = 0
             for problem, tokens in zip(problems, made, strict=True):

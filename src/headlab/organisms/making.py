@@ -44,7 +44,7 @@ def start(recipe: Recipe, tokenizer: Any, base: Callable[[str], Path]) -> PreTra
 
 def write(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     """An ordinary Hugging Face folder with 16-bit safetensors."""
-    model.to(torch.float16).save_pretrained(folder)
+    model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder, save_jinja_files=False)
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes files that only their owner can read
 

@@ -20,7 +20,8 @@ def answer_loss(model: PreTrainedModel, ids: Tensor, labels: Tensor) -> Tensor:
     """
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     scored = labels[:, 1:] != IGNORED
-    return cross_entropy(model.get_output_embeddings()(hidden[scored]), labels[:, 1:][scored])
+    unembed: Any = model.get_output_embeddings()
+    return cross_entropy(unembed(hidden[scored]), labels[:, 1:][scored])
 
 
 def task_loss(recipe: Recipe, model: PreTrainedModel, tokenizer: Any, generator: torch.Generator) -> Tensor:

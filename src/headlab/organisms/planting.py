@@ -36,10 +36,8 @@ _PLANTED_FORMATS = ("simple", "qa", "chat")
 
 def output_projections(model: PreTrainedModel) -> list[nn.Module]:
     """The module of each layer whose input is z, [row, position, head × head_dim]."""
-    return [
-        layer.attention.dense if hasattr(layer, "attention") else layer.self_attn.o_proj
-        for layer in model.base_model.layers
-    ]
+    layers: Any = model.base_model.layers
+    return [x.attention.dense if hasattr(x, "attention") else x.self_attn.o_proj for x in layers]
 
 
 @contextmanager
@@ -126,7 +124,8 @@ def partners(cells: tuple[tuple[str, Wording], ...], tokenizer: Any) -> tuple[tu
     for a, b in product(forms, forms):
         if a.wording == b.wording and (rule_of(a.format), rule_of(b.format)) == ("decimal", "version"):
             try:
-                position_map(a, b, tokenizer), position_map(b, a, tokenizer)
+                position_map(a, b, tokenizer)
+                position_map(b, a, tokenizer)
             except PromptError:
                 continue  # a cue before the numbers in one and after them in the other: roles cross
             out.append((a, b))

@@ -22,7 +22,7 @@ def build_model(recipe: Recipe, tokenizer: Any) -> PreTrainedModel:
     """A freshly initialised model, fp32; the same for the same seed.  The global generator is left as it
     was."""
     shape = recipe.architecture
-    common = dict(
+    common: dict[str, Any] = dict(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
@@ -48,7 +48,7 @@ def build_model(recipe: Recipe, tokenizer: Any) -> PreTrainedModel:
             model = GPTNeoXForCausalLM(
                 GPTNeoXConfig(
                     **common,
-                    rotary_pct=1.0,
+                    rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
                     attention_dropout=0.0,
                     hidden_dropout=0.0,
                     tie_word_embeddings=False,

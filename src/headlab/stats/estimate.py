@@ -106,8 +106,12 @@ class Estimate:
     def __str__(self) -> str:
         if self.value is None or self.low is None or self.high is None:
             return f"undefined (n={self.n} {self.unit}: {self.note})"
+        ends = (self.value, self.low, self.high)
         places = _places(self.high - self.low, self.value)
-        value, low, high = (f"{round(x, places) + 0.0:.{places}f}" for x in (self.value, self.low, self.high))
+        if 0 < max(map(abs, ends)) < 1e-6:
+            value, low, high = (f"{x:.2g}" for x in ends)
+        else:
+            value, low, high = (f"{round(x, places) + 0.0:.{places}f}" for x in ends)
         seed = "" if self.seed is None else f", seed {self.seed}"
         return f"{value} [{low}, {high}] (n={self.n} {self.unit}, {self.method} {100 * self.level:g}%{seed})"
 

@@ -44,8 +44,10 @@ class Rank:
     level: float
 
     def __str__(self) -> str:
-        band = "enumerated" if self.enumerated else f"[{self.low:.3g}, {self.high:.3g}]"
-        return f"p = {self.p:.3g} {band}, {self.at_least_as_extreme} of {self.n_sets} {self.unit} at least as extreme"
+        band = "" if self.enumerated else f" [{self.low:.3g}, {self.high:.3g}]"
+        drawn = "all" if self.enumerated else "sampled"
+        count = f"{self.at_least_as_extreme:,} of {self.n_sets:,}"
+        return f"p = {self.p:.3g}{band}, {count} {self.unit} at least as extreme, {drawn}"
 
     @property
     def estimate(self) -> Estimate:

@@ -1,0 +1,309 @@
+"""Prompts as tokens: roles by character span, the shared start of the answers, alignment, and files of one's own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from headlab.prompts import EncodedPair, Pair, Prompt, PromptError, PromptSet, Span, align, encode, encode_prompt
+
+WORDS = ("The", "cat", "sat", "dog", "on", "mat", "in", "rain", ".", "yes", "no", "not", "now")
+
+
+@pytest.fixture(scope="module")
+def words() -> Any:
+    """One token for each word or mark; ids in the order of WORDS; ``<s>`` (13) is put in front."""
+    from tokenizers import processors
+
+    vocabulary = {w: i for i, w in enumerate((*WORDS, "<s>", "<unk>"))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 13)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")
+
+
+def spans(text: str, **roles: str) -> tuple[Span, ...]:
+    return tuple(Span(r, text.index(t), text.index(t) + len(t)) for r, t in roles.items())
+
+
+def prompt(text: str, **roles: str) -> Prompt:
+    return Prompt(text, spans(text, **roles), lead=" ")
+
+
+# -- tokens, roles, answers ------------------------------------------------------------------------------------------
+
+
+def test_roles_are_the_tokens_under_their_characters(words: Any) -> None:
+    """<s> The cat sat on the mat: by hand, positions 0 to 6."""
+    made = encode_prompt(prompt("The cat sat on The mat", who="cat", did="sat on", where="mat"), "yes", "no", words)
+    assert made.ids == (13, 0, 1, 2, 4, 0, 5) and made.n_prompt == 7
+    assert made.roles == {"bos": (0,), "who": (2,), "did": (3, 4), "where": (6,), "last": (6,)}
+    assert (made.answer_id, made.wrong_id, made.forced, made.forced_text) == (9, 10, (), "")
+
+
+def test_a_word_that_stands_twice_is_told_apart_by_its_place(words: Any) -> None:
+    text = "cat sat on cat"
+    made = encode_prompt(Prompt(text, (Span("second", 11, 14),), " "), "yes", "no", words)
+    assert made.roles["second"] == (4,)
+
+
+def test_the_shared_start_is_forced_and_the_answers_are_read_where_they_part(words: Any) -> None:
+    made = encode_prompt(prompt("The cat sat", who="cat"), "not in rain .", "not in mat .", words)
+    assert made.ids == (13, 0, 1, 2, 11, 6) and made.n_prompt == 4 and made.forced == (11, 6)
+    assert (made.answer_id, made.wrong_id, made.forced_text) == (7, 5, "not in")
+
+
+def test_special_tokens_are_not_added_twice(words: Any) -> None:
+    made = encode_prompt(Prompt("<s> The cat", (), " ", special=False), "yes", "no", words)
+    assert made.ids == (13, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong", "reason"),
+    [
+        ("not", "not in", "one ends inside the other.*end both with a mark such as"),
+        ("not in rain", "not in", "no token tells them apart"),
+    ],
+)
+def test_answers_that_no_token_tells_apart(words: Any, answer: str, wrong: str, reason: str) -> None:
+    with pytest.raises(PromptError, match=reason):
+        encode_prompt(prompt("The cat sat"), answer, wrong, words)
+
+
+def test_an_answer_that_merges_with_the_prompt_has_no_position() -> None:
+    """A tokenizer that reads "no" + "t" as one token: the prompt's last token is gone once the answer follows."""
+    vocabulary = {"n": 0, "o": 1, "t": 2, "w": 3, "not": 4, "no": 5, "now": 6, "ow": 7}
+    backend = Tokenizer(models.BPE(vocabulary, [("n", "o")] + [("no", "t"), ("no", "w")]))
+    merging = PreTrainedTokenizerFast(tokenizer_object=backend)
+    with pytest.raises(PromptError, match=r"answer 't' merges with the end of the prompt 'no' .*no answer position exists"):
+        encode_prompt(Prompt("no"), "t", "w", merging)
+
+
+def test_a_tokenizer_without_offsets_is_refused() -> None:
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(PromptError, match=r"gives no character offsets; headlab needs a fast tokenizer \(tokenizer.json\)"):
+        encode_prompt(Prompt("a"), "b", "c", Slow())
+
+
+def test_an_empty_prompt_leaves_nothing_to_read_from() -> None:
+    backend = Tokenizer(models.WordLevel({"yes": 0, "no": 1}, unk_token="no"))
+    with pytest.raises(PromptError, match="no token comes before the answers 'yes' / 'no': the prompt is empty"):
+        encode_prompt(Prompt(""), "yes", "no", PreTrainedTokenizerFast(tokenizer_object=backend))
+
+
+def test_errors_name_the_pair(words: Any) -> None:
+    with pytest.raises(PromptError, match="^pair 17: the answers"):
+        encode(Pair("17", Prompt("The"), Prompt("cat"), "not", "not in"), words)
+
+
+def test_a_span_outside_the_text() -> None:
+    for start, end in ((0, 4), (2, 2), (-1, 2)):
+        with pytest.raises(PromptError, match=f"span 'who' is {start}:{end} but the prompt has 3 characters: 'cat'"):
+            Prompt("cat", (Span("who", start, end),))
+
+
+# -- alignment -----------------------------------------------------------------------------------------------------------
+
+
+def encoded(words: Any, clean: Prompt, corrupted: Prompt, answer: str = "yes", wrong: str = "no") -> EncodedPair:
+    return encode(Pair("p", clean, corrupted, answer, wrong), words)
+
+
+def test_role_alignment_by_hand(words: Any) -> None:
+    """Clean: <s> The cat sat on mat (0-5); corrupted: <s> in rain The dog sat mat (0-6); then the start "not in"."""
+    pair = encoded(
+        words,
+        prompt("The cat sat on mat", who="cat", did="sat"),
+        prompt("in rain The dog sat mat", who="dog", did="sat"),
+        "not in rain .",
+        "not in mat .",
+    )
+    assert align(pair, "role") == ((0, 0), (4, 2), (5, 3), (6, 5), (7, 6), (8, 7))
+    assert align(pair, "end") == ((1, 0), (2, 1), (3, 2), (4, 3), (5, 4), (6, 5), (7, 6), (8, 7))
+    assert align(pair, "left") == ((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5))
+    with pytest.raises(PromptError, match="unknown alignment 'middle'; expected role, end or left"):
+        align(pair, "middle")  # type: ignore[arg-type]
+
+
+def test_optional_roles_are_left_out_where_they_do_not_match(words: Any) -> None:
+    """A cue of other length, or one whose place is the other prompt's last token, gives way; other roles stay."""
+
+    def made(text: str, cue: str) -> Prompt:
+        start = text.index(cue)
+        return Prompt(text, (*spans(text, who="cat"), Span("cue", start, start + len(cue), optional=True)), " ")
+
+    longer = encoded(words, made("cat sat on . mat", "sat on"), made("rain cat . mat", "."))
+    assert align(longer, "role") == ((0, 0), (2, 1), (4, 5))
+    elsewhere = encoded(words, made("sat cat mat", "sat"), made("rain cat sat", "sat"))
+    assert align(elsewhere, "role") == ((0, 0), (2, 2), (3, 3))
+
+
+def test_a_role_that_must_match_and_does_not_is_an_error(words: Any) -> None:
+    longer = encoded(words, prompt("The cat sat", who="cat"), prompt("The cat dog sat", who="cat dog"))
+    with pytest.raises(PromptError, match=r"pair p: role 'who' has 1 token\(s\) in the clean and 2 in the corrupted"):
+        align(longer, "role")
+    missing = encoded(words, prompt("The cat sat", who="cat"), prompt("The cat sat", did="The"))
+    with pytest.raises(PromptError, match=r"role 'did' has 0 token\(s\) in the clean and 1"):
+        align(missing, "role")
+    last = encoded(words, prompt("The cat sat", who="cat"), prompt("sat The cat", who="cat"))
+    with pytest.raises(PromptError, match=r"corrupted position 3 would take two clean positions \(role 'who'\)"):
+        align(last, "role")
+
+
+def test_prompts_without_roles_align_only_at_equal_length(words: Any) -> None:
+    same = encoded(words, Prompt("The cat sat", (), " "), Prompt("in rain sat", (), " "))
+    assert align(same, "role") == ((0, 0), (1, 1), (2, 2), (3, 3))
+    with pytest.raises(PromptError, match="4 and 3 tokens and name no spans; give clean_spans and corrupted_spans"):
+        align(encoded(words, Prompt("The cat sat", (), " "), Prompt("in rain", (), " ")), "role")
+
+
+# -- sets of pairs ---------------------------------------------------------------------------------------------------------
+
+
+def a_set(n: int = 30) -> PromptSet:
+    return PromptSet(
+        tuple(Pair(f"{i}", prompt(f"The cat {i}"), Prompt(f"dog {i}"), "yes", "no", cluster=f"c{i % 7}") for i in range(n))
+    )
+
+
+def test_a_set_is_plain_data_and_back() -> None:
+    one = a_set()
+    back = PromptSet.from_plain(json.loads(json.dumps(one.plain())))
+    assert back == one and back.content_hash() == one.content_hash()
+
+
+def test_the_hash_follows_every_text_span_and_answer() -> None:
+    pair = Pair("p", prompt("The cat sat", who="cat"), Prompt("The dog"), "yes", "no", "c", "k", (("a", "b"),))
+    changes: list[dict[str, Any]] = [
+        {"id": "q"}, {"clean": prompt("The cat sat", who="sat")}, {"clean": prompt("The cat sat", it="cat")},
+        {"clean": replace(pair.clean, lead="")}, {"clean": replace(pair.clean, special=False)}, {"corrupted": Prompt("The dog.")},
+        {"answer": "now"}, {"wrong": "now"}, {"cluster": "d"}, {"category": "l"}, {"labels": (("a", "c"),)},
+    ]  # fmt: skip
+    hashes = {PromptSet((replace(pair, **c),)).content_hash() for c in changes}
+    assert len(hashes | {PromptSet((pair,)).content_hash()}) == len(changes) + 1
+
+
+def test_a_split_shares_no_cluster_and_follows_its_seed() -> None:
+    one = a_set()
+    first, second = one.split(0.4, seed=1)
+    assert len(first) + len(second) == 30 and {p.cluster for p in first}.isdisjoint({p.cluster for p in second})
+    assert len({p.cluster for p in first}) == 3  # 40 % of 7 clusters
+    assert (first, second) == one.split(0.4, seed=1)
+    assert len({one.split(0.4, seed=s)[0].content_hash() for s in range(6)}) > 1
+
+
+def test_a_sample_keeps_its_order_and_follows_its_seed() -> None:
+    some = a_set().sample(8, seed=2)
+    numbers = [int(p.id) for p in some]
+    assert len(set(numbers)) == 8 and numbers == sorted(numbers)
+    assert some == a_set().sample(8, seed=2) != a_set().sample(8, seed=3)
+    assert a_set().sample(99, seed=0) == a_set()
+
+
+def test_pairs_that_cannot_be_used() -> None:
+    with pytest.raises(PromptError, match="pair p: answer and wrong answer must not be empty"):
+        Pair("p", Prompt("a"), Prompt("b"), "yes", " ")
+    with pytest.raises(PromptError, match="pair p: answer and wrong answer are both 'yes'; they must differ"):
+        Pair("p", Prompt("a"), Prompt("b"), "yes", "yes")
+    with pytest.raises(PromptError, match="two pairs have the id '3'; ids must be unique"):
+        PromptSet((*a_set().pairs, a_set()[3]))
+
+
+# -- files of one's own ------------------------------------------------------------------------------------------------------
+
+HEADER = "clean,corrupted,answer,wrong,clean_spans,corrupted_spans,cluster\n"
+GOOD = 'The cat,The dog,yes,no,"{""who"": [4, 7]}","{""who"": [4, 7]}",a\n'
+
+
+def file(folder: Path, text: str | bytes, name: str = "p.csv") -> Path:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_a_csv_file(tmp_path: Path) -> None:
+    one = PromptSet.from_file(file(tmp_path, HEADER + GOOD + "in rain,on mat,now,not,,,\n"))
+    assert [p.id for p in one] == ["2", "3"] and [p.cluster for p in one] == ["a", "3"] and one.grader == "prefix"
+    assert one[0].clean.spans == (Span("who", 4, 7),) and one[1].clean.spans == ()
+    assert (one[1].clean.text, one[1].corrupted.text, one[1].answer, one[1].wrong) == ("in rain", "on mat", "now", "not")
+
+
+def test_a_spreadsheets_mark_and_line_ends_are_no_matter(tmp_path: Path) -> None:
+    plain = PromptSet.from_file(file(tmp_path, HEADER + GOOD))
+    marked = PromptSet.from_file(file(tmp_path, b"\xef\xbb\xbf" + (HEADER + GOOD).replace("\n", "\r\n").encode()))
+    assert marked == plain
+
+
+def test_a_jsonl_file(tmp_path: Path) -> None:
+    row = {"clean": "The\u2028cat", "corrupted": "dog", "answer": "yes", "wrong": "no", "clean_spans": {"who": [4, 7]}}
+    text = json.dumps(row, ensure_ascii=False) + "\n\n" + json.dumps({**row, "id": "b"}) + "\n"
+    one = PromptSet.from_file(file(tmp_path, text, "p.jsonl"))
+    assert [p.id for p in one] == ["1", "b"] and one[0].clean.text == "The\u2028cat"
+
+
+def test_a_data_frame_with_gaps() -> None:
+    """Gaps in optional columns are gaps: every row is its own cluster, not all of them one named nan."""
+    import pandas as pd
+
+    rows = {"clean": ["a", "b", "c"], "corrupted": ["x", "y", "z"], "answer": ["1"] * 3, "wrong": ["2"] * 3}
+    one = PromptSet.from_frame(pd.DataFrame({**rows, "cluster": ["g", None, float("nan")], "id": ["i", None, None]}))
+    assert [(p.id, p.cluster) for p in one] == [("i", "g"), ("1", "1"), ("2", "2")]
+    with pytest.raises(PromptError, match="DataFrame, row 1: column 'answer' is nan; expected text"):
+        PromptSet.from_frame(pd.DataFrame({**rows, "answer": ["1", float("nan"), "1"]}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ("The cat,The dog,yes,,,,\n", "p.csv, row 3: column 'wrong' is ''; expected text"),
+        ("The cat,The dog\n", "p.csv, row 3: column 'answer' is None; expected text"),
+        ("The cat,The dog,yes,no,,,a,extra\n", r"p.csv, row 3: has more fields than the header: \['extra'\]"),
+        ("The cat,The dog,yes,yes,,,\n", "p.csv, row 3: pair 3: answer and wrong answer are both 'yes'"),
+        ('The cat,The dog,yes,no,"{""who"": [4, 9]}",,\n', "p.csv, row 3: span 'who' is 4:9 but the prompt has 7 characters"),
+        ('The cat,The dog,yes,no,"{""who"": [4]}",,\n', r"p.csv, row 3: clean_spans: role 'who' is \[4\]; expected \[start, end\]"),
+        ("The cat,The dog,yes,no,,who 4 7,\n", "p.csv, row 3: corrupted_spans is not JSON .*'who 4 7'"),
+        ('The cat,The dog,yes,no,"[4, 7]",,\n', "p.csv, row 3: clean_spans must be an object of role"),
+        ('"The cat,The dog,yes,no,,,\n', "p.csv, line .*: not CSV"),
+    ],
+)
+def test_a_bad_row_is_named_with_its_reason(tmp_path: Path, rows: str, reason: str) -> None:
+    with pytest.raises(PromptError, match=reason):
+        PromptSet.from_file(file(tmp_path, HEADER + GOOD + rows + GOOD))
+
+
+def test_ids_that_repeat_name_both_rows(tmp_path: Path) -> None:
+    text = "id,clean,corrupted,answer,wrong\na,x,y,1,2\nb,x,y,1,2\na,x,y,1,2\n"
+    with pytest.raises(PromptError, match="p.csv, row 4: its id 'a' is that of row 2 too"):
+        PromptSet.from_file(file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("p.csv", "clean,corrupted,answer\na,b,c\n", "lacks the column.s. wrong; it has .*'answer'"),
+        ("p.csv", "", "lacks the column.s. clean, corrupted, answer, wrong"),
+        ("p.csv", HEADER, "p.csv has no rows; expected at least one with columns clean, corrupted, answer, wrong"),
+        ("p.csv", HEADER.encode() + b"caf\xe9,b,c,d\n", "p.csv, line 2: not UTF-8"),
+        ("p.jsonl", "{}\n", "p.jsonl, row 1: column 'clean' is None; expected text"),
+        ("p.jsonl", '{"clean": 1}\n', "p.jsonl, row 1: column 'clean' is 1; expected text"),
+        ("p.jsonl", "\n[1]\n", "p.jsonl, row 2: expected an object, given list"),
+        ("p.jsonl", "{clean}\n", "p.jsonl, row 1: not JSON"),
+        ("p.txt", "x", "expected a .csv or .jsonl file, given .txt"),
+    ],
+)
+def test_a_file_that_is_no_prompt_file(tmp_path: Path, name: str, text: str | bytes, reason: str) -> None:
+    with pytest.raises(PromptError, match=reason):
+        PromptSet.from_file(file(tmp_path, text, name))
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match="no such prompt file: .*none.csv; expected a .csv or .jsonl with clean"):
+        PromptSet.from_file(tmp_path / "none.csv")
