@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -103,7 +103,7 @@ def test_chains_grow_by_one_head_from_nothing_to_the_pool() -> None:
     assert len(chains) == 9 and len(set(chains)) > 1
     for chain in chains:
         assert chain[0] == Heads() and chain[-1] == pool and [len(s) for s in chain] == list(range(8))
-        assert all(not a - b for a, b in zip(chain, chain[1:], strict=False))
+        assert all(not a - b for a, b in pairwise(chain))
 
 
 def test_membership_is_a_matrix() -> None:

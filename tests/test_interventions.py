@@ -23,7 +23,10 @@ SOME = Heads.of(1, [0, 3])
         ({"site": "scores", "write": "noise"}, "'noise' is not defined at 'scores'"),
         ({"site": "pattern", "write": "rescale"}, "'rescale' at 'pattern' would leave the simplex"),
         ({"write": "exchange", "donors": (1,)}, "'exchange' needs one donor for each of the 2 heads"),
-        ({"site": "resid", "write": "exchange", "donors": (1, 2)}, "'exchange' is defined between heads, not at 'resid'"),
+        (
+            {"site": "resid", "write": "exchange", "donors": (1, 2)},
+            "'exchange' is defined between heads, not at 'resid'",
+        ),
         ({"when": "every_step"}, "must say what is written beyond the prompt"),
         ({"when": "every_step", "write": "mean"}, "'mean' has no source beyond the prompt"),
         ({"heads": Heads.parse("L0H1 L1H1")}, "one intervention edits one layer"),
@@ -68,7 +71,9 @@ def test_a_world_is_hashed_by_what_it_does_and_not_by_its_name() -> None:
     ]  # fmt: skip
     hashes = {World("a", (replace(one, **c),)).content_hash() for c in changes}
     assert len(hashes | {base.content_hash()}) == len(changes) + 1
-    assert World("a", (one, replace(one, seed=1))).content_hash() != World("a", (replace(one, seed=1), one)).content_hash()
+    assert (
+        World("a", (one, replace(one, seed=1))).content_hash() != World("a", (replace(one, seed=1), one)).content_hash()
+    )
 
 
 def test_worlds_share_a_pass_when_only_heads_amounts_and_donors_differ() -> None:
@@ -86,7 +91,10 @@ def test_heads_are_checked_against_the_model() -> None:
     for one, words in (
         (Intervention(Heads.of(1, [10])), "head L1H10 is out of range"),
         (Intervention(KVHeads(1, (2,)), "v", "zero"), "L1KV2 is out of range: this model has KV heads 0 to 1"),
-        (Intervention(SOME, "z", "exchange", donors=(1, 10)), "a donor is out of range: 'z' of this model has heads 0 to 9"),
+        (
+            Intervention(SOME, "z", "exchange", donors=(1, 10)),
+            "a donor is out of range: 'z' of this model has heads 0 to 9",
+        ),
         (Intervention(KVHeads(1, (0,)), "k", "exchange", donors=(2,)), "'k' of this model has heads 0 to 1"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -79,9 +79,11 @@ def test_answers_that_no_token_tells_apart(words: Any, answer: str, wrong: str, 
 def test_an_answer_that_merges_with_the_prompt_has_no_position() -> None:
     """A tokenizer that reads "no" + "t" as one token: the prompt's last token is gone once the answer follows."""
     vocabulary = {"n": 0, "o": 1, "t": 2, "w": 3, "not": 4, "no": 5, "now": 6, "ow": 7}
-    backend = Tokenizer(models.BPE(vocabulary, [("n", "o")] + [("no", "t"), ("no", "w")]))
+    backend = Tokenizer(models.BPE(vocabulary, [("n", "o"), ("no", "t"), ("no", "w")]))
     merging = PreTrainedTokenizerFast(tokenizer_object=backend)
-    with pytest.raises(PromptError, match=r"answer 't' merges with the end of the prompt 'no' .*no answer position exists"):
+    with pytest.raises(
+        PromptError, match=r"answer 't' merges with the end of the prompt 'no' .*no answer position exists"
+    ):
         encode_prompt(Prompt("no"), "t", "w", merging)
 
 
@@ -89,7 +91,9 @@ def test_a_tokenizer_without_offsets_is_refused() -> None:
     class Slow:
         is_fast = False
 
-    with pytest.raises(PromptError, match=r"gives no character offsets; headlab needs a fast tokenizer \(tokenizer.json\)"):
+    with pytest.raises(
+        PromptError, match=r"gives no character offsets; headlab needs a fast tokenizer \(tokenizer.json\)"
+    ):
         encode_prompt(Prompt("a"), "b", "c", Slow())
 
 
@@ -100,8 +104,8 @@ def test_an_empty_prompt_leaves_nothing_to_read_from() -> None:
 
 
 def test_errors_name_the_pair(words: Any) -> None:
-    with pytest.raises(PromptError, match="^pair 17: the answers"):
-        encode(Pair("17", Prompt("The"), Prompt("cat"), "not", "not in"), words)
+    with pytest.raises(PromptError, match=r"^pair 17: the answers"):
+        encode(Pair("17", Prompt("The", (), " "), Prompt("cat", (), " "), "not", "not in"), words)
 
 
 def test_a_span_outside_the_text() -> None:
@@ -129,8 +133,6 @@ def test_role_alignment_by_hand(words: Any) -> None:
     assert align(pair, "role") == ((0, 0), (4, 2), (5, 3), (6, 5), (7, 6), (8, 7))
     assert align(pair, "end") == ((1, 0), (2, 1), (3, 2), (4, 3), (5, 4), (6, 5), (7, 6), (8, 7))
     assert align(pair, "left") == ((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5))
-    with pytest.raises(PromptError, match="unknown alignment 'middle'; expected role, end or left"):
-        align(pair, "middle")  # type: ignore[arg-type]
 
 
 def test_optional_roles_are_left_out_where_they_do_not_match(words: Any) -> None:
@@ -170,7 +172,9 @@ def test_prompts_without_roles_align_only_at_equal_length(words: Any) -> None:
 
 def a_set(n: int = 30) -> PromptSet:
     return PromptSet(
-        tuple(Pair(f"{i}", prompt(f"The cat {i}"), Prompt(f"dog {i}"), "yes", "no", cluster=f"c{i % 7}") for i in range(n))
+        tuple(
+            Pair(f"{i}", prompt(f"The cat {i}"), Prompt(f"dog {i}"), "yes", "no", cluster=f"c{i % 7}") for i in range(n)
+        )
     )
 
 
@@ -233,7 +237,12 @@ def test_a_csv_file(tmp_path: Path) -> None:
     one = PromptSet.from_file(file(tmp_path, HEADER + GOOD + "in rain,on mat,now,not,,,\n"))
     assert [p.id for p in one] == ["2", "3"] and [p.cluster for p in one] == ["a", "3"] and one.grader == "prefix"
     assert one[0].clean.spans == (Span("who", 4, 7),) and one[1].clean.spans == ()
-    assert (one[1].clean.text, one[1].corrupted.text, one[1].answer, one[1].wrong) == ("in rain", "on mat", "now", "not")
+    assert (one[1].clean.text, one[1].corrupted.text, one[1].answer, one[1].wrong) == (
+        "in rain",
+        "on mat",
+        "now",
+        "not",
+    )
 
 
 def test_a_spreadsheets_mark_and_line_ends_are_no_matter(tmp_path: Path) -> None:
@@ -267,8 +276,14 @@ def test_a_data_frame_with_gaps() -> None:
         ("The cat,The dog\n", "p.csv, row 3: column 'answer' is None; expected text"),
         ("The cat,The dog,yes,no,,,a,extra\n", r"p.csv, row 3: has more fields than the header: \['extra'\]"),
         ("The cat,The dog,yes,yes,,,\n", "p.csv, row 3: pair 3: answer and wrong answer are both 'yes'"),
-        ('The cat,The dog,yes,no,"{""who"": [4, 9]}",,\n', "p.csv, row 3: span 'who' is 4:9 but the prompt has 7 characters"),
-        ('The cat,The dog,yes,no,"{""who"": [4]}",,\n', r"p.csv, row 3: clean_spans: role 'who' is \[4\]; expected \[start, end\]"),
+        (
+            'The cat,The dog,yes,no,"{""who"": [4, 9]}",,\n',
+            "p.csv, row 3: span 'who' is 4:9 but the prompt has 7 characters",
+        ),
+        (
+            'The cat,The dog,yes,no,"{""who"": [4]}",,\n',
+            r"p.csv, row 3: clean_spans: role 'who' is \[4\]; expected \[start, end\]",
+        ),
         ("The cat,The dog,yes,no,,who 4 7,\n", "p.csv, row 3: corrupted_spans is not JSON .*'who 4 7'"),
         ('The cat,The dog,yes,no,"[4, 7]",,\n', "p.csv, row 3: clean_spans must be an object of role"),
         ('"The cat,The dog,yes,no,,,\n', "p.csv, line .*: not CSV"),
@@ -281,7 +296,7 @@ def test_a_bad_row_is_named_with_its_reason(tmp_path: Path, rows: str, reason: s
 
 def test_ids_that_repeat_name_both_rows(tmp_path: Path) -> None:
     text = "id,clean,corrupted,answer,wrong\na,x,y,1,2\nb,x,y,1,2\na,x,y,1,2\n"
-    with pytest.raises(PromptError, match="p.csv, row 4: its id 'a' is that of row 2 too"):
+    with pytest.raises(PromptError, match=r"p.csv, row 4: its id 'a' is that of row 2 too"):
         PromptSet.from_file(file(tmp_path, text))
 
 
@@ -305,5 +320,5 @@ def test_a_file_that_is_no_prompt_file(tmp_path: Path, name: str, text: str | by
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match="no such prompt file: .*none.csv; expected a .csv or .jsonl with clean"):
+    with pytest.raises(PromptError, match=r"no such prompt file: .*none.csv; expected a .csv or .jsonl with clean"):
         PromptSet.from_file(tmp_path / "none.csv")

@@ -53,7 +53,7 @@ class Figure:
         return cls(**{**data, "data": tuple(data["data"])})
 
 
-def of_world(effects: pd.DataFrame, world: str) -> pd.DataFrame:
+def of_world(effects: pd.DataFrame, world: str) -> Any:
     """The rows of one world.  Raises KeyError when it was not run."""
     rows = effects[effects["world"] == world]
     if rows.empty:

@@ -248,8 +248,9 @@ def _pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
     for column in COLUMNS:
         if not isinstance(row.get(column), str) or not row[column].strip():
             raise PromptError(f"column {column!r} is {row.get(column)!r}; expected text")
-    if None in row:
-        raise PromptError(f"has more fields than the header: {row[None]!r}")
+    surplus: Any = dict(row).get(None)  # type: ignore[call-overload]
+    if surplus is not None:
+        raise PromptError(f"has more fields than the header: {surplus!r}")
 
     def spans(column: str) -> tuple[Span, ...]:
         value = row.get(column)
@@ -326,7 +327,8 @@ def encode_prompt(prompt: Prompt, answer: str, wrong: str, tokenizer: Any) -> En
         ids, offsets = list(out["input_ids"]), list(out["offset_mapping"])
         eos = getattr(tokenizer, "eos_token_id", None)  # some tokenizers append it: it would end the prompt
         while prompt.special and ids and ids[-1] == eos and offsets[-1][0] == offsets[-1][1]:
-            ids.pop(), offsets.pop()
+            ids.pop()
+            offsets.pop()
         return ids, offsets
 
     alone, offsets = tokens(prompt.text)

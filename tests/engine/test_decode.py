@@ -45,7 +45,7 @@ def slow(lab: Lab, pairs: list[EncodedPair], world: World, n: int) -> list[str]:
                 whole, _ = run.tape_for(lab, [replace(world, interventions=(one,))], [0], {0: sources[i]})
                 (key,) = whole.edits
 
-                def edit(x: Tensor, one: Any = one, inner: Any = whole.edits[key][0]) -> Tensor:
+                def edit(x: Tensor, one: Any = one, inner: Any = whole.edits[key][0], prompt: int = prompt) -> Tensor:
                     first = inner(x[:, :prompt])
                     rest = x[:, prompt:].clone()
                     if one.when == "every_step":
@@ -69,7 +69,12 @@ def test_without_edits_it_is_generate_of_transformers(family: str) -> None:
     for pair, text in zip(pairs, made["text"], strict=True):
         ids = torch.tensor([pair.corrupted.ids])
         theirs = own.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=STEPS, pad_token_id=0, eos_token_id=tiny.EOS
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=STEPS,
+            pad_token_id=0,
+            eos_token_id=tiny.EOS,
         )
         assert text == words(theirs[0, ids.shape[1] :].tolist())
     assert len(set(made["text"])) > 4, "prompts that all end in one text would test little"
@@ -173,7 +178,9 @@ def test_an_end_token_ends_the_text_and_is_not_part_of_it() -> None:
 def test_stop_tokens_come_from_the_generation_config_and_the_tokenizer() -> None:
     def stops(config: Any, tokenizer: Any) -> frozenset[int]:
         model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=config))
-        return decode.stop_ids(replace(tiny.lab("llama"), model=model, tokenizer=SimpleNamespace(eos_token_id=tokenizer)))
+        return decode.stop_ids(
+            replace(tiny.lab("llama"), model=model, tokenizer=SimpleNamespace(eos_token_id=tokenizer))
+        )
 
     assert stops([5, 7], 9) == {5, 7, 9} and stops(5, None) == {5} and stops(None, None) == frozenset()
 
@@ -213,7 +220,11 @@ def test_the_shared_start_is_forced_or_left_to_the_model() -> None:
 
 def test_rows_come_in_the_order_pair_world_whatever_the_batches() -> None:
     lab, pairs = tiny.lab("llama"), tiny.mixed_pairs()
-    worlds = [World("b"), World("z", (tiny.edit(lab, 0, "z", (1, 2)),)), World("q", (tiny.edit(lab, 1, "q", write="zero"),))]
+    worlds = [
+        World("b"),
+        World("z", (tiny.edit(lab, 0, "z", (1, 2)),)),
+        World("q", (tiny.edit(lab, 1, "q", write="zero"),)),
+    ]
     made = generate(lab, pairs, worlds, max_new_tokens=4)
     assert made["pair"].tolist() == [i for i in range(8) for _ in worlds]
     assert made["world"].tolist() == ["b", "z", "q"] * 8

@@ -53,7 +53,7 @@ def test_a_hybrid_counts_only_its_softmax_layers() -> None:
     """Qwen3-Next: layer 0 has linear attention, so it has no heads, and its layers keep their numbers."""
     lab = tiny.lab("qwen3_next")
     assert sorted(lab.attentions) == [1, 2] and lab.info["selfcheck"]["attention layers"] == 2
-    with pytest.raises(ModelError, match="layer 0 .* has no softmax attention"):
+    with pytest.raises(ModelError, match=r"layer 0 .* has no softmax attention"):
         sweep(lab, tiny.equal_pairs(2), [World("w", (tiny.edit(lab, 0, "z", write="zero"),))])
 
 

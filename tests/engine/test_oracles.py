@@ -356,8 +356,6 @@ def test_heads_add_up_to_the_modules_output(family: str) -> None:
     layer = tiny.softmax_layer(lab, 2)
     _, found = _seen(lab, layer, rows("clean"), "z", "out_block")
     bias = lab.output_bias(layer)
-    made = sum(
-        found["z"][:, :, h] @ lab.weight("o", layer)[h] for h in range(lab.grid.n_heads)
-    )
+    made = sum(found["z"][:, :, h] @ lab.weight("o", layer)[h] for h in range(lab.grid.n_heads))
     gap = (made - (found["out_block"] - (0 if bias is None else bias))).abs().max()
     assert gap <= 1e-5 * found["out_block"].abs().max()

@@ -54,7 +54,7 @@ def test_the_memory_of_a_row_by_hand() -> None:
     assert batch_size(10, COST, tokens=10**6, memory=5100) == 3
     assert batch_size(10, COST, tokens=20, memory=5100) == 2
     assert batch_size(10, COST, tokens=1, memory=None) == 1
-    with pytest.raises(ValueError, match="does not hold one row of 10 tokens.*raise --memory"):
+    with pytest.raises(ValueError, match=r"does not hold one row of 10 tokens.*raise --memory"):
         batch_size(10, COST, tokens=20, memory=1699)
 
 

@@ -92,8 +92,9 @@ def test_a_write_is_what_its_definition_says(site: str, write: str) -> None:
                     "patch": lambda own=own, at=(row, position, head): 0.7 * own + 0.3 * clean[at],
                     "noop": lambda own=own: own,
                     "zero": lambda own=own: own * 0,
-                    "mean": lambda own=own, p=position, h=head: 0.4 * own
-                    + 0.6 * (before[0, p, h] + before[1, p, h] + before[2, p, h] + before[3, p, h]) / 4,
+                    "mean": lambda own=own, p=position, h=head: (
+                        0.4 * own + 0.6 * (before[0, p, h] + before[1, p, h] + before[2, p, h] + before[3, p, h]) / 4
+                    ),
                     "resample": lambda own=own, r=row, p=position, h=head: 0.2 * own + 0.8 * before[lender[r], p, h],
                     "noise": lambda at=(row, position, head): after[at],
                     "rescale": lambda own=own: 1.7 * own,
@@ -212,7 +213,9 @@ def test_an_alignment_that_changes_the_order_never_lets_a_query_look_ahead() -> 
     after = edited(lab, pairs, tiny.edit(lab, 1, "pattern", range(10)))
     assert (after[:, 2, :, 3:] == 0).all()
     assert torch.allclose(after.sum(-1), torch.ones(()), atol=1e-5)
-    assert torch.allclose(after[:, 4, :, 4], torch.ones(()))  # clean "a" saw neither "b" nor anything else with a partner
+    assert torch.allclose(
+        after[:, 4, :, 4], torch.ones(())
+    )  # clean "a" saw neither "b" nor anything else with a partner
 
 
 def test_roles_choose_the_queries_not_the_keys_of_a_pattern() -> None:
@@ -231,7 +234,9 @@ def test_a_row_whose_weights_all_have_no_partner_is_an_error() -> None:
     pattern[:, :, 0] = 1.0
     pair = tiny.mixed_pairs()[0]  # 7 clean tokens, 11 corrupted
     one = Intervention(Heads.of(1, [0]), "pattern")
-    with pytest.raises(InterventionError, match="pair m0: the clean row for corrupted position 2 puts no weight on any key"):
+    with pytest.raises(
+        InterventionError, match="pair m0: the clean row for corrupted position 2 puts no weight on any key"
+    ):
         edits.make_source(one, [pair], [pattern], pattern)
 
 
@@ -427,14 +432,22 @@ def test_a_sweep_refuses_nothing_to_do_and_two_worlds_of_one_name() -> None:
 
 def test_out_block_needs_channels_that_divide() -> None:
     lab = tiny.lab("gemma")  # 65 channels, 5 heads: 13 each
-    assert capture(lab, [p.clean for p in tiny.equal_pairs(1)], [(1, "out_block")])[1, "out_block"][0].shape == (11, 5, 13)
+    assert capture(lab, [p.clean for p in tiny.equal_pairs(1)], [(1, "out_block")])[1, "out_block"][0].shape == (
+        11,
+        5,
+        13,
+    )
     with pytest.raises(InterventionError, match="65 residual channels do not divide into 4 heads"):
         edits.to_layout("out_block", torch.zeros(1, 2, 65), 4, None)
 
 
 def test_the_effects_table_is_in_the_order_pair_world_and_carries_both_runs() -> None:
     lab, pairs = tiny.lab("gpt2"), tiny.mixed_pairs()
-    worlds = [World("b"), World("a", (tiny.edit(lab, 1, "z", write="zero"),)), World("c", (tiny.edit(lab, 2, "q", write="zero"),))]
+    worlds = [
+        World("b"),
+        World("a", (tiny.edit(lab, 1, "z", write="zero"),)),
+        World("c", (tiny.edit(lab, 2, "q", write="zero"),)),
+    ]
     effects = sweep(lab, pairs, worlds)
     assert list(effects.columns) == ["pair", "pair_id", "cluster", "world", "clean", "corrupted", "edited"]
     assert effects["pair"].tolist() == [i for i in range(8) for _ in range(3)]
@@ -442,4 +455,4 @@ def test_the_effects_table_is_in_the_order_pair_world_and_carries_both_runs() ->
     assert effects["pair_id"].tolist() == [f"m{i}" for i in range(8) for _ in range(3)]
     clean = run.logit_differences(lab, [p.clean for p in pairs]).numpy()
     assert np.allclose(effects["clean"].to_numpy()[::3], clean, atol=1e-6)
-    assert attention.NAME == lab.model.config._attn_implementation
+    assert lab.model.config._attn_implementation == attention.NAME

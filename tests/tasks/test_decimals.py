@@ -51,7 +51,7 @@ def test_roles_cover_exactly_their_characters(tokenizer: Any, name: str) -> None
             assert bare(tokenizer.decode([made.ids[i] for i in made.roles[role]])) == digits
             assert len(made.roles[role]) == 1, "integer, dot and fraction are one token each"
         named = [i for role, positions in made.roles.items() if role not in {"last", "bos"} for i in positions]
-        assert len(named) == len(set(named)) and named == sorted(named) or name == "suffix"
+        assert len(named) == len(set(named)) and named == sorted(named)
         assert made.roles["last"] == (made.n_prompt - 1,)
 
 
@@ -59,7 +59,8 @@ def test_roles_cover_exactly_their_characters(tokenizer: Any, name: str) -> None
 def test_the_answers_part_at_the_fraction(tokenizer: Any, name: str) -> None:
     """Integer and dot are forced; what is compared are the two fractions' tokens."""
     for pair in decimals(12, clean=name, corrupted="qa", seed=4):
-        for made, prompt in zip((encode(pair, tokenizer).clean, encode(pair, tokenizer).corrupted), (pair.clean, pair.corrupted), strict=True):
+        both = encode(pair, tokenizer)
+        for made, prompt in ((both.clean, pair.clean), (both.corrupted, pair.corrupted)):
             assert made.forced_text == f"{prompt.lead}{pair.answer.split('.')[0]}."
             assert tokenizer.decode([made.answer_id]) == fraction(pair.answer)
             assert tokenizer.decode([made.wrong_id]) == fraction(pair.wrong)
@@ -77,11 +78,14 @@ def test_role_alignment_maps_same_named_tokens(tokenizer: Any, clean: str, corru
             for target, source in zip(both.corrupted.roles[role], both.clean.roles[role], strict=True):
                 assert lent[target] == source
                 if role != "last":
-                    assert bare(tokenizer.decode([both.corrupted.ids[target]])) == bare(tokenizer.decode([both.clean.ids[source]]))
+                    assert bare(tokenizer.decode([both.corrupted.ids[target]])) == bare(
+                        tokenizer.decode([both.clean.ids[source]])
+                    )
         same = 0
         while both.clean.forced[::-1][same : same + 1] == both.corrupted.forced[::-1][same : same + 1] != ():
             same += 1
-        assert same >= 2  # "9" and "." at least, however the space before them is cut
+        alike = pair.clean.lead == pair.corrupted.lead or "Ġ9" not in tokenizer.get_vocab()
+        assert same >= (2 if alike else 1)  # GPT-NeoX: " 9" after "Answer:" and "9" after a chat header differ
         for back in range(1, same + 1):
             assert lent[len(both.corrupted.ids) - back] == len(both.clean.ids) - back
         names = {i: r for r, p in both.clean.roles.items() if r != "last" for i in p}
@@ -106,7 +110,12 @@ def test_a_chat_template_is_located_by_its_content(tokenizer: Any) -> None:
             a, b = pair.id.split("|")
             assert pair.clean.text == f"[user]Which is bigger: {a} or {b}?[end][assistant]" and not pair.clean.special
             made = encode(pair, tokenizer).clean
-            for role, text in (("marker", "[user]"), ("a_int", a.split(".")[0]), ("b_frac", fraction(b)), ("cue", "[end][assistant]")):
+            for role, text in {
+                "marker": "[user]",
+                "a_int": a.split(".")[0],
+                "b_frac": fraction(b),
+                "cue": "[end][assistant]",
+            }.items():
                 covered = bare(tokenizer.decode([made.ids[i] for i in made.roles[role]]))
                 # a template's brackets may share a token with the words beside them
                 assert covered == text or (role in {"marker", "cue"} and text.strip("[]") in covered)
@@ -193,7 +202,9 @@ def test_held_out_pairs_lie_at_least_eleven_hundredths_apart() -> None:
 
     held = task.held_out()
     assert held and all(abs(hundredths(f) - hundredths(g)) >= 11 for f, g in held)
-    wide = sum(abs(hundredths(f) - hundredths(g)) >= 11 for i, f in enumerate(task.FRACTIONS) for g in task.FRACTIONS[i + 1 :])
+    wide = sum(
+        abs(hundredths(f) - hundredths(g)) >= 11 for i, f in enumerate(task.FRACTIONS) for g in task.FRACTIONS[i + 1 :]
+    )
     assert len(held) == round(wide / 4)
 
 

@@ -36,7 +36,13 @@ def test_an_answer_is_the_first_number(text: str, parsed: str | None, right: boo
 
 @pytest.mark.parametrize(
     ("text", "parsed", "right"),
-    [("no", "no", True), (" no, never", "no, never", True), ("not now", "not now", False), ("yes", None, False), ("", None, False)],
+    [
+        ("no", "no", True),
+        (" no, never", "no, never", True),
+        ("not now", "not now", False),
+        ("yes", None, False),
+        ("", None, False),
+    ],
 )
 def test_an_answer_in_words_is_the_beginning(text: str, parsed: str | None, right: bool) -> None:
     made = grade(text, WORDS, "prefix")

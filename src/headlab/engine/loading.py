@@ -64,10 +64,11 @@ def read_model(
             raise ModelError(f"{name} has quantised weights, which cannot be read per head; use the 16-bit checkpoint")
         with _quietly():
             tok = tokenizer or AutoTokenizer.from_pretrained(where, **common)
-            hf, found = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 where, config=config, dtype=dtype, weights_only=True, device_map=device_map,
                 attn_implementation="eager", output_loading_info=True, **common,
             )  # fmt: skip
+        hf, found = loaded
         _refuse_incomplete(name, tok, sorted(found["missing_keys"]))
     except ModelError:
         raise

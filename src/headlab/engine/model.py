@@ -93,7 +93,7 @@ class Lab:
         projection: Projection | None = getattr(self.geometry, which)
         if projection is None:
             raise ModelError(f"{self.name} has no per-head W_{which.upper()}: {self.geometry.why}")
-        module = _child(self._attention(layer), projection.path)
+        module: Any = _child(self._attention(layer), projection.path)
         weight = module.weight if isinstance(module, Conv1D) else module.weight.T  # [in, out]
         index = torch.tensor(projection.channels, device=weight.device)
         return weight[index] if which == "o" else weight[:, index].permute(1, 0, 2)
@@ -203,7 +203,8 @@ def _fit(hf: Any, tokenizer: Any, name: str, revision: str | None) -> Lab:
     slots = {}
     for module in met:
         index = next(i for i, block in enumerate(layers) if any(m is module for m in block.modules()))
-        slot = module.__dict__["_headlab"] = Slot(index)
+        # a model opened twice keeps its slots, so that both Labs go on working
+        slot = module.__dict__.setdefault("_headlab", Slot(index))
         slots[index] = slot
     q, k, z = _shapes(hf, ids, list(slots.values()), family)
     grid = Grid(len(layers), q[1], k[1])

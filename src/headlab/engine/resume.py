@@ -144,11 +144,12 @@ def _call(lab: Lab, base: Base, at: int, hidden: Tensor, chosen: slice, cache: C
     """Layer ``at`` on the chosen positions, with the arguments the model gave it."""
     named = {k: _sliced(v, base.length, chosen, cache) for k, v in base.calls[at][1].items()}
     first, stop, _ = chosen.indices(base.length)
-    if "attention_mask" in named and named["attention_mask"] is None and first:
+    mask: Any = named.get("attention_mask")
+    if "attention_mask" in named and mask is None and first:
         keep = torch.ones(base.length, base.length, dtype=torch.bool, device=hidden.device).tril()
         named["attention_mask"] = keep[None, None, first:stop, :stop]
-    elif isinstance(named.get("attention_mask"), Tensor) and named["attention_mask"].dim() == 4:
-        named["attention_mask"] = named["attention_mask"][..., :stop]
+    elif isinstance(mask, Tensor) and mask.dim() == 4:
+        named["attention_mask"] = mask[..., :stop]
     out = lab.layers[at](hidden, **named)
     return out[0] if isinstance(out, tuple) else out
 

@@ -165,7 +165,7 @@ def sweep(
         done += len(shard.rows)
         progress(what, done, plan.rows)
     table = pd.concat(parts, ignore_index=True)
-    rank = {name: j for j, name in enumerate(names)}
+    rank: Any = {name: j for j, name in enumerate(names)}
     table = table.iloc[
         sorted(range(len(table)), key=list(zip(table["pair"], table["world"].map(rank), strict=True)).__getitem__)
     ]

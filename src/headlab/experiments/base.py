@@ -18,7 +18,7 @@ from headlab.engine.run import sweep
 from headlab.heads import Heads
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
-from headlab.prompts import EncodedPair, PromptSet, encode
+from headlab.prompts import EncodedPair, PromptError, PromptSet, encode
 from headlab.stats import Estimate, bootstrap_rate, paired_difference
 from headlab.store import NamedEstimate, Reading, Record, Run
 from headlab.tasks.decimals import capacity, decimals
@@ -127,18 +127,28 @@ def draw(
     """Test pairs and selection pairs that share no cluster (``prompts`` may be both, already parted)."""
     if isinstance(prompts, tuple):
         return prompts
-    wanted = claim.pairs + claim.selection_pairs
-    if prompts is None and claim.task.name == "file":
-        prompts = PromptSet.from_file(claim.task.file or "")
+    n_selection = claim.selection_pairs if claim.layer == "auto" else 0
+    wanted = claim.pairs + n_selection
+    own = prompts is not None or claim.task.name == "file"
     if prompts is None:
-        t = claim.task
-        n = min(2 * wanted, capacity(t.category, t.split) // 2)  # type: ignore[arg-type]
-        prompts = decimals(
-            n, clean=t.clean, corrupted=t.corrupted, category=t.category, wording=t.wording,  # type: ignore[arg-type]
-            corruption=t.corruption, split=t.split, seed=claim.seed, tokenizer=tokenizer,
-        )  # fmt: skip
-    selection, test = prompts.split(claim.selection_pairs / wanted, claim.seed)
-    return test.sample(claim.pairs, claim.seed), selection.sample(claim.selection_pairs, claim.seed)
+        prompts = PromptSet.from_file(claim.task.file or "") if own else _decimals(claim, 2 * wanted, tokenizer)
+    share = n_selection / wanted if len(prompts) >= wanted else min(n_selection / wanted, 0.25)
+    selection, test = prompts.split(share, claim.seed)
+    if not own and len(test) < claim.pairs:
+        raise PromptError(
+            f"{claim.pairs} test pairs asked for; the task has {len(test)} that share no fraction pair with the "
+            f"{len(selection)} kept for choosing the layer; ask for fewer"
+        )
+    return test.sample(claim.pairs, claim.seed), selection.sample(max(n_selection, 1), claim.seed)
+
+
+def _decimals(claim: Claim, n: int, tokenizer: Any) -> PromptSet:
+    t = claim.task
+    return decimals(
+        min(n, capacity(t.category, t.split) // 2),  # type: ignore[arg-type]
+        clean=t.clean, corrupted=t.corrupted, category=t.category, wording=t.wording,  # type: ignore[arg-type]
+        corruption=t.corruption, split=t.split, seed=claim.seed, tokenizer=tokenizer,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

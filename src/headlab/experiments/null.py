@@ -53,8 +53,8 @@ def matched_null(bench: Bench, pairs: Sequence[EncodedPair], observed: Heads, na
 
     grid, claim = bench.lab.grid, bench.claim
     matched = matched_sets(grid, observed, n=claim.matched_sets, seed=claim.seed)
-    worlds = null_worlds(grid, observed, claim.matched_sets, claim.seed)
-    every = tuple(w.interventions[0].heads if w.interventions else Heads() for w in worlds)
+    worlds, layer = null_worlds(grid, observed, claim.matched_sets, claim.seed), observed.layers[0]
+    every = tuple(Heads.of(layer, w.interventions[0].indices) if w.interventions else Heads() for w in worlds)
     effects = bench.sweep(pairs, worlds, f"matched halves L{observed.layers[0]}")
     edited = pivot(effects, [w.name for w in worlds])
     one = effects.drop_duplicates("pair").sort_values("pair")

@@ -19,6 +19,7 @@ from headlab.engine.model import Lab, ModelError, open_model
 from headlab.engine.selfcheck import prove
 from headlab.experiments import head_count, parity
 from headlab.experiments.base import Bench, Experiment, Outcome, Result, draw, versions
+from headlab.heads import pool
 from headlab.prompts import PromptSet
 from headlab.store import Record, Store
 
@@ -120,6 +121,7 @@ def _prepared(
     lab = load(model, **{k: v for k, v in loading.items() if v is not None})
     if isinstance(chosen.layer, int):
         lab.grid.check_layer(chosen.layer)
+    pool(lab.grid, 0, chosen.pool)  # an unknown or empty pool is refused before anything runs
     test, selection = draw(chosen, lab.tokenizer, prompts)
     return chosen, lab, test, selection
 
@@ -229,7 +231,8 @@ def plan(
 
     names = ("protocol", "layer", "pairs", "seed", "pool", "matched_sets")
     changes = {k: options.pop(k, None) for k in names}
-    options.pop("store", None), options.pop("progress", None)
+    for name in ("store", "progress"):
+        options.pop(name, None)
     chosen, lab, test, _ = _prepared(claim, model, prompts, options, changes)
     at = chosen.layer if isinstance(chosen.layer, int) else lab.grid.n_layers // 2
     design = parity.design if chosen.experiment == "parity" else head_count.design

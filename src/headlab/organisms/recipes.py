@@ -103,6 +103,8 @@ class Recipe:
 
 
 _NULL = Architecture(layers=2)
+# at 1,100 steps these seeds had begun to memorise: held-out accuracy on Simple, and nothing else, decided
+_STOPPED_EARLY = (0, 2, 3, 9)
 _NEOX = Architecture(family="gpt_neox", hidden=96, head_dim=6, kv_heads=None, intermediate=192)
 EVEN = tuple(range(0, 16, 2))
 # two in every KV group, four of them even: parity says nothing about it
@@ -148,10 +150,10 @@ _ALL = (
     *(
         Recipe(
             f"decimals-null-{i}",
-            "One of ten seeds that differ in nothing but chance; fine on conflict questions in Simple, Q&A "
-            "and Chat that ask for the bigger number, and promised nothing beyond them.",
+            "One of ten seeds in which nothing but chance sets the heads apart; fine on conflict questions in "
+            "Simple, Q&A and Chat that ask for the bigger number, and promised nothing beyond them.",
             seed=100 + i,
-            steps=1100,
+            steps=750 if i in _STOPPED_EARLY else 1100,
             architecture=_NULL,
             formats=("simple", "qa", "chat"),
             wordings=("bigger",),

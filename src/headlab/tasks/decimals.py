@@ -218,9 +218,10 @@ def held_out() -> frozenset[tuple[int, int]]:
     return frozenset(random.Random(_SPLIT_SEED).sample(wide, round(HELD_OUT_SHARE * len(wide))))
 
 
+@cache
 def fraction_pairs(
     category: Category, split: Literal["held-out", "train", "all"] = "held-out"
-) -> list[tuple[int, int]]:
+) -> tuple[tuple[int, int], ...]:
     """Unordered fraction pairs of a category with one integer part."""
     out = []
     for i, f in enumerate(FRACTIONS):
@@ -229,7 +230,7 @@ def fraction_pairs(
                 continue
             if split == "all" or ((f, g) in held_out()) == (split == "held-out"):
                 out.append((f, g))
-    return out
+    return tuple(out)
 
 
 def _items(category: Category, split: Any, rng: random.Random, n: int) -> Iterator[tuple[str, str]]:
