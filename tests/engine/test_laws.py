@@ -46,7 +46,10 @@ def close(lab: Lab, a: Any, b: Any, tolerance: float = 1e-5) -> None:
     assert gap <= tolerance * size, f"{gap:.2e} of {size:.2f}"
 
 
-EVERY_PLAN = ("llama", "gpt2", "gemma2", "qwen3_next")  # GQA, Conv1D, windows and soft-cap, hybrid that never resumes
+EVERY_PLAN = ("llama", "gemma2")  # GQA through sdpa; windows and soft-caps through eager mathematics
+
+
+FEW = ("baseline", "z", "z half", "noise", "v")
 
 
 # -- law 1: a plan never changes a number, only the time --------------------------------------------------------
@@ -121,14 +124,16 @@ def test_law_1_in_every_family(family: str) -> None:
 def test_law_1_one_layer_length_group_bigger_than_its_deltas(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups whose per-head deltas do not fit take the full pass: the same table."""
     lab, pairs = tiny.lab("llama"), tiny.mixed_pairs()
-    wanted = table(lab, pairs, worlds_for(lab))
+    worlds = [w for w in worlds_for(lab) if w.name in FEW]
+    wanted = table(lab, pairs, worlds)
     monkeypatch.setattr(resume, "LIMIT_BYTES", 1)
-    close(lab, table(lab, pairs, worlds_for(lab)), wanted)
+    close(lab, table(lab, pairs, worlds), wanted)
 
 
 def test_law_1_stored_shards_are_the_same_rows() -> None:
     """An interrupted sweep that reads half its shards back ends in the same table, bit for bit."""
-    lab, pairs, worlds = tiny.lab("gpt2"), tiny.mixed_pairs(), worlds_for(tiny.lab("gpt2"))
+    lab, pairs = tiny.lab("gpt2"), tiny.mixed_pairs()
+    worlds = [w for w in worlds_for(lab) if w.name in (*FEW, "resample", "two")]
     stored: dict[str, pd.DataFrame] = {}
     computed: list[str] = []
 
@@ -145,9 +150,6 @@ def test_law_1_stored_shards_are_the_same_rows() -> None:
     computed.clear()
     pd.testing.assert_frame_equal(sweep(lab, pairs, worlds, keep=keep), whole)
     assert computed == names[::2]
-
-
-FEW = ("baseline", "z", "z half", "noise", "v")
 
 
 def test_law_1_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,7 +449,10 @@ def greedy(model: Any, ids: Any, n: int) -> str:
     return tiny.words().decode(made[len(ids) :], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gpt_oss"])
+SLOW = [pytest.param(family, marks=pytest.mark.accept) for family in ("gemma2", "gpt_oss", "qwen3_next", "deepseek_v3")]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", *SLOW])
 def test_law_7_batching_never_changes_an_answer(family: str) -> None:
     law_7(tiny.lab(family))
 

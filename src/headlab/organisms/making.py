@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from . import evaluate
 from .cards import Card, Truth
 from .recipes import RECIPES, Recipe, rule_of
+from .relabelling import relabel
 from .tokenizer import build_tokenizer
 from .training import Progress, build_model, cpu_threads, fit
 
@@ -39,7 +40,10 @@ def start(recipe: Recipe, tokenizer: Any, base: Callable[[str], Path]) -> PreTra
     """The model that training starts from: fresh weights, or those of the recipe's base."""
     if recipe.base is None:
         return build_model(recipe, tokenizer)
-    return load(base(recipe.base))[0]
+    model = load(base(recipe.base))[0]
+    if (seed := RECIPES[recipe.base].relabel) is not None:
+        relabel(model, seed, undo=True)
+    return model
 
 
 def write(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
@@ -75,6 +79,8 @@ def make(
         tokenizer = build_tokenizer()
         model = start(recipe, tokenizer, base)
         fit(recipe, model, tokenizer, threads=threads, progress=progress)
+        if recipe.relabel is not None:
+            relabel(model, recipe.relabel)
         folder = Path(scratch) / "whole"
         write(model, tokenizer, folder)
         with cpu_threads(threads):
