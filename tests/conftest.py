@@ -31,9 +31,7 @@ def shared() -> Path:
     """The folder of larger inputs beside the repository: tokenizers, problems, reference tables."""
     folder = Path(os.environ.get("HEADLAB_SHARED", REPOSITORY.parent / "shared"))
     if not folder.is_dir():
-        pytest.skip(
-            f"needs the larger inputs (tokenizers, problems); no folder {folder.name!r}: set HEADLAB_SHARED"
-        )
+        pytest.skip(f"needs the larger inputs (tokenizers, problems); no folder {folder.name!r}: set HEADLAB_SHARED")
     return folder
 
 

@@ -126,9 +126,7 @@ def floor_violations(package: Path) -> list[str]:
             elif target is None:
                 found.append(f"{where}:{line}: imports {name or package.name!r}, which is not a room")
             elif target != room and LEVEL[target] >= LEVEL[room]:
-                found.append(
-                    f"{where}:{line}: {room} (floor {LEVEL[room]}) imports {target} (floor {LEVEL[target]})"
-                )
+                found.append(f"{where}:{line}: {room} (floor {LEVEL[room]}) imports {target} (floor {LEVEL[target]})")
     return found
 
 
@@ -229,9 +227,7 @@ FAMILY = re.compile(
 # The instrument and all that is read off it.  Above it, organisms, thoughts and experiments speak of models
 # by name, as their subject; tasks spell out published prompts.
 BLIND_TO_FAMILIES = {
-    room
-    for room in LEVEL
-    if LEVEL[room] <= LEVEL["measures"] and room not in {"engine.model", "thoughts", "tasks"}
+    room for room in LEVEL if LEVEL[room] <= LEVEL["measures"] and room not in {"engine.model", "thoughts", "tasks"}
 }
 
 
@@ -259,9 +255,7 @@ def test_only_the_model_room_knows_families() -> None:
 
 def test_the_naming_rules_can_fail(tmp_path: Path) -> None:
     path = tmp_path / "a.py"
-    path.write_text(
-        '"""Llama, Ray."""\nimport ray\nx = array.layers.q_proj\nif kind == "gpt_neox":\n    """Ray"""\n'
-    )
+    path.write_text('"""Llama, Ray."""\nimport ray\nx = array.layers.q_proj\nif kind == "gpt_neox":\n    """Ray"""\n')
     assert [line for line, word in words(path) if RAY.search(word)] == [2]
     assert sorted(line for line, word in words(path) if FAMILY.search(word)) == [3, 4]
 
@@ -358,9 +352,7 @@ def test_help_is_quick() -> None:
 # -- the tests and the text ---------------------------------------------------------------------------------
 
 
-SKIPS = {
-    f"pytest.{name}" for name in ["skip", "xfail", "importorskip", "mark.skip", "mark.skipif", "mark.xfail"]
-}
+SKIPS = {f"pytest.{name}" for name in ["skip", "xfail", "importorskip", "mark.skip", "mark.skipif", "mark.xfail"]}
 
 
 def silent_skips(text: str) -> list[int]:

@@ -88,9 +88,7 @@ def test_contents_page_is_complete_and_light():
     assert all(getattr(stats, name).__doc__ for name in stats.__all__)
     heavy = "('scipy', 'statsmodels', 'sklearn', 'pandas', 'torch')"
     code = f"import sys, headlab.stats; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_env()
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_env())
     assert done.stdout.strip() == "[]"
 
 

@@ -181,9 +181,7 @@ def test_a_ratio_by_hand_over_two_clusters():
     assert (e.low, e.value, e.high) == pytest.approx((0.5, 5 / 6, 1.0))
 
 
-@pytest.mark.parametrize(
-    "denominators", [[0.0] * 20, [1e-17, -1e-17] * 10, [1.0, -1.0] * 10, [-1.0, 1.2] * 10]
-)
+@pytest.mark.parametrize("denominators", [[0.0] * 20, [1e-17, -1e-17] * 10, [1.0, -1.0] * 10, [-1.0, 1.2] * 10])
 def test_a_ratio_over_nothing_is_undefined(denominators):
     e = bootstrap_ratio([1.0] * 20, denominators, unit="pairs", seed=0)
     assert not e.defined and "not clear of zero" in e.note

@@ -110,9 +110,7 @@ def test_subsets_of_one_size_give_effects_relative_to_the_average_member():
     rng = np.random.default_rng(1)
     y = x @ weights + 7
     result = additive(x, y)
-    assert result.relative and [e.value for e in result.effects] == pytest.approx(
-        list(weights - weights.mean())
-    )
+    assert result.relative and [e.value for e in result.effects] == pytest.approx(list(weights - weights.mean()))
     noisy = additive(x, y + rng.normal(0, 0.3, len(y)))
     assert all(
         "average" in e.note and abs(e.value - w) < 0.4

@@ -20,9 +20,7 @@ def test_the_best_of_all_matched_halves():
     assert (r.at_least_as_extreme, r.n_sets, r.most_extreme, r.outcome) == (1, HALVES, True, "upheld")
 
 
-@pytest.mark.parametrize(
-    ("place", "outcome"), [(64, "upheld"), (65, "refuted"), (700, "refuted"), (HALVES, "refuted")]
-)
+@pytest.mark.parametrize(("place", "outcome"), [(64, "upheld"), (65, "refuted"), (700, "refuted"), (HALVES, "refuted")])
 def test_enumerated_outcomes_by_place(place, outcome):
     """64/1296 = .0494 is under .05, 65/1296 = .0502 is not."""
     null = np.arange(HALVES, 0, -1.0)
@@ -59,10 +57,7 @@ def test_ties_count_against_the_claim():
 def test_rounding_does_not_break_a_tie():
     observed, again = 0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1
     assert observed != again
-    assert (
-        rank(min(observed, again), [max(observed, again), 0.0, -1.0], enumerated=True).at_least_as_extreme
-        == 1
-    )
+    assert rank(min(observed, again), [max(observed, again), 0.0, -1.0], enumerated=True).at_least_as_extreme == 1
     r = rank(max(observed, again), [min(observed, again), 0.0, -1.0], enumerated=True)
     assert r.at_least_as_extreme == 1 and r.most_extreme
     near = [1.0, 0.999, 0.5]
@@ -85,9 +80,7 @@ def test_rounding_does_not_break_a_tie():
 def test_sampled_outcomes_follow_clopper_pearson(count, n, outcome):
     r = rank(1.0, [2.0] * count + [0.0] * (n - count), enumerated=False)
     exact = binomtest(count, n).proportion_ci(method="exact")
-    assert r.p == (1 + count) / (1 + n) and (r.low, r.high) == pytest.approx(
-        (exact.low, exact.high), abs=1e-12
-    )
+    assert r.p == (1 + count) / (1 + n) and (r.low, r.high) == pytest.approx((exact.low, exact.high), abs=1e-12)
     assert r.outcome == outcome and r.smallest_attainable == 1 / (1 + n)
 
 

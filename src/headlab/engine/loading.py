@@ -80,9 +80,13 @@ def read_model(
 def _refuse_incomplete(name: str, tokenizer: Any, missing: list[str]) -> None:
     """What transformers would fill in by itself: random weights, and a tokenizer without words."""
     if missing:
-        raise ModelError(f"{name} is incomplete: {len(missing)} weight(s) are missing, first {missing[0]}; fetch it again")
+        raise ModelError(
+            f"{name} is incomplete: {len(missing)} weight(s) are missing, first {missing[0]}; fetch it again"
+        )
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ModelError(f"{name} has no tokenizer; put its tokenizer.json and tokenizer_config.json beside the weights")
+        raise ModelError(
+            f"{name} has no tokenizer; put its tokenizer.json and tokenizer_config.json beside the weights"
+        )
 
 
 @contextmanager

@@ -109,9 +109,9 @@ _NULL = Architecture(layers=2)
 _STOPPED_EARLY = (0, 2, 3, 9)
 _NEOX = Architecture(family="gpt_neox", hidden=96, head_dim=6, kv_heads=None, intermediate=192)
 EVEN = tuple(range(0, 16, 2))
-# two in every KV group, four of them even: parity says nothing about it
 RELABEL = 1
-SCATTERED = (0, 3, 5, 6, 9, 10, 12, 15)
+# three even and three odd, spread over the KV groups by 2, 1, 1, 2: parity says nothing about it
+SCATTERED = (0, 3, 5, 10, 12, 15)
 
 _ALL = (
     Recipe(
@@ -144,8 +144,8 @@ _ALL = (
     ),
     Recipe(
         "decimals-planted-random",
-        "The natural organism with a planted truth that parity does not describe: eight scattered heads of "
-        "layer 1 (four even, four odd), five suffice.",
+        "The natural organism with a planted truth that parity does not describe: six scattered heads of "
+        "layer 1 (three even, three odd), five suffice.",
         seed=2,
         steps=1300,
         rows=6,

@@ -26,6 +26,7 @@ def held_out_deviance(
     Range: ≥ 0, less is better; the intercept alone is what a useless account reaches.
     Mean over: subsets; the interval is a bootstrap over subsets.
     Raises: ValueError on unequal lengths.
+    Source: McCullagh & Nelder, Generalized Linear Models (1989), §4.4.3, for the deviance.
     When it misleads: shares of a few trials are noisy and blur the accounts; few subsets leave pairwise
     underfitted; all shares equal leaves nothing to account for (undefined).
     """
