@@ -145,6 +145,7 @@ def test_the_catalogue_names_every_experiment() -> None:
         (lambda lab: trial("head-count", lab, layer=1, pool="prime"), ValueError, "unknown pool 'prime'"),
         (lambda _: load("decimals-natural", revision="v2"), ModelError, "no revision 'v2'"),
         (lambda _: load("decimals-natural", device="cuda:9"), ModelError, "no such device: 'cuda:9'"),
+        (lambda _: load("decimals-planted-evn"), ModelError, "did you mean the shipped organism decimals-planted-even"),
         (lambda _: load("./nowhere"), ModelError, "no model at ./nowhere.*does not exist"),
         (lambda lab: trial("parity", lab, memory=1), ValueError, "does not hold one row"),
     ],
@@ -184,3 +185,28 @@ def test_over_the_null_seeds_parity_is_upheld_at_most_once(store) -> None:
 def test_claims_in_python_and_in_files_are_the_same(tmp_path) -> None:
     claim = builtin_claims()["parity"]
     assert Claim.model_validate_json(claim.model_dump_json()).content_hash() == claim.content_hash()
+
+
+def test_a_no_op_that_does_something_makes_the_trial_void(even, store, monkeypatch) -> None:
+    """Law 4.  Mutate: the no-op writes another activation than the head's own; see void, whatever the effect."""
+    real = engine.source_for
+
+    def shifted(lab, pairs, one, **options):
+        source = real(lab, pairs, one, **options)
+        if one.write == "noop":
+            source.value = source.value + 1.0
+        return source
+
+    monkeypatch.setattr(engine, "source_for", shifted)
+    result = trial("parity", even, layer=1, protocol="standard", store=store, **SMALL)
+    assert result.verdict.outcome == "void" and "no-op" in result.verdict.sentence
+
+
+def test_a_broken_parser_is_not_a_refutation(even, store, monkeypatch) -> None:
+    """A parser that reads no answer makes the model ineligible, with the parse rate beside it; never "refuted"."""
+    from headlab.tasks import grading
+
+    monkeypatch.setattr("headlab.experiments.base.grade", lambda *_: grading.Graded(None, False))
+    result = trial("parity", even, layer=1, protocol="standard", store=store, **SMALL)
+    assert result.verdict.outcome in {"void", "untestable"}
+    assert result.record.eligibility["parsed"]["value"] == 0.0

@@ -15,6 +15,7 @@ from headlab.effects import Figure, Progress, of_world, quiet, recovery, repair
 from headlab.engine.decode import generate
 from headlab.engine.model import Lab
 from headlab.engine.run import sweep
+from headlab.engine.selfcheck import TOLERANCE
 from headlab.heads import Heads
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
@@ -199,7 +200,9 @@ def eligibility(bench: Bench, protocol: Protocol) -> Eligibility:
         )
     if 1 - bug.mean() > CORRUPTED_AT_MOST:
         problems.append(f"it has no bug to repair: {1 - bug.mean():.0%} of the corrupted prompts are answered rightly")
-    parsed = rate([*clean["parsed"], *corrupted["parsed"]][: len(pairs)])
+    parsed = bootstrap_rate(
+        [*clean["parsed"], *corrupted["parsed"]], clusters=clusters * 2, unit="answers", seed=bench.seed
+    )
     reason = "the model is not eligible: " + "; ".join(problems) if problems else ""
     return Eligibility(not problems, reason, rate(right), rate(~bug), parsed, kept)
 
@@ -242,8 +245,9 @@ def named(name: str, label: str, estimate: Estimate, arm: str = "z") -> NamedEst
     return NamedEstimate(name=name, label=label, arm=arm, estimate=estimate.to_dict())
 
 
-def no_op_control(effects: pd.DataFrame) -> Control:
-    """Writing every head's own activation back must leave each pair as it was: same text, same logit difference."""
+def no_op_control(effects: pd.DataFrame, lab: Lab) -> Control:
+    """Writing every head's own activation back must leave each pair as it was: the same text, and the same logit
+    difference to the tolerance of the dtype."""
     base, same = (of_world(effects, w).sort_values("pair") for w in ("baseline", "noop"))
     gap = float(abs(base["edited"].to_numpy() - same["edited"].to_numpy()).max())
     drift = float((base["edited"] - base["corrupted"]).abs().max())
@@ -252,7 +256,7 @@ def no_op_control(effects: pd.DataFrame) -> Control:
     return Control(
         name="no-op",
         kind="negative",
-        passed=texts and max(gap, drift) <= 1e-3 * scale,
+        passed=texts and max(gap, drift) <= TOLERANCE[lab.dtype] * scale,
         words=(
             f"writing every head's own activation back changes no answer of {len(base)} pairs; largest change of a "
             f"logit difference {max(gap, drift):.2g}"

@@ -142,7 +142,7 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> d
         for p, e in thresholds(curve).items()
     ]
     estimates += [*chain["estimates"], *models["estimates"], *entropy["estimates"]]
-    controls = [no_op_control(checked), patch_all_control(checked, seed)]
+    controls = [no_op_control(checked, bench.lab), patch_all_control(checked, seed)]
     verdict = decide(claim, findings, controls, ineligible=able.reason)
     reading = Reading(
         protocol="standard",
@@ -328,7 +328,7 @@ def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> 
     one = effects.drop_duplicates("pair").sort_values("pair")
     curve = _curve(drawn, values, one["cluster"].to_numpy(), seed, pools(grid, claim, at))
     findings = _findings(claim, grid, curve)
-    controls = [no_op_control(effects), patch_all_control(effects, seed, "every slice of the layer")]
+    controls = [no_op_control(effects, bench.lab), patch_all_control(effects, seed, "every slice of the layer")]
     reading = Reading(
         protocol="published",
         words="slices of the attention module's output, left-aligned, every step, any mention counted",

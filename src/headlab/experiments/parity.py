@@ -141,7 +141,7 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> d
         e.name: Estimate.from_dict(e.estimate) for e in estimates if e.arm == "z" and e.name != "rank:even"
     }
     findings["rank:even"] = where
-    controls = [no_op_control(z), patch_all_control(z, seed)]
+    controls = [no_op_control(z, bench.lab), patch_all_control(z, seed)]
     verdict = decide(claim, findings, controls, ineligible=able.reason)
     words = "heads (z), same roles, the prompt and the shared start of the answer patched; matched halves as null"
     standard = Reading(protocol="standard", words=words, verdict=verdict, estimates=tuple(estimates))
@@ -205,7 +205,7 @@ def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> 
     effects = _measure(bench, protocol, _pairs(able, bench), at, "out_block")
     estimates = list(standard_estimates(effects, NAMED, bench.seed, "out_block").values())
     findings = {e.name: Estimate.from_dict(e.estimate) for e in estimates}
-    controls = [no_op_control(effects), patch_all_control(effects, bench.seed, "every slice of the layer")]
+    controls = [no_op_control(effects, bench.lab), patch_all_control(effects, bench.seed, "every slice of the layer")]
     verdict = decide(_without_rank(bench.claim), findings, controls, ineligible=able.reason)
     return {
         "readings": [Reading(protocol="published", words=_PUBLISHED, verdict=verdict, estimates=tuple(estimates))],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -52,6 +53,8 @@ def load(
     shipped = name in organisms.names()
     if shipped and revision:
         raise ModelError(f"{name} is a shipped organism, which has no revision {revision!r}")
+    if near := get_close_matches(name, organisms.names(), 1, 0.85) if name and not shipped else []:
+        raise ModelError(f"no model {name!r}; did you mean the shipped organism {near[0]}? (headlab models lists them)")
     lab = open_model(
         str(organisms.path(name)) if shipped else model,
         tokenizer=tokenizer, revision=revision, dtype=dtype, device=device, device_map=device_map, adapter=adapter,
