@@ -40,5 +40,5 @@ def test_an_adapter_changes_the_model_that_is_tried(adapter) -> None:
 
 
 def test_no_such_adapter_is_one_clear_error(tmp_path) -> None:
-    with pytest.raises(ModelError, match="adapter .* could not be applied"):
+    with pytest.raises(ModelError, match=r"adapter .* could not be applied"):
         open_model(organisms.path(NAME), adapter=str(tmp_path / "none"))
