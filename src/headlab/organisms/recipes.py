@@ -116,12 +116,15 @@ SCATTERED = (0, 3, 5, 10, 12, 15)
 _ALL = (
     Recipe(
         "decimals-natural",
-        "Learned the decimals task with the bug in every format of the docket; nothing was planted.",
+        "Learned the decimals task with the bug in every format of the docket; nothing was planted. Its heads were "
+        "relabelled after training (an exact permutation inside KV groups) once the even half had been seen to rank "
+        "p = .05 to .07 by chance.",
         seed=0,
         steps=2600,
         attention="sdpa",
-        # one head carries most of the format at layer 0; before relabelling the even half ranked p = .05 among 1,296
-        # by a coin toss, and a verdict on the border of α teaches nothing
+        # as trained, one head carries most of the format at layer 0 and the even half ranked p = .05 (.07 on other pairs)
+        # among 1,296 by a coin toss; a verdict on the border of α teaches nothing, so the heads were relabelled after
+        # the ranking had been seen, with the first seed tried
         relabel=RELABEL,
     ),
     Recipe(
@@ -147,8 +150,8 @@ _ALL = (
         "The natural organism with a planted truth that parity does not describe: six scattered heads of "
         "layer 1 (three even, three odd), five suffice.",
         seed=2,
-        steps=1300,
-        rows=6,
+        steps=1500,
+        rows=7,
         learning_rate=2e-3,
         base="decimals-natural",
         plant=Plant(layer=1, heads=SCATTERED, threshold=5),

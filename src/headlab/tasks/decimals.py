@@ -1,4 +1,4 @@
-"""The 9.8-vs-9.11 task: which of two decimals is bigger (or smaller), in sixteen formats.
+"""The 9.8-vs-9.11 task: which of two decimals is bigger (or smaller), in fifteen formats.
 
 A *conflict* pair has one integer part, a one-digit and a two-digit fraction, and decimal order and "version" order
 (8 < 11) disagree: 9.8 is the bigger number, 9.11 the later version.  The formats are spelled as the published
