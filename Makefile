@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo 'make demo         one claim on four shipped models, with a report      (ARGS="..." is passed on)'
 	@echo 'make test         style, types and the test-suite                      (ARGS="..." goes to pytest)'
-	@echo 'make accept       the same with the slow acceptance checks'
+	@echo 'make accept       the same with the slow acceptance checks, and the wheel in a clean environment'
 	@echo 'make hub-check    the parity trial on a model from the Hugging Face hub (needs a network)'
 	@echo 'make wheel-check  build the wheel and run its demo in a clean environment'
 	@echo 'make lint | format | clean'
@@ -67,7 +67,8 @@ test: lint
 	$(BIN)/python -m pytest $(ARGS)
 
 accept: lint
-	$(BIN)/python -m pytest -m 'accept or not accept' $(ARGS)
+	$(BIN)/python -m pytest -m 'accept or not accept'
+	$(MAKE) wheel-check
 
 hub-check: $(VENV)/.stamp-run
 	$(BIN)/headlab trial parity --model EleutherAI/pythia-160m $(ARGS)
