@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help demo test accept hub-check wheel-check lint format clean check-python
 
 help:
-	@echo 'make demo         one claim on four shipped models, with a report      (ARGS="..." is passed on)'
+	@echo 'make demo         one claim on fourteen small models, with a report    (ARGS="..." is passed on)'
 	@echo 'make test         style, types and the test-suite                      (ARGS="..." goes to pytest)'
 	@echo 'make accept       the same with the slow acceptance checks, and the wheel in a clean environment'
 	@echo 'make hub-check    the parity trial on a model from the Hugging Face hub (needs a network)'
