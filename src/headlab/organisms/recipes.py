@@ -124,7 +124,7 @@ _ALL = (
         attention="sdpa",
         # as trained, one head carries most of the format at layer 0 and the even half ranked p = .05 (.07 on other pairs)
         # among 1,296 by a coin toss; a verdict on the border of α teaches nothing, so the heads were relabelled after
-        # the ranking had been seen, with the first seed tried
+        # the ranking had been seen, with a seed fixed before its own rank was known
         relabel=RELABEL,
     ),
     Recipe(
