@@ -445,7 +445,7 @@ def test_no_file_names_a_place_on_somebodys_machine() -> None:
         ("open('" + "/home" + "/ada/x')", True),
         ("C:" + "\\Users\\ada", True),
         ("src/home/x and https://example.org/home/x", False),
-        ("~/work/x, $HOME/tmp/x, ./tmp/x", False),
+        ("~/code/x, $HOME/tmp/x, ./tmp/x", False),
     ],
 )
 def test_a_machine_path_is_found(text: str, found: bool) -> None:

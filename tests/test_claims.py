@@ -378,3 +378,13 @@ def test_what_is_no_claim_file(tmp_path: Path) -> None:
         Claim.from_file(tmp_path / "c.yaml")
     (tmp_path / "c.yaml").write_text(YAML)
     assert Claim.from_file(tmp_path / "c.yaml") == claim()
+
+
+def test_what_cannot_be_measured_is_untestable_and_shows_no_controls() -> None:
+    """Nothing was run, so no control may be shown as passed; a control that merely was not run still voids a trial."""
+    from headlab.experiments import builtin_claims
+
+    parity = builtin_claims()["parity"]
+    verdict = decide(parity, {}, [], impossible="it cannot run: 64 channels do not divide into 12 slices")
+    assert verdict.outcome == "untestable" and verdict.controls == () and "12 slices" in verdict.sentence
+    assert decide(parity, {}, [], ineligible="no bug to repair").outcome == "void"

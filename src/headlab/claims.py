@@ -293,10 +293,12 @@ def decide(
     controls: Sequence[Control],
     *,
     ineligible: str = "",
+    impossible: str = "",
 ) -> Verdict:
     """The verdict of a claim.  Pure: same findings, same verdict.
 
-    ``void`` when a control that the claim names failed or is missing; ``untestable`` when the model is not eligible
+    ``untestable`` when the measurement cannot be made at all (``impossible`` says why; nothing was run, so no control
+    was); ``void`` when a control that the claim names failed or is missing; ``untestable`` when the model is not eligible
     (``ineligible`` says why) or a prediction cannot be decided by it; ``upheld`` when every prediction is;
     ``refuted`` when any is; else ``undecided``.
     """
@@ -304,8 +306,12 @@ def decide(
     by_name = {c.name: c for c in controls}
     missing = [name for name in claim.controls if name not in by_name]
     failed = [c for c in controls if not c.passed]
-    if missing or failed:
-        outcome: Outcome = "void"
+    outcome: Outcome
+    if impossible:
+        outcome, reason = "untestable", impossible
+        change = "A model on which the measurement is defined."
+    elif missing or failed:
+        outcome = "void"
         reasons = [f"control {n!r} was not run" for n in missing] + [
             f"control {c.name!r} failed: {c.words}" for c in failed
         ]

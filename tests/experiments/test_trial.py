@@ -135,6 +135,11 @@ def test_the_catalogue_names_every_experiment() -> None:
     assert all(c["question"].endswith("?") and c["source"] for c in catalogue())
 
 
+def _predicting(statistic: str, op: str) -> Claim:
+    prediction = {"statistic": statistic, "op": op, "threshold": 0.5}
+    return adjusted(builtin_claims()["parity"], predictions=(prediction,))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -142,6 +147,12 @@ def test_the_catalogue_names_every_experiment() -> None:
         (lambda lab: trial("parity", lab, layer=7), ValueError, "layer 7 is out of range.*0 to 2"),
         (lambda lab: trial("parity", lab, pairs=1), ClaimError, "pairs.*greater than or equal to 2.*given 1"),
         (lambda lab: trial("parity", lab, pairs=10**6), ValueError, "pairs asked for"),
+        (
+            lambda lab: trial(_predicting("repair:evne", ">"), lab),
+            ClaimError,
+            "no 'repair:evne'; expected one of repair:all",
+        ),
+        (lambda lab: trial(_predicting("rank:even", ">"), lab), ClaimError, "only ranks, are predicted with 'rank<'"),
         (lambda lab: trial("head-count", lab, layer=1, pool="prime"), ValueError, "unknown pool 'prime'"),
         (lambda _: load("decimals-natural", revision="v2"), ModelError, "no revision 'v2'"),
         (lambda _: load("decimals-natural", device="cuda:9"), ModelError, "no such device: 'cuda:9'"),

@@ -19,7 +19,6 @@ from headlab.interventions import Intervention, InterventionError
 from headlab.prompts import Encoded, EncodedPair, align
 
 HEAD_FIRST = {"q", "k", "v", "scores", "pattern"}
-BLOCKS = {"out_block", "subspace"}
 
 
 def basis(d_model: int, seed: int, like: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from headlab.tasks.grading import grade
 if TYPE_CHECKING:
     import pandas as pd
 
+CONTROLS = ("no-op", "patch-all")
 CLEAN_AT_LEAST, CORRUPTED_AT_MOST, PAIRS_AT_LEAST = 0.9, 0.5, 100
 
 
@@ -84,7 +85,6 @@ class Bench:
     run: Run
     progress: Progress = quiet
     memory: int | None = None
-    tables: dict[str, list[Any]] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -140,6 +140,11 @@ def draw(
             f"{claim.pairs} test pairs asked for; the task has {len(test)} that share no fraction pair with the "
             f"{len(selection)} kept for choosing the layer; ask for fewer"
         )
+    if n_selection and not len(selection):
+        raise PromptError(
+            f"{len(prompts)} pair(s) are too few to choose a layer on pairs that the test never sees; name the layer "
+            "(--layer N), or give more pairs that share no cluster"
+        )
     return test.sample(claim.pairs, claim.seed), selection.sample(max(n_selection, 1), claim.seed)
 
 
@@ -162,6 +167,10 @@ class Eligibility:
     corrupted: Estimate
     parsed: Estimate
     pairs: tuple[EncodedPair, ...]
+
+    def usable(self, bench: Bench) -> list[EncodedPair]:
+        """Eligible pairs; every pair when there are too few to say anything (the verdict is then untestable)."""
+        return list(self.pairs) if len(self.pairs) >= 2 else bench.encoded
 
     def plain(self) -> dict[str, Any]:
         return {
@@ -216,6 +225,14 @@ def protocol_patch(protocol: Protocol, name: str, heads: Heads, *, site: str | N
     return World(name, (one,))
 
 
+def no_op_world(protocol: Protocol, whole: Heads, site: str | None = None) -> World:
+    """The no-op: every head's own activation written back.  At generated tokens nothing was captured to write back,
+    so a protocol that edits every step is held against the unedited run instead."""
+    if protocol.when == "every_step":
+        return World("noop")
+    return protocol_patch(protocol, "noop", whole, site=site, write="noop")
+
+
 def choose_layer(bench: Bench, pairs: Sequence[EncodedPair]) -> tuple[int, list[dict[str, Any]]]:
     """The layer by ``claim.layer_rule``, on selection pairs: patch every head of each layer, count repaired pairs.
 
@@ -246,8 +263,8 @@ def named(name: str, label: str, estimate: Estimate, arm: str = "z") -> NamedEst
 
 
 def no_op_control(effects: pd.DataFrame, lab: Lab) -> Control:
-    """Writing every head's own activation back must leave each pair as it was: the same text, and the same logit
-    difference to the tolerance of the dtype."""
+    """A patch by nothing (amount 0), the no-op world and the unedited run must agree pair by pair: the same text, and
+    the same logit difference to the tolerance of the dtype."""
     base, same = (of_world(effects, w).sort_values("pair") for w in ("baseline", "noop"))
     gap = float(abs(base["edited"].to_numpy() - same["edited"].to_numpy()).max())
     drift = float((base["edited"] - base["corrupted"]).abs().max())
@@ -258,10 +275,8 @@ def no_op_control(effects: pd.DataFrame, lab: Lab) -> Control:
         kind="negative",
         passed=texts and max(gap, drift) <= TOLERANCE[lab.dtype] * scale,
         words=(
-            f"writing every head's own activation back changes no answer of {len(base)} pairs; largest change of a "
-            f"logit difference {max(gap, drift):.2g}"
-            if texts
-            else "writing every head's own activation back changed an answer"
+            f"an edit that writes nothing new changes {'no' if texts else 'an'} answer of {len(base)} pairs; largest "
+            f"change of a logit difference {max(gap, drift):.2g}"
         ),
         value=max(gap, drift),
     )

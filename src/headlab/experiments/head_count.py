@@ -29,6 +29,7 @@ from headlab.experiments.base import (
     eligibility,
     named,
     no_op_control,
+    no_op_world,
     patch_all_control,
     protocol_patch,
     with_texts,
@@ -40,6 +41,7 @@ from headlab.prompts import EncodedPair, encode
 from headlab.stats import Estimate, bootstrap_mean, bootstrap_rate, held_out_deviance
 from headlab.store import NamedEstimate, Reading
 
+STATISTICS = ("repair:quarter", "repair:fewer", "repair:more")
 CHAINS = 20
 PUBLISHED_SUBSETS = 10
 
@@ -103,16 +105,11 @@ def head_count(bench: Bench) -> Outcome:
     )  # fmt: skip
 
 
-def _pairs(able: Eligibility, bench: Bench) -> list[EncodedPair]:
-    return list(able.pairs) if len(able.pairs) >= 2 else bench.encoded
-
-
 def _control_worlds(protocol: Protocol, whole: Heads) -> list[World]:
-    noop = protocol_patch(protocol, "noop", whole, write="noop") if protocol.when == "prefill" else World("noop")
     return [
         protocol_patch(protocol, "all", whole),
         protocol_patch(protocol, "baseline", whole, amount=0.0),
-        noop,
+        no_op_world(protocol, whole),
     ]
 
 
@@ -120,7 +117,7 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> d
     import pandas as pd
 
     claim, grid, seed = bench.claim, bench.lab.grid, bench.seed
-    pairs = _pairs(able, bench)
+    pairs = able.usable(bench)
     whole = all_heads(grid, at)
     special = _control_worlds(protocol, whole)
     checked = bench.sweep(pairs, special, f"controls L{at}")
@@ -308,7 +305,7 @@ def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> 
     import pandas as pd
 
     claim, grid, seed = bench.claim, bench.lab.grid, bench.seed
-    pairs, whole = _pairs(able, bench), all_heads(grid, at)
+    pairs, whole = able.usable(bench), all_heads(grid, at)
     drawn = [
         (name, size, h)
         for name, size in (

@@ -25,6 +25,7 @@ from headlab.experiments.base import (
     eligibility,
     named,
     no_op_control,
+    no_op_world,
     patch_all_control,
     protocol_patch,
     standard_estimates,
@@ -41,6 +42,8 @@ from headlab.store import NamedEstimate, Reading
 
 NAMED = {"all": "all heads", "even": "even heads", "odd": "odd heads"}
 ARMS = ("z", "out_block", "subspace")
+STATISTICS = (*(f"{what}:{s}" for what in ("repair", "recovery") for s in NAMED), "rank:even",
+              "contrast:repair", "contrast:recovery", "null:naive", "mcnemar:even-odd")  # fmt: skip
 NAIVE = 0.5
 
 
@@ -83,11 +86,6 @@ def parity(bench: Bench) -> Outcome:
     )
 
 
-def _pairs(able: Eligibility, bench: Bench) -> list[EncodedPair]:
-    """Eligible pairs; every pair when there are too few to say anything (the verdict is then untestable)."""
-    return list(able.pairs) if len(able.pairs) >= 2 else bench.encoded
-
-
 def _sets(grid: Grid, at: int) -> dict[str, Heads]:
     return {"all": all_heads(grid, at), "even": even(grid, at), "odd": odd(grid, at)}
 
@@ -102,11 +100,7 @@ def _named_worlds(bench: Bench, protocol: Protocol, at: int, arm: str) -> list[W
     whole = all_heads(grid, at)
     make = [protocol_patch(protocol, name, heads, site=arm) for name, heads in _sets(grid, at).items()]
     make.append(protocol_patch(protocol, "baseline", whole, site=arm, amount=0.0))
-    if protocol.when == "prefill":
-        make.append(protocol_patch(protocol, "noop", whole, site=arm, write="noop"))
-    else:
-        make.append(World("noop"))
-    return make
+    return [*make, no_op_world(protocol, whole, arm)]
 
 
 def _measure(bench: Bench, protocol: Protocol, pairs: list[EncodedPair], at: int, arm: str) -> Any:
@@ -120,7 +114,7 @@ def _measure(bench: Bench, protocol: Protocol, pairs: list[EncodedPair], at: int
 def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> dict[str, Any]:
     import pandas as pd
 
-    claim, pairs, seed = bench.claim, _pairs(able, bench), bench.seed
+    claim, pairs, seed = bench.claim, able.usable(bench), bench.seed
     tables = {arm: _measure(bench, protocol, pairs, at, arm) for arm in ARMS if _has_arm(bench, arm)}
     z = tables["z"]
     estimates: list[NamedEstimate] = []
@@ -196,13 +190,13 @@ def _naive(claim: Claim, gap: Estimate, controls: Sequence[Any]) -> Reading:
 def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> dict[str, Any]:
     if not _has_arm(bench, "out_block"):
         why = f"{bench.lab.d_model} residual channels do not divide into {bench.lab.grid.n_heads} slices"
-        verdict = decide(_without_rank(bench.claim), {}, _not_run(bench.claim, why), ineligible=f"cannot run: {why}")
+        verdict = decide(_without_rank(bench.claim), {}, [], impossible=f"it cannot run: {why}")
         return {
             "readings": [Reading(protocol="published", words=_PUBLISHED, verdict=verdict)],
             "effects": None,
             "worlds": None,
         }
-    effects = _measure(bench, protocol, _pairs(able, bench), at, "out_block")
+    effects = _measure(bench, protocol, able.usable(bench), at, "out_block")
     estimates = list(standard_estimates(effects, NAMED, bench.seed, "out_block").values())
     findings = {e.name: Estimate.from_dict(e.estimate) for e in estimates}
     controls = [no_op_control(effects, bench.lab), patch_all_control(effects, bench.seed, "every slice of the layer")]
@@ -218,12 +212,6 @@ _PUBLISHED = (
     "slices of the attention module's output, first positions pasted over first positions, every decode step "
     "overwritten, any mention of the right number counted"
 )
-
-
-def _not_run(claim: Claim, why: str) -> list[Any]:
-    from headlab.claims import Control
-
-    return [Control(name=n, kind="negative", passed=True, words=f"not run: {why}") for n in claim.controls]
 
 
 def _without_rank(claim: Claim) -> Claim:

@@ -19,7 +19,7 @@ from headlab.effects import Progress, quiet
 from headlab.engine.model import Lab, ModelError, open_model
 from headlab.engine.selfcheck import prove
 from headlab.experiments import head_count, parity
-from headlab.experiments.base import Bench, Experiment, Outcome, Result, draw, versions
+from headlab.experiments.base import CONTROLS, Bench, Experiment, Outcome, Result, draw, versions
 from headlab.heads import pool
 from headlab.prompts import PromptSet
 from headlab.store import Record, Store
@@ -124,9 +124,22 @@ def _prepared(
     lab = load(model, **{k: v for k, v in loading.items() if v is not None})
     if isinstance(chosen.layer, int):
         lab.grid.check_layer(chosen.layer)
+    _check_statistics(chosen)
     pool(lab.grid, 0, chosen.pool)  # an unknown or empty pool is refused before anything runs
     test, selection = draw(chosen, lab.tokenizer, prompts)
     return chosen, lab, test, selection
+
+
+def _check_statistics(claim: Claim) -> None:
+    """A claim may predict what its experiment measures, and name the controls that it runs; else refuse it now."""
+    offered = {"parity": parity.STATISTICS, "head-count": head_count.STATISTICS}[claim.experiment]
+    for p in claim.predictions:
+        if p.statistic not in offered:
+            raise ClaimError(f"{claim.experiment} measures no {p.statistic!r}; expected one of {', '.join(offered)}")
+        if (p.op == "rank<") != p.statistic.startswith("rank:"):
+            raise ClaimError(f"{p.statistic!r} with {p.op!r}: ranks, and only ranks, are predicted with 'rank<'")
+    if unknown := [c for c in claim.controls if c not in CONTROLS]:
+        raise ClaimError(f"no control {unknown[0]!r}; expected {', '.join(CONTROLS)}")
 
 
 def trial(
