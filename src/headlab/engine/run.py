@@ -227,8 +227,7 @@ def source_for(lab: Lab, pairs: Sequence[EncodedPair], one: Intervention, *, tok
     if run is not None:
         encoded = [p.clean if run == "clean" else p.corrupted for p in pairs]
         captured = capture(lab, encoded, [(one.layer, site)], tokens=tokens)[one.layer, site]
-        if one.site == "subspace":
-            rotation = rotation_for(lab, one)
+        if (rotation := rotation_for(lab, one)) is not None:
             captured = [(x.flatten(1) @ rotation).unflatten(1, (lab.grid.n_heads, -1)) for x in captured]
     like = lab.model.get_input_embeddings().weight
     return make_source(one, pairs, captured, like)
