@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from rich.console import Console
 
 import headlab.cli.tree
 from headlab.claims import Claim, Control, Prediction, decide
-from headlab.cli import main
+from headlab.cli import interrupt, main
 from headlab.cli.errors import BadInput, Interrupted, explain
 from headlab.cli.options import layer_number, memory_bytes
 from headlab.cli.progress import PATIENCE, SPARSE, Meter
@@ -466,6 +467,16 @@ def test_progress_on_a_terminal_waits_then_shows_rate_and_time_left(monkeypatch)
     assert "reading" in last and "sweeping" not in last, "one bar at a time"
 
 
+def test_a_ctrl_c_that_a_library_swallowed_stops_at_the_next_progress():
+    with interrupt.listening(), Meter(io.StringIO()) as meter:
+        meter("sweep", 1, 3)
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            meter("sweep", 2, 3)
+    Meter(io.StringIO())("sweep", 3, 3)
+
+
 def test_progress_elsewhere_is_a_line_now_and_then(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
@@ -520,7 +531,7 @@ def test_a_trial_stopped_by_ctrl_c_resumes_and_repeats(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=300)
-    assert process.returncode in {130, -signal.SIGINT} and out == ""  # a shell shows both as 130
+    assert process.returncode in {130, -signal.SIGINT} and out == "", err  # a shell shows both as 130
     assert err == "headlab: interrupted; what was computed is kept, and the same command takes it up again\n"
     (left,) = json.loads(shell("list", "--json", cwd=tmp_path).stdout)
     assert left["status"] == "interrupted"

@@ -22,7 +22,7 @@ import sys
 import traceback
 import warnings
 
-from headlab.cli import looking, models, trying
+from headlab.cli import interrupt, looking, models, trying
 from headlab.cli.errors import explain
 from headlab.cli.tree import app
 
@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = [word for word in given if word != "--debug"]
     _hush(debug)
     try:
-        code = app(given or ["--help"], prog_name="headlab", standalone_mode=False)
+        with interrupt.listening():
+            code = app(given or ["--help"], prog_name="headlab", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (Exception, KeyboardInterrupt) as error:
         if debug:

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from headlab.cli import interrupt
+
 PATIENCE = 1.0
 """Seconds of work before anything is shown."""
 
@@ -37,6 +39,7 @@ class Meter:
             self._bars.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        interrupt.check()
         now = time.monotonic()
         self._begun.setdefault(what, (now, done))
         if self._stream.isatty():
