@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from headlab.heads import Grid, Heads, KVHeads
-from headlab.prompts import Alignment
+from headlab.prompts import Alignment, Encoded, EncodedPair, align
 
 Site = Literal["q", "k", "v", "scores", "pattern", "z", "out_block", "subspace", "resid"]
 Write = Literal["patch", "noop", "zero", "mean", "resample", "noise", "rescale", "exchange"]
@@ -131,6 +131,65 @@ class Intervention:
             "roles": list(self.roles) if self.roles else None,
             "donors": list(self.donors),
         }
+
+
+def role_positions(encoded: Encoded, role: str) -> tuple[int, ...]:
+    """Positions of a role; ``answer`` is the teacher-forced shared start.  Raises InterventionError if unknown."""
+    if role == "answer":
+        return tuple(range(encoded.n_prompt, len(encoded.ids)))
+    if role not in encoded.roles:
+        raise InterventionError(
+            f"no token role {role!r} in the corrupted prompt; it has {', '.join(encoded.roles)}, answer"
+        )
+    return encoded.roles[role]
+
+
+def written(one: Intervention, pair: EncodedPair) -> tuple[tuple[int, int], ...]:
+    """``(corrupted position, position that lends)`` for every position that ``one`` writes in this pair, in order.
+
+    A ``patch`` takes them from its alignment; other writes edit a position from itself.
+
+    Raises InterventionError for an unknown role, or when no position is left to write at (law 3: such an edit would
+    fire without taking hold).
+    """
+    if one.write == "patch":
+        found = align(pair, one.align)
+    else:
+        found = tuple((p, p) for p in range(len(pair.corrupted.ids)))
+    if one.roles is not None:
+        allowed = {p for role in one.roles for p in role_positions(pair.corrupted, role)}
+        found = tuple(f for f in found if f[0] in allowed)
+    if not found:
+        raise InterventionError(
+            f"pair {pair.pair.id}: {one.write!r} at {one.site!r} finds no position to write at "
+            f"(roles {one.roles}, align {one.align!r})"
+        )
+    return found
+
+
+def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+    """How many first tokens all prompts have in common."""
+    first, last = min(prompts), max(prompts)
+    n = 0
+    while n < min(len(first), len(last)) and first[n] == last[n]:
+        n += 1
+    return n
+
+
+def first_change(one: Intervention, pair: EncodedPair, shared: int = 0) -> int:
+    """The first corrupted position at which ``one`` can change anything; past the end when there is none.
+
+    Before it nothing is written, or what is written was there: a ``patch`` from the same position after the same
+    tokens, a ``mean`` or ``resample`` over prompts that all begin with the same ``shared`` tokens (causal models).
+    A ``noop`` counts as a change: it is there to be executed.
+    """
+    found = written(one, pair)
+    if one.write == "patch":
+        same = shared_prefix([pair.clean.ids, pair.corrupted.ids])
+        found = tuple(f for f in found if f[0] != f[1] or f[0] >= same)
+    elif one.write in {"mean", "resample"}:
+        found = tuple(f for f in found if f[0] >= shared)
+    return found[0][0] if found else len(pair.corrupted.ids)
 
 
 @dataclass(frozen=True)

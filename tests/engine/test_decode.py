@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from laws import tape_of
 from torch import Tensor
 
-from headlab.engine import decode, run
+from headlab.engine import decode
 from headlab.engine.attention import Tape
+from headlab.engine.captures import capture
 from headlab.engine.decode import generate
 from headlab.engine.model import Lab
 from headlab.engine.passes import forward
@@ -36,13 +38,12 @@ def slow(lab: Lab, pairs: list[EncodedPair], world: World, n: int) -> list[str]:
     """
     out = []
     for pair in pairs:
-        sources = {i: run.source_for(lab, [pair], one) for i, one in enumerate(world.interventions)}
         made = list(pair.corrupted.ids)
         prompt = len(made)
         for _ in range(n):
             tape = Tape()
-            for i, one in enumerate(world.interventions):
-                whole, _ = run.tape_for(lab, [replace(world, interventions=(one,))], [0], {0: sources[i]})
+            for one in world.interventions:
+                whole, _ = tape_of(lab, [pair], one)
                 (key,) = whole.edits
 
                 def edit(x: Tensor, one: Any = one, inner: Any = whole.edits[key][0], prompt: int = prompt) -> Tensor:
@@ -115,21 +116,21 @@ def test_a_patch_at_every_step_writes_the_position_it_names(beyond: str) -> None
     lab, pairs = tiny.lab("llama"), tiny.mixed_pairs()
     one = Intervention(Heads.of(1, [2, 7]), "z", "patch", when="every_step", beyond=beyond)  # type: ignore[arg-type]
     seen: list[Tensor] = []
-    tape_for = decode.tape_for
+    edits_of = decode.edits_of
 
     def reading(*args: Any, step: bool = False) -> Any:
-        tape, planned = tape_for(*args, step=step)
+        edits, planned = edits_of(*args, step=step)
         if step:
-            tape.edits[1, "z"].append(lambda z: seen.append(z) or z)
+            edits[1, "z"].append(lambda z: seen.append(z) or z)
             planned = {key: n + 1 for key, n in planned.items()}
-        return tape, planned
+        return edits, planned
 
     pairs = [p for p in pairs if len(p.corrupted.ids) == 7]
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(decode, "tape_for", reading)
+        m.setattr(decode, "edits_of", reading)
         generate(lab, pairs, [World("w", (one,))], max_new_tokens=4)
     assert len(seen) == 3
-    clean = run.capture(lab, [p.clean for p in pairs], [(1, "z")])[1, "z"]
+    clean = capture(lab, [p.clean for p in pairs], [(1, "z")])[1, "z"]
     for z in seen:
         for row in range(len(pairs)):
             wanted = clean[row][0 if beyond == "first" else -1]

@@ -16,11 +16,11 @@ from headlab.engine.run import sweep
 from headlab.heads import Heads
 from headlab.interventions import Intervention, World
 
-NOT_RESUMED = {
+NOT_ADDED = {
     "qwen3_next": "a gate stands between z and the output projection",
     "bitnet": "a norm over all heads stands between z and the output projection",
-    "deepseek_v3": "its cache holds compressed keys and values, so later layers cannot be resumed",
 }
+NOT_REUSED = {"deepseek_v3": "its cache holds compressed keys and values, so earlier positions run again"}
 NO_SCORES = {"gpt_oss": "an attention sink takes a share of each row"}
 NO_SDPA = {"gemma2": "soft-cap", "gpt_oss": "sinks"}
 
@@ -35,8 +35,9 @@ def test_family_loads_and_proves_itself(family: str) -> None:
     kv = 1 if sizes.get("multi_query") else sizes.get("num_key_value_heads", heads)
     assert (lab.grid.n_layers, lab.grid.n_heads, lab.grid.n_kv_heads) == (3, heads, kv)
     assert lab.head_dim == sizes.get("v_head_dim", 16 if family in {"gpt_neox", "phi", "stablelm"} else tiny.HEAD_DIM)
-    assert lab.can_skip
-    assert lab.can_resume == (family not in NOT_RESUMED)
+    assert lab.can_skip and lab.can_resume and lab.can_narrow
+    assert lab.can_add == (family not in NOT_ADDED) and lab.can_reuse == (family not in NOT_REUSED)
+    assert list(found["steps"].values()) == [lab.can_skip, lab.can_resume, lab.can_reuse, lab.can_add, lab.can_narrow]
     assert found["scores give the pattern"] == (family not in NO_SCORES)
     assert {s.sdpa for s in lab.slots} == {family not in NO_SDPA}
     assert found["parity"] <= 1e-5 and found["no-op"] <= 1e-6

@@ -1,13 +1,11 @@
-"""The laws that the engine keeps (1, 2, 3, 7, 8), each with mutants that must turn it red.
+"""Laws 2, 3, 7 and 8, each with mutants that must turn it red.
 
 A law is a function that asserts; ``red`` runs it against an implementation broken on purpose and demands that it
-fails.  Laws 4, 5 and 6 stand in ``test_claims.py``.
+fails.  Law 1 stands in ``test_law_plan.py``, laws 4, 5 and 6 in ``test_claims.py``.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,195 +14,16 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from laws import close, red, tape_of, worlds_for
 from torch import Tensor
 
-from headlab.engine import attention, decode, edits, passes, resume, run
+from headlab.engine import attention, captures, decode, edits, passes, plan, resume, run, work
 from headlab.engine.attention import Tape
 from headlab.engine.model import Lab
 from headlab.engine.passes import forward
 from headlab.engine.run import EngineError, sweep
 from headlab.heads import Grid, Heads
 from headlab.interventions import SITES, Intervention, World
-from headlab.prompts import EncodedPair
-
-
-def red(law: Callable[[], None]) -> None:
-    """The law fails (and is not merely undefined)."""
-    failed = False
-    try:
-        law()
-    except AssertionError:
-        failed = True
-    assert failed, "the law still holds although the implementation was broken on purpose"
-
-
-def close(lab: Lab, a: Any, b: Any, tolerance: float = 1e-5) -> None:
-    """Equal within ``tolerance`` of the largest logit (float32)."""
-    with torch.no_grad():
-        size = forward(lab, torch.tensor(tiny.prompts(1, 7))).logits.abs().max().item()
-    gap = np.abs(np.asarray(a) - np.asarray(b)).max()
-    assert gap <= tolerance * size, f"{gap:.2e} of {size:.2f}"
-
-
-EVERY_PLAN = ("llama", "gemma2")  # GQA through sdpa; windows and soft-caps through eager mathematics
-
-
-FEW = ("baseline", "z", "z half", "noise", "v")
-
-
-# -- law 1: a plan never changes a number, only the time --------------------------------------------------------
-
-
-def worlds_for(lab: Lab) -> list[World]:
-    """Many shapes: sites, writes, layers, amounts, roles; some rows resume, some do not."""
-    a, b = tiny.softmax_layer(lab, 0), tiny.softmax_layer(lab, 1)
-    one = lambda name, *interventions: World(name, interventions)  # noqa: E731
-    return [
-        World("baseline"),
-        one("z", tiny.edit(lab, b, "z")),
-        one("z half", tiny.edit(lab, b, "z", (1, 2), amount=0.5)),
-        one("z role", tiny.edit(lab, a, "z", (1, 4), roles=("b",))),
-        one("z zero", tiny.edit(lab, b, "z", (2,), write="zero")),
-        one("noise", tiny.edit(lab, b, "z", write="noise", seed=3)),
-        one("resample", tiny.edit(lab, a, "z", write="resample", seed=1)),
-        one("mean", tiny.edit(lab, b, "z", write="mean")),
-        one("v", tiny.edit(lab, b, "v", (0,))),
-        one("pattern", tiny.edit(lab, b, "pattern")),
-        one("out", tiny.edit(lab, a, "out_block")),
-        one("two", tiny.edit(lab, a, "z", (0,)), tiny.edit(lab, b, "q", (1,), amount=0.3)),
-        one("resid", tiny.edit(lab, b, "resid", amount=0.2)),
-    ]
-
-
-def table(lab: Lab, pairs: list[EncodedPair], worlds: list[World], **options: Any) -> pd.Series:
-    return sweep(lab, pairs, worlds, **options).set_index(["pair_id", "world"])["edited"].sort_index()
-
-
-def law_1(lab: Lab, only: tuple[str, ...] = ()) -> None:
-    """Batch size, memory bound, order of pairs and worlds, skipped layers, resumed passes: the same table.
-
-    ``only``: these worlds (a mutant shows on a few).
-    """
-    pairs, worlds = tiny.mixed_pairs(), [w for w in worlds_for(lab) if not only or w.name in only]
-    wanted = table(lab, pairs, worlds)
-    changed = wanted.unstack().sub(wanted.unstack()["baseline"], axis=0).abs().max()
-    assert (changed.drop("baseline") > 1e-3).all(), "every world must move some number"
-    shuffled, mixed = pairs.copy(), worlds.copy()
-    random.Random(1).shuffle(shuffled)
-    random.Random(2).shuffle(mixed)
-    bound = run.row_cost(lab).row(13) + 1  # one row of the longest prompts fits
-    options: dict[str, Callable[[], pd.Series]] = {
-        "one row a batch": lambda: table(lab, pairs, worlds, tokens=1),
-        "odd batches": lambda: table(lab, pairs, worlds, tokens=37),
-        "memory": lambda: table(lab, pairs, worlds, memory=bound),
-        "order of pairs": lambda: table(lab, shuffled, worlds),
-        "order of worlds": lambda: table(lab, pairs, mixed, tokens=50),
-    }
-    for other in options.values():
-        close(lab, other(), wanted)
-    before = lab.can_skip, lab.can_resume
-    try:
-        for lab.can_skip, lab.can_resume in ((before[0], False), (False, False)):
-            close(lab, table(lab, pairs, worlds), wanted)
-    finally:
-        lab.can_skip, lab.can_resume = before
-
-
-@pytest.mark.parametrize("family", EVERY_PLAN)
-def test_law_1_a_plan_never_changes_a_number(family: str) -> None:
-    law_1(tiny.lab(family))
-
-
-@pytest.mark.accept
-@pytest.mark.parametrize("family", [f for f in tiny.FAMILIES if f not in EVERY_PLAN])
-def test_law_1_in_every_family(family: str) -> None:
-    law_1(tiny.lab(family))
-
-
-def test_law_1_one_layer_length_group_bigger_than_its_deltas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups whose per-head deltas do not fit take the full pass: the same table."""
-    lab, pairs = tiny.lab("llama"), tiny.mixed_pairs()
-    worlds = [w for w in worlds_for(lab) if w.name in FEW]
-    wanted = table(lab, pairs, worlds)
-    monkeypatch.setattr(resume, "LIMIT_BYTES", 1)
-    close(lab, table(lab, pairs, worlds), wanted)
-
-
-def test_law_1_stored_shards_are_the_same_rows() -> None:
-    """An interrupted sweep that reads half its shards back ends in the same table, bit for bit."""
-    lab, pairs = tiny.lab("gpt2"), tiny.mixed_pairs()
-    worlds = [w for w in worlds_for(lab) if w.name in (*FEW, "resample", "two")]
-    stored: dict[str, pd.DataFrame] = {}
-    computed: list[str] = []
-
-    def keep(name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        if name not in stored:
-            computed.append(name)
-            stored[name] = compute()
-        return stored[name]
-
-    whole = sweep(lab, pairs, worlds, keep=keep)
-    names = list(stored)
-    for name in names[::2]:
-        del stored[name]
-    computed.clear()
-    pd.testing.assert_frame_equal(sweep(lab, pairs, worlds, keep=keep), whole)
-    assert computed == names[::2]
-
-
-def test_law_1_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mutate, see red: a batch that uses its first row's heads for all rows; residuals of a neighbouring pair; a
-    resumed pass that starts one position late; deltas in the wrong order of heads; noise seeded by place in the batch.
-    """
-    lab = tiny.lab("llama")
-    of = edits.Rows.of.__func__
-
-    def first_row(cls: Any, ones: Any, pair: Any, grid: Grid, device: Any) -> Any:
-        return of(cls, [ones[0]] * len(ones), pair, grid, device)
-
-    with monkeypatch.context() as m:
-        m.setattr(edits.Rows, "of", classmethod(first_row))
-        red(lambda: law_1(lab, FEW))
-
-    residual = run._Groups.residual
-
-    def neighbour(self: Any, group: Any, layer: int) -> Any:
-        found = residual(self, group, layer)
-        return None if found is None else found.roll(1, dims=0)
-
-    with monkeypatch.context() as m:
-        m.setattr(run._Groups, "residual", neighbour)
-        red(lambda: law_1(lab, FEW))
-
-    make_base = run.make_base
-
-    def late(lab: Lab, layer: int, ids: Tensor, source: Any, *, tokens: int) -> Any:
-        where = source.where.clone()
-        where[:, int(where.any(0).nonzero()[0])] = False
-        return make_base(lab, layer, ids, replace(source, where=where), tokens=tokens) if where.any() else None
-
-    with monkeypatch.context() as m:
-        m.setattr(run, "make_base", late)
-        red(lambda: law_1(lab, FEW))
-
-    def reversed_heads(*args: Any, **kwargs: Any) -> Any:
-        base = make_base(*args, **kwargs)
-        return None if base is None else replace(base, delta=base.delta.flip(1))
-
-    with monkeypatch.context() as m:
-        m.setattr(run, "make_base", reversed_heads)
-        red(lambda: law_1(lab, FEW))
-
-    written = edits._written
-
-    def by_place(write: str, own: Tensor, value: Any, rows: Any, seeds: Any) -> Tensor:
-        return written(write, own, value, rows, list(range(len(seeds))))
-
-    with monkeypatch.context() as m:
-        m.setattr(edits, "_written", by_place)
-        red(lambda: law_1(lab, FEW))
-    law_1(lab, FEW)
-
 
 # -- law 2: writing what was there changes nothing ----------------------------------------------------------------
 
@@ -253,10 +72,10 @@ def law_2(lab: Lab) -> None:
             if one is None:
                 continue
             worlds.append(World(f"{site} {kind}", (one,)))
-            tape, planned = run.tape_for(lab, [worlds[-1]] * 4, range(4), {0: run.source_for(lab, pairs, one)})
+            tape, planned = tape_of(lab, pairs, one)
             with torch.inference_mode(), lab.tape(tape):
                 got = forward(lab, ids).logits
-            run.check_fired(tape, planned)
+            work.check_fired(tape, planned)
             if site in {"q", "k", "v"} or (site, kind) == ("subspace", "noop"):
                 assert tiny.gap(got, wanted) <= 1e-6, f"{site} {kind}"
             else:
@@ -284,7 +103,7 @@ def test_law_2_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
         m.setattr(edits, "from_layout", swapped)
         red(lambda: law_2(lab))
     with monkeypatch.context() as m:
-        m.setattr(run, "needs", lambda one: "clean" if edits.needs(one) else None)
+        m.setattr(captures, "needs", lambda one: "clean" if edits.needs(one) else None)
         red(lambda: law_2(lab))
 
     written = edits._written
@@ -300,14 +119,14 @@ def test_law_2_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
         m.setattr(attention, "raw_scores", lambda q, k, scaling, softcap: raw(q, k, scaling, None))
         red(lambda: law_2(lab))
 
-    make = run.make_source
+    make = captures.make_source
 
     def neighbour(*args: Any) -> Any:
         source = make(*args)
         return source if source.value is None else replace(source, value=source.value.roll(1, dims=0))
 
     with monkeypatch.context() as m:
-        m.setattr(run, "make_source", neighbour)
+        m.setattr(captures, "make_source", neighbour)
         red(lambda: law_2(lab))
     law_2(lab)
 
@@ -348,11 +167,11 @@ def test_law_3_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutate, see red: the count is not compared; or what was planned is read off what fired."""
     lab = tiny.lab("llama")
     with monkeypatch.context() as m:
-        m.setattr(run, "check_fired", lambda *_: None)
+        m.setattr(work, "check_fired", lambda *_: None)
         red(lambda: law_3(lab))
-    check = run.check_fired
+    check = work.check_fired
     with monkeypatch.context() as m:
-        m.setattr(run, "check_fired", lambda tape, planned, passes=1: check(tape, tape.fired, 1))
+        m.setattr(work, "check_fired", lambda tape, planned, passes=1: check(tape, tape.fired, 1))
         red(lambda: law_3(lab))
     law_3(lab)
 
@@ -379,11 +198,13 @@ def test_law_3_a_resumed_pass_counts_too(monkeypatch: pytest.MonkeyPatch) -> Non
     world = World("w", (tiny.edit(lab, 1, "z"),))
     call = resume._call
 
-    def passed_by(lab: Lab, base: Any, at: int, hidden: Tensor, chosen: slice, cache: Any) -> Tensor:
-        return hidden if at == 1 else call(lab, base, at, hidden, chosen, cache)
+    def passed_by(lab: Lab, corrupted: Any, at: int, hidden: Tensor, chosen: slice, cache: Any) -> Tensor:
+        return hidden if at == 1 else call(lab, corrupted, at, hidden, chosen, cache)
+
+    monkeypatch.setattr(plan, "MANY", 1)
 
     monkeypatch.setattr(resume, "_call", passed_by)
-    with pytest.raises(RuntimeError, match="the edit at layer 1 took hold 0 times instead of once"):
+    with pytest.raises(EngineError, match="the edit at layer 1 took hold 0 times instead of once"):
         sweep(lab, pairs, [world])
 
 
@@ -426,9 +247,9 @@ def law_7(lab: Lab) -> None:
 
     layer = tiny.softmax_layer(lab)
     prompts = [p.clean for p in pairs]
-    many = run.capture(lab, prompts, [(layer, "z"), (layer, "pattern"), (layer, "resid")])
+    many = captures.capture(lab, prompts, [(layer, "z"), (layer, "pattern"), (layer, "resid")])
     for i, prompt in enumerate(prompts):
-        one = run.capture(lab, [prompt], list(many))
+        one = captures.capture(lab, [prompt], list(many))
         for key, values in many.items():
             assert values[i].shape == one[key][0].shape and values[i].shape[0] == len(prompt.ids)
             assert (values[i] - one[key][0]).abs().max() <= 1e-5 * values[i].abs().max(), key
@@ -461,11 +282,11 @@ def test_law_7_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutate, see red: prompts padded on the left into one group; position ids that start at 0 at every cached step."""
     lab = tiny.lab("llama")
 
-    def padded(lab: Lab, encoded: Any, *, tokens: int = 0) -> Tensor:
+    def padded(lab: Lab, encoded: Any, *, tokens: int | None = None) -> Tensor:
         longest = max(len(e.ids) for e in encoded)
         ids = torch.tensor([[0] * (longest - len(e.ids)) + list(e.ids) for e in encoded])
         with torch.no_grad():
-            return run._difference(forward(lab, ids).logits, encoded).double()
+            return captures.Readout(lab, encoded).difference(forward(lab, ids).logits)
 
     with monkeypatch.context() as m:
         m.setattr(run, "logit_differences", padded)
@@ -496,7 +317,7 @@ def law_8(lab: Lab) -> None:
     seen: list[Tensor] = []
     for layer in range(3):
         handle = _projection(lab, layer).register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
-        captured = run.capture(lab, [p.corrupted for p in pairs], [(layer, "z")])[layer, "z"]
+        captured = captures.capture(lab, [p.corrupted for p in pairs], [(layer, "z")])[layer, "z"]
         handle.remove()
         entered = seen.pop()
         for h in range(lab.grid.n_heads):
@@ -562,13 +383,12 @@ def test_law_8_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
         m.setattr(edits.Rows, "of", classmethod(next_head))
         red(lambda: law_8(lab))
 
-    tape_for = run.tape_for
+    edits_of = work.edits_of
 
-    def after(lab: Lab, worlds: Any, local: Any, sources: Any, *, step: bool = False) -> Any:
-        moved = [replace(w, interventions=tuple(replace(i, site="out_block") for i in w.interventions)) for w in worlds]
-        return tape_for(lab, moved, local, sources, step=step)
+    def after(lab: Lab, ones: Any, *args: Any, **kwargs: Any) -> Any:
+        return edits_of(lab, [replace(one, site="out_block") for one in ones], *args, **kwargs)
 
     with monkeypatch.context() as m:
-        m.setattr(run, "tape_for", after)
+        m.setattr(work, "edits_of", after)
         red(lambda: law_8(lab))
     law_8(lab)

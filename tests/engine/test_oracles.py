@@ -20,12 +20,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from laws import tape_of
 from torch import Tensor
 
 from headlab.engine import run
 from headlab.engine.attention import Tape
 from headlab.engine.model import Lab
 from headlab.engine.passes import forward
+from headlab.engine.work import check_fired
 from headlab.heads import Heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair
@@ -99,11 +101,10 @@ def ours(family: str) -> tuple[Any, Tensor]:
     table = run.sweep(lab, pairs(), worlds)
     logits = []
     for world in worlds:
-        sources = {0: run.source_for(lab, pairs(), world.interventions[0])}
-        tape, planned = run.tape_for(lab, [world] * 4, range(4), sources)
+        tape, planned = tape_of(lab, pairs(), world.interventions[0])
         with torch.no_grad(), lab.tape(tape):
             logits.append(forward(lab, rows("corrupted")).logits[:, -1])
-        run.check_fired(tape, planned)
+        check_fired(tape, planned)
     return table, torch.stack(logits)
 
 

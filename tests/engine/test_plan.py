@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import tiny
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headlab.engine import plan as planning
-from headlab.engine.plan import Cost, batch_size, make_plan
+from headlab.engine.plan import FIXED_BYTES, Cost, batch_size, make_plan
 from headlab.heads import Heads
 from headlab.interventions import Intervention, World
 
@@ -28,46 +30,83 @@ def worlds(n: int) -> list[World]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(n=st.integers(1, 9), tokens=st.integers(1, 500), memory=st.one_of(st.none(), st.integers(3_000, 100_000)))
+@given(
+    n=st.integers(1, 9),
+    tokens=st.integers(1, 500),
+    memory=st.one_of(st.none(), st.integers(FIXED_BYTES + 12_000, FIXED_BYTES + 100_000)),
+)
 def test_every_row_stands_once_in_a_batch_it_may_share(n: int, tokens: int, memory: int | None) -> None:
     pairs, some = tiny.mixed_pairs(), worlds(n)
     plan = make_plan(pairs, some, COST, tokens=tokens, memory=memory)
     rows = [row for shard in plan.shards for batch in shard.batches() for row in batch]
-    assert sorted(rows) == [(i, j) for i in range(len(pairs)) for j in range(n)]
+    apart = [j for j in range(n) if j not in plan.same]
+    assert sorted(rows) == [(i, j) for i in range(len(pairs)) for j in apart]
+    assert all(some[j].interventions == some[original].interventions for j, original in plan.same.items())
     assert plan.rows == len(rows) and plan.passes == sum(1 for s in plan.shards for _ in s.batches())
     assert len({s.name for s in plan.shards}) == len(plan.shards)
     for shard in plan.shards:
         assert {len(pairs[i].corrupted.ids) for i, _ in shard.rows} == {shard.length}
-        assert len({some[j].shape for _, j in shard.rows}) == 1
+        assert len({some[j].shape for _, j in shard.rows}) == 1 and {i for i, _ in shard.rows} <= set(shard.block)
         for batch in shard.batches():
             assert len(batch) == 1 or len(batch) * shard.length <= max(tokens, shard.length)
             if memory is not None:
-                assert len(batch) * (100 * shard.length + 7 * shard.length**2) <= memory
+                assert len(batch) * COST.row(shard.length) + plan.block_bytes <= memory
     if memory is not None:
         assert plan.peak_bytes(COST) <= memory
     assert plan.tokens == sum(len(pairs[i].corrupted.ids) for i, _ in rows)
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    starts=st.lists(st.integers(0, 9), min_size=1, max_size=12),
+    n=st.integers(1, 5),
+    tokens=st.integers(1, 60),
+)
+def test_a_batch_begins_no_later_than_any_of_its_rows(starts: list[int], n: int, tokens: int) -> None:
+    rows = [(i, j) for i in range(len(starts)) for j in range(n)]
+    cuts = planning._cuts(rows, dict(enumerate(starts)), 10, COST, {"tokens": tokens, "memory": None})
+    assert [r for c in cuts for r in rows[c.first : c.end]] == rows
+    for c in cuts:
+        assert c.start == min(starts[i] for i, _ in rows[c.first : c.end])
+        assert c.end - c.first == 1 or (c.end - c.first) * (10 - c.start) <= tokens
+
+
 def test_the_memory_of_a_row_by_hand() -> None:
-    """10 tokens: 10·100 + 100·7 = 1,700 bytes; 5,100 bytes hold three rows; 1,699 hold none."""
-    assert COST.row(10) == 1700
-    assert batch_size(10, COST, tokens=10**6, memory=5100) == 3
-    assert batch_size(10, COST, tokens=20, memory=5100) == 2
+    """10 tokens: 10·100 + 3·100·7 = 3,100 bytes; 9,300 bytes hold three rows, 3,099 none.  From position 6 on:
+    4·100 + 3·40·7 = 1,240; and 2·5 bytes of keys and values for each of the 10 tokens; 9 copies of edited patterns.
+    """
+    assert COST.row(10) == 3100 and COST.row(10, 6) == 1240 and replace(COST, per_cached=5).row(10, 6) == 1340
+    assert COST.row(10, square=True) == 1000 + 9 * 700
+    assert batch_size(10, COST, tokens=10**6, memory=9300) == 3
+    assert batch_size(10, COST, tokens=10**6, memory=9300, kept=3100) == 2
+    assert batch_size(10, COST, tokens=20, memory=9300) == 2
+    assert batch_size(10, COST, tokens=20, memory=None, start=8) == 10
     assert batch_size(10, COST, tokens=1, memory=None) == 1
     with pytest.raises(ValueError, match=r"does not hold one row of 10 tokens.*raise --memory"):
-        batch_size(10, COST, tokens=20, memory=1699)
+        batch_size(10, COST, tokens=20, memory=3099)
 
 
 def test_long_shards_are_cut_so_that_little_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard is what is stored and run again: no more than SHARD_ROWS rows, whatever the batch."""
     monkeypatch.setattr(planning, "SHARD_ROWS", 5)
-    plan = make_plan(tiny.equal_pairs(4), [World("a"), World("b"), World("c")], COST, tokens=1000)
+    some = [World(f"w{i}", (Intervention(Heads.of(0, [i]), "z", "zero"),)) for i in range(3)]
+    plan = make_plan(tiny.equal_pairs(4), some, COST, tokens=1000)
     assert [len(s.rows) for s in plan.shards] == [5, 5, 2]
-    assert [s.name for s in plan.shards] == ["len11-shape0-0", "len11-shape0-1", "len11-shape0-2"]
 
 
-def test_the_plan_does_not_depend_on_the_batch() -> None:
-    """Shards (what is stored) are the same for every batch size, so a run may resume with another --memory."""
-    pairs, some = tiny.mixed_pairs(), worlds(7)
-    shards = [[(s.name, s.rows) for s in make_plan(pairs, some, COST, tokens=t).shards] for t in (1, 50, 10_000)]
-    assert shards[0] == shards[1] == shards[2]
+def test_a_shards_name_tells_its_rows_and_its_batches() -> None:
+    """The same inputs give the same names; another batch, world, pair or order of rows gives others: what was stored
+    under one plan is never read under another."""
+    pairs, some = tiny.equal_pairs(4), worlds(7)
+
+    def names(p: Any = pairs, w: Any = some, tokens: int = 50) -> list[str]:
+        return [s.name for s in make_plan(p, w, COST, tokens=tokens).shards]
+
+    assert names() == names(w=[World(f"other {w.name}", w.interventions) for w in some])
+    for others in (
+        names(tokens=22),
+        names(p=pairs[::-1]),
+        names(p=pairs[:3]),
+        names(w=[replace(w, interventions=()) for w in some]),
+    ):
+        assert not set(names()) & set(others)

@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from laws import tape_of
 from torch import Tensor
 
-from headlab.engine import attention, edits, run
+from headlab.engine import attention, edits, plan, run
 from headlab.engine.attention import Tape
 from headlab.engine.decode import generate
 from headlab.engine.model import Lab
 from headlab.engine.passes import forward
 from headlab.engine.run import EngineError, capture, sweep
+from headlab.engine.work import check_fired
 from headlab.heads import Heads, KVHeads
 from headlab.interventions import Intervention, InterventionError, World
 from headlab.prompts import EncodedPair, PromptError
@@ -53,11 +55,9 @@ def seen(lab: Lab, ids: Sequence[Sequence[int]], layer: int, site: str, tape: Ta
 
 
 def edited(lab: Lab, pairs: list[EncodedPair], one: Intervention) -> Tensor:
-    tape, planned = run.tape_for(
-        lab, [World("w", (one,))] * len(pairs), range(len(pairs)), {0: run.source_for(lab, pairs, one)}
-    )
+    tape, planned = tape_of(lab, pairs, one)
     out = seen(lab, [p.corrupted.ids for p in pairs], one.layer, one.site, tape)
-    run.check_fired(tape, planned)
+    check_fired(tape, planned)
     return out
 
 
@@ -119,7 +119,7 @@ def test_subspace_blocks_are_coordinates_in_a_random_basis() -> None:
     ids = [p.corrupted.ids for p in pairs]
     before = seen(lab, ids, 1, "out_block").flatten(2)
     one = Intervention(Heads.of(1, [1, 3]), "subspace", "zero", seed=5)
-    tape, _ = run.tape_for(lab, [World("w", (one,))] * 4, range(4), {0: run.source_for(lab, pairs, one)})
+    tape, _ = tape_of(lab, pairs, one)
     tape.wanted = frozenset({(1, "subspace")})
     with torch.no_grad(), lab.tape(tape):
         forward(lab, torch.tensor(ids))
@@ -245,11 +245,11 @@ def test_scores_are_patched_before_the_softmax() -> None:
     lab, pairs = tiny.lab("gemma2"), tiny.equal_pairs()
     clean = seen(lab, [p.clean.ids for p in pairs], 1, "pattern")
     one = tiny.edit(lab, 1, "scores", (1, 3))
-    tape, _ = run.tape_for(lab, [World("w", (one,))] * 4, range(4), {0: run.source_for(lab, pairs, one)})
+    tape, _ = tape_of(lab, pairs, one)
     after = seen(lab, [p.corrupted.ids for p in pairs], 1, "pattern", tape)
     assert (after[:, :, [1, 3]] - clean[:, :, [1, 3]]).abs().max() < 1e-6
     half = replace(one, write="rescale", amount=0.0)  # no preference at all: uniform over the keys seen
-    tape, _ = run.tape_for(lab, [World("w", (half,))] * 4, range(4), {0: run.source_for(lab, pairs, half)})
+    tape, _ = tape_of(lab, pairs, half)
     after = seen(lab, [p.corrupted.ids for p in pairs], 1, "pattern", tape)
     assert torch.allclose(after[:, 6, 1, :7], torch.full((4, 7), 1 / 7)) and (after[:, 6, 1, 7:] == 0).all()
 
@@ -265,7 +265,7 @@ def test_z_follows_the_edited_pattern() -> None:
     lab, pairs = tiny.lab("llama"), tiny.equal_pairs()
     ids = [p.corrupted.ids for p in pairs]
     one = tiny.edit(lab, 1, "pattern", (2, 7))
-    tape, _ = run.tape_for(lab, [World("w", (one,))] * 4, range(4), {0: run.source_for(lab, pairs, one)})
+    tape, _ = tape_of(lab, pairs, one)
     z = seen(lab, ids, 1, "z", tape)
     clean = seen(lab, [p.clean.ids for p in pairs], 1, "pattern")
     v = seen(lab, ids, 1, "v")
@@ -283,7 +283,7 @@ def test_a_kv_head_reaches_exactly_the_query_heads_of_its_group(site: str) -> No
     ids = [p.corrupted.ids for p in pairs]
     before = seen(lab, ids, 1, "z")
     one = Intervention(KVHeads(1, (1,)), site, "zero")  # type: ignore[arg-type]
-    tape, _ = run.tape_for(lab, [World("w", (one,))] * 4, range(4), {0: run.source_for(lab, pairs, one)})
+    tape, _ = tape_of(lab, pairs, one)
     after = seen(lab, ids, 1, "z", tape)
     moved = (after - before).abs().amax(dim=(0, 1, 3))
     assert torch.equal(moved[:5], torch.zeros(5)) and moved[5:].min() > 1e-3
@@ -334,12 +334,8 @@ def test_an_exception_inside_a_pass_leaves_the_model_as_it_was(site: str, monkey
 
     with monkeypatch.context() as m:
         m.setattr(edits, "_written", breaks)
-        lab.can_resume = False
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                sweep(lab, pairs, [world])
-        finally:
-            lab.can_resume = True
+        with pytest.raises(KeyboardInterrupt):
+            sweep(lab, pairs, [world])
     assert calls and calls[0] != before, "the exception came while hooks and tape were in place"
     assert state_of(lab) == before
     with torch.no_grad():
@@ -347,6 +343,7 @@ def test_an_exception_inside_a_pass_leaves_the_model_as_it_was(site: str, monkey
 
 
 def test_an_exception_in_a_resumed_pass_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "MANY", 1)
     lab, pairs = tiny.lab("llama"), tiny.equal_pairs(2)
     before = state_of(lab)
     norm = type(lab.layers[2].post_attention_layernorm)

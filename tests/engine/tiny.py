@@ -105,7 +105,11 @@ def hf_model(family: str, sizes: Mapping[str, Any] | None = None) -> Any:
 @cache
 def lab(family: str) -> Lab:
     """A loaded and proved random model; the tests leave it as it was."""
-    made = open_model(hf_model(family), tokenizer=words())
+    return proved(hf_model(family))
+
+
+def proved(model: Any) -> Lab:
+    made = open_model(model, tokenizer=words())
     prove(made)
     return made
 

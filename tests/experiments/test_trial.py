@@ -8,7 +8,7 @@ import pytest
 import headlab
 from headlab import organisms
 from headlab.claims import Claim, ClaimError
-from headlab.engine import run as engine
+from headlab.engine import work
 from headlab.engine.model import ModelError
 from headlab.experiments import builtin_claims, catalogue, load, plan, repeat, trial
 from headlab.experiments.trial import adjusted
@@ -60,7 +60,7 @@ def test_the_claim_is_hashed_before_the_first_pass(even, store, monkeypatch) -> 
     def fails(*_args, **_kwargs):
         raise RuntimeError("no pass today")
 
-    monkeypatch.setattr("headlab.engine.run.forward", fails)
+    monkeypatch.setattr("headlab.engine.decode.forward", fails)
     monkeypatch.setattr("headlab.engine.decode.forward", fails)
     with pytest.raises(RuntimeError, match="no pass today"):
         trial("parity", even, store=store, **SMALL)
@@ -73,7 +73,7 @@ def test_the_claim_is_hashed_before_the_first_pass(even, store, monkeypatch) -> 
 def test_an_interrupted_trial_resumes_to_the_same_table(even, tmp_path, monkeypatch) -> None:
     """Ctrl-C in the middle of the sweep; the second call takes up the stored shards and gives the same rows."""
     whole = trial("parity", even, store=tmp_path / "a", layer=1, protocol="standard", **SMALL)
-    real, calls = engine._run_shard, []
+    real, calls = work.Worker.run, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -81,11 +81,11 @@ def test_an_interrupted_trial_resumes_to_the_same_table(even, tmp_path, monkeypa
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(engine, "_run_shard", interrupted)
+    monkeypatch.setattr(work.Worker, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trial("parity", even, store=tmp_path / "b", layer=1, protocol="standard", **SMALL)
     assert Store(tmp_path / "b").records()[0][0].status == "interrupted"
-    monkeypatch.setattr(engine, "_run_shard", real)
+    monkeypatch.setattr(work.Worker, "run", real)
     again = trial("parity", even, store=tmp_path / "b", layer=1, protocol="standard", **SMALL)
     assert again.effects.equals(whole.effects)
     assert again.record.key == whole.record.key and again.verdict == whole.verdict
@@ -200,7 +200,7 @@ def test_claims_in_python_and_in_files_are_the_same(tmp_path) -> None:
 
 def test_a_no_op_that_does_something_makes_the_trial_void(even, store, monkeypatch) -> None:
     """Law 4.  Mutate: the no-op writes another activation than the head's own; see void, whatever the effect."""
-    real = engine.source_for
+    real = work.source_for
 
     def shifted(lab, pairs, one, **options):
         source = real(lab, pairs, one, **options)
@@ -208,7 +208,7 @@ def test_a_no_op_that_does_something_makes_the_trial_void(even, store, monkeypat
             source.value = source.value + 1.0
         return source
 
-    monkeypatch.setattr(engine, "source_for", shifted)
+    monkeypatch.setattr(work, "source_for", shifted)
     result = trial("parity", even, layer=1, protocol="standard", store=store, **SMALL)
     assert result.verdict.outcome == "void" and "no-op" in result.verdict.sentence
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from headlab.effects import Progress, quiet
+from headlab.engine.attention import Tape
+from headlab.engine.edits import Rows, Source
 from headlab.engine.model import Lab
 from headlab.engine.passes import forward
-from headlab.engine.plan import make_plan
-from headlab.engine.run import TOKENS, check_fired, row_cost, source_for, tape_for, tensor_of
-from headlab.interventions import World
+from headlab.engine.resume import edits_of
+from headlab.engine.run import plan_of
+from headlab.engine.work import Worker, check_fired
+from headlab.interventions import Intervention, World
 from headlab.prompts import Encoded, EncodedPair
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ def generate(
     *,
     start: From = "shared start",
     max_new_tokens: int = 8,
-    tokens: int = TOKENS,
+    tokens: int | None = None,
     memory: int | None = None,
     progress: Progress = quiet,
     what: str = "decoding",
@@ -64,27 +67,22 @@ def generate(
     pairs = list(pairs)
     if start == "prompt":
         pairs = [replace(p, clean=without_start(p.clean), corrupted=without_start(p.corrupted)) for p in pairs]
-    for world in worlds:
-        for one in world.interventions:
-            one.check(lab.grid)
-    plan = make_plan(pairs, worlds, row_cost(lab), tokens=tokens, memory=memory)
+    plan = plan_of(lab, pairs, worlds, tokens=tokens, memory=memory, decoding=max_new_tokens)
+    worker = Worker(lab, pairs, worlds, plan, tokens=tokens)
     found: dict[tuple[int, int], tuple[str, bool]] = {}
-    sources: dict[Any, Any] = {}
     for shard in plan.shards:
-        which = [i for i, p in enumerate(pairs) if len(p.corrupted.ids) == shard.length]
-        local = {i: n for n, i in enumerate(which)}
-        some = [pairs[i] for i in which]
-        first = worlds[shard.rows[0][1]]
-        for one in first.interventions:
-            if (shard.length, one.shape) not in sources:
-                sources[shard.length, one.shape] = source_for(lab, some, one, tokens=tokens)
-        mine = {n: sources[shard.length, one.shape] for n, one in enumerate(first.interventions)}
+        block = worker.block(shard)
+        ones = worlds[shard.rows[0][1]].interventions
+        sources = [block.source(one) for one in ones]
         for rows in shard.batches():
-            chosen = [worlds[j] for _, j in rows]
-            ids = tensor_of([pairs[i].corrupted for i, _ in rows], lab.device)
-            out = _decode(lab, ids, chosen, [local[i] for i, _ in rows], mine, max_new_tokens)
+            local = [block.place[i] for i, _ in rows]
+            chosen = [worlds[j].interventions for _, j in rows]
+            table = [Rows.of([c[n] for c in chosen], local, lab.grid, lab.device) for n in range(len(ones))]
+            out = _decode(lab, block.ids[local], ones, table, sources, max_new_tokens)
             found.update({row: _text(lab, pairs[row[0]], ids) for row, ids in zip(rows, out, strict=True)})
             progress(what, len(found), plan.rows)
+    for j, original in plan.same.items():
+        found.update({(i, j): found[i, original] for i in range(len(pairs))})
     index = [(i, j) for i in range(len(pairs)) for j in range(len(worlds))]
     return pd.DataFrame(
         {
@@ -97,18 +95,23 @@ def generate(
 
 
 def _decode(
-    lab: Lab, ids: Tensor, worlds: Sequence[World], local: Sequence[int], sources: Any, max_new_tokens: int
+    lab: Lab,
+    ids: Tensor,
+    ones: Sequence[Intervention],
+    rows: Sequence[Rows],
+    sources: Sequence[Source],
+    max_new_tokens: int,
 ) -> list[list[int]]:
     """Generated ids of each row, the end token included."""
-    tape, planned = tape_for(lab, worlds, local, sources)
-    with lab.tape(tape):
+    edits, planned = edits_of(lab, ones, rows, sources)
+    with lab.tape(Tape(edits=edits)) as tape:
         out = forward(lab, ids, cache=True)
     check_fired(tape, planned)
     made = [out.logits[:, -1].argmax(-1)]
     stops = torch.tensor(sorted(stop_ids(lab)) or [-1], device=lab.device)
-    step, planned = tape_for(lab, worlds, local, sources, step=True)
+    edits, planned = edits_of(lab, ones, rows, sources, step=True)
     steps = 0
-    with lab.tape(step):
+    with lab.tape(Tape(edits=edits)) as step:
         while len(made) < max_new_tokens and not bool(_ended(made, stops).all()):
             length = ids.shape[1] + len(made) - 1
             out = forward(lab, made[-1][:, None], past=out.past_key_values, start=length, cache=True)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from headlab.heads import Grid
-from headlab.interventions import Intervention, InterventionError
-from headlab.prompts import Encoded, EncodedPair, align
+from headlab.interventions import Intervention, InterventionError, written
+from headlab.prompts import EncodedPair, align
 
 HEAD_FIRST = {"q", "k", "v", "scores", "pattern"}
 
@@ -75,58 +75,25 @@ def needs(intervention: Intervention) -> str | None:
     return {"patch": "clean", "noop": "corrupted", "mean": "corrupted", "resample": "corrupted"}.get(intervention.write)
 
 
-def positions(intervention: Intervention, encoded: Encoded) -> list[int]:
-    """The corrupted positions that a write without a clean partner edits."""
-    if intervention.roles is None:
-        return list(range(len(encoded.ids)))
-    return sorted({p for role in intervention.roles for p in role_positions(encoded, role)})
+def make_source(one: Intervention, pairs: Sequence[EncodedPair], lent: Sequence[Tensor] | None, like: Tensor) -> Source:
+    """The source of an intervention for pairs whose corrupted prompts have one length.
 
-
-def role_positions(encoded: Encoded, role: str) -> tuple[int, ...]:
-    """Positions of a role; ``answer`` is the teacher-forced shared start.  Raises InterventionError if unknown."""
-    if role == "answer":
-        return tuple(range(encoded.n_prompt, len(encoded.ids)))
-    if role not in encoded.roles:
-        raise InterventionError(
-            f"no token role {role!r} in the corrupted prompt; it has {', '.join(encoded.roles)}, answer"
-        )
-    return encoded.roles[role]
-
-
-def make_source(
-    intervention: Intervention, pairs: Sequence[EncodedPair], captured: Sequence[Tensor] | None, like: Tensor
-) -> Source:
-    """``captured``: one [position, head, rest] tensor for each pair, of the run that :func:`needs` names."""
+    ``lent``: for each pair the activation [position, head, rest] that it receives: the clean run's for ``patch``,
+    with the clean prompt's positions; the corrupted one's own, mean or donor's for ``noop``, ``mean``, ``resample``.
+    """
     n, length = len(pairs), len(pairs[0].corrupted.ids)
     where = torch.zeros(n, length, dtype=torch.bool)
-    if intervention.write == "patch":
-        assert captured is not None
-        return _patched(intervention, pairs, captured, where, like.device)
-    for i, pair in enumerate(pairs):
-        chosen = positions(intervention, pair.corrupted)
-        _some(intervention, pair, chosen)
-        where[i, chosen] = True
-    if intervention.write in {"noop", "mean", "resample"}:
-        assert captured is not None
-        if n < 2 and intervention.write != "noop":
-            raise InterventionError(f"{intervention.write!r} needs at least two prompts of one length, given {n}")
-        stacked = torch.stack(list(captured))
-        if intervention.write == "mean":
-            stacked = stacked.mean(0, keepdim=True).expand_as(stacked)
-        elif intervention.write == "resample":
-            stacked = stacked[donors([p.pair.id for p in pairs], intervention.seed)]
-        return Source(stacked.to(like.device), where.to(like.device))
-    seeds = [hashlib.sha256(f"{intervention.seed} {p.pair.id}".encode()).digest()[:7] for p in pairs]
+    moves = [written(one, pair) for pair in pairs]
+    for i, move in enumerate(moves):
+        where[i, [m[0] for m in move]] = True
+    if one.write == "patch":
+        assert lent is not None
+        return _patched(one, pairs, lent, moves, where, like.device)
+    if one.write in {"noop", "mean", "resample"}:
+        assert lent is not None
+        return Source(torch.stack(list(lent)).to(like.device), where.to(like.device))
+    seeds = [hashlib.sha256(f"{one.seed} {p.pair.id}".encode()).digest()[:7] for p in pairs]
     return Source(None, where.to(like.device), seeds=tuple(int.from_bytes(s) for s in seeds))
-
-
-def _some(intervention: Intervention, pair: EncodedPair, chosen: Sequence[Any]) -> None:
-    """Law 3: an edit that finds no position to write at would fire without taking hold."""
-    if not chosen:
-        raise InterventionError(
-            f"pair {pair.pair.id}: {intervention.write!r} at {intervention.site!r} finds no position to write at "
-            f"(roles {intervention.roles}, align {intervention.align!r})"
-        )
 
 
 def donors(ids: Sequence[str], seed: int) -> Tensor:
@@ -146,27 +113,25 @@ def derangement(n: int, seed: int) -> Tensor:
 
 
 def _patched(
-    intervention: Intervention, pairs: Sequence[EncodedPair], captured: Sequence[Tensor], where: Tensor, device: Any
+    one: Intervention,
+    pairs: Sequence[EncodedPair],
+    lent: Sequence[Tensor],
+    moves: Sequence[Sequence[tuple[int, int]]],
+    where: Tensor,
+    device: Any,
 ) -> Source:
     length = where.shape[1]
-    square = intervention.site in {"scores", "pattern"}
     values, beyond = [], []
-    for i, (pair, source) in enumerate(zip(pairs, captured, strict=True)):
-        aligned = chosen = align(pair, intervention.align)
-        if intervention.roles is not None:
-            allowed = set(positions(intervention, pair.corrupted))
-            chosen = tuple(c for c in aligned if c[0] in allowed)
-        _some(intervention, pair, chosen)
-        target, origin = torch.tensor([c[0] for c in chosen]), torch.tensor([c[1] for c in chosen])
-        where[i, target] = True
-        if square:
-            values.append(_aligned_pattern(intervention, source, target, origin, aligned, length, pair))
+    for pair, source, move in zip(pairs, lent, moves, strict=True):
+        target, origin = torch.tensor([m[0] for m in move]), torch.tensor([m[1] for m in move])
+        if one.site in {"scores", "pattern"}:
+            values.append(_aligned_pattern(one, source, target, origin, align(pair, one.align), length, pair))
         else:
             value = source.new_zeros(length, *source.shape[1:])
-            value[target] = source[origin]
+            value[target.to(source.device)] = source[origin.to(source.device)]
             values.append(value)
-        if intervention.beyond is not None:
-            beyond.append(source[:1] if intervention.beyond == "first" else source[-1:])
+        if one.beyond is not None:
+            beyond.append(source[:1] if one.beyond == "first" else source[-1:])
     return Source(torch.stack(values).to(device), where.to(device), torch.stack(beyond).to(device) if beyond else None)
 
 
@@ -210,8 +175,11 @@ def _aligned_pattern(
 
 @dataclass
 class Rows:
-    """The part of a batch that differs by row: ``pair`` [row], ``heads`` [row, head], ``amount`` [row], ``donors`` [row, head]."""
+    """The part of a batch that differs by row: ``pair`` [row], ``heads`` [row, head], ``amount`` [row], ``donors``
+    [row, head]; ``pairs`` is ``pair`` as plain numbers, so that nobody waits for a device to read it.
+    """
 
+    pairs: list[int]
     pair: Tensor
     heads: Tensor
     amount: Tensor
@@ -219,6 +187,7 @@ class Rows:
 
     @classmethod
     def of(cls, interventions: Sequence[Intervention], pair: Sequence[int], grid: Grid, device: Any) -> Rows:
+        """Row r: ``interventions[r]`` (all of one shape) on the pair with index ``pair[r]``."""
         first = interventions[0]
         n_heads = 1 if first.site == "resid" else grid.n_kv_heads if first.site in {"k", "v"} else grid.n_heads
         heads = torch.zeros(len(pair), n_heads, dtype=torch.bool)
@@ -229,16 +198,32 @@ class Rows:
             if one.donors:
                 donors[r, index] = torch.tensor(one.donors)
         amount = torch.tensor([one.amount for one in interventions])
-        moved = (torch.tensor(pair), heads, amount, donors)
-        return cls(*(t.to(device, non_blocking=True) for t in moved))
+        return cls(list(pair), *(t.to(device) for t in (torch.tensor(pair), heads, amount, donors)))
+
+    def take(self, members: Sequence[int], pairs: list[int], index: Tensor) -> Rows:
+        """Rows that apply ``members[r]`` of these rows' interventions to the pair ``pairs[r]`` (``index``: the same)."""
+        chosen = upload(members, self.heads.device)
+        return Rows(pairs, index, self.heads[chosen], self.amount[chosen], self.donors[chosen])
+
+
+def upload(numbers: Sequence[int], device: Any) -> Tensor:
+    """Indices on the device, without waiting for it."""
+    made = torch.tensor(numbers)
+    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)
 
 
 def compile_edit(
-    intervention: Intervention, source: Source, rows: Rows, n_heads: int, rotation: Tensor | None, *, step: bool = False
-) -> Any:
-    """The operation on the site's own tensor.  ``step``: at one generated token instead of the prompt."""
+    one: Intervention, source: Source, rows: Rows, rotation: Tensor | None, *, here: slice | None = None,
+    step: bool = False,
+) -> Any:  # fmt: skip
+    """The operation on the site's own tensor.
+
+    ``here``: the positions that the pass computes, where that is not the whole prompt (keys and values always reach
+    back to the first position).  ``step``: one generated token instead of the prompt.
+    """
     head_mask = rows.heads[:, None, :, None]
-    site, write = intervention.site, intervention.write
+    n_heads, site, write = rows.heads.shape[1], one.site, one.write
+    part = slice(None) if here is None or site in {"k", "v"} else here
 
     def edit(x: Tensor) -> Tensor:
         own = to_layout(site, x, n_heads, rotation)
@@ -246,16 +231,25 @@ def compile_edit(
             mask = head_mask
             value = source.beyond[rows.pair] if source.beyond is not None else None
         else:
-            mask = head_mask & source.where[rows.pair][:, :, None, None]
-            value = source.value[rows.pair] if source.value is not None else None
-        seeds = [source.seeds[p] for p in rows.pair.tolist()] if write == "noise" else []
-        new = torch.where(mask, _written(write, own, value, rows, seeds), own)
+            mask = head_mask & source.where[:, part][rows.pair][:, :, None, None]
+            value = source.value[:, part][rows.pair] if source.value is not None else None
+        noise = _directions(source, rows, own, part) if write == "noise" else None
+        new = torch.where(mask, _written(write, own, value, rows, noise), own)
         return from_layout(site, new, x, own, rotation)
 
     return edit
 
 
-def _written(write: str, own: Tensor, value: Tensor | None, rows: Rows, seeds: Sequence[int]) -> Tensor:
+def _directions(source: Source, rows: Rows, own: Tensor, part: slice) -> Tensor:
+    """One random direction for each pair, position and head, whatever batch and pass they come in."""
+    shape = (source.where.shape[1], *own.shape[2:])
+    seeds = [source.seeds[p] for p in rows.pairs]
+    made = {s: torch.randn(shape, generator=torch.Generator().manual_seed(s))[part] for s in set(seeds)}
+    g = torch.stack([made[s] for s in seeds]).to(own)
+    return g / g.norm(dim=-1, keepdim=True)
+
+
+def _written(write: str, own: Tensor, value: Tensor | None, rows: Rows, noise: Tensor | None) -> Tensor:
     amount = rows.amount[:, None, None, None].to(own.dtype)
     if write in {"patch", "noop", "mean", "resample"}:
         assert value is not None
@@ -268,9 +262,6 @@ def _written(write: str, own: Tensor, value: Tensor | None, rows: Rows, seeds: S
         index = rows.donors[:, None, :, None].expand_as(own)
         return own.gather(2, index)
     if write == "noise":
-        # one direction for each pair, whatever the batch it comes in
-        shape = own.shape[1:]
-        made = {s: torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in set(seeds)}
-        g = torch.stack([made[s] for s in seeds]).to(own)
-        return g / g.norm(dim=-1, keepdim=True) * own.norm(dim=-1, keepdim=True) * amount
+        assert noise is not None
+        return noise * own.norm(dim=-1, keepdim=True) * amount
     raise InterventionError(f"unknown write {write!r}")

@@ -56,8 +56,10 @@ class Geometry:
 class Lab:
     """A loaded model with everything the engine needs.  Made by :func:`open_model`.
 
-    ``can_skip``: layers below an edit may be replaced by their cached output; ``can_resume``: z may be swept by
-    running only what follows it (the load-time check proves both).
+    What the load-time check found to equal a full pass: ``can_skip`` layers below an edit are replaced by their cached
+    output; ``can_resume`` rows start at the edited layer and end at the last position; ``can_reuse`` and after the
+    first changed position; ``can_add`` linear edits are added after the output projection; ``can_narrow`` logits are
+    computed only where they are read.
     """
 
     model: Any
@@ -76,6 +78,9 @@ class Lab:
     fingerprint: str
     can_skip: bool = False
     can_resume: bool = False
+    can_reuse: bool = False
+    can_add: bool = False
+    can_narrow: bool = False
     info: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -93,7 +98,7 @@ class Lab:
         projection: Projection | None = getattr(self.geometry, which)
         if projection is None:
             raise ModelError(f"{self.name} has no per-head W_{which.upper()}: {self.geometry.why}")
-        module: Any = _child(self._attention(layer), projection.path)
+        module: Any = _child(self.attention_of(layer), projection.path)
         weight = module.weight if isinstance(module, Conv1D) else module.weight.T  # [in, out]
         index = torch.tensor(projection.channels, device=weight.device)
         return weight[index] if which == "o" else weight[:, index].permute(1, 0, 2)
@@ -102,9 +107,10 @@ class Lab:
         """The bias of the output projection, [d_model], or None."""
         if self.geometry.o is None:
             raise ModelError(f"{self.name} has no output projection that takes z: {self.geometry.why}")
-        return getattr(_child(self._attention(layer), self.geometry.o.path), "bias", None)
+        return getattr(_child(self.attention_of(layer), self.geometry.o.path), "bias", None)
 
-    def _attention(self, layer: int) -> nn.Module:
+    def attention_of(self, layer: int) -> nn.Module:
+        """The attention module of a layer.  Raises ModelError where the layer has no softmax attention."""
         self.grid.check_layer(layer)
         if layer not in self.attentions:
             raise ModelError(f"layer {layer} of {self.name} has no softmax attention, so it has no heads")
@@ -117,11 +123,11 @@ class Lab:
         try:
             for layer, site in sorted({*tape.edits, *tape.wanted}):
                 if site in {"out_block", "subspace"}:
-                    module = self._attention(layer)
+                    module = self.attention_of(layer)
                 elif site == "resid":
                     module = self.layers[self.grid.check_layer(layer)]
                 else:
-                    self._attention(layer)
+                    self.attention_of(layer)
                     continue
                 handles.append(module.register_forward_hook(_toucher(tape, layer, site)))
             with attention.running(self.slots, tape):
@@ -172,6 +178,9 @@ def open_model(
     hf.eval().requires_grad_(False)
     _refuse_unfit(hf, name)
     lab = _fit(hf, tok, name, revision)
+    # what makes a replica elsewhere; a model in memory has no such recipe
+    named = {"model": str(model), "revision": revision, "dtype": dtype, "device_map": device_map, "adapter": adapter}
+    lab.info["loaded"] = named if isinstance(model, str | Path) else None
     if adapter is not None:
         lab.info["adapter"] = adapter
     return lab

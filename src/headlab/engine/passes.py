@@ -1,9 +1,9 @@
-"""One pass through a model: explicit positions, no padding, logits where they are read, layers left out."""
+"""One pass through a model: explicit positions, no padding, layers left out, logits only where they are read."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
@@ -12,6 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from headlab.engine.model import Lab
+from headlab.prompts import Encoded
+
+
+class EngineError(RuntimeError):
+    """A sweep that did not do what was planned."""
+
+
+def by_length(encoded: Sequence[Encoded]) -> dict[int, list[int]]:
+    """Which prompts have how many tokens."""
+    out: dict[int, list[int]] = {}
+    for i, e in enumerate(encoded):
+        out.setdefault(len(e.ids), []).append(i)
+    return out
+
+
+def tensor_of(encoded: Sequence[Encoded], device: Any) -> Tensor:
+    """Prompts of one length as ids [prompt, position]."""
+    return torch.tensor([e.ids for e in encoded], device=device)
 
 
 def forward(lab: Lab, ids: Tensor, *, past: Any = None, start: int = 0, cache: bool = False, last: bool = True) -> Any:
@@ -61,4 +79,21 @@ def skipping(lab: Lab, layer: int, residual: Tensor | None) -> Iterator[None]:
         for block in lab.layers[: layer - 1]:
             stack.enter_context(replaced(block, nothing))
         stack.enter_context(replaced(lab.layers[layer - 1], cached))
+        yield
+
+
+@contextmanager
+def reading(lab: Lab, vocabulary: Tensor | None) -> Iterator[None]:
+    """Logits inside are those of these vocabulary entries only, in their order (None: of all).
+
+    The model's head is a linear map, so the others need not be computed; what the model does to logits afterwards
+    (soft-cap, scale) stays its own.  The load-time check compares the two (``lab.can_narrow``).
+    """
+    head = lab.model.get_output_embeddings()
+    if vocabulary is None or head is None:
+        yield
+        return
+    weight = head.weight[vocabulary]
+    bias = None if getattr(head, "bias", None) is None else head.bias[vocabulary]
+    with replaced(head, lambda hidden: nn.functional.linear(hidden, weight, bias)):
         yield

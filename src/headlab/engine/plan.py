@@ -1,54 +1,128 @@
 """From prompts × worlds to passes.  Pure: no torch, no model, no clock.
 
-Rows that may share a pass have corrupted prompts of one length (so nothing is ever padded) and worlds of one shape
-(the same sites, layers and writes; only heads, amounts and donors differ).  A *shard* is a fixed set of rows with a
-fixed batch shape: what is stored, and what is run again when it is lost.
+1. Rows that may share a pass have corrupted prompts of one length (so nothing is ever padded) and worlds of one shape
+   (the same sites, layers and writes; only heads, amounts and donors differ).
+2. Worlds that are equal but for their names are one world: their rows run once.
+3. Pairs of one length are cut into *blocks*, sorted by the first position that an edit can change: the shards of a
+   block share what is captured from its prompts.
+4. A *shard* is a fixed set of rows of one block and one shape in fixed batches: what is stored, and what is run again
+   when it is lost.  Its name is made from all of that, so that shards of two plans are never mixed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from headlab.interventions import World
+from headlab.interventions import World, first_change, shared_prefix
 from headlab.prompts import EncodedPair
 
 SHARD_ROWS = 8192
+BATCH_ROWS = 512
+BLOCK_BYTES = 256 * 2**20
+"""What is kept of a block's prompts takes about this much, or a third of a memory bound."""
+
+FIXED_BYTES = 8 * 2**20
+"""What a sweep takes besides rows and blocks: tables, names, the allocator's slack."""
+
+MANY = 4
+"""Worlds of one shape from which preparing their linear deltas costs less than running their layer for each."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one row of a model costs: bytes for each token in flight, and for each query × key entry of a pattern."""
+    """Bytes that a model needs.
+
+    ``per_token`` in flight; ``per_score``: one copy of each query × key entry of a pattern; ``per_cached``: keys and
+    values of one token in one layer; ``residual`` and ``heads``: one token of the residual stream, and of z;
+    ``layers``: how many; ``n_heads``; ``logits``: the logits of one row.
+    """
 
     per_token: int
     per_score: int
+    per_cached: int = 0
+    residual: int = 0
+    heads: int = 0
+    layers: int = 1
+    n_heads: int = 0
+    logits: int = 0
 
-    def row(self, length: int) -> int:
-        """Bytes of one row of ``length`` tokens."""
-        return self.per_token * length + self.per_score * length * length
+    def row(self, length: int, start: int = 0, *, square: bool = False) -> int:
+        """Bytes of one row of ``length`` tokens that runs from position ``start`` on; ``square``: its patterns are
+        edited, which takes more copies of them."""
+        run = length - start
+        scores = (9 if square else 3) * self.per_score * run * length
+        return self.per_token * run + scores + 2 * self.per_cached * length + self.logits
+
+    def kept(self, length: int, sites: int, squares: int, entries: int) -> int:
+        """Bytes kept of one pair: ``sites`` activations and ``squares`` patterns that edits write or read, what enters
+        ``entries`` layers, and the keys and values of all layers.
+        """
+        each = sites * self.heads + 2 * entries * self.residual + self.per_cached * self.layers
+        return length * (each + 2 * squares * self.per_score * length)
+
+    def deltas(self, length: int, start: int = 0, *, square: bool = False) -> int:
+        """Bytes of one pair's per-head deltas, and of what they are made from."""
+        scores = 3 * self.per_score * length if square else 0
+        return (length - start) * (self.n_heads * self.residual + 3 * self.heads + scores)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Worlds that differ in heads, amounts and donors only: indices into the sweep's worlds.
+
+    ``linear``: their rows start from prepared deltas instead of running the edited layer; ``square``: patterns or
+    scores are edited.
+    """
+
+    worlds: tuple[int, ...]
+    layer: int | None
+    linear: bool
+    square: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows ``first`` to ``end`` of a shard, in one pass that begins at position ``start``."""
+
+    first: int
+    end: int
+    start: int
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows ``(pair index, world index)`` that share length and shape, run ``batch`` at a time."""
+    """Rows ``(pair index, world index)`` of one block and one shape, and how they are cut into batches."""
 
     name: str
     length: int
+    block: tuple[int, ...]
+    shape: int
     rows: tuple[tuple[int, int], ...]
-    batch: int
+    cuts: tuple[Batch, ...]
 
     def batches(self) -> Iterator[tuple[tuple[int, int], ...]]:
-        for start in range(0, len(self.rows), self.batch):
-            yield self.rows[start : start + self.batch]
+        """The rows of each batch."""
+        for cut in self.cuts:
+            yield self.rows[cut.first : cut.end]
 
     @property
-    def passes(self) -> int:
-        return -(-len(self.rows) // self.batch)
+    def tokens(self) -> int:
+        """Tokens that run."""
+        return sum((cut.end - cut.first) * (self.length - cut.start) for cut in self.cuts)
 
 
 @dataclass(frozen=True)
 class Plan:
+    """``same`` maps worlds that another world equals to that one; their rows are not in ``shards``."""
+
     shards: tuple[Shard, ...]
+    shapes: tuple[Shape, ...]
+    same: Mapping[int, int]
+    block_bytes: int
 
     @property
     def rows(self) -> int:
@@ -56,29 +130,54 @@ class Plan:
 
     @property
     def passes(self) -> int:
-        return sum(s.passes for s in self.shards)
+        return sum(len(s.cuts) for s in self.shards)
 
     @property
     def tokens(self) -> int:
+        """Tokens of all prompts that are read; fewer run."""
         return sum(s.length * len(s.rows) for s in self.shards)
 
     def peak_bytes(self, cost: Cost) -> int:
-        """Estimated activation memory of the widest batch."""
-        return max((min(s.batch, len(s.rows)) * cost.row(s.length) for s in self.shards), default=0)
+        """Estimated memory beside the model: the widest batch, what is kept of a block, and what is fixed."""
+        widest = (
+            (c.end - c.first) * cost.row(s.length, c.start, square=_square(self.shapes[s.shape]))
+            for s in self.shards
+            for c in s.cuts
+        )
+        return max(widest, default=0) + self.block_bytes
 
 
-def batch_size(length: int, cost: Cost, *, tokens: int, memory: int | None) -> int:
-    """Rows a batch: about ``tokens`` tokens, and no more than ``memory`` bytes.
+@dataclass(frozen=True)
+class Abilities:
+    """What the model's load-time check allowed: rows that start at the edited layer (``resume``), after the first
+    changed position (``reuse``), or from prepared deltas (``linear``).
+    """
+
+    resume: bool = False
+    reuse: bool = False
+    linear: bool = False
+
+
+def _square(shape: Shape) -> bool:
+    """Whether rows of this shape edit patterns as they run."""
+    return shape.square and not shape.linear
+
+
+def batch_size(
+    length: int, cost: Cost, *, tokens: int, memory: int | None, start: int = 0, kept: int = 0, square: bool = False
+) -> int:
+    """Rows a batch: about ``tokens`` tokens, and no more than ``memory`` bytes beside the ``kept`` ones.
 
     Raises ValueError when not even one row fits.
     """
-    rows = max(1, tokens // length)
+    rows = min(max(1, tokens // (length - start)), BATCH_ROWS)
     if memory is not None:
-        fit = memory // cost.row(length)
+        need = cost.row(length, start, square=square)
+        fit = (memory - kept) // need
         if fit < 1:
             raise ValueError(
                 f"a memory bound of {memory / 2**20:.1f} MiB does not hold one row of {length} tokens, which needs "
-                f"about {cost.row(length) / 2**20:.1f} MiB; raise --memory"
+                f"about {(need + kept) / 2**20:.1f} MiB; raise --memory"
             )
         rows = min(rows, fit)
     return rows
@@ -91,21 +190,106 @@ def make_plan(
     *,
     tokens: int,
     memory: int | None = None,
+    can: Abilities | None = None,
+    linear: Sequence[bool] = (),
 ) -> Plan:
-    """Every pair × every world, once, in shards."""
+    """Every pair × every world, once, in shards.
+
+    ``linear[j]``: world j is linear in z (:func:`headlab.engine.resume.linear`).
+    """
+    can = can or Abilities()
+    contents: dict[str, int] = {}
+    same: dict[int, int] = {}
+    groups: dict[object, list[int]] = {}
+    hashes = [w.content_hash() for w in worlds]
+    for j, (world, content) in enumerate(zip(worlds, hashes, strict=True)):
+        if contents.setdefault(content, j) == j:
+            groups.setdefault(world.shape, []).append(j)
+        else:
+            same[j] = contents[content]
     lengths: dict[int, list[int]] = {}
     for i, pair in enumerate(pairs):
         lengths.setdefault(len(pair.corrupted.ids), []).append(i)
-    shapes: dict[object, list[int]] = {}
-    for j, world in enumerate(worlds):
-        shapes.setdefault(world.shape, []).append(j)
-    shards = []
+    budget = BLOCK_BYTES if memory is None else max(0, memory - FIXED_BYTES) // 3
+    shapes: list[Shape] = []
+    starts: list[dict[int, int]] = []
+    for members in groups.values():
+        world = worlds[members[0]]
+        at = {i: s for n, which in lengths.items() for i, s in _starts(pairs, which, world, n, cost, can).items()}
+        square = any(one.site in {"pattern", "scores", "v"} for one in world.interventions)
+        deltas = max(cost.deltas(n, min(at[i] for i in which), square=square) for n, which in lengths.items())
+        # few worlds, or prompts so long that one pair's deltas take too much: the edited layer runs for each row
+        flat = can.linear and bool(linear) and linear[members[0]] and len(members) >= MANY and deltas <= budget
+        square = any(one.site in {"pattern", "scores"} for one in world.interventions)
+        shapes.append(Shape(tuple(members), world.first_layer, flat, square))
+        starts.append(at)
+    each = {n: _kept(n, which, shapes, starts, worlds, cost) for n, which in lengths.items()}
+    shards, most = [], 0
     for length, which in sorted(lengths.items()):
-        batch = batch_size(length, cost, tokens=tokens, memory=memory)
-        for s, members in enumerate(shapes.values()):
-            rows = [(i, j) for i in which for j in members]
-            for part, start in enumerate(range(0, len(rows), SHARD_ROWS)):
-                shards.append(
-                    Shard(f"len{length}-shape{s}-{part}", length, tuple(rows[start : start + SHARD_ROWS]), batch)
-                )
-    return Plan(tuple(shards))
+        which = sorted(which, key=lambda i: (starts[0][i], i))
+        size = max(1, budget // each[length]) if each[length] else len(which)
+        for at in range(0, len(which), size):
+            block = tuple(which[at : at + size])
+            kept = len(block) * each[length] + FIXED_BYTES
+            most = max(most, kept)
+            for number, shape in enumerate(shapes):
+                rows = [(i, j) for i in block for j in shape.worlds]
+                for first in range(0, len(rows), SHARD_ROWS):
+                    some = tuple(rows[first : first + SHARD_ROWS])
+                    limits = {"tokens": tokens, "memory": memory, "kept": kept, "square": _square(shape)}
+                    cuts = _cuts(some, starts[number], length, cost, limits)
+                    name = _name(length, some, cuts, pairs, hashes)
+                    shards.append(Shard(name, length, block, number, some, cuts))
+    return Plan(tuple(shards), tuple(shapes), same, most)
+
+
+def _kept(
+    length: int, which: Sequence[int], shapes: Sequence[Shape], starts: Sequence[Mapping[int, int]],
+    worlds: Sequence[World], cost: Cost,
+) -> int:  # fmt: skip
+    """Bytes kept of one pair of this length: what all shapes share, and the deltas of one of them at a time."""
+    ones = [one for s in shapes for one in worlds[s.worlds[0]].interventions]
+    squares = sum(one.site in {"pattern", "scores"} for one in ones)
+    shared = cost.kept(length, 2 * (len(ones) - squares), squares, len({s.layer for s in shapes}))
+    flat = [(min(at[i] for i in which), s.square) for s, at in zip(shapes, starts, strict=True) if s.linear]
+    return shared + max((cost.deltas(length, at, square=square) for at, square in flat), default=0)
+
+
+def _starts(
+    pairs: Sequence[EncodedPair], which: Sequence[int], world: World, length: int, cost: Cost, can: Abilities
+) -> dict[int, int]:
+    """The position at which the pass of each pair begins under worlds of this shape."""
+    if not (can.resume and can.reuse and world.interventions):
+        return dict.fromkeys(which, 0)
+    if world.first_layer == cost.layers - 1:
+        return dict.fromkeys(which, length - 1)
+    shared = shared_prefix([pairs[i].corrupted.ids for i in which])
+    first = {i: min(first_change(one, pairs[i], shared) for one in world.interventions) for i in which}
+    return {i: min(at, length - 1) for i, at in first.items()}
+
+
+def _cuts(
+    rows: Sequence[tuple[int, int]], starts: Mapping[int, int], length: int, cost: Cost, limits: Mapping[str, Any]
+) -> tuple[Batch, ...]:
+    """Batches of rows in their order; a batch begins where its earliest row does."""
+    out, first = [], 0
+    while first < len(rows):
+        start = starts[rows[first][0]]
+        while True:
+            end = first + batch_size(length, cost, start=start, **limits)
+            earliest = min(starts[i] for i, _ in rows[first:end])
+            if earliest >= start:
+                break
+            start = earliest
+        out.append(Batch(first, min(end, len(rows)), earliest))
+        first = end
+    return tuple(out)
+
+
+def _name(
+    length: int, rows: Sequence[tuple[int, int]], cuts: Sequence[Batch], pairs: Sequence[EncodedPair],
+    hashes: Sequence[str],
+) -> str:  # fmt: skip
+    """A name that no other rows, and not these rows in other batches, have."""
+    whole: list[Any] = [[(pairs[i].pair.id, i, hashes[j]) for i, j in rows], [(c.first, c.end, c.start) for c in cuts]]
+    return f"len{length}-{hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]}"

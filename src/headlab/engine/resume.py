@@ -1,25 +1,27 @@
-"""Sweeping z: the least of the model that has to run again.
+"""Running only what an edit can change.
 
-For worlds that patch z at one layer L (and nothing else), in a model whose output projection takes z itself:
+For worlds whose earliest edit is at layer L:
 
-1. z enters the residual stream linearly, so the module's output is ``base + Σ_h c_h · (value − own)_h W_O(h)``: one
-   small product for each row, no attention at layer L.
-2. Nothing before the first edited position changes: those positions are left out; later layers find their keys and
-   values in a cache filled from the corrupted run.
-3. The layers are the model's own modules, called with the arguments that the model itself gave them.
-4. In the last layer only the last position's query matters: the other positions stop once their keys and values
-   are in the cache.
+1. Layers below L do not run: what enters L is kept from the corrupted run.
+2. Nothing before the first changed position changes: those positions are left out; the layers from L on find their
+   keys and values in a cache filled from the corrupted run.
+3. Where the only edit is linear in z (z itself, the pattern, v) and the output projection takes z as it is, layer L
+   is not run either: its attention module's output is ``base + Σ_h c_h · dz_h W_O(h)``, one small product for a row.
+4. In the last layer only the last position's query matters: the other positions stop once their keys and values are
+   in the cache.
 5. The model's own final norm and head run on the last position alone.
 
-The result equals a full pass to rounding.  The load-time check compares the two; where they differ (a family that
-does more between its layers), the full pass is used and the record says so.
+The layers are the model's own modules, called with the arguments that the model itself gave them.  The result equals
+a full pass to rounding: the load-time check compares the two, step by step, and where they differ (a family that does
+more between its layers, a cache that holds something else than keys and values) the step is left out and the record
+says so.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,100 +29,239 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 
-from headlab.engine.attention import Stop, Tape
-from headlab.engine.edits import Rows, Source
+from headlab.engine.attention import Edit, Stop, Tape, repeat_kv
+from headlab.engine.captures import rotation_for
+from headlab.engine.edits import Rows, Source, compile_edit
 from headlab.engine.model import Lab
-from headlab.engine.passes import forward, replaced, skipping
-from headlab.interventions import World
+from headlab.engine.passes import EngineError, forward, replaced, skipping
+from headlab.interventions import Intervention, World
 
-LIMIT_BYTES = 512 * 2**20
-"""Most memory that the per-head deltas of one length group may take; larger groups use the full pass."""
+LINEAR_SITES = ("z", "pattern", "v")
+_LINEAR_WRITES = {"patch", "noop", "mean", "resample", "zero", "rescale"}
 
 
-def applies(lab: Lab, world: World) -> bool:
-    """Whether worlds of this shape can be resumed: one patch of z at one layer, on the prompt only."""
-    if not (lab.can_resume and len(world.interventions) == 1):
+def linear(world: World) -> bool:
+    """Whether a world is one edit whose effect on its module's output is linear in z."""
+    if len(world.interventions) != 1:
         return False
     one = world.interventions[0]
-    return one.site == "z" and one.write in {"patch", "noop", "mean", "resample"} and one.when == "prefill"
+    return one.site in LINEAR_SITES and one.write in _LINEAR_WRITES
+
+
+def linear_needs(one: Intervention) -> set[tuple[int, str]]:
+    """What of the corrupted run a linear edit is computed from."""
+    sites = {"z": ("z",), "pattern": ("pattern", "v"), "v": ("pattern", "v")}[one.site]
+    return {(one.layer, site) for site in ("out_block", *sites)}
 
 
 @dataclass
-class Base:
-    """What every row of a length group starts from, at one layer.
+class Corrupted:
+    """Some prompts of one length, run once unedited.
 
-    ``residual`` ``output`` [pair, position, d_model] enter and leave the attention module of the layer in the
-    corrupted run; ``delta`` [pair, head, position, d_model] is (value − own)·W_O(h), zero where nothing is written;
-    ``start`` is the first written position; ``prefix[l]`` the keys and values of later layers before it;
-    ``calls[l]`` the arguments that the model gives layer l.
+    ``entering[l]`` [pair, position, d_model] enters layer l; ``kept`` holds sites in their own layout, among them the
+    keys and values of the layers to come; ``calls[l]`` the arguments that the model gives layer l.
     """
 
-    layer: int
     length: int
-    start: int
-    residual: Tensor
+    entering: dict[int, Tensor]
+    kept: dict[tuple[int, str], Tensor]
+    calls: dict[int, dict[str, Any]]
+
+
+def run_corrupted(
+    lab: Lab, ids: Tensor, layers: Sequence[int], sites: set[tuple[int, str]], *, tokens: int
+) -> Corrupted:
+    """Run ``ids`` [pair, position] and keep what enters ``layers``, and ``sites``."""
+    parts: dict[Any, list[Tensor]] = {}
+    step = max(1, tokens // ids.shape[1])
+    for first in range(0, len(ids), step):
+        with lab.tape(Tape(wanted=frozenset(sites))) as tape, _watching(lab, layers) as seen:
+            forward(lab, ids[first : first + step])
+        for key, value in [*tape.kept.items(), *((at, seen[at][0]) for at in layers)]:
+            parts.setdefault(key, []).append(value)
+    whole = {key: values[0] if len(values) == 1 else torch.cat(values) for key, values in parts.items()}
+    with lab.tape(Tape()), _watching(lab, range(min(layers), lab.grid.n_layers)) as seen:
+        forward(lab, ids[:1], cache=True)
+    return Corrupted(
+        ids.shape[1],
+        {at: whole[at] for at in layers},
+        {key: value for key, value in whole.items() if isinstance(key, tuple)},
+        {at: named for at, (_, named) in seen.items()},
+    )
+
+
+@contextmanager
+def _watching(lab: Lab, layers: Sequence[int]) -> Iterator[dict[int, tuple[Tensor, dict[str, Any]]]]:
+    """Keep what enters each of these layers: the hidden states, and the other arguments by name."""
+    seen: dict[int, tuple[Tensor, dict[str, Any]]] = {}
+
+    def keep(at: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            names = list(inspect.signature(type(module).forward).parameters)[1:]
+            named = {**dict(zip(names, args, strict=False)), **kwargs}
+            seen[at] = (named.pop(names[0]), named)
+
+        return hook
+
+    handles = [lab.layers[at].register_forward_pre_hook(keep(at), with_kwargs=True) for at in layers]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass
+class Deltas:
+    """A linear edit, prepared: ``output`` [pair, position, d_model] is what the attention module puts out unedited,
+    ``delta`` [pair, head, position, d_model] what one head's edit by coefficient 1 adds to it.  Both begin at position
+    ``first``, before which nothing changes.
+    """
+
+    first: int
     output: Tensor
     delta: Tensor
-    prefix: dict[int, tuple[Tensor, Tensor]]
-    calls: dict[int, tuple[Tensor, dict[str, Any]]]
 
 
-def make_base(lab: Lab, layer: int, ids: Tensor, source: Source, *, tokens: int) -> Base | None:
-    """Run the corrupted prompts once more and keep what rows start from.  None when the deltas would not fit."""
-    n, length = ids.shape
-    size = ids.numel() * lab.grid.n_heads * lab.d_model * torch.finfo(lab.dtype).bits // 8
-    written = source.where.any(0).nonzero()
-    if size > LIMIT_BYTES or source.value is None or len(written) == 0:
-        return None
-    last_layer = lab.grid.n_layers - 1
-    start = length - 1 if layer == last_layer else int(written[0])
-    later = [s.layer for s in lab.slots if s.layer > layer]
-    wanted = frozenset({(layer, "z"), (layer, "out_block")} | {(at, s) for at in later for s in "kv"})
-    parts: dict[Any, list[Tensor]] = {}
-    step = max(1, tokens // length)
-    for first in range(0, n, step):
-        some = ids[first : first + step]
-        with lab.tape(Tape(wanted=wanted)) as tape, _watching(lab, layer) as seen:
-            forward(lab, some)
-        for key, value in tape.kept.items():
-            parts.setdefault(key, []).append(value[:, :, :start] if key[1] in "kv" else value[:, start:])
-        parts.setdefault("residual", []).append(seen[layer][0][:, start:])
-    whole = {key: torch.cat(values) for key, values in parts.items()}
-    moved = (source.value[:, start:] - whole[layer, "z"]) * source.where[:, start:, None, None]
-    delta = torch.einsum("pthd,hdm->phtm", moved, lab.weight("o", layer).to(moved.dtype))
-    with lab.tape(Tape()), _watching(lab, layer) as seen:
-        forward(lab, ids[:1], cache=True)
-    prefix = {at: (whole[at, "k"], whole[at, "v"]) for at in later} if start else {}
-    return Base(layer, length, start, whole["residual"], whole[layer, "out_block"], delta, prefix, dict(seen))
+def make_deltas(lab: Lab, one: Intervention, source: Source, corrupted: Corrupted, first: int) -> Deltas:
+    """``delta`` for each head of the edit's own axis: query heads at z and pattern, KV heads at v."""
+    kept, here = corrupted.kept, slice(first, None)
+    where = source.where[:, :, None, None]
+    value = source.value
+    if one.site == "z":
+        dz = _moved(one, kept[one.layer, "z"], value, where)[:, here]
+    elif one.site == "pattern":
+        assert value is not None
+        moved = _moved(one, kept[one.layer, "pattern"].transpose(1, 2), value, where)[:, here]
+        dz = torch.einsum("pqhk,phkd->pqhd", moved, repeat_kv(kept[one.layer, "v"], lab.grid.n_heads))
+    else:
+        moved = _moved(one, kept[one.layer, "v"].transpose(1, 2), value, where).transpose(1, 2)
+        pattern = kept[one.layer, "pattern"][:, :, here]
+        dz = torch.einsum("phqk,phkd->pqhd", pattern, repeat_kv(moved, lab.grid.n_heads))
+    delta = torch.einsum("pthd,hdm->phtm", dz, lab.weight("o", one.layer).to(dz.dtype))
+    if one.site == "v":
+        delta = delta.unflatten(1, (lab.grid.n_kv_heads, -1)).sum(2)
+    return Deltas(first, kept[one.layer, "out_block"][:, here], delta)
 
 
-class _watching:
-    """Keep the arguments of every layer from ``layer`` on, and where the hidden states stand in them."""
+def _moved(one: Intervention, own: Tensor, value: Tensor | None, where: Tensor) -> Tensor:
+    """By how much a coefficient of 1 moves the site."""
+    if one.write == "rescale":
+        return own * where
+    return (torch.zeros_like(own) if value is None else value).sub(own) * where
 
-    def __init__(self, lab: Lab, layer: int) -> None:
-        self.lab, self.layer = lab, layer
-        self.handles: list[Any] = []
 
-    def __enter__(self) -> dict[int, tuple[Tensor, dict[str, Any]]]:
-        seen: dict[int, tuple[Tensor, dict[str, Any]]] = {}
+def coefficients(one: Intervention, rows: Rows, dtype: torch.dtype) -> Tensor:
+    """[row, head]: how much of each head's delta a row takes."""
+    heads = rows.heads.to(dtype)
+    if one.write == "zero":
+        return heads
+    return heads * (rows.amount[:, None] - float(one.write == "rescale")).to(dtype)
 
-        def keep(at: int) -> Any:
-            def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                names = list(inspect.signature(type(_module).forward).parameters)[1:]
-                named = {**dict(zip(names, args, strict=False)), **kwargs}
-                hidden = named.pop(names[0])
-                seen[at] = (hidden, named)
 
-            return hook
+def add_deltas(deltas: Deltas, coefficient: Tensor, pairs: Sequence[int], start: int) -> Tensor:
+    """The attention module's output [row, position, d_model] of every row, from position ``start`` on."""
+    cut = start - deltas.first
+    output, delta = deltas.output[:, cut:], deltas.delta[:, :, cut:]
+    out = torch.empty(len(pairs), *output.shape[1:], dtype=output.dtype, device=output.device)
+    for pair, first, end in _runs(pairs):
+        change = coefficient[first:end] @ delta[pair].flatten(1)
+        torch.add(output[pair], change.unflatten(1, output.shape[1:]), out=out[first:end])
+    return out
 
-        for at in range(self.layer, self.lab.grid.n_layers):
-            block = self.lab.layers[at]
-            self.handles.append(block.register_forward_pre_hook(keep(at), with_kwargs=True))
-        return seen
 
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
+def _runs(pairs: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Runs of equal pairs: (pair, first row, end row)."""
+    out: list[tuple[int, int, int]] = []
+    for n, pair in enumerate(pairs):
+        if out and out[-1][0] == pair:
+            out[-1] = (pair, out[-1][1], n + 1)
+        else:
+            out.append((pair, n, n + 1))
+    return out
+
+
+def edits_of(
+    lab: Lab,
+    ones: Sequence[Intervention],
+    rows: Sequence[Rows],
+    sources: Sequence[Source],
+    *,
+    start: int | None = None,
+    step: bool = False,
+) -> tuple[dict[tuple[int, str], list[Edit]], dict[tuple[int, str], int]]:
+    """The operations of a batch of rows, by (layer, site), and how often each must fire in one pass.
+
+    ``start``: the pass begins at this position, and in the last layer only the last position is computed.
+    """
+    edits: dict[tuple[int, str], list[Edit]] = {}
+    for one, row, source in zip(ones, rows, sources, strict=True):
+        if step and one.when == "prefill":
+            continue
+        last = one.layer == lab.grid.n_layers - 1
+        here = None if start is None else slice(-1 if last else start, None)
+        edit = compile_edit(one, source, row, rotation_for(lab, one), here=here, step=step)
+        edits.setdefault((one.layer, one.site), []).append(edit)
+    return edits, {key: len(value) for key, value in edits.items()}
+
+
+def resume(
+    lab: Lab,
+    corrupted: Corrupted,
+    layer: int,
+    pairs: Sequence[int],
+    index: Tensor,
+    ids: Tensor,
+    *,
+    start: int,
+    output: Tensor | None = None,
+    tape: Tape | None = None,
+) -> Tensor:
+    """Logits [row, 1, vocabulary] of the last position of rows on the pairs ``index`` (``pairs``: the same, plain).
+
+    ``output``: what the attention module of ``layer`` puts out (:func:`add_deltas`); ``tape``: edits that fire on the
+    way (:func:`edits_of` with the same ``start``).  ``ids`` [row, position].
+    """
+    last, length = lab.grid.n_layers - 1, corrupted.length
+    tape = tape or Tape()
+    hidden = _pick(corrupted.entering[layer][:, start:], pairs, index)
+    with lab.tape(tape):
+        at = layer
+        if output is not None:
+            hidden = _with_output(lab, corrupted, layer, hidden, output, slice(start, length))
+            at += 1
+        for inner in range(at, last):
+            cache = _cache(corrupted, inner, pairs, index, start) if start else None
+            hidden = _call(lab, corrupted, inner, hidden, slice(start, length), cache)
+        if at <= last:
+            cache = _cache(corrupted, last, pairs, index, start)
+            if start < length - 1:
+                tape.stop_at = last
+                with suppress(Stop):
+                    _call(lab, corrupted, last, hidden[:, :-1], slice(start, length - 1), cache)
+                tape.stop_at = None
+            hidden = _call(lab, corrupted, last, hidden[:, -1:], slice(length - 1, length), cache)
+    with skipping(lab, lab.grid.n_layers, hidden[:, -1:]):
+        return forward(lab, ids[:, -1:], start=length - 1).logits
+
+
+def _pick(x: Tensor, pairs: Sequence[int], index: Tensor) -> Tensor:
+    """``x[index]``, without a copy where all rows are of one pair."""
+    if pairs[0] == pairs[-1] and len(set(pairs)) == 1:
+        return x[pairs[0]].expand(len(pairs), *x.shape[1:])
+    return x[index]
+
+
+def _cache(corrupted: Corrupted, layer: int, pairs: Sequence[int], index: Tensor, start: int) -> Cache:
+    """A cache that holds, for one layer, the keys and values of the positions before ``start``.
+
+    One for each layer, so that no more than one layer's keys and values are alive at a time.
+    """
+    cache = DynamicCache()
+    if start and (layer, "k") in corrupted.kept:
+        k, v = (corrupted.kept[layer, site][:, :, :start] for site in "kv")
+        cache.update(_pick(k, pairs, index), _pick(v, pairs, index), layer)
+    return cache
 
 
 def _sliced(value: Any, length: int, chosen: slice, cache: Cache | None) -> Any:
@@ -140,13 +281,14 @@ def _sliced(value: Any, length: int, chosen: slice, cache: Cache | None) -> Any:
     return value
 
 
-def _call(lab: Lab, base: Base, at: int, hidden: Tensor, chosen: slice, cache: Cache | None) -> Tensor:
+def _call(lab: Lab, corrupted: Corrupted, at: int, hidden: Tensor, chosen: slice, cache: Cache | None) -> Tensor:
     """Layer ``at`` on the chosen positions, with the arguments the model gave it."""
-    named = {k: _sliced(v, base.length, chosen, cache) for k, v in base.calls[at][1].items()}
-    first, stop, _ = chosen.indices(base.length)
+    length = corrupted.length
+    named = {k: _sliced(v, length, chosen, cache) for k, v in corrupted.calls[at].items()}
+    first, stop, _ = chosen.indices(length)
     mask: Any = named.get("attention_mask")
-    if "attention_mask" in named and mask is None and first:
-        keep = torch.ones(base.length, base.length, dtype=torch.bool, device=hidden.device).tril()
+    if "attention_mask" in named and mask is None and first and stop - first > 1:  # a lone query sees every key
+        keep = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril()
         named["attention_mask"] = keep[None, None, first:stop, :stop]
     elif isinstance(mask, Tensor) and mask.dim() == 4:
         named["attention_mask"] = mask[..., :stop]
@@ -154,54 +296,16 @@ def _call(lab: Lab, base: Base, at: int, hidden: Tensor, chosen: slice, cache: C
     return out[0] if isinstance(out, tuple) else out
 
 
-def resume(lab: Lab, base: Base, rows: Rows, pairs: Sequence[int], last_ids: Tensor) -> Tensor:
-    """Logits [row, 1, vocabulary] of the last position of every row."""
-    output = torch.empty(len(pairs), *base.output.shape[1:], dtype=base.output.dtype, device=base.output.device)
-    coefficient = rows.heads.to(base.delta.dtype) * rows.amount[:, None].to(base.delta.dtype)
-    for pair, first, end in _runs(pairs):
-        change = coefficient[first:end] @ base.delta[pair].flatten(1)
-        torch.add(base.output[pair], change.unflatten(1, base.output.shape[1:]), out=output[first:end])
-    n_layers, device = lab.grid.n_layers, last_ids.device
-    cache = DynamicCache()
-    for at, (k, v) in sorted(base.prefix.items()):
-        cache.update(k[rows.pair], v[rows.pair], at)
-    here = slice(base.start, base.length)
-    with lab.tape(Tape(stop_at=n_layers - 1 if base.layer < n_layers - 1 else None)) as tape:
-        hidden = _with_output(lab, base, base.residual[rows.pair], output, here)
-        for at in range(base.layer + 1, n_layers - 1):
-            hidden = _call(lab, base, at, hidden, here, cache)
-        if base.layer < n_layers - 1:
-            if base.start < base.length - 1:
-                with suppress(Stop):
-                    _call(lab, base, n_layers - 1, hidden[:, :-1], slice(base.start, base.length - 1), cache)
-            tape.stop_at = None
-            hidden = _call(lab, base, n_layers - 1, hidden[:, -1:], slice(base.length - 1, base.length), cache)
-        with skipping(lab, n_layers, hidden[:, -1:]):
-            return forward(lab, last_ids.to(device), start=base.length - 1).logits
-
-
-def _runs(pairs: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Runs of equal pairs: (pair, first row, end row)."""
-    out: list[tuple[int, int, int]] = []
-    for n, pair in enumerate(pairs):
-        if out and out[-1][0] == pair:
-            out[-1] = (pair, out[-1][1], n + 1)
-        else:
-            out.append((pair, n, n + 1))
-    return out
-
-
-def _with_output(lab: Lab, base: Base, residual: Tensor, output: Tensor, here: slice) -> Tensor:
+def _with_output(lab: Lab, corrupted: Corrupted, layer: int, hidden: Tensor, output: Tensor, chosen: slice) -> Tensor:
     """The edited layer with its attention module's output given; raises when the module was not asked for it."""
-    module = lab.attentions[base.layer]
     asked = []
 
     def given(*_args: Any, **_kwargs: Any) -> tuple[Tensor, None]:
         asked.append(1)
         return output, None
 
-    with replaced(module, given):
-        hidden = _call(lab, base, base.layer, residual, here, None)
+    with replaced(lab.attentions[layer], given):
+        hidden = _call(lab, corrupted, layer, hidden, chosen, None)
     if len(asked) != 1:
-        raise RuntimeError(f"the edit at layer {base.layer} took hold {len(asked)} times instead of once")
+        raise EngineError(f"the edit at layer {layer} took hold {len(asked)} times instead of once")
     return hidden

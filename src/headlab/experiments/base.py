@@ -14,7 +14,7 @@ from headlab.claims import Claim, Control, Protocol
 from headlab.effects import Figure, Progress, of_world, quiet, recovery, repair
 from headlab.engine.decode import generate
 from headlab.engine.model import Lab
-from headlab.engine.run import sweep
+from headlab.engine.run import Engine, sweep
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.heads import Heads
 from headlab.heads import layer as all_heads
@@ -85,6 +85,7 @@ class Bench:
     run: Run
     progress: Progress = quiet
     memory: int | None = None
+    engine: Engine | None = None
 
     @property
     def seed(self) -> int:
@@ -97,8 +98,9 @@ class Bench:
     def sweep(self, pairs: Sequence[EncodedPair], worlds: Sequence[World], what: str) -> pd.DataFrame:
         """A sweep whose shards are stored in the run."""
         return sweep(
-            self.lab, pairs, worlds, keep=self.run.shard, progress=self.progress, what=what, memory=self.memory
-        )
+            self.lab, pairs, worlds, keep=self.run, engine=self.engine, progress=self.progress, what=what,
+            memory=self.memory,
+        )  # fmt: skip
 
     def texts(
         self, pairs: Sequence[EncodedPair], worlds: Sequence[World], protocol: Protocol, what: str

@@ -20,7 +20,7 @@ import numpy as np
 from headlab.claims import PROTOCOLS, Claim, Protocol, decide
 from headlab.designs import chains, membership, subsets
 from headlab.effects import Figure, mean_recovery, pivot
-from headlab.engine.run import capture
+from headlab.engine.captures import capture
 from headlab.experiments.base import (
     Bench,
     Eligibility,

@@ -69,34 +69,40 @@ class Run:
         Rows come back from their stored form either way, so that a resumed run sees exactly what an unbroken
         one does.  A shard whose checksum does not hold is computed again, and the record's warnings say so.
         """
+        stored = self.stored(name)
+        return self.store(name, compute()) if stored is None else stored
+
+    def stored(self, name: str) -> pd.DataFrame | None:
+        """The rows called ``name``, when they are stored and intact."""
         self._must_be_open()
-        path = self.directory / "shards" / f"{_file_name(name)}.parquet"
-        mark = path.with_suffix(".json")
-        stored = self._stored(name, path, mark)
-        if stored is not None:
-            return files.from_parquet(stored)
-        data = files.to_parquet(compute(), name)
+        path, mark = self._shard(name)
+        if not mark.exists():  # the mark is written last: without it, no shard
+            return None
+        try:
+            data, expected = path.read_bytes(), json.loads(mark.read_bytes())
+            if expected == {"name": name, "sha256": files.sha256(data)}:
+                return files.from_parquet(data)
+            reason = "its checksum does not hold"
+        except (OSError, ValueError) as error:
+            reason = f"{type(error).__name__} on reading it"
+        self.warn(f"shard {name!r} was damaged ({reason}) and was computed again")
+        return None
+
+    def store(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+        """Keep ``frame`` as the rows called ``name``; returns them as they will be read."""
+        self._must_be_open()
+        path, mark = self._shard(name)
+        data = files.to_parquet(frame, name)
         files.make_folder(path.parent)
         mark.unlink(missing_ok=True)
         files.write_atomic(path, data)
         files.write_atomic(mark, json.dumps({"name": name, "sha256": files.sha256(data)}).encode())
         return files.from_parquet(data)
 
-    def _stored(self, name: str, path: Path, mark: Path) -> bytes | None:
-        """The bytes of an intact shard; None when there is none.  The mark is written last: without it, no
-        shard.
-        """
-        if not mark.exists():
-            return None
-        try:
-            data, expected = path.read_bytes(), json.loads(mark.read_bytes())
-            if expected == {"name": name, "sha256": files.sha256(data)}:
-                return data
-            reason = "its checksum does not hold"
-        except (OSError, ValueError) as error:
-            reason = f"{type(error).__name__} on reading it"
-        self.warn(f"shard {name!r} was damaged ({reason}) and was computed again")
-        return None
+    def _shard(self, name: str) -> tuple[Path, Path]:
+        """Where a shard and its mark lie."""
+        path = self.directory / "shards" / f"{_file_name(name)}.parquet"
+        return path, path.with_suffix(".json")
 
     def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
         """Store ``frame`` as the run's table ``name`` and return it as it will be read."""

@@ -1,0 +1,146 @@
+"""Reading activations and logits of unedited prompts, and the sources that interventions write from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headlab.engine.attention import Tape
+from headlab.engine.edits import Source, basis, donors, make_source, needs, to_layout
+from headlab.engine.model import Lab
+from headlab.engine.passes import by_length, forward, reading, tensor_of
+from headlab.interventions import Intervention, InterventionError
+from headlab.prompts import Encoded, EncodedPair
+
+FLIGHT_BYTES = {"cpu": 64 * 2**20, "cuda": 4 * 2**30}
+"""Activation bytes of a batch, unless told otherwise: beyond it a CPU's caches lose more than large products gain."""
+
+
+def token_bytes(lab: Lab) -> int:
+    """Estimated activation bytes of one token in flight through one layer."""
+    text = lab.model.config.get_text_config()
+    wide = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * lab.d_model
+    size = torch.finfo(lab.dtype).bits // 8
+    return size * (6 * lab.d_model + 3 * wide + 6 * lab.grid.n_heads * lab.head_dim)
+
+
+def tokens_for(lab: Lab) -> int:
+    """Tokens in flight in one batch where nobody asks for another number."""
+    flight = FLIGHT_BYTES.get(lab.device.type, FLIGHT_BYTES["cuda"])
+    return min(max(flight // token_bytes(lab), 256), 4096 if lab.device.type == "cpu" else 2**17)
+
+
+@torch.inference_mode()
+def capture(
+    lab: Lab, encoded: Sequence[Encoded], sites: Sequence[tuple[int, str]], *, tokens: int | None = None
+) -> dict[tuple[int, str], list[Tensor]]:
+    """Activations of each prompt at ``(layer, site)``: one tensor [position, head, rest] for each prompt.
+
+    q, z: head is a query head; k, v: a KV head; scores, pattern: rest is the key position; out_block: head is a block
+    of residual coordinates; resid: one "head".  Nothing is averaged.
+    """
+    out: dict[tuple[int, str], list[Tensor]] = {key: [None] * len(encoded) for key in sites}  # type: ignore[list-item]
+    for length, which in by_length(encoded).items():
+        step = max(1, (tokens or tokens_for(lab)) // length)
+        for start in range(0, len(which), step):
+            part = which[start : start + step]
+            with lab.tape(Tape(wanted=frozenset(sites))) as tape:
+                forward(lab, tensor_of([encoded[i] for i in part], lab.device))
+            for key in sites:
+                kept = to_layout(key[1], tape.kept[key], lab.grid.n_heads, None)
+                for i, value in zip(part, kept, strict=True):
+                    out[key][i] = value.clone()
+    return out
+
+
+@torch.inference_mode()
+def logit_differences(lab: Lab, encoded: Sequence[Encoded], *, tokens: int | None = None) -> Tensor:
+    """logit(answer) − logit(wrong) after the shared start of the answer, [prompt], in logits, float64 on the CPU."""
+    out = torch.empty(len(encoded), dtype=torch.float64)
+    for length, which in by_length(encoded).items():
+        step = max(1, (tokens or tokens_for(lab)) // length)
+        for start in range(0, len(which), step):
+            part = which[start : start + step]
+            readout = Readout(lab, [encoded[i] for i in part])
+            # under an empty tape: never under the edits of a sweep that is running
+            with lab.tape(Tape()), reading(lab, readout.vocabulary):
+                logits = forward(lab, tensor_of([encoded[i] for i in part], lab.device)).logits
+            out[part] = readout.difference(logits).cpu()
+    return out
+
+
+class Readout:
+    """logit(answer) − logit(wrong) of some prompts, from only the vocabulary entries that they name."""
+
+    def __init__(self, lab: Lab, encoded: Sequence[Encoded]) -> None:
+        entries = sorted({i for e in encoded for i in (e.answer_id, e.wrong_id)})
+        place = {entry: n for n, entry in enumerate(entries)} if lab.can_narrow else {entry: entry for entry in entries}
+        self.vocabulary = torch.tensor(entries, device=lab.device) if lab.can_narrow else None
+        self.answer = torch.tensor([place[e.answer_id] for e in encoded], device=lab.device)
+        self.wrong = torch.tensor([place[e.wrong_id] for e in encoded], device=lab.device)
+
+    def difference(self, logits: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """[row], in logits, float64; row r is prompt ``prompts[r]`` (None: the prompts in their order)."""
+        answer, wrong = (x if prompts is None else x[prompts] for x in (self.answer, self.wrong))
+        last = logits[:, -1].float()
+        return (last.gather(1, answer[:, None]) - last.gather(1, wrong[:, None]))[:, 0].double()
+
+
+def source_for(
+    lab: Lab,
+    pairs: Sequence[EncodedPair],
+    one: Intervention,
+    *,
+    group: Sequence[EncodedPair] | None = None,
+    tokens: int | None = None,
+    known: Sequence[Tensor] | None = None,
+) -> Source:
+    """The source of an intervention for pairs whose corrupted prompts have one length.
+
+    ``group``: the population of ``mean`` and ``resample``, all pairs of that length (default: ``pairs``).
+    ``known``: what each pair receives, where that has been captured (not for ``resample``).
+    """
+    group = pairs if group is None else group
+    key = (one.layer, "out_block" if one.site == "subspace" else one.site)
+    lent: list[Tensor] | None = None
+    if one.write in {"mean", "resample"} and len(group) < 2:
+        raise InterventionError(f"{one.write!r} needs at least two prompts of one length, given {len(group)}")
+    if known is not None:
+        lent = list(known)
+    elif one.write == "mean":
+        lent = [mean_of(lab, group, key, tokens=tokens)] * len(pairs)
+    elif one.write == "resample":
+        donor = donors([p.pair.id for p in group], one.seed).tolist()
+        place = {id(p): n for n, p in enumerate(group)}
+        lent = capture(lab, [group[donor[place[id(p)]]].corrupted for p in pairs], [key], tokens=tokens)[key]
+    elif (run := needs(one)) is not None:
+        encoded = [p.clean if run == "clean" else p.corrupted for p in pairs]
+        lent = capture(lab, encoded, [key], tokens=tokens)[key]
+    if lent is not None and (rotation := rotation_for(lab, one)) is not None:
+        lent = [(x.flatten(1) @ rotation).unflatten(1, (lab.grid.n_heads, -1)) for x in lent]
+    return make_source(one, pairs, lent, lab.model.get_input_embeddings().weight)
+
+
+@torch.inference_mode()
+def mean_of(lab: Lab, group: Sequence[EncodedPair], key: tuple[int, str], *, tokens: int | None = None) -> Tensor:
+    """The mean activation [position, head, rest] over the corrupted prompts of a length group."""
+    step = max(1, (tokens or tokens_for(lab)) // len(group[0].corrupted.ids))
+    total: Any = 0.0
+    for start in range(0, len(group), step):
+        some = capture(lab, [p.corrupted for p in group[start : start + step]], [key], tokens=tokens)[key]
+        total = total + torch.stack(some).double().sum(0)
+    return (total / len(group)).to(lab.dtype)
+
+
+def rotation_for(lab: Lab, one: Intervention) -> Tensor | None:
+    """The basis in which ``subspace`` cuts its blocks; None at other sites."""
+    if one.site != "subspace":
+        return None
+    key = ("basis", one.seed)
+    made: dict[Any, Tensor] = lab.info.setdefault("_bases", {})
+    if key not in made:
+        made[key] = basis(lab.d_model, one.seed, lab.model.get_input_embeddings().weight)
+    return made[key]

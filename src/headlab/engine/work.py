@@ -1,0 +1,244 @@
+"""Executing shards: the rows of a plan, on one model.
+
+A worker keeps what the rows of one block of pairs start from: the corrupted run, the sources that edits write from,
+the deltas of linear edits.  Nothing of it depends on the batch, so any worker that is given a shard makes the same
+rows.  Nothing waits for an accelerator before the end of a shard.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headlab.engine.attention import Tape
+from headlab.engine.captures import Readout, capture, mean_of, source_for, tokens_for
+from headlab.engine.edits import Rows, Source, needs, to_layout, upload
+from headlab.engine.model import Lab
+from headlab.engine.passes import EngineError, forward, reading, skipping, tensor_of
+from headlab.engine.plan import Plan, Shape, Shard
+from headlab.engine.resume import (
+    Corrupted,
+    Deltas,
+    add_deltas,
+    coefficients,
+    edits_of,
+    linear_needs,
+    make_deltas,
+    resume,
+    run_corrupted,
+)  # fmt: skip
+from headlab.interventions import Intervention, World
+from headlab.prompts import EncodedPair
+
+
+def check_fired(tape: Tape, planned: dict[tuple[int, str], int], passes: int = 1) -> None:
+    """Law 3: what was planned fired, exactly as often as planned."""
+    wanted = {key: n * passes for key, n in planned.items()}
+    if tape.fired != wanted:
+        raise EngineError(f"planned edits did not fire as planned: planned {wanted}, fired {tape.fired}")
+
+
+class Worker:
+    """Runs the shards of one plan on one model, one after another, in any order."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        pairs: Sequence[EncodedPair],
+        worlds: Sequence[World],
+        plan: Plan,
+        *,
+        tokens: int | None = None,
+    ) -> None:
+        self.lab, self.pairs, self.worlds, self.plan = lab, pairs, worlds, plan
+        self.tokens = tokens or tokens_for(lab)
+        self.halvings = 0
+        self._limit: int | None = None
+        self._block: Block | None = None
+        self._tables: dict[int, tuple[dict[int, int], list[Rows]]] = {}
+        self.means: dict[Any, Tensor] = {}
+        self.first: dict[tuple[tuple[int, ...], Any], int] = {}
+        for shard in plan.shards:
+            key = shard.block, worlds[shard.rows[0][1]].shape
+            self.first[key] = min(self.first.get(key, shard.length), *(c.start for c in shard.cuts))
+
+    @torch.inference_mode()
+    def run(self, shard: Shard, tick: Callable[[int], None] | None = None) -> Any:
+        """The edited logit differences of the shard's rows, float64.  ``halvings`` counts batches cut for memory.
+
+        Raises EngineError when a planned edit did not fire, or not even one row fits in memory.
+        """
+        self.halvings, self._limit = 0, None
+        self.block(shard)
+        out, done = [], 0
+        for cut in shard.cuts:
+            out.append(self._careful(shard, shard.rows[cut.first : cut.end], cut.start))
+            done += cut.end - cut.first
+            if tick is not None:
+                tick(done)
+        return torch.cat(out).cpu().numpy()
+
+    def block(self, shard: Shard) -> Block:
+        """What the rows of a shard start from; the last block is kept."""
+        if self._block is None or self._block.members != shard.block:
+            self._block = None  # what the last block kept goes before the next one is captured
+            self._block = Block(self, shard.block)
+        return self._block
+
+    def _careful(self, shard: Shard, rows: Sequence[tuple[int, int]], start: int) -> Tensor:
+        """A batch; when memory runs out, its halves, and from then on no batch of the shard is larger."""
+        if self._limit is not None and len(rows) > self._limit:
+            parts = [rows[at : at + self._limit] for at in range(0, len(rows), self._limit)]
+            return torch.cat([self._careful(shard, part, start) for part in parts])
+        try:
+            return self._batch(shard, rows, start)
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                raise EngineError(
+                    f"one row of {shard.length} tokens does not fit in the memory of {self.lab.device}; use a smaller "
+                    "dtype, a larger device, or several devices (device_map)"
+                ) from error
+        # outside the except clause: its traceback would keep the tensors of the failed batch alive
+        gc.collect()
+        if self.lab.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.halvings += 1
+        self._limit = -(-len(rows) // 2)
+        return self._careful(shard, rows, start)
+
+    def _batch(self, shard: Shard, rows: Sequence[tuple[int, int]], start: int) -> Tensor:
+        block, shape = self.block(shard), self.plan.shapes[shard.shape]
+        local = [block.place[i] for i, _ in rows]
+        members, tables = self._table(shard.shape)
+        chosen = [members[j] for _, j in rows]
+        index = upload(local, self.lab.device)
+        some = [table.take(chosen, local, index) for table in tables]
+        with reading(self.lab, block.readout.vocabulary):
+            if shape.layer is None or not self.lab.can_resume:
+                logits = self._full(block, shape, some, index)
+            else:
+                logits = self._resumed(block, shape, some, local, index, start)
+        return block.readout.difference(logits, index)
+
+    def _resumed(
+        self, block: Block, shape: Shape, rows: list[Rows], local: list[int], index: Tensor, start: int
+    ) -> Tensor:
+        lab, layer = self.lab, shape.layer
+        assert layer is not None
+        ones = self.worlds[shape.worlds[0]].interventions
+        ids = block.ids[index]
+        if shape.linear:
+            deltas = block.deltas(ones[0])
+            output = add_deltas(deltas, coefficients(ones[0], rows[0], deltas.delta.dtype), local, start)
+            return resume(lab, block.corrupted, layer, local, index, ids, start=start, output=output)
+        sources = [block.source(one) for one in ones]
+        edits, planned = edits_of(lab, ones, rows, sources, start=start)
+        tape = Tape(edits=edits)
+        logits = resume(lab, block.corrupted, layer, local, index, ids, start=start, tape=tape)
+        check_fired(tape, planned)
+        return logits
+
+    def _full(self, block: Block, shape: Shape, rows: list[Rows], index: Tensor) -> Tensor:
+        """A pass through the model from the first edited layer on, edits applied where they take hold."""
+        lab, layer = self.lab, shape.layer
+        ones = self.worlds[shape.worlds[0]].interventions
+        entering = block.corrupted.entering[layer][index] if layer and lab.can_skip else None
+        edits, planned = edits_of(lab, ones, rows, [block.source(one) for one in ones])
+        tape = Tape(edits=edits)
+        with lab.tape(tape), skipping(lab, layer or 0, entering):
+            logits = forward(lab, block.ids[index]).logits
+        check_fired(tape, planned)
+        return logits
+
+    def _table(self, shape: int) -> tuple[dict[int, int], list[Rows]]:
+        """What differs between the worlds of a shape, as tensors, made once."""
+        if shape not in self._tables:
+            worlds = [self.worlds[j] for j in self.plan.shapes[shape].worlds]
+            tables = [
+                Rows.of([w.interventions[n] for w in worlds], [0] * len(worlds), self.lab.grid, self.lab.device)
+                for n in range(len(worlds[0].interventions))
+            ]
+            self._tables[shape] = ({j: n for n, j in enumerate(self.plan.shapes[shape].worlds)}, tables)
+        return self._tables[shape]
+
+
+class Block:
+    """Pairs of one length and what their rows start from, captured in as few passes as there are runs."""
+
+    def __init__(self, worker: Worker, members: tuple[int, ...]) -> None:
+        self.worker, self.members = worker, members
+        self.place = {i: n for n, i in enumerate(members)}
+        self.pairs = [worker.pairs[i] for i in members]
+        length = len(self.pairs[0].corrupted.ids)
+        self.group = [p for p in worker.pairs if len(p.corrupted.ids) == length]
+        self.ids = tensor_of([p.corrupted for p in self.pairs], worker.lab.device)
+        self.readout = Readout(worker.lab, [p.corrupted for p in self.pairs])
+        self._sources: dict[tuple[Any, ...], Source] = {}
+        self._deltas: dict[tuple[Any, ...], Deltas] = {}
+        self._clean: dict[tuple[int, str], list[Tensor]] | None = None
+        self._corrupted: Corrupted | None = None
+
+    @property
+    def corrupted(self) -> Corrupted:
+        """The corrupted run, with what every shape of the plan starts from."""
+        if self._corrupted is None:
+            lab, worker = self.worker.lab, self.worker
+            shapes = [s for s in worker.plan.shapes if s.layer is not None]
+            layers = sorted({s.layer for s in shapes if s.layer is not None})
+            sites = {_key(one) for one in self._ones() if needs(one) == "corrupted" and one.write == "noop"}
+            for shape in shapes:
+                if shape.linear:
+                    sites |= linear_needs(worker.worlds[shape.worlds[0]].interventions[0])
+            if lab.can_resume and lab.can_reuse and any(c.start for s in worker.plan.shards for c in s.cuts):
+                sites |= {(s.layer, site) for s in lab.slots if s.layer >= layers[0] for site in "kv"}
+            self._corrupted = run_corrupted(lab, self.ids, layers, sites, tokens=worker.tokens)
+        return self._corrupted
+
+    def _ones(self) -> list[Intervention]:
+        """One intervention of each kind in the plan."""
+        worker = self.worker
+        return [one for s in worker.plan.shapes for one in worker.worlds[s.worlds[0]].interventions]
+
+    def source(self, one: Intervention) -> Source:
+        """What ``one`` (and every intervention of its shape) writes, for the pairs of the block."""
+        if one.shape not in self._sources:
+            lab, tokens = self.worker.lab, self.worker.tokens
+            known: Sequence[Tensor] | None = None
+            if one.write == "patch":
+                if self._clean is None:
+                    wanted = list(dict.fromkeys(_key(o) for o in self._ones() if o.write == "patch"))
+                    self._clean = capture(lab, [p.clean for p in self.pairs], wanted, tokens=tokens)
+                known = self._clean[_key(one)]
+            elif one.write == "noop":
+                key = _key(one)
+                known = list(to_layout(key[1], self.corrupted.kept[key], lab.grid.n_heads, None))
+            elif one.write == "mean":
+                if (mean := (self.ids.shape[1], _key(one))) not in self.worker.means:
+                    self.worker.means[mean] = mean_of(lab, self.group, _key(one), tokens=tokens)
+                known = [self.worker.means[mean]] * len(self.pairs)
+            self._sources[one.shape] = source_for(lab, self.pairs, one, group=self.group, tokens=tokens, known=known)
+        return self._sources[one.shape]
+
+    def deltas(self, one: Intervention) -> Deltas:
+        """The linear edit ``one``, prepared; only the last one asked for is kept."""
+        if one.shape not in self._deltas:
+            self._deltas.clear()
+            first = self.worker.first[self.members, (one.shape,)]
+            self._deltas[one.shape] = make_deltas(self.worker.lab, one, self.source(one), self.corrupted, first)
+        return self._deltas[one.shape]
+
+
+def _key(one: Intervention) -> tuple[int, str]:
+    """What is captured for an intervention."""
+    return one.layer, "out_block" if one.site == "subspace" else one.site
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """An accelerator's or the system's refusal of memory, in torch's words."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
