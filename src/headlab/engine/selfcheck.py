@@ -77,36 +77,42 @@ def _check_edits(lab: Lab, ids: Tensor, ours: Tensor, must: Any, found: dict[str
     if tape.calls != [s.layer for s in lab.slots]:
         raise ModelError(f"self-check 'calls' failed on {lab.name}: attention was called in layers {tape.calls}")
     found["attention layers"] = len(tape.calls)
-    kept = tape.kept
-    smallest = float("inf")
-    for layer, _ in sorted(wanted):
-        same = Tape(edits={(layer, "z"): [lambda z, layer=layer: kept[layer, "z"]]})
-        with lab.tape(same):
-            must(
-                "no-op",
-                _gap(forward(lab, ids, last=False).logits, ours),
-                f"writing z of layer {layer} back changes logits",
-            )
-        zero = Tape(edits={(layer, "z"): [torch.zeros_like]})
-        with lab.tape(zero):
-            smallest = min(smallest, _gap(forward(lab, ids, last=False).logits, ours))
-        if not smallest > 0 or same.fired != {(layer, "z"): 1}:
-            raise ModelError(
-                f"self-check 'edit' failed on {lab.name}: setting z of layer {layer} to 0 changes no logit"
-            )
-    found["smallest change by an edit"] = smallest
+    kept, layers = tape.kept, [s.layer for s in lab.slots]
+    same = Tape(edits={(layer, "z"): [lambda _z, layer=layer: kept[layer, "z"]] for layer in layers})
+    with lab.tape(same):
+        again = forward(lab, ids, last=False).logits
+    must("no-op", _gap(again, ours), "writing z of every layer back changes logits")
+    # row r: the same prompt with z of the r-th attention layer set to zero; the last row: as it is
+    zeroed = Tape(edits={(layer, "z"): [lambda z, r=r: _zeroed(z, r)] for r, layer in enumerate(layers)})
+    with lab.tape(zeroed):
+        rows = forward(lab, ids[:1].expand(len(layers) + 1, -1), last=False).logits
+    gaps = [_gap(row, rows[-1]) for row in rows[:-1]]
+    rounding = 4 * torch.finfo(torch.float32).eps  # rows of one product may be summed in another order
+    dead = [layer for layer, gap in zip(layers, gaps, strict=True) if not gap > rounding]
+    if dead or same.fired != dict.fromkeys(same.edits, 1):
+        raise ModelError(
+            f"self-check 'edit' failed on {lab.name}: setting z of layer {(dead or layers)[0]} to 0 changes no logit"
+        )
+    found["smallest change by an edit"] = min(gaps)
+
+
+def _zeroed(z: Tensor, row: int) -> Tensor:
+    out = z.clone()
+    out[row] = 0
+    return out
 
 
 def _check_heads(lab: Lab, ids: Tensor, must: Any) -> None:
     if lab.geometry.o is None:
         return
+    with lab.tape(Tape(wanted=frozenset((s.layer, site) for s in lab.slots for site in ("z", "out_block")))) as tape:
+        forward(lab, ids)
     for slot in lab.slots:
-        with lab.tape(Tape(wanted=frozenset({(slot.layer, "z"), (slot.layer, "out_block")}))) as tape:
-            forward(lab, ids)
-        made = torch.einsum("bthd,hdm->btm", tape.kept[slot.layer, "z"].float(), lab.weight("o", slot.layer).float())
+        z, out = (tape.kept[slot.layer, site].float() for site in ("z", "out_block"))
+        made = torch.einsum("bthd,hdm->btm", z, lab.weight("o", slot.layer).float())
         bias = lab.output_bias(slot.layer)
-        out = tape.kept[slot.layer, "out_block"].float() - (0 if bias is None else bias.float())
-        must("heads", _gap(made, out), f"in layer {slot.layer} the heads' outputs do not add up to the module's")
+        gap = _gap(made, out - (0 if bias is None else bias.float()))
+        must("heads", gap, f"in layer {slot.layer} the heads' outputs do not add up to the module's")
 
 
 def _check_pattern(lab: Lab, ids: Tensor, found: dict[str, Any]) -> None:
@@ -186,31 +192,32 @@ def _resume_is_exact(lab: Lab, ids: Tensor, limit: float, *, add: bool) -> bool:
     where[0, 3:] = where[1, 4::2] = True
     source = Source(value.to(ids.device, lab.dtype), where.to(ids.device))
     layers, last = [s.layer for s in lab.slots], lab.grid.n_layers - 1
+    pairs = torch.tensor([0, 0, 1, 1], device=ids.device)
     for layer in {layers[0], layers[len(layers) // 2], layers[-1]}:
         start = 0 if not lab.can_reuse else length - 1 if layer == last else 3
-        places = [layer] if add else sorted({layer, layers[-1]})
-        for pairs in ([0, 0, 1], [1, 1]):
-            index = torch.tensor(pairs, device=ids.device)
-            ones = [
-                [Intervention(Heads.of(at, range(r % 2, lab.grid.n_heads, 2)), amount=0.7) for r in range(len(pairs))]
-                for at in places
-            ]
-            rows = [Rows.of(some, pairs, lab.grid, ids.device) for some in ones]
-            first, sources = [some[0] for some in ones], [source] * len(places)
-            with lab.tape(Tape(edits=edits_of(lab, first, rows, sources)[0])):
-                full = forward(lab, ids[index]).logits[:, -1:]
-            sites = {(at, s) for at in layers if at >= layer for s in "kv"} if lab.can_reuse else set()
-            try:
-                run = run_corrupted(lab, ids, [layer], sites | {(layer, "z"), (layer, "out_block")}, tokens=length)
+        ones = [
+            [Intervention(Heads.of(at, range(r % 2, lab.grid.n_heads, 2)), amount=0.7) for r in range(len(pairs))]
+            for at in ([layer] if add else sorted({layer, layers[-1]}))
+        ]
+        first, sources = [some[0] for some in ones], [source] * len(ones)
+        rows = [Rows.of(some, pairs.tolist(), lab.grid, ids.device) for some in ones]
+        with lab.tape(Tape(edits=edits_of(lab, first, rows, sources)[0])):
+            full = forward(lab, ids[pairs]).logits[:, -1:]
+        sites = {(at, s) for at in layers if at >= layer for s in "kv"} if lab.can_reuse else set()
+        try:
+            run = run_corrupted(lab, ids, [layer], sites | {(layer, "z"), (layer, "out_block")}, tokens=ids.numel())
+            for part in ([0, 1, 2], [2, 3]):  # rows of two prompts, rows of one
+                index, local = pairs[part], pairs[part].tolist()
+                some = [row.take(part, local, index) for row in rows]
                 output, tape, wanted = None, Tape(), {}
                 if add:
                     deltas = make_deltas(lab, first[0], source, run, start)
-                    output = add_deltas(deltas, coefficients(first[0], rows[0], lab.dtype), pairs, start)
+                    output = add_deltas(deltas, coefficients(first[0], some[0], lab.dtype), local, start)
                 else:
-                    tape.edits, wanted = edits_of(lab, first, rows, sources, start=start)
-                got = resume(lab, run, layer, pairs, index, ids[index], start=start, output=output, tape=tape)
-                if tape.fired != wanted or not _gap(got, full) <= limit / 2:
+                    tape.edits, wanted = edits_of(lab, first, some, sources, start=start)
+                got = resume(lab, run, layer, local, index, ids[index], start=start, output=output, tape=tape)
+                if tape.fired != wanted or not _gap(got, full[part]) <= limit / 2:
                     return False
-            except (*_CANNOT, EngineError):
-                return False
+        except (*_CANNOT, EngineError):
+            return False
     return True
