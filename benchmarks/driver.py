@@ -201,7 +201,7 @@ def _model(settings: Settings, model: str, jobs: Sequence[str], folder: Path, da
                 m.name: Run(m, m.rows or settings.rows or job.rows, failed=absent.get(m.family, "")) for m in methods
             }
             print(f"{model} {name}: {len(job)} interventions, {len(runs)} methods", flush=True)
-            gemm = _rounds(settings, job, runs, clients, floor.probe_shape(job, config))
+            gemm = _rounds(settings, job, runs, clients, floor.products_of(job, config))
             if settings.memory and settings.device != "cpu":  # the allocator counts exactly, in any process
                 _memory(settings, job, runs, folder, clients)
             entries.append((job, runs, gemm))
@@ -213,7 +213,7 @@ def _model(settings: Settings, model: str, jobs: Sequence[str], folder: Path, da
 
 
 def _rounds(
-    settings: Settings, job: Job, runs: dict[str, Run], clients: dict[str, Client], shape: tuple[int, int, int]
+    settings: Settings, job: Job, runs: dict[str, Run], clients: dict[str, Client], products: list[tuple[int, int, int]]
 ) -> dict[str, list[float]]:
     """The checked answers of every method (32, of loops 8), then the rounds; returns the rate of the matrix product."""
     which = results.clock(settings.device)
@@ -241,7 +241,7 @@ def _rounds(
             if run is not None:
                 run.measure(clients[run.method.family], job)
                 continue
-            found = clients["hf"].ask("gemm", rows=shape[0], inner=shape[1], outer=shape[2])
+            found = clients["hf"].ask("gemm", products=products)
             gemm["cpu"].append(found["cpu"])
             gemm["wall"].append(found["wall"])
         print(f"  round {number + 1} of {settings.rounds}", flush=True)

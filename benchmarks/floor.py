@@ -44,8 +44,21 @@ def floor_flops(job: Job, config: Mapping[str, Any]) -> float:
     return sum(flops_of(job, p, config) for p in job.pairs) / len(job.pairs)
 
 
-def probe_shape(job: Job, config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """[rows, inner] @ [inner, outer] of one MLP matrix over a batch of the job's usual size."""
-    _, hidden, _, _, mlp = _sizes(config)
+def products_of(job: Job, config: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """The matrix products of :func:`floor_flops` for one batch of the job's rows, as (rows, inner, outer): each with
+    its own weights, as in a model.  Attention is left to the rate of the others.
+    """
+    layers, hidden, q, kv, mlp = _sizes(config)
     matrices = 2 if config["model_type"] == "gpt2" else 3
-    return job.rows * len(job.pairs[0].corrupted), hidden, mlp // (matrices * hidden)
+    wide = mlp // (matrices * hidden)
+    pair = job.pairs[0]
+    some, one = job.rows * (len(pair.corrupted) - pair.first), job.rows
+
+    def block(rows: int) -> list[tuple[int, int, int]]:
+        return [(rows, hidden, wide)] * (matrices - 1) + [(rows, wide, hidden)]
+
+    if job.layer == layers - 1:
+        return block(one)
+    middle = [(some, hidden, q), (some, hidden, kv), (some, hidden, kv), (some, q, hidden), *block(some)]
+    last = [(some, hidden, kv), (some, hidden, kv), (one, hidden, q), (one, q, hidden), *block(one)]
+    return block(some) + middle * (layers - 2 - job.layer) + last

@@ -50,8 +50,9 @@ _METHOD = """\
   layers below the edit skipped. pyvene 0.1.8 has no pattern component for Llama, and GPT-2's hooks a module that the current
   transformers does not call here; `many` was not written for pyvene. `hf-rows` and `hf-rows-cached` are what a careful
   person would write by hand.
-- **Floor.** The multiply-adds that any exact method must do after the edit (see `benchmarks/floor.py`), at the rate of a
-  plain matrix product of the model's shape measured in the same rounds. It knows nothing of softmax, norms or overhead.
+- **Floor.** The multiply-adds that any exact method must do after the edit (see `benchmarks/floor.py`), at the rate at
+  which the same matrix products run by themselves, one batch after another, each with its own weights, in the same
+  rounds. It knows nothing of softmax, norms, activations or overhead.
 - **Memory.** Growth of peak resident memory (on a GPU: of allocated memory) over the loaded model, in a fresh process,
   for one batch of the job's rows (32; many: 256). headlab's includes its captures. Loops are left out.
 - **Weights** are random but for the organism: time does not depend on their values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -72,18 +72,21 @@ def peak_growth(work: Callable[[], Any], device: str) -> int | None:
     return None if before is None or peak is None else max(0, peak - before)
 
 
-def gemm_rate(rows: int, inner: int, outer: int, device: str, dtype: str, seconds: float = 0.5) -> tuple[float, float]:
-    """Floating point operations a second, by CPU seconds and by wall seconds, of [rows, inner] @ [inner, outer]."""
+def gemm_rate(products: Sequence[Sequence[int]], device: str, dtype: str, seconds: float = 1.0) -> tuple[float, float]:
+    """Floating point operations a second, by CPU seconds and by wall seconds, of products (rows, inner, outer) one
+    after another, each with weights of its own."""
     kind = getattr(torch, dtype)
-    a = torch.randn(rows, inner, device=device, dtype=kind)
-    b = torch.randn(outer, inner, device=device, dtype=kind).T
+    inputs = {(m, k): torch.randn(m, k, device=device, dtype=kind) for m, k, _ in products}
+    weights = [torch.randn(n, k, device=device, dtype=kind) for _, k, n in products]
 
-    def work(n: int) -> None:
-        for _ in range(n):
-            torch.mm(a, b)
+    def work(times: int) -> None:
+        for _ in range(times):
+            for (m, k, _), weight in zip(products, weights, strict=True):
+                torch.nn.functional.linear(inputs[m, k], weight)
 
-    work(3)
-    n = max(3, int(seconds * 3 / max(timed(lambda: work(3), device)[2], 1e-6)))
-    _, cpu, wall = timed(lambda: work(n), device)
-    flops = 2.0 * rows * inner * outer * n
+    with torch.inference_mode():
+        once = timed(lambda: work(1), device)[2]
+        times = max(1, int(seconds / max(once, 1e-6)))
+        _, cpu, wall = timed(lambda: work(times), device)
+    flops = 2.0 * times * sum(m * k * n for m, k, n in products)
     return flops / max(cpu, 1e-9), flops / wall

@@ -79,10 +79,10 @@ class Worker:
         grown = peak_growth(lambda: self.driven.run(chosen, method, indices, rows), self.place["device"])
         return {"bytes": grown}
 
-    def gemm(self, rows: int, inner: int, outer: int) -> dict[str, Any]:
+    def gemm(self, products: list[list[int]]) -> dict[str, Any]:
         from benchmarks.timing import gemm_rate
 
-        cpu, wall = gemm_rate(rows, inner, outer, self.place["device"], self.place["dtype"])
+        cpu, wall = gemm_rate([tuple(p) for p in products], self.place["device"], self.place["dtype"])
         return {"cpu": cpu, "wall": wall}
 
     def device(self) -> dict[str, Any]:

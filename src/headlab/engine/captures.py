@@ -15,7 +15,7 @@ from headlab.engine.passes import by_length, forward, reading, tensor_of
 from headlab.interventions import Intervention, InterventionError
 from headlab.prompts import Encoded, EncodedPair
 
-FLIGHT_BYTES = {"cpu": 64 * 2**20, "cuda": 4 * 2**30}
+FLIGHT_BYTES = {"cpu": 40 * 2**20, "cuda": 4 * 2**30}
 """Activation bytes of a batch, unless told otherwise: beyond it a CPU's caches lose more than large products gain."""
 
 

@@ -33,7 +33,7 @@ from headlab.engine.attention import Edit, Stop, Tape, repeat_kv
 from headlab.engine.captures import rotation_for
 from headlab.engine.edits import Rows, Source, compile_edit
 from headlab.engine.model import Lab
-from headlab.engine.passes import EngineError, forward, replaced, skipping
+from headlab.engine.passes import EngineError, forward, reading, replaced, skipping
 from headlab.interventions import Intervention, World
 
 LINEAR_SITES = ("z", "pattern", "v")
@@ -80,8 +80,11 @@ def run_corrupted(
         for key, value in [*tape.kept.items(), *((at, seen[at][0]) for at in layers)]:
             parts.setdefault(key, []).append(value)
     whole = {key: values[0] if len(values) == 1 else torch.cat(values) for key, values in parts.items()}
+    # the arguments that a lone row gets: every layer is passed by, so this pass costs next to nothing
     with lab.tape(Tape()), _watching(lab, range(min(layers), lab.grid.n_layers)) as seen:
-        forward(lab, ids[:1], cache=True)
+        nothing = whole[min(layers)][:1]
+        with skipping(lab, lab.grid.n_layers, nothing), reading(lab, ids[0, :1] if lab.can_narrow else None):
+            forward(lab, ids[:1], cache=True)
     return Corrupted(
         ids.shape[1],
         {at: whole[at] for at in layers},

@@ -155,8 +155,8 @@ def sweep(
     pairs, worlds = list(pairs), list(worlds)
     plan = plan_of(lab, pairs, worlds, tokens=tokens, memory=memory)
     flight = tokens or tokens_for(lab)
-    clean = logit_differences(lab, [p.clean for p in pairs], tokens=flight).numpy()
-    corrupted = logit_differences(lab, [p.corrupted for p in pairs], tokens=flight).numpy()
+    both = logit_differences(lab, [p.clean for p in pairs] + [p.corrupted for p in pairs], tokens=flight).numpy()
+    clean, corrupted = both[: len(pairs)], both[len(pairs) :]
     names = [w.name for w in worlds]
     place = {name: j for j, name in enumerate(names)}
     edited = np.full((len(pairs), len(worlds)), np.nan)
