@@ -55,7 +55,8 @@ def test_an_intervention_is_frozen_data() -> None:
         one.amount = 1.0  # type: ignore[misc]
     assert json.loads(json.dumps(one.plain())) == {
         "heads": "L1H0 L1H3", "site": "z", "write": "patch", "align": "role", "when": "prefill", "amount": 0.5,
-        "roles": ["a", "b"], "beyond": None, "donors": [], "seed": 0,
+        "roles": ["a", "b"], "beyond": None, "donors": [], "keys": None, "from_keys": None, "decoy": False,
+        "seed": 0,
     }  # fmt: skip
     assert Intervention(KVHeads(2, (1,)), "k", "zero").plain()["kv_heads"] == "L2KV1"
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -26,11 +27,16 @@ from headlab.heads import Grid, Heads, KVHeads
 from headlab.prompts import Alignment, Encoded, EncodedPair, align
 
 Site = Literal["q", "k", "v", "scores", "pattern", "z", "out_block", "subspace", "resid"]
-Write = Literal["patch", "noop", "zero", "mean", "resample", "noise", "rescale", "exchange"]
+Write = Literal[
+    "patch", "noop", "zero", "mean", "resample", "noise", "rescale", "exchange", "mask", "force", "redistribute"
+]
 When = Literal["prefill", "every_step"]
 SITES: tuple[str, ...] = get_args(Site)
 WRITES: tuple[str, ...] = get_args(Write)
-_PATTERN_WRITES = {"patch", "noop", "exchange", "rescale"}
+KEY_WRITES = ("mask", "force", "redistribute")
+"""Writes that move weight between the keys of a pattern's rows."""
+
+_PATTERN_WRITES = {"patch", "noop", "exchange", "rescale", *KEY_WRITES}
 
 
 class InterventionError(ValueError):
@@ -47,10 +53,18 @@ class Intervention:
         ``zero``; ``mean``: over the corrupted prompts of the set with the same length, position by position;
         ``resample``: the activation of another corrupted prompt of the set (a seeded derangement);
         ``noise``: a random direction of the own norm (seeded); ``rescale``: ``amount·own``;
-        ``exchange``: slot ``i`` receives the own run's head ``donors[i]``.
+        ``exchange``: slot ``i`` receives the own run's head ``donors[i]`` (at ``pattern``: it borrows that head's
+        pattern for its own values).
+        At ``pattern`` alone, on the keys of the token roles ``keys``: ``mask`` scales their weight by 1 − ``amount``;
+        ``force`` sets their share of the row to ``amount``; ``redistribute`` moves the share ``amount`` of what lies
+        on the roles ``from_keys`` to them.  Weight is dealt out in proportion to what is there, the others keep their
+        proportions, and every row keeps its sum.  A row in which no such key has weight, or no other key has, stays
+        as it is.
     ``align``  which clean position lends to which corrupted one (only ``patch`` reads it).
     ``roles``  only these token roles of the corrupted prompt (None: every aligned position for ``patch``, every
         position for other writes).
+    ``decoy`` instead of ``keys``, as many other keys of the prompt, drawn for each pair with ``seed`` (neither the
+        first token nor one of ``keys`` or ``from_keys``): the control for a class of keys.
     ``when``  ``prefill``: the prompt and the teacher-forced shared start of the answer; ``every_step``: at each
         generated token too, where a ``patch`` must say what it writes (``beyond``): ``first`` the clean run's first
         position (what published hooks did), ``last`` its last one.
@@ -69,6 +83,9 @@ class Intervention:
     roles: tuple[str, ...] | None = None
     beyond: Literal["first", "last"] | None = None
     donors: tuple[int, ...] = ()
+    keys: tuple[str, ...] | None = None
+    from_keys: tuple[str, ...] | None = None
+    decoy: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -82,6 +99,7 @@ class Intervention:
             raise InterventionError(f"{self.write!r} is not defined at {self.site!r}: rows would leave the simplex")
         if self.site == "pattern" and self.write == "rescale":
             raise InterventionError("'rescale' at 'pattern' would leave the simplex; rescale z instead")
+        self._check_keys()
         if self.write == "exchange" and len(self.donors) != len(self.heads):
             raise InterventionError(f"'exchange' needs one donor for each of the {len(self.heads)} heads")
         if self.write == "exchange" and self.site in {"out_block", "subspace", "resid"}:
@@ -95,6 +113,20 @@ class Intervention:
         if len(self.heads.layers) > 1:
             raise InterventionError("one intervention edits one layer; put one for each layer into the world")
 
+    def _check_keys(self) -> None:
+        """Writes that move weight between keys: where, which keys, how much."""
+        if self.write not in KEY_WRITES:
+            if self.keys or self.from_keys or self.decoy:
+                raise InterventionError(f"{self.write!r} takes no keys; they belong to {', '.join(KEY_WRITES)}")
+            return
+        if self.site != "pattern":
+            raise InterventionError(f"{self.write!r} is defined at 'pattern', not at {self.site!r}")
+        if not self.keys or (self.write == "redistribute") != bool(self.from_keys):
+            wanted = "keys and from_keys" if self.write == "redistribute" else "keys and no from_keys"
+            raise InterventionError(f"{self.write!r} needs {wanted}, given {self.keys} and {self.from_keys}")
+        if not 0 <= self.amount <= 1:
+            raise InterventionError(f"{self.write!r} takes a share between 0 and 1, given {self.amount}")
+
     @property
     def layer(self) -> int:
         """The layer edited (an empty set of heads edits none: layer 0)."""
@@ -107,7 +139,8 @@ class Intervention:
     @property
     def shape(self) -> tuple[Any, ...]:
         """What must be equal for two interventions to share a pass: everything but heads, amounts and donors."""
-        return (self.layer, self.site, self.write, self.align, self.when, self.roles, self.beyond, self.seed)
+        edit = (self.layer, self.site, self.write, self.align, self.when, self.roles, self.beyond, self.seed)
+        return (*edit, self.keys, self.from_keys, self.decoy)
 
     def check(self, grid: Grid) -> None:
         """Raise ValueError when a head does not exist in the model."""
@@ -128,7 +161,7 @@ class Intervention:
         return {
             kind: str(self.heads),
             **out,
-            "roles": list(self.roles) if self.roles else None,
+            **{k: list(v) if (v := out[k]) else None for k in ("roles", "keys", "from_keys")},
             "donors": list(self.donors),
         }
 
@@ -165,6 +198,25 @@ def written(one: Intervention, pair: EncodedPair) -> tuple[tuple[int, int], ...]
             f"(roles {one.roles}, align {one.align!r})"
         )
     return found
+
+
+def key_positions(one: Intervention, encoded: Encoded) -> tuple[list[int], list[int]]:
+    """The keys that ``one`` writes at, and those it takes from (``redistribute``; none otherwise).
+
+    Raises InterventionError for an unknown role, or too few other keys for a decoy.
+    """
+
+    def of(roles: tuple[str, ...] | None) -> list[int]:
+        return sorted({p for role in roles or () for p in role_positions(encoded, role)})
+
+    keys, source = of(one.keys), of(one.from_keys)
+    if not one.decoy:
+        return keys, source
+    others = [p for p in range(1, encoded.n_prompt) if p not in {*keys, *source}]
+    if len(others) < len(keys):
+        raise InterventionError(f"a decoy for {len(keys)} keys needs as many others, the prompt has {len(others)}")
+    drawn = random.Random(f"{one.seed} {encoded.ids}").sample(others, len(keys))
+    return sorted(drawn), source
 
 
 def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:

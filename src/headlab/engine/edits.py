@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from headlab.heads import Grid
-from headlab.interventions import Intervention, InterventionError, written
+from headlab.interventions import Intervention, InterventionError, key_positions, written
 from headlab.prompts import EncodedPair, align
 
 HEAD_FIRST = {"q", "k", "v", "scores", "pattern"}
@@ -61,13 +61,15 @@ class Source:
 
     ``value`` [pair, position, head, rest] or None where the write needs none; ``where`` [pair, position] says which
     positions are written; ``beyond`` [pair, 1, head, rest] is written at generated tokens;
-    ``seeds`` [pair] of ``noise``.
+    ``seeds`` [pair] of ``noise``; ``keys`` and ``from_keys`` [pair, position] of writes that move weight between keys.
     """
 
     value: Tensor | None
     where: Tensor
     beyond: Tensor | None = None
     seeds: tuple[int, ...] = ()
+    keys: Tensor | None = None
+    from_keys: Tensor | None = None
 
 
 def needs(intervention: Intervention) -> str | None:
@@ -92,6 +94,13 @@ def make_source(one: Intervention, pairs: Sequence[EncodedPair], lent: Sequence[
     if one.write in {"noop", "mean", "resample"}:
         assert lent is not None
         return Source(torch.stack(list(lent)).to(like.device), where.to(like.device))
+    if one.keys:
+        sides = torch.zeros(2, n, length, dtype=torch.bool)
+        for i, pair in enumerate(pairs):
+            for side, chosen in zip(sides, key_positions(one, pair.corrupted), strict=True):
+                side[i, chosen] = True
+        keys, from_keys = sides.to(like.device)
+        return Source(None, where.to(like.device), keys=keys, from_keys=from_keys)
     seeds = [hashlib.sha256(f"{one.seed} {p.pair.id}".encode()).digest()[:7] for p in pairs]
     return Source(None, where.to(like.device), seeds=tuple(int.from_bytes(s) for s in seeds))
 
@@ -233,11 +242,39 @@ def compile_edit(
         else:
             mask = head_mask & source.where[:, part][rows.pair][:, :, None, None]
             value = source.value[:, part][rows.pair] if source.value is not None else None
-        noise = _directions(source, rows, own, part) if write == "noise" else None
-        new = torch.where(mask, _written(write, own, value, rows, noise), own)
+        if source.keys is not None:
+            assert source.from_keys is not None
+            made = _moved(write, own, source.keys[rows.pair], source.from_keys[rows.pair], rows.amount)
+        else:
+            noise = _directions(source, rows, own, part) if write == "noise" else None
+            made = _written(write, own, value, rows, noise)
+        new = torch.where(mask, made, own)
         return from_layout(site, new, x, own, rotation)
 
     return edit
+
+
+def _moved(write: str, own: Tensor, keys: Tensor, from_keys: Tensor, amount: Tensor) -> Tensor:
+    """Pattern rows [row, query, head, key] with weight moved between keys; every row keeps its sum.
+
+    ``keys`` and ``from_keys`` [row, position], ``amount`` [row].  Rows that cannot be written stay as they are.
+    """
+    longer = own.shape[-1] - keys.shape[-1]  # generated tokens are keys of no role
+    on, source = (torch.nn.functional.pad(k, (0, longer))[:, None, None].to(own.dtype) for k in (keys, from_keys))
+    amount = amount[:, None, None, None].to(own.dtype)
+    total, mass = own.sum(-1, keepdim=True), (own * on).sum(-1, keepdim=True)
+    rest, least = total - mass, torch.finfo(own.dtype).tiny
+    if write == "mask":
+        kept = own * (1 - amount * on)
+        left = kept.sum(-1, keepdim=True)
+        return torch.where(left > least, kept * (total / left.clamp(min=least)), own)
+    if write == "force":
+        fits = (mass > least) & (rest > least)
+        up, down = amount * total / mass.clamp(min=least), (1 - amount) * total / rest.clamp(min=least)
+        return torch.where(fits, own * torch.where(on > 0, up, down), own)
+    taken = own * source * (1 - on) * amount
+    gained = mass + taken.sum(-1, keepdim=True)
+    return torch.where(mass > least, own * (1 + on * (gained / mass.clamp(min=least) - 1)) - taken, own)
 
 
 def _directions(source: Source, rows: Rows, own: Tensor, part: slice) -> Tensor:
