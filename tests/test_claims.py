@@ -218,7 +218,7 @@ def law_5(digest: Callable[[Claim], str]) -> None:
     assert {digest(c) for c in same} == {digest(original)}
 
     changes: dict[str, Any] = {
-        "id": "other", "words": "Odd heads do.", "source": "elsewhere", "published": "100 %", "experiment": "head-count",
+        "id": "other", "words": "Odd heads do.", "source": "elsewhere", "published": "100 %", "experiment": "head-count", "options": {"dose": 0.5},
         "task": original.task.model_copy(update={"split": "all"}), "layer": 11, "layer_rule": "the last", "pairs": 101,
         "selection_pairs": 61, "predictions": original.predictions[::-1], "controls": original.controls[::-1],
         "matched_sets": 998, "subsets_per_size": 49, "pool": "even", "alpha": 0.01, "seed": 1, "readings": ("standard",),
@@ -336,7 +336,7 @@ def test_yaml_and_toml_say_the_same() -> None:
         ("threshold: 0.2,", "threshold: low,", "line 10: predictions.1.threshold: .*given 'low'"),
         ("id: parity-even\n", "", "id: Field required"),
         ("layer: 10", "layer: 10\nlayer: 11", "line 6: 'layer' stands twice"),
-        ("experiment: parity", "experiment: phrenology", "line 4: experiment: .*given 'phrenology'"),
+        ("experiment: parity", "experiment: Phrenology!", "line 4: experiment: .*given 'Phrenology!'"),
         ("controls: [no-op, patch all]", "controls: [no-op", "is not YAML"),
         ("controls: [no-op, patch all]", "controls: [no-op, patch all]\nalpha: 1.5", "line 13: alpha: .*less than 1"),
         (

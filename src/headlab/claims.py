@@ -84,14 +84,15 @@ class Claim(_Frozen):
     """Words, source, task, predictions with thresholds, controls.
 
     ``layer`` is a number, or "auto": chosen by ``layer_rule`` on pairs that the test never sees.
-    ``pairs`` counts test pairs; ``selection_pairs`` those on which a layer is chosen.
+    ``pairs`` counts test pairs; ``selection_pairs`` those on which a layer is chosen.  ``options`` are the settings of
+    its experiment's own (``headlab list`` names the experiments, their pages the options).
     """
 
     id: str
     words: str
     source: str
     published: str = ""
-    experiment: Literal["parity", "head-count"]
+    experiment: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     task: TaskSpec = TaskSpec()
     layer: int | Literal["auto"] = "auto"
     layer_rule: str = "the layer at which patching every head repairs most selection pairs; the lowest of equals"
@@ -105,6 +106,7 @@ class Claim(_Frozen):
     alpha: float = Field(0.05, gt=0, lt=1)
     seed: int = 0
     readings: tuple[ProtocolName, ...] = ("standard", "published")
+    options: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("controls", "predictions", "readings", mode="before")
     @classmethod

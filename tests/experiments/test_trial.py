@@ -131,13 +131,21 @@ def test_plan_counts_without_running(even) -> None:
 
 
 def test_the_catalogue_names_every_experiment() -> None:
-    assert [c["slug"] for c in catalogue()] == ["parity", "head-count"]
+    assert {c["slug"] for c in catalogue()} >= {"parity", "head-count"}
     assert all(c["question"].endswith("?") and c["source"] for c in catalogue())
 
 
 def _predicting(statistic: str, op: str) -> Claim:
     prediction = {"statistic": statistic, "op": op, "threshold": 0.5}
     return adjusted(builtin_claims()["parity"], predictions=(prediction,))
+
+
+def _asking(**options: object) -> Claim:
+    return adjusted(builtin_claims()["parity"], options=options)
+
+
+def _about(experiment: str) -> Claim:
+    return adjusted(builtin_claims()["parity"], experiment=experiment)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +161,12 @@ def _predicting(statistic: str, op: str) -> Claim:
             "no 'repair:evne'; expected one of repair:all",
         ),
         (lambda lab: trial(_predicting("rank:even", ">"), lab), ClaimError, "only ranks, are predicted with 'rank<'"),
+        (lambda lab: trial(_asking(doze=0.5), lab), ClaimError, "parity has no option 'doze'; it has none"),
+        (
+            lambda lab: trial(_about("phrenology"), lab),
+            ClaimError,
+            "no experiment 'phrenology'; expected one of parity",
+        ),
         (lambda lab: trial("head-count", lab, layer=1, pool="prime"), ValueError, "unknown pool 'prime'"),
         (lambda _: load("decimals-natural", revision="v2"), ModelError, "no revision 'v2'"),
         (lambda _: load("decimals-natural", device="cuda:9"), ModelError, "no such device: 'cuda:9'"),

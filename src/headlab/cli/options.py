@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from headlab.cli.errors import BadInput, one_of
+from headlab.engine.scale import ADDRESS, ENGINES, pick
 
 Model = Annotated[
     str | None,
@@ -48,6 +49,18 @@ Prompts = Annotated[
         metavar="FILE",
         help="Your own pairs: CSV or JSONL with clean, corrupted, answer, wrong.",
     ),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="|".join(ENGINES),
+        help="Where sweeps run: " + "; ".join(f"{name}: {where}" for name, where in ENGINES.items()) + ".",
+    ),
+]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="How many workers (2).")]
+Address = Annotated[
+    str | None, typer.Option(ADDRESS, metavar="HOST:PORT|auto", help="The cluster to join; else this machine.")
 ]
 StoreOption = Annotated[
     Path | None,
@@ -97,12 +110,18 @@ def trial_options(
     seed: int | None,
     memory: str | None,
     prompts: Path | None,
+    engine: str | None,
+    workers: int | None,
+    address: str | None,
     **loading: str | None,
 ) -> dict[str, Any]:
-    """The keywords for :func:`headlab.experiments.trial` that were given.  Raises BadInput or PromptError."""
+    """The keywords for :func:`headlab.experiments.trial` that were given.  Raises BadInput, ScaleError or
+    PromptError."""
     at_least(2, pairs=pairs)
     at_least(1, matched_sets=matched_sets)
     at_least(0, seed=seed)
+    at_least(1, workers=workers)
+    pick(engine or "here", workers, address)  # what is wrong with it is said before anything is loaded
     if protocol is not None:
         one_of(protocol, ("standard", "published"), "protocol")
     options: dict[str, Any] = {
@@ -113,6 +132,9 @@ def trial_options(
         "pool": pool,
         "seed": seed,
         "memory": memory_bytes(memory),
+        "engine": engine,
+        "workers": workers,
+        "address": address,
         **loading,
     }
     if prompts is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +44,9 @@ def trial(
     device: o.Device = None,
     dtype: o.Dtype = None,
     memory: o.Memory = None,
+    engine: o.Engine = None,
+    workers: o.Workers = None,
+    address: o.Address = None,
     store: o.StoreOption = None,
     json: o.Json = False,
     dry_run: o.DryRun = False,
@@ -50,7 +54,8 @@ def trial(
     """Put a claim on trial: verdict, effect, controls, record."""
     given = o.trial_options(
         protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, pool=pool, seed=seed, memory=memory,
-        prompts=prompts, revision=revision, adapter=adapter, device=device, dtype=dtype,
+        prompts=prompts, engine=engine, workers=workers, address=address, revision=revision, adapter=adapter,
+        device=device, dtype=dtype,
     )  # fmt: skip
     chosen = _model(model)
     _try(_claim(claim), chosen, given, store, json, dry_run)
@@ -72,20 +77,27 @@ def run(
     device: o.Device = None,
     dtype: o.Dtype = None,
     memory: o.Memory = None,
+    engine: o.Engine = None,
+    workers: o.Workers = None,
+    address: o.Address = None,
     store: o.StoreOption = None,
     json: o.Json = False,
     dry_run: o.DryRun = False,
+    full: Annotated[bool, typer.Option("--full", help="Publication sizes: 500 pairs, 9,999 matched sets.")] = False,
 ) -> None:
-    """Run an experiment of the docket."""
+    """Run an experiment of the docket, or `scorecard` for all of them."""
     given = o.trial_options(
         protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, pool=pool, seed=seed, memory=memory,
-        prompts=prompts, revision=revision, adapter=adapter, device=device, dtype=dtype,
+        prompts=prompts, engine=engine, workers=workers, address=address, revision=revision, adapter=adapter,
+        device=device, dtype=dtype,
     )  # fmt: skip
     chosen = _model(model)
     from headlab import experiments
 
     one_of(experiment, [e["slug"] for e in experiments.catalogue()], "experiment")
-    _try(experiment, chosen, given, store, json, dry_run, kind="run")
+    if dry_run and experiment == "scorecard":
+        raise BadInput("--dry-run counts the passes of one experiment; name one (headlab list experiments)")
+    _try(experiment, chosen, given, store, json, dry_run, experiments.run, full=full)
 
 
 def _model(given: str | None) -> str:
@@ -122,7 +134,8 @@ def _try(
     store: Path | None,
     json: bool,
     dry: bool,
-    **kind: Any,
+    tried: Callable[..., Any] | None = None,
+    **more: Any,
 ) -> None:
     from headlab import experiments
     from headlab.cli.progress import Meter
@@ -133,7 +146,7 @@ def _try(
         with Meter() as meter:
             if dry:
                 return _show_plan(experiments.plan(claim, model, **given), json)
-            result = experiments.trial(claim, model, store=home, progress=meter, **given, **kind)
+            result = (tried or experiments.trial)(claim, model, store=home, progress=meter, **given, **more)
     except ModelError as error:
         from headlab import organisms
 

@@ -2,6 +2,7 @@
 
 from headlab.experiments.base import Result
 from headlab.experiments.demo import demo
-from headlab.experiments.trial import builtin_claims, catalogue, find_claim, load, plan, repeat, run, trial
+from headlab.experiments.docket import catalogue, run
+from headlab.experiments.trial import builtin_claims, find_claim, load, plan, repeat, trial
 
 __all__ = ["Result", "builtin_claims", "catalogue", "demo", "find_claim", "load", "plan", "repeat", "run", "trial"]

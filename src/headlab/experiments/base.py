@@ -6,17 +6,18 @@ import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from headlab.claims import Claim, Control, Protocol
+from headlab.claims import Claim, ClaimError, Control, Protocol
 from headlab.effects import Figure, Progress, of_world, quiet, recovery, repair
 from headlab.engine.decode import generate
 from headlab.engine.model import Lab
 from headlab.engine.run import Engine, sweep
 from headlab.engine.selfcheck import TOLERANCE
-from headlab.heads import Heads
+from headlab.heads import Grid, Heads
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, PromptError, PromptSet, encode
@@ -90,6 +91,10 @@ class Bench:
     @property
     def seed(self) -> int:
         return self.claim.seed
+
+    def option(self, name: str, experiment: Experiment) -> Any:
+        """A setting of the experiment's own: the claim's, or its default."""
+        return self.claim.options.get(name, experiment.options[name])
 
     @cached_property
     def encoded(self) -> list[EncodedPair]:
@@ -332,9 +337,6 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], "platform": platform.machine(), **{n: of(n) for n in names}}
 
 
-Experiment = Callable[[Bench], "Outcome"]
-
-
 @dataclass
 class Outcome:
     """What an experiment hands back: readings (the first is binding), figures, text, tables, eligibility."""
@@ -346,3 +348,51 @@ class Outcome:
     settings: dict[str, Any] = field(default_factory=dict)
     sections: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An entry of the docket: its name, its question, and what runs.
+
+    ``statistics`` and ``controls`` are what a claim may predict and ask for (a trailing ``*`` stands for the rest of a
+    name).  ``options`` are the settings of its own that a claim may give, with their defaults.  ``design(grid, claim,
+    layer)`` lists the worlds that most of the time goes to, for ``--dry-run``.
+    """
+
+    slug: str
+    question: str
+    run: Callable[[Bench], Outcome]
+    statistics: tuple[str, ...]
+    controls: tuple[str, ...] = CONTROLS
+    options: Mapping[str, Any] = field(default_factory=dict)
+    design: Callable[[Grid, Claim, int], list[World]] | None = None
+
+    def check(self, claim: Claim) -> None:
+        """Refuse a claim that predicts what nobody measures, before anything runs.  Raises ClaimError."""
+        for p in claim.predictions:
+            if not any(fnmatchcase(p.statistic, known) for known in self.statistics):
+                raise ClaimError(
+                    f"{self.slug} measures no {p.statistic!r}; expected one of {', '.join(self.statistics)}"
+                )
+            if (p.op == "rank<") != p.statistic.startswith("rank:"):
+                raise ClaimError(f"{p.statistic!r} with {p.op!r}: ranks, and only ranks, are predicted with 'rank<'")
+        if unknown := [c for c in claim.controls if c not in self.controls]:
+            raise ClaimError(f"no control {unknown[0]!r}; expected {', '.join(self.controls)}")
+        for key, value in claim.options.items():
+            if key not in self.options:
+                known = ", ".join(self.options) or "none"
+                raise ClaimError(f"{self.slug} has no option {key!r}; it has {known}")
+            default = self.options[key]
+            if isinstance(default, bool) != isinstance(value, bool) or not isinstance(value, _like(default)):
+                raise ClaimError(f"option {key!r} of {self.slug}: given {value!r}, expected something like {default!r}")
+
+
+def _like(default: Any) -> tuple[type, ...]:
+    """Types that may stand for a default."""
+    return (
+        (int, float)
+        if isinstance(default, float)
+        else (list, tuple)
+        if isinstance(default, list | tuple)
+        else (type(default),)
+    )

@@ -24,6 +24,7 @@ from headlab.engine.captures import capture
 from headlab.experiments.base import (
     Bench,
     Eligibility,
+    Experiment,
     Outcome,
     choose_layer,
     eligibility,
@@ -370,3 +371,11 @@ _SECTIONS = [
         ),
     }
 ]
+
+EXPERIMENT = Experiment(
+    "head-count",
+    "How many heads of a pool must be patched, and do more of them interfere?",
+    head_count,
+    STATISTICS,
+    design=design,
+)

@@ -19,6 +19,7 @@ from headlab.effects import Figure, of_world
 from headlab.experiments.base import (
     Bench,
     Eligibility,
+    Experiment,
     Outcome,
     choose_layer,
     contrast,
@@ -282,3 +283,11 @@ _SECTIONS = [
         ),
     },
 ]
+
+EXPERIMENT = Experiment(
+    "parity",
+    "Do the even heads of one layer repair the bug, and the odd ones not, more than halves nobody named?",
+    parity,
+    STATISTICS,
+    design=design,
+)

@@ -16,19 +16,20 @@ import torch
 from headlab import organisms
 from headlab.claims import Claim, ClaimError
 from headlab.effects import Progress, quiet
+from headlab.engine import scale
 from headlab.engine.model import Lab, ModelError, open_model
+from headlab.engine.run import Engine
 from headlab.engine.selfcheck import prove
 from headlab.experiments import head_count, parity
-from headlab.experiments.base import CONTROLS, Bench, Experiment, Outcome, Result, draw, versions
+from headlab.experiments.base import Bench, Experiment, Outcome, Result, draw, versions
+from headlab.heads import layer as all_heads
 from headlab.heads import pool
+from headlab.interventions import Intervention, World
 from headlab.prompts import PromptSet
 from headlab.store import Record, Store
 
-EXPERIMENTS: dict[str, Experiment] = {"parity": parity.parity, "head-count": head_count.head_count}
-QUESTIONS = {
-    "parity": "Do the even heads of one layer repair the bug, and the odd ones not, more than halves nobody named?",
-    "head-count": "How many heads of a pool must be patched, and do more of them interfere?",
-}
+EXPERIMENTS: dict[str, Experiment] = {room.EXPERIMENT.slug: room.EXPERIMENT for room in (parity, head_count)}
+"""The docket.  A new module is added here; its claim stands in ``claims/SLUG.yaml``."""
 
 
 def load(
@@ -75,14 +76,6 @@ def builtin_claims() -> dict[str, Claim]:
     return {c.id: c for c in sorted(found, key=lambda c: c.id)}
 
 
-def catalogue() -> list[dict[str, str]]:
-    """Every experiment: slug, question, its built-in claim and source."""
-    claims = builtin_claims()
-    return [
-        {"slug": s, "question": QUESTIONS[s], "claim": claims[s].words, "source": claims[s].source} for s in EXPERIMENTS
-    ]
-
-
 def find_claim(claim: Claim | str | Path) -> Claim:
     """A claim as given, a built-in one by name, or one read from a file."""
     if isinstance(claim, Claim):
@@ -121,25 +114,20 @@ def _prepared(
     if protocol is not None:
         changes["readings"] = (protocol,)
     chosen = adjusted(find_claim(claim), **changes)
+    experiment(chosen.experiment).check(chosen)
     lab = load(model, **{k: v for k, v in loading.items() if v is not None})
     if isinstance(chosen.layer, int):
         lab.grid.check_layer(chosen.layer)
-    _check_statistics(chosen)
     pool(lab.grid, 0, chosen.pool)  # an unknown or empty pool is refused before anything runs
     test, selection = draw(chosen, lab.tokenizer, prompts)
     return chosen, lab, test, selection
 
 
-def _check_statistics(claim: Claim) -> None:
-    """A claim may predict what its experiment measures, and name the controls that it runs; else refuse it now."""
-    offered = {"parity": parity.STATISTICS, "head-count": head_count.STATISTICS}[claim.experiment]
-    for p in claim.predictions:
-        if p.statistic not in offered:
-            raise ClaimError(f"{claim.experiment} measures no {p.statistic!r}; expected one of {', '.join(offered)}")
-        if (p.op == "rank<") != p.statistic.startswith("rank:"):
-            raise ClaimError(f"{p.statistic!r} with {p.op!r}: ranks, and only ranks, are predicted with 'rank<'")
-    if unknown := [c for c in claim.controls if c not in CONTROLS]:
-        raise ClaimError(f"no control {unknown[0]!r}; expected {', '.join(CONTROLS)}")
+def experiment(slug: str) -> Experiment:
+    """The experiment of that name.  Raises ClaimError."""
+    if slug not in EXPERIMENTS:
+        raise ClaimError(f"no experiment {slug!r}; expected one of {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[slug]
 
 
 def trial(
@@ -155,6 +143,9 @@ def trial(
     prompts: PromptSet | tuple[PromptSet, PromptSet] | None = None,
     store: Store | Path | str | None = None,
     memory: int | None = None,
+    engine: str | Engine = "here",
+    workers: int | None = None,
+    address: str | None = None,
     progress: Progress = quiet,
     kind: str = "trial",
     **loading: Any,
@@ -164,9 +155,12 @@ def trial(
     ``claim``: a :class:`Claim`, a built-in name ("parity"), or a YAML/TOML file.  ``model``: whatever :func:`load`
     takes; ``loading`` goes to it (revision, dtype, device, adapter, tokenizer).  ``protocol`` "standard" or
     "published" runs that one only.  An unfinished run with the same inputs is taken up where it stopped.
+    ``engine``: where sweeps run, "here" or "ray" with so many ``workers`` (at the ``address`` of a cluster), or an
+    engine of your own making (:class:`headlab.engine.scale.Ray`); the tables are the same.
 
-    Raises ClaimError, PromptError, ModelError, StoreError or ValueError, each with one clear sentence.
+    Raises ClaimError, PromptError, ModelError, ScaleError, StoreError or ValueError, each with one clear sentence.
     """
+    where = scale.pick(engine, workers, address)
     changes = {
         "protocol": protocol,
         "layer": layer,
@@ -195,6 +189,7 @@ def trial(
             "threads": torch.get_num_threads(),
             "loading": _plain_loading(loading),
             "seed": chosen.seed,
+            **where.settings,
         },
         "versions": versions(),
         "call": _call(claim, chosen, lab, loading),
@@ -203,12 +198,13 @@ def trial(
         "claim": draft["claim"],
         "model": {k: draft["model"][k] for k in ("fingerprint", "dtype", "device")},
         "prompts": [test.content_hash(), selection.content_hash()],
-        "threads": torch.get_num_threads(),  # sums are taken in another order: shards of two counts are not mixed
+        # sums are taken in another order: shards of two counts are not mixed (where they are made is no matter)
+        "threads": where.threads or torch.get_num_threads(),
     }
     title = f"{chosen.id} on {lab.name}"
-    with home.open(kind=kind, slug=chosen.experiment, title=title, inputs=inputs, draft=draft) as run:  # type: ignore[arg-type]
-        bench = Bench(lab, chosen, test, selection, run, progress, memory)
-        outcome = EXPERIMENTS[chosen.experiment](bench)
+    with home.open(kind=kind, slug=chosen.experiment, title=title, inputs=inputs, draft=draft) as run, where:  # type: ignore[arg-type]
+        bench = Bench(lab, chosen, test, selection, run, progress, memory, where.engine)
+        outcome = experiment(chosen.experiment).run(bench)
         record = _finish(run, draft, outcome)
     return Result(record, outcome.tables)
 
@@ -226,13 +222,6 @@ def _finish(run: Any, draft: Mapping[str, Any], outcome: Outcome) -> Record:
     )
 
 
-def run(slug: str, model: Any, **options: Any) -> Result:
-    """Run an experiment of the docket with its built-in claim; options as for :func:`trial`."""
-    if slug not in EXPERIMENTS:
-        raise ClaimError(f"no experiment {slug!r}; expected one of {', '.join(EXPERIMENTS)}")
-    return trial(builtin_claims()[slug], model, kind="run", **options)
-
-
 def plan(
     claim: Claim | str | Path,
     model: Any,
@@ -247,12 +236,12 @@ def plan(
 
     names = ("protocol", "layer", "pairs", "seed", "pool", "matched_sets")
     changes = {k: options.pop(k, None) for k in names}
-    for name in ("store", "progress"):
+    for name in ("store", "progress", "engine", "workers", "address"):
         options.pop(name, None)
     chosen, lab, test, _ = _prepared(claim, model, prompts, options, changes)
     at = chosen.layer if isinstance(chosen.layer, int) else lab.grid.n_layers // 2
-    design = parity.design if chosen.experiment == "parity" else head_count.design
-    worlds = design(lab.grid, chosen, at)
+    design = experiment(chosen.experiment).design
+    worlds = design(lab.grid, chosen, at) if design else [World("all", (Intervention(all_heads(lab.grid, at)),))]
     encoded = [encode(p, lab.tokenizer) for p in test]
     return {"claim": chosen.id, "model": lab.name, "pairs": len(test), "worlds": len(worlds),
             **dry_run(lab, encoded, worlds, memory=memory)}  # fmt: skip

@@ -29,6 +29,30 @@ def demo(record: Record, children: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def scorecard(record: Record, table: Any, children: Sequence[Record]) -> dict[str, Any]:
+    """One row for each claim of the docket, as the record's table ``scorecard`` has them."""
+    known = {c.id: c for c in children if c.readings}
+    return {
+        "rows": [_claim(row, known.get(row["id"])) for row in table.to_dict("records")],
+        "summary": " ".join(record.notes),
+    }
+
+
+def _claim(row: Mapping[str, Any], child: Record | None) -> dict[str, Any]:
+    """A row of the scorecard; ``child`` is the trial that it stands on, None where none could run."""
+    first, *others = child.readings if child else [None]
+    rulings = (
+        [view.ruling(r, first) | {"label": r.prediction.statistic} for r in first.verdict.rulings] if first else []
+    )
+    return {
+        **{k: row[k] for k in ("id", "experiment", "claim", "published", "outcome", "controls")},
+        "others": [_badge(r) | {"name": view.PROTOCOLS.get(r.protocol, r.protocol)} for r in others if r],
+        "rulings": rulings,
+        "reason": "" if first else row["effect"],
+        "p": f"{row['p']:.2g} ({row['p_holm']:.2g})" if row["p"] == row["p"] else "",
+    }
+
+
 def _predictions(children: Sequence[Record]) -> list[tuple[str, str]]:
     """The statistics that the binding readings rule on, each with a short heading and its threshold."""
     found: dict[str, str] = {}
