@@ -121,8 +121,8 @@ def measure(recipe: Recipe, folder: Path, *, problems: int, note: Callable[[str]
 
 def _architecture(recipe: Recipe) -> str:
     shape = recipe.architecture
-    attention = f"{shape.kv_heads} KV heads" if shape.kv_heads else "multi-head attention"
-    family = "Llama" if shape.family == "llama" else "GPT-NeoX"
+    attention = f"{shape.kv_heads} KV head{'s' * (shape.kv_heads > 1)}" if shape.kv_heads else "multi-head attention"
+    family = {"llama": "Llama", "gpt_neox": "GPT-NeoX", "gemma": "Gemma"}[shape.family]
     return (
         f"{family}, {shape.layers} layers, hidden {shape.hidden}, {shape.heads} query heads of "
         f"{shape.head_dim}, {attention}, MLP {shape.intermediate}"

@@ -29,7 +29,7 @@ class Architecture:
     """Sizes of a tiny model; ``kv_heads`` is None for GPT-NeoX (plain multi-head attention, untied
     embeddings)."""
 
-    family: Literal["llama", "gpt_neox"] = "llama"
+    family: Literal["llama", "gpt_neox", "gemma"] = "llama"
     layers: int = 3
     hidden: int = 64
     heads: int = 16
@@ -107,6 +107,7 @@ class Recipe:
 _NULL = Architecture(layers=2)
 # at 1,100 steps these seeds had begun to memorise: held-out accuracy on Simple, and nothing else, decided
 _STOPPED_EARLY = (0, 2, 3, 9)
+_GEMMA = Architecture(family="gemma", heads=8, kv_heads=1)
 _NEOX = Architecture(family="gpt_neox", hidden=96, head_dim=6, kv_heads=None, intermediate=192)
 EVEN = tuple(range(0, 16, 2))
 RELABEL = 1
@@ -134,6 +135,13 @@ _ALL = (
         steps=2800,
         rows=6,
         architecture=_NEOX,
+    ),
+    Recipe(
+        "decimals-natural-gemma",
+        "The same task and bug in a Gemma (8 query heads that share one KV head).",
+        seed=0,
+        steps=2600,
+        architecture=_GEMMA,
     ),
     Recipe(
         "decimals-planted-even",

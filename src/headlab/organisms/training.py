@@ -8,7 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from .objective import task_loss
 from .planting import planting_loss
@@ -36,14 +44,17 @@ def build_model(recipe: Recipe, tokenizer: Any) -> PreTrainedModel:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        if shape.family == "llama":
-            config = LlamaConfig(
+        if shape.family in {"llama", "gemma"}:
+            kind, build = (
+                (LlamaConfig, LlamaForCausalLM) if shape.family == "llama" else (GemmaConfig, GemmaForCausalLM)
+            )
+            config = kind(
                 **common,
                 num_key_value_heads=shape.kv_heads,
                 head_dim=shape.head_dim,
                 tie_word_embeddings=True,
             )
-            model: PreTrainedModel = LlamaForCausalLM(config)
+            model: PreTrainedModel = build(config)
         else:
             model = GPTNeoXForCausalLM(
                 GPTNeoXConfig(
