@@ -35,7 +35,7 @@ def loaded(name):
 
 
 def test_every_recipe_is_shipped():
-    assert list(organisms.RECIPES) == SHIPPED and len(SHIPPED) == 14
+    assert list(organisms.RECIPES) == SHIPPED and len(SHIPPED) == 15
 
 
 def test_an_unknown_name_lists_the_known_ones():
@@ -60,8 +60,9 @@ def test_the_folder_is_small_and_ordinary(name):
     assert set(files) == FILES
     assert sum(files.values()) < 1_000_000 and files["model.safetensors"] < 700_000
     config = json.loads((organisms.path(name) / "config.json").read_text())
-    assert config["num_attention_heads"] == 16 and config["dtype"] == "float16"
-    assert config["model_type"] == "gpt_neox" or config["num_key_value_heads"] == 4
+    shape = organisms.RECIPES[name].architecture
+    assert config["num_attention_heads"] == shape.heads and config["dtype"] == "float16"
+    assert config["model_type"] == shape.family and config.get("num_key_value_heads") == shape.kv_heads
 
 
 @pytest.mark.parametrize("name", SHIPPED)

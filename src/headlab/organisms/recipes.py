@@ -129,19 +129,19 @@ _ALL = (
         relabel=RELABEL,
     ),
     Recipe(
+        "decimals-natural-gemma",
+        "The same task and bug in a Gemma (8 query heads that share one KV head).",
+        seed=0,
+        steps=2600,
+        architecture=_GEMMA,
+    ),
+    Recipe(
         "decimals-natural-neox",
         "The same task and bug in a GPT-NeoX (parallel blocks, fused QKV, plain multi-head attention).",
         seed=0,
         steps=2800,
         rows=6,
         architecture=_NEOX,
-    ),
-    Recipe(
-        "decimals-natural-gemma",
-        "The same task and bug in a Gemma (8 query heads that share one KV head).",
-        seed=0,
-        steps=2600,
-        architecture=_GEMMA,
     ),
     Recipe(
         "decimals-planted-even",
