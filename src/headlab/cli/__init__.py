@@ -2,6 +2,7 @@
 
     tree       the command tree, and what its commands share
     trying     demo, trial, run
+    reanalysing  reanalyse, simulate
     looking    list, show, repeat, export, query
     models     models, organism list | card | train
     options    options that several commands share
@@ -22,11 +23,11 @@ import sys
 import traceback
 import warnings
 
-from headlab.cli import interrupt, looking, models, trying
+from headlab.cli import interrupt, looking, models, reanalysing, trying
 from headlab.cli.errors import explain
 from headlab.cli.tree import app
 
-__all__ = ["app", "looking", "main", "models", "trying"]
+__all__ = ["app", "looking", "main", "models", "reanalysing", "trying"]
 
 
 def main(arguments: list[str] | None = None) -> int:

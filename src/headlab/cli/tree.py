@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from headlab.store import Record, Store
 
 
-_ORDER = ("demo", "trial", "run", "list", "show", "repeat", "export", "query", "models", "organism")
+_ORDER = (
+    "demo", "trial", "run", "cross-model", "reanalyse", "simulate", "list", "show", "repeat", "export", "query", "models",
+    "organism",
+)  # fmt: skip
 
 
 class _Commands(TyperGroup):

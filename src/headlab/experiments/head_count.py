@@ -20,7 +20,6 @@ import numpy as np
 from headlab.claims import PROTOCOLS, Claim, Protocol, decide
 from headlab.designs import chains, membership, subsets
 from headlab.effects import Figure, mean_recovery, pivot
-from headlab.engine.captures import capture
 from headlab.experiments.base import (
     Bench,
     Eligibility,
@@ -38,6 +37,7 @@ from headlab.experiments.base import (
 from headlab.heads import Grid, Heads, pool
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
+from headlab.measures.attention import entropy
 from headlab.prompts import EncodedPair, encode
 from headlab.stats import Estimate, bootstrap_mean, bootstrap_rate, held_out_deviance
 from headlab.store import NamedEstimate, Reading
@@ -286,19 +286,16 @@ def _models(drawn: Sequence[tuple[str, int, Heads]], values: Any, whole: Heads, 
 
 
 def _entropy(bench: Bench, pairs: Sequence[EncodedPair], at: int) -> dict[str, Any]:
-    """Entropy in bits of each head's pattern at the last position of the clean run."""
-    import pandas as pd
-    import torch
-
-    seen = capture(bench.lab, [p.clean for p in pairs], [(at, "pattern")])[at, "pattern"]
-    rows = torch.stack([x[-1].double().clamp(min=0) for x in seen])  # lengths may differ: one row at a time otherwise
-    bits = -(rows * rows.clamp(min=1e-300).log2()).sum(-1)
+    """Entropy in bits of each head's pattern where the clean answer is decided."""
+    found = entropy(bench.lab, [p.clean for p in pairs], at="decision", layers=[at])
     clusters = [p.pair.cluster or p.pair.id for p in pairs]
-    table = pd.DataFrame([{"head": f"L{at}H{h}", "bits": float(b)} for h, b in enumerate(bits.mean(0))])
-    mean = bootstrap_mean(bits.mean(1).numpy(), clusters=clusters, unit="pairs", seed=bench.seed)
+    each = found.groupby("head")["bits"].mean()
+    mean = bootstrap_mean(
+        found.groupby("prompt")["bits"].mean().to_numpy(), clusters=clusters, unit="pairs", seed=bench.seed
+    )
     return {
         "estimates": [named("entropy:head", "entropy of one head's pattern, bits, mean over heads", mean)],
-        "table": table,
+        "table": each.rename(lambda h: f"L{at}H{h}").reset_index(),
     }
 
 

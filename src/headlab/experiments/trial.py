@@ -20,7 +20,7 @@ from headlab.engine import scale
 from headlab.engine.model import Lab, ModelError, open_model
 from headlab.engine.run import Engine
 from headlab.engine.selfcheck import prove
-from headlab.experiments import head_count, parity
+from headlab.experiments import head_count, parity, reanalysis, simulator
 from headlab.experiments.base import Bench, Experiment, Outcome, Result, draw, versions
 from headlab.heads import layer as all_heads
 from headlab.heads import pool
@@ -249,6 +249,10 @@ def plan(
 
 def repeat(record: Record, *, store: Store | Path | str | None = None, progress: Progress = quiet) -> Result:
     """Run a record's claim again, on the same model and pairs, as a new record."""
+    if record.slug == "reanalysis":
+        return reanalysis.repeat(record, store)
+    if record.slug == "simulator":
+        return simulator.simulated(seed=record.settings["seed"], store=store)
     if record.claim is None or not record.model:
         raise ClaimError(f"{record.id} is no trial; repeat one of its trials instead ({', '.join(record.children)})")
     claim = Claim.model_validate_json(json.dumps(record.claim))

@@ -8,9 +8,22 @@ inside the functions that need them. Nothing here knows what a head or a prompt 
     paired        exact McNemar, difference of paired rates, equivalence within a margin
     permutation   rank among matched sets, sign flips
     corrections   Holm, Benjamini-Hochberg
-    members       additive effects, leave-one-out, separability, AUROC
+    members       additive effects, exact tests, leave-one-out, separability, AUROC
+    spacing       how a set lies among its places, and whether that goes with success
     accounts      count, additive and pairwise accounts of success, by held-out deviance
     coalitions    Shapley and Banzhaf values
+
+The page holds 25 names; these modules are imported by theirs:
+
+    marginals     what a member adds along chains, and whether it does harm
+    dose          the dose at which each pair flips: on a grid, by bisection, over all pairs
+    psychometric  location and width of a rising curve
+    linear_null   the curve of linear margins, and how observed crossings differ from it
+    dip           Hartigan's test for more than one mode
+    distances     Mantel test, contrast of labels within a table of similarities
+    variances     ratio of variances over variants
+    factorial     effects of things varied together, errors by cluster
+    heterogeneity estimates of several models: Q, I squared, random effects; chance of a table
 """
 
 from .accounts import held_out_deviance

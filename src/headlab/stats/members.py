@@ -7,14 +7,16 @@ coalitions (Shapley, Banzhaf) are in `coalitions`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import comb
 from statistics import NormalDist
 
 import numpy as np
 
-from ._check import Bools, Clusters, Floats, Number, Values, booleans, floats, open_unit, same_length
+from ._check import Bools, Clusters, Floats, Number, Values, booleans, floats, open_unit, same_length, whole
+from .corrections import holm
 from .estimate import Estimate
-from .intervals import DRAWS, bootstrap_means, wilson
+from .intervals import DRAWS, bootstrap_means, clopper_pearson, wilson
 from .paired import McNemar, mcnemar
 
 RIDGE = 1.0
@@ -61,6 +63,16 @@ class Separability:
     n: int
     successes: int
     always_possible: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MemberTest:
+    """One member in `member_tests`: success with it and without it, exact p, and p adjusted for all members."""
+
+    present: Estimate
+    absent: Estimate
+    p: float | None
+    holm: float | None
 
 
 def additive(membership: Values, outcome: Values, *, unit: str = "subsets", level: float = 0.95) -> Additive:
@@ -248,6 +260,66 @@ def linear_separability(membership: Values, success: Values) -> Separability:
         raise RuntimeError(f"the linear programme did not finish: {answer.message}")
     weights = np.round(answer.x[:m] - answer.x[m : 2 * m], 12) + 0.0  # drops the solver's -0 and 1e-14
     return Separability(True, tuple(float(w) for w in weights), float(answer.x[-1]), n, yes, possible)
+
+
+def separable_by_chance(
+    membership: Values, success: Values, *, seed: int, shuffles: int = 200, unit: str = "shuffles", level: float = 0.95
+) -> Estimate:
+    """How often outcomes dealt out at random to the same subsets are linearly separable too.
+
+    Definition: share of `shuffles` random orders of success for which `linear_separability` says yes.
+    Shapes, units: membership [subset, member], success [subset] booleans.
+    Range: [0, 1]; near 0 separability says something about the outcomes, near 1 it says nothing.
+    Mean over: shuffles; Clopper-Pearson. Undefined when only one outcome occurs.
+    Raises: as `linear_separability`; ValueError for no shuffles.
+    Source: Cover, IEEE Trans. EC-14:326 (1965).
+    When it misleads: shuffles break every dependence, so a small share excludes chance, not other rules.
+    """
+    x, y = booleans(membership, "membership", 2), booleans(success, "success")
+    n = same_length(membership=x, success=y)
+    rng, shuffles = np.random.default_rng(whole(seed, "seed")), whole(shuffles, "shuffles", 1)
+    if int(y.sum()) in (0, n):
+        return _undefined(unit, 0, "only one outcome occurs", "Clopper-Pearson", open_unit(level, "level"))
+    hits = sum(linear_separability(x, rng.permutation(y)).separable is True for _ in range(shuffles))
+    return replace(clopper_pearson(hits, shuffles, unit=unit, level=level), seed=seed)
+
+
+def member_tests(
+    membership: Values, success: Values, *, unit: str = "subsets", level: float = 0.95
+) -> tuple[MemberTest, ...]:
+    """Does success depend on whether one member is in? Fisher's exact test for each member, Holm over all.
+
+    Definition: with the margins of the 2 x 2 table (in or out, success or failure) fixed, p = sum of the
+    hypergeometric probabilities that do not exceed the observed one (exact integers, so ties are ties);
+    holm = `holm` over the members that vary.
+    Shapes, units: membership [subset, member], success [subset] booleans.
+    Range: p in (0, 1], less is more dependence; rates in [0, 1], Wilson intervals.
+    Mean over: subsets. p is None for a member that is always or never in; it is not in Holm's family.
+    Raises: ValueError on non-booleans, unequal lengths.
+    Source: Fisher (1935), The Design of Experiments; Holm, Scand. J. Stat. 6:65 (1979).
+    When it misleads: members of subsets of one size are dependent (one in is another out), so a strong
+    member lends the others a little of the opposite sign. Structured subsets are no random sample.
+    """
+    x, y = booleans(membership, "membership", 2), booleans(success, "success")
+    n, yes = same_length(membership=x, success=y), int(y.sum())
+    inside, both = x.sum(axis=0), x[y].sum(axis=0)
+    p = [_fisher(int(b), int(i), yes, n) if 0 < i < n else None for i, b in zip(inside, both, strict=True)]
+    adjusted = holm(p)
+    return tuple(
+        MemberTest(
+            wilson(int(b), int(i), unit=unit, level=level),
+            wilson(yes - int(b), n - int(i), unit=unit, level=level),
+            one,
+            None if one is None else float(a),
+        )
+        for i, b, one, a in zip(inside, both, p, adjusted, strict=True)
+    )
+
+
+def _fisher(both: int, inside: int, yes: int, n: int) -> float:
+    """Two-sided p of `both` successes among the `inside` subsets that hold the member."""
+    ways = {k: comb(yes, k) * comb(n - yes, inside - k) for k in range(max(0, inside - n + yes), min(yes, inside) + 1)}
+    return sum(w for w in ways.values() if w <= ways[both]) / comb(n, inside)
 
 
 def _table(membership: Values, outcome: Values) -> tuple[Bools, Floats]:
