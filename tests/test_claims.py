@@ -218,7 +218,8 @@ def law_5(digest: Callable[[Claim], str]) -> None:
     assert {digest(c) for c in same} == {digest(original)}
 
     changes: dict[str, Any] = {
-        "id": "other", "words": "Odd heads do.", "source": "elsewhere", "published": "100 %", "experiment": "head-count", "options": {"dose": 0.5},
+        "id": "other", "words": "Odd heads do.", "source": "elsewhere", "published": "100 %", "experiment": "head-count",
+        "options": {"dose": 0.5},
         "task": original.task.model_copy(update={"split": "all"}), "layer": 11, "layer_rule": "the last", "pairs": 101,
         "selection_pairs": 61, "predictions": original.predictions[::-1], "controls": original.controls[::-1],
         "matched_sets": 998, "subsets_per_size": 49, "pool": "even", "alpha": 0.01, "seed": 1, "readings": ("standard",),

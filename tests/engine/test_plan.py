@@ -73,10 +73,10 @@ def test_a_batch_begins_no_later_than_any_of_its_rows(starts: list[int], n: int,
 
 def test_the_memory_of_a_row_by_hand() -> None:
     """10 tokens: 10·100 + 3·100·7 = 3,100 bytes; 9,300 bytes hold three rows, 3,099 none.  From position 6 on:
-    4·100 + 3·40·7 = 1,240; and 2·5 bytes of keys and values for each of the 10 tokens; 9 copies of edited patterns.
+    4·100 + 3·40·7 = 1,240; and 2·5 bytes of keys and values for each of the 10 tokens; 12 copies of edited patterns.
     """
     assert COST.row(10) == 3100 and COST.row(10, 6) == 1240 and replace(COST, per_cached=5).row(10, 6) == 1340
-    assert COST.row(10, square=True) == 1000 + 9 * 700
+    assert COST.row(10, square=True) == 1000 + 12 * 700
     assert batch_size(10, COST, tokens=10**6, memory=9300) == 3
     assert batch_size(10, COST, tokens=10**6, memory=9300, kept=3100) == 2
     assert batch_size(10, COST, tokens=20, memory=9300) == 2

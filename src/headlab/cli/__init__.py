@@ -3,6 +3,7 @@
     tree       the command tree, and what its commands share
     trying     demo, trial, run
     reanalysing  reanalyse, simulate
+    crossing   cross-model
     looking    list, show, repeat, export, query
     models     models, organism list | card | train
     options    options that several commands share
@@ -23,11 +24,11 @@ import sys
 import traceback
 import warnings
 
-from headlab.cli import interrupt, looking, models, reanalysing, trying
+from headlab.cli import crossing, interrupt, looking, models, reanalysing, trying
 from headlab.cli.errors import explain
 from headlab.cli.tree import app
 
-__all__ = ["app", "looking", "main", "models", "reanalysing", "trying"]
+__all__ = ["app", "crossing", "looking", "main", "models", "reanalysing", "trying"]
 
 
 def main(arguments: list[str] | None = None) -> int:

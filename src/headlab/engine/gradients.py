@@ -78,7 +78,7 @@ def attribution_patching(
     for which, partners in _batches(pairs, align, tokens):
         some = [pairs[i] for i in which]
         clean, kept = _observe(lab, [p.clean for p in some], wanted)
-        corrupted, slopes = slopes(lab, [p.corrupted for p in some], wanted)
+        corrupted, slopes = slopes_of(lab, [p.corrupted for p in some], wanted)
         for layer, site in wanted:
             own, slope = slopes[layer, site]
             step = partners.toward(own, to_layout(site, kept.pop((layer, site)), lab.grid.n_heads, None))
@@ -281,7 +281,7 @@ def _observe(lab: Lab, encoded: Sequence[Encoded], keys: Sequence[Key]) -> tuple
     return _difference(logits, encoded).double().cpu(), tape.kept
 
 
-def slopes(
+def slopes_of(
     lab: Lab, encoded: Sequence[Encoded], keys: Sequence[Key]
 ) -> tuple[Tensor, dict[Key, tuple[Tensor, Tensor]]]:
     """One forward and one backward pass: logit differences [row], and of each site its value and ∂LD/∂value in the

@@ -54,7 +54,7 @@ class Cost:
         """Bytes of one row of ``length`` tokens that runs from position ``start`` on; ``square``: its patterns are
         edited, which takes more copies of them."""
         run = length - start
-        scores = (9 if square else 3) * self.per_score * run * length
+        scores = (12 if square else 3) * self.per_score * run * length
         return self.per_token * run + scores + 2 * self.per_cached * length + self.logits
 
     def kept(self, length: int, sites: int, squares: int, entries: int) -> int:
@@ -62,7 +62,7 @@ class Cost:
         ``entries`` layers, and the keys and values of all layers.
         """
         each = sites * self.heads + 2 * entries * self.residual + self.per_cached * self.layers
-        return length * (each + 2 * squares * self.per_score * length)
+        return length * (each + 3 * squares * self.per_score * length)
 
     def deltas(self, length: int, start: int = 0, *, square: bool = False) -> int:
         """Bytes of one pair's per-head deltas, and of what they are made from."""
@@ -136,6 +136,11 @@ class Plan:
     def tokens(self) -> int:
         """Tokens of all prompts that are read; fewer run."""
         return sum(s.length * len(s.rows) for s in self.shards)
+
+    @property
+    def flight(self) -> int:
+        """Tokens in flight in the widest batch: what captures under a memory bound keep to as well."""
+        return max(((c.end - c.first) * (s.length - c.start) for s in self.shards for c in s.cuts), default=1)
 
     def peak_bytes(self, cost: Cost) -> int:
         """Estimated memory beside the model: the widest batch, what is kept of a block, and what is fixed."""

@@ -154,7 +154,7 @@ def sweep(
 
     pairs, worlds = list(pairs), list(worlds)
     plan = plan_of(lab, pairs, worlds, tokens=tokens, memory=memory)
-    flight = tokens or tokens_for(lab)
+    flight = min(tokens or tokens_for(lab), plan.flight if memory is not None else 2**62)
     both = logit_differences(lab, [p.clean for p in pairs] + [p.corrupted for p in pairs], tokens=flight).numpy()
     clean, corrupted = both[: len(pairs)], both[len(pairs) :]
     names = [w.name for w in worlds]
@@ -214,7 +214,8 @@ def dry_run(
 ) -> dict[str, Any]:  # fmt: skip
     """What a sweep would take: passes, rows, tokens, estimated memory, and seconds from one timed batch."""
     plan = plan_of(lab, list(pairs), list(worlds), tokens=tokens, memory=memory)
-    worker = Worker(lab, list(pairs), list(worlds), plan, tokens=tokens)
+    flight = min(tokens or tokens_for(lab), plan.flight if memory is not None else 2**62)
+    worker = Worker(lab, list(pairs), list(worlds), plan, tokens=flight)
     widest = max(plan.shards, key=lambda s: s.tokens)
     cut = widest.cuts[0]
     sample = replace(widest, rows=widest.rows[cut.first : cut.end], cuts=(Batch(0, cut.end - cut.first, cut.start),))

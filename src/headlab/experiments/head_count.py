@@ -287,7 +287,7 @@ def _models(drawn: Sequence[tuple[str, int, Heads]], values: Any, whole: Heads, 
 
 def _entropy(bench: Bench, pairs: Sequence[EncodedPair], at: int) -> dict[str, Any]:
     """Entropy in bits of each head's pattern where the clean answer is decided."""
-    found = entropy(bench.lab, [p.clean for p in pairs], at="decision", layers=[at])
+    found: Any = entropy(bench.lab, [p.clean for p in pairs], at="decision", layers=[at])
     clusters = [p.pair.cluster or p.pair.id for p in pairs]
     each = found.groupby("head")["bits"].mean()
     mean = bootstrap_mean(

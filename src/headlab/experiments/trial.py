@@ -20,7 +20,31 @@ from headlab.engine import scale
 from headlab.engine.model import Lab, ModelError, open_model
 from headlab.engine.run import Engine
 from headlab.engine.selfcheck import prove
-from headlab.experiments import head_count, parity, reanalysis, simulator
+from headlab.experiments import (
+    architecture,
+    bandwidth,
+    bandwidth_dose,
+    bandwidth_repair,
+    bug_rate,
+    critical_paths,
+    cross_model,
+    format_injection,
+    format_masking,
+    head_count,
+    head_exchange,
+    head_similarity,
+    layer_scan,
+    parity,
+    pattern_swap,
+    pattern_threshold,
+    position_sensitivity,
+    reanalysis,
+    robustness,
+    routing,
+    simulator,
+    spatial_patterns,
+    subset_sweep,
+)
 from headlab.experiments.base import Bench, Experiment, Outcome, Result, draw, versions
 from headlab.heads import layer as all_heads
 from headlab.heads import pool
@@ -28,7 +52,30 @@ from headlab.interventions import Intervention, World
 from headlab.prompts import PromptSet
 from headlab.store import Record, Store
 
-EXPERIMENTS: dict[str, Experiment] = {room.EXPERIMENT.slug: room.EXPERIMENT for room in (parity, head_count)}
+_ROOMS = (
+    parity,
+    head_count,
+    layer_scan,
+    bug_rate,
+    robustness,
+    subset_sweep,
+    spatial_patterns,
+    pattern_threshold,
+    bandwidth,
+    bandwidth_dose,
+    bandwidth_repair,
+    format_masking,
+    format_injection,
+    routing,
+    critical_paths,
+    position_sensitivity,
+    head_similarity,
+    pattern_swap,
+    head_exchange,
+    cross_model,
+    architecture,
+)
+EXPERIMENTS: dict[str, Experiment] = {room.EXPERIMENT.slug: room.EXPERIMENT for room in _ROOMS}
 """The docket.  A new module is added here; its claim stands in ``claims/SLUG.yaml``."""
 
 

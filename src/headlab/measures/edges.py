@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from headlab.effects import Progress, quiet
-from headlab.engine.gradients import TOKENS, slopes
+from headlab.engine.gradients import TOKENS, slopes_of
 from headlab.engine.model import Lab
 from headlab.measures.watching import batches, layers_of
 from headlab.prompts import Encoded
@@ -58,7 +58,7 @@ def gradient_edges(
     for batch in batches(lab, encoded, tokens):
         keys = [(layer, "pattern") for layer in layers]
         queries, sources = np.tril_indices(batch.length)
-        for (layer, _), (value, slope) in slopes(lab, batch.encoded, keys)[1].items():
+        for (layer, _), (value, slope) in slopes_of(lab, batch.encoded, keys)[1].items():
             # [row, query, head, key] → [row, head, edge]
             alpha, gradient = (x.double().transpose(1, 2).cpu().numpy() for x in (value, slope))
             row = (alpha * gradient).sum(-1, keepdims=True) / alpha.sum(-1, keepdims=True)

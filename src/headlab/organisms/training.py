@@ -45,16 +45,16 @@ def build_model(recipe: Recipe, tokenizer: Any) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if shape.family in {"llama", "gemma"}:
-            kind, build = (
-                (LlamaConfig, LlamaForCausalLM) if shape.family == "llama" else (GemmaConfig, GemmaForCausalLM)
+            kinds: dict[str, Any] = {"llama": (LlamaConfig, LlamaForCausalLM), "gemma": (GemmaConfig, GemmaForCausalLM)}
+            config, build = kinds[shape.family]
+            model: PreTrainedModel = build(
+                config(
+                    **common,
+                    num_key_value_heads=shape.kv_heads,
+                    head_dim=shape.head_dim,
+                    tie_word_embeddings=True,
+                )
             )
-            config = kind(
-                **common,
-                num_key_value_heads=shape.kv_heads,
-                head_dim=shape.head_dim,
-                tie_word_embeddings=True,
-            )
-            model: PreTrainedModel = build(config)
         else:
             model = GPTNeoXForCausalLM(
                 GPTNeoXConfig(

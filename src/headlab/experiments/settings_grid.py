@@ -1,0 +1,125 @@
+"""The same worlds on copies of one model in other settings: dtype, attention kernel, batch, device, draw of the pairs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+
+from headlab.engine.model import Lab, ModelError, open_model
+from headlab.engine.run import sweep
+from headlab.engine.selfcheck import prove
+from headlab.experiments.base import Bench, draw
+from headlab.heads import even, odd
+from headlab.heads import layer as all_heads
+from headlab.interventions import Intervention, World
+from headlab.prompts import EncodedPair, encode
+
+OPTIONS: Mapping[str, Any] = {
+    "dtypes": ("float32", "bfloat16", "float16"),
+    "kernels": ("sdpa", "eager"),
+    "batches": ("many", "one"),
+    "devices": ("own", "cuda"),
+    "draws": 5,
+    "single_pairs": 24,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of the grid; ``draw`` counts draws of pairs, 0 is the claim's own."""
+
+    dtype: str
+    kernel: str
+    batch: str
+    device: str
+    draw: int
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.kernel} {self.batch} {self.device} draw {self.draw}"
+
+
+def _worlds(lab: Lab, at: int) -> list[World]:
+    sets = {"even": even(lab.grid, at), "odd": odd(lab.grid, at), "all": all_heads(lab.grid, at)}
+    made = [World(name, (Intervention(h),)) for name, h in sets.items() if len(h)]
+    return [*made, World("baseline"), World("noop", (Intervention(sets["all"], write="noop"),))]
+
+
+def run_grid(bench: Bench, pairs: Sequence[EncodedPair], at: int) -> tuple[list[tuple[Cell, str]], dict[Cell, Any]]:
+    """``(cell, why it could not be run)`` of the whole grid, and the table of each cell that ran."""
+    option = {**OPTIONS, **bench.claim.options}
+    own = str(bench.lab.dtype).removeprefix("torch.")
+    dtypes = list(dict.fromkeys([own, *option["dtypes"]]))
+    cells: list[tuple[Cell, str]] = []
+    tables: dict[Cell, Any] = {}
+    home = (_devices(bench.lab, option["devices"])[0], own)
+    drawn = {0: list(pairs)} | {n: _other_pairs(bench, n) for n in range(1, int(option["draws"]))}
+    for device, dtype in product(_devices(bench.lab, option["devices"]), dtypes):
+        lab = _copy(bench.lab, dtype, device)
+        draws = drawn if (device, dtype) == home else {0: drawn[0]}
+        for kernel, batch, n in product(option["kernels"], option["batches"], draws):
+            cell = Cell(dtype, kernel, batch, device, n)
+            if n and (kernel, batch) != (option["kernels"][0], option["batches"][0]):
+                continue
+            if isinstance(lab, str):
+                cells.append((cell, lab))
+                continue
+            few = draws[n][: int(option["single_pairs"])] if batch == "one" else draws[n]
+            with _kernel(lab, kernel) as there:
+                if not there:
+                    cells.append((cell, "this model's own mathematics is not sdpa's, so it never runs it"))
+                    continue
+                tables[cell] = sweep(
+                    lab, few, _worlds(lab, at), tokens=1 if batch == "one" else None, keep=bench.run,
+                    progress=bench.progress, what=str(cell), memory=bench.memory,
+                )  # fmt: skip
+            cells.append((cell, ""))
+    return cells, tables
+
+
+def _other_pairs(bench: Bench, n: int) -> list[EncodedPair]:
+    """Another draw of the task's pairs; of the user's own pairs, another sample of two thirds."""
+    if bench.test.name != "decimals":
+        found = bench.test.sample(max(2, 2 * len(bench.test) // 3), bench.seed + n)
+    else:
+        found, _ = draw(bench.claim.model_copy(update={"seed": bench.seed + n}), bench.lab.tokenizer, None)
+    return [encode(p, bench.lab.tokenizer) for p in found]
+
+
+def _devices(lab: Lab, wanted: Sequence[str]) -> list[str]:
+    """The model's own device first, then the others that are there."""
+    own = lab.device.type
+    others = [d for d in wanted if d not in {"own", own} and (d != "cuda" or torch.cuda.is_available())]
+    return [own, *others]
+
+
+def _copy(lab: Lab, dtype: str, device: str) -> Lab | str:
+    """The model in another dtype or place, proven as at loading; or why it cannot be had."""
+    if lab.dtype == getattr(torch, dtype) and lab.device.type == device:
+        return lab
+    try:
+        model = copy.deepcopy(lab.model).to(device=device, dtype=getattr(torch, dtype))
+        made = open_model(model, tokenizer=lab.tokenizer)
+        prove(made)
+    except (ModelError, RuntimeError, ValueError) as error:
+        return str(error)
+    return made
+
+
+@contextmanager
+def _kernel(lab: Lab, kernel: str) -> Iterator[bool]:
+    """Calls inside go to this attention kernel; False where the model never uses it."""
+    before = [slot.sdpa for slot in lab.slots]
+    try:
+        if kernel == "eager":
+            for slot in lab.slots:
+                slot.sdpa = False
+        yield kernel == "eager" or all(before)
+    finally:
+        for slot, was in zip(lab.slots, before, strict=True):
+            slot.sdpa = was
