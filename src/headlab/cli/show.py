@@ -125,22 +125,26 @@ def _children(children: Sequence[Record]) -> Table:
     from rich.text import Text
 
     protocols = list(dict.fromkeys(r.protocol for c in children for r in c.readings))
+    several = len({c.slug for c in children}) > 1  # many claims on one model: what they measured is not one column
     statistics = list(
-        dict.fromkeys(p.prediction.statistic for c in children for r in c.readings[:1] for p in r.verdict.rulings)
+        dict.fromkeys(
+            p.prediction.statistic for c in children if not several for r in c.readings[:1] for p in r.verdict.rulings
+        )
     )
     table = Table(title="trials", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("model", *protocols, *statistics, "run"):
+    for column in ("experiment" if several else "model", *protocols, *statistics, "run"):
         table.add_column(column, no_wrap=True)
     for child in children:
         said = {r.protocol: r.verdict.outcome for r in child.readings} or {p: child.status for p in protocols[:1]}
         rulings = {r.prediction.statistic: r for reading in child.readings[:1] for r in reading.verdict.rulings}
         table.add_row(
-            str(child.model.get("name", "")),
+            child.slug if several else str(child.model.get("name", "")),
             *(Text(said.get(p, "–"), style=_COLOURS.get(said.get(p, ""), "")) for p in protocols),
             *(_ruling(rulings[s]) if s in rulings else "–" for s in statistics),
             child.id,
         )
-    table.caption = "value [95 % interval]; units and n stand in each trial's own record"
+    if statistics:
+        table.caption = "value [95 % interval]; units and n stand in each trial's own record"
     table.caption_justify = "left"
     return table
 
@@ -165,7 +169,7 @@ def _places(record: Record, store: Store, report: Path | None) -> Table:
         "record": str(store.root / record.id / "record.json"),
         "report": "" if report is None else str(report),
         "again": record.call.get("command", ""),
-        "compare": "" if record.kind == "demo" else f"headlab repeat {record.id}" + _store_option(store),
+        "compare": "" if record.children else f"headlab repeat {record.id}" + _store_option(store),
     }
     for name, value in facts.items():
         if value:
