@@ -22,6 +22,7 @@ def crossed(tmp_path_factory):
     return store, cross_model(MODELS, pairs=100, matched_sets=120, protocol="standard", store=store)
 
 
+@pytest.mark.accept
 def test_every_model_is_a_row_and_the_missing_one_says_why(crossed) -> None:
     store, result = crossed
     table = result.tables["models"].set_index("model")
@@ -35,6 +36,7 @@ def test_every_model_is_a_row_and_the_missing_one_says_why(crossed) -> None:
     assert len(result.record.children) == 3  # two models, and the reference that was not among them
 
 
+@pytest.mark.accept
 def test_the_verdict_counts_chance_and_the_references_are_controls(crossed) -> None:
     """One of two models shows the pattern; each would by chance about as often as its matched halves say."""
     _, result = crossed
@@ -48,12 +50,14 @@ def test_the_verdict_counts_chance_and_the_references_are_controls(crossed) -> N
     assert {f.name for f in result.figures} == {"models", "null"}
 
 
+@pytest.mark.accept
 def test_the_page_shows_the_models(crossed) -> None:
     _, result = crossed
     page = report.page(result.record, dict(result.tables), list(result.children))
     assert all(name in page for name in MODELS)
 
 
+@pytest.mark.accept
 def test_a_reference_that_is_not_found_makes_the_table_void(crossed) -> None:
     """Mutant: the planted organism's trial reads as refuted."""
     _, result = crossed
