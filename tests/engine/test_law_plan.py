@@ -15,7 +15,7 @@ import torch
 from laws import close, red, table, worlds_for
 from torch import Tensor
 
-from headlab.engine import captures, edits, passes, resume, run, work
+from headlab.engine import captures, edits, resume, run, work
 from headlab.engine import plan as planning
 from headlab.engine.model import Lab
 from headlab.engine.run import sweep
@@ -207,7 +207,7 @@ def test_memory_that_runs_out_halves_the_batch_and_the_sweep_goes_on(monkeypatch
     monkeypatch.setattr(work, "resume", small)
     kept = Kept()
     found = sweep(lab, pairs, worlds, keep=kept)
-    assert tried == [54, 27, 14, 13, 14, 13] or max(tried[2:]) <= 20
+    assert tried == [54, 27, 14, 13, 14, 13], "halved until it fits, and no later batch of the shard is larger"
     close(lab, found["edited"], wanted["edited"])
     assert found.attrs["halved"] == list(kept.shards) and "not bit for bit" in kept.warnings[0]
     assert "halved" not in wanted.attrs
@@ -271,5 +271,4 @@ def test_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
             self.vocabulary = self.vocabulary + 1
 
     mutant(captures.Readout, "__init__", next_entry)
-    assert passes.reading is work.reading
     law_1(lab, FEW)

@@ -37,7 +37,6 @@ def test_a_row_for_each_claim_and_its_record(tmp_path, monkeypatch) -> None:
     html = page(result.record, dict(result.tables), list(result.children))
     for slug in SOME:
         assert slug in html and builtin_claims()[slug].published[:20].split('"')[0] in html
-    assert "could not run" in html or table["id"].all()
 
 
 def test_what_raises_is_a_row_too(tmp_path, monkeypatch) -> None:
