@@ -35,10 +35,14 @@ class Figure:
     ``curve``: rows ``{"x", "y", "low", "high", "series"}``, options ``threshold``.
     ``estimates``: rows ``{"label", "value", "low", "high", "group"}``, options ``threshold``.
     ``pairs``: rows ``{"pair", "world", "value"}`` (one dot per pair).
+    ``heatmap``: rows ``{"x", "y", "value", "panel"}`` (one cell each, in the order given; panels under each other).
+    ``scatter``: rows ``{"x", "y", "label", "group"}``, option ``named`` (names beside the points).
+    ``timeline``: rows as ``curve``, x a training step; options ``looks`` (steps), ``onsets`` (rows ``{"x", "label"}``),
+    ``bands`` (rows ``{"series", "low", "high", "from", "to"}``: where a change may lie, and most likely does).
     ``x_title`` and ``y_title`` stand in ``options``.
     """
 
-    kind: Literal["null", "curve", "estimates", "pairs"]
+    kind: Literal["null", "curve", "estimates", "pairs", "heatmap", "scatter", "timeline"]
     name: str
     title: str
     caption: str

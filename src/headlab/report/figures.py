@@ -30,7 +30,11 @@ def chart(figure: Figure) -> alt.LayerChart:
     """An Altair chart of a figure, as wide as its container. Raises ValueError on an unknown kind."""
     import altair as alt
 
+    from . import grids
+    from .timeline import timeline
+
     drawers = {"null": _null, "curve": _curve, "estimates": _estimates, "pairs": _pairs}
+    drawers |= {"heatmap": grids.heatmap, "scatter": grids.scatter, "timeline": timeline}
     if figure.kind not in drawers:
         raise ValueError(f"no such kind of figure: {figure.kind!r}; expected one of {sorted(drawers)}")
     title: dict[str, Any] = {"text": textwrap.wrap(figure.title, 76) or [""]}
@@ -69,6 +73,14 @@ def describe(figure: Figure) -> str:
     o, rows = figure.options, figure.data
     if figure.kind == "null":
         return _describe_null(figure)
+    if figure.kind in {"heatmap", "scatter"}:
+        from . import grids
+
+        return grids.describe(figure)
+    if figure.kind == "timeline":
+        from . import timeline
+
+        return timeline.describe(figure)
     threshold = "" if o.get("threshold") is None else f" The dashed line is the threshold, {o['threshold']:g}."
     if figure.kind == "curve":
         series = words.listed(_series(figure))
@@ -79,7 +91,7 @@ def describe(figure: Figure) -> str:
         more = f"; and {len(rows) - 12} more" if len(rows) > 12 else ""
         return f"{shown}{more}.{threshold}"
     worlds = words.listed(list(dict.fromkeys(str(r["world"]) for r in rows)))
-    return f"One dot per pair for {worlds}; the bar is the median.{threshold}"
+    return f"One dot per {o.get('unit') or 'pair'} for {worlds}; the bar is the median.{threshold}"
 
 
 def beside(figure: Figure) -> str:
