@@ -48,6 +48,8 @@ def read_model(
 
     folder = Path(name).expanduser()
     local = folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if local and thinks(folder):
+        raise ModelError(_THINKS.format(name=name))
     if local and not (folder / "config.json").is_file():
         raise ModelError(
             f"no model at {name}: expected a folder with config.json, safetensors and a tokenizer"
@@ -58,23 +60,51 @@ def read_model(
     if revision and local:
         raise ModelError(f"{name} is a local folder, which has no revision {revision!r}; drop --revision")
     try:
-        with _quietly():
+        with quietly():
             config = AutoConfig.from_pretrained(where, **common)
         if getattr(config, "quantization_config", None):
             raise ModelError(f"{name} has quantised weights, which cannot be read per head; use the 16-bit checkpoint")
-        with _quietly():
+        with quietly():
             tok = tokenizer or AutoTokenizer.from_pretrained(where, **common)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 where, config=config, dtype=dtype, weights_only=True, device_map=device_map,
                 attn_implementation="eager", output_loading_info=True, **common,
             )  # fmt: skip
         hf, found = loaded
+        if any(k.startswith("codi.") for k in found["unexpected_keys"]):
+            raise ModelError(_THINKS.format(name=name))
         _refuse_incomplete(name, tok, sorted(found["missing_keys"]))
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(_why_not(name, revision, error)) from error
+        hint = "; a CODI checkpoint is opened by headlab.thoughts.load" if "codi" in name.lower() else ""
+        raise ModelError(why_not(name, revision, error) + hint) from error
     return (hf if device_map is not None else hf.to(device)), tok, name
+
+
+_THINKS = (
+    "{name} is a model with continuous thoughts (CODI), of which an ordinary loader takes no weight; open it with "
+    "headlab.thoughts.load({name!r}), or try it with headlab run hubs --model {name}"
+)
+
+
+def thinks(folder: Path) -> bool:
+    """Whether a folder holds a CODI model: a ``codi.json``, or weights called ``codi.…`` (only names are read)."""
+    from safetensors import safe_open
+
+    if (folder / "codi.json").is_file():
+        return True
+    for file in sorted([*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]):
+        try:
+            if file.suffix == ".bin":
+                names = list(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
+            else:
+                with safe_open(file, "pt") as opened:
+                    names = list(opened.keys())
+        except Exception:  # damaged, or no weights at all: whoever opens it says so
+            continue
+        return any(str(k).startswith("codi.") for k in names)
+    return False
 
 
 def _refuse_incomplete(name: str, tokenizer: Any, missing: list[str]) -> None:
@@ -90,7 +120,7 @@ def _refuse_incomplete(name: str, tokenizer: Any, missing: list[str]) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Neither loading bars nor retry notices: what goes wrong is said once, by the error."""
     from transformers.utils import logging as hf_logging
 
@@ -108,7 +138,7 @@ def _quietly() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _why_not(name: str, revision: str | None, error: BaseException) -> str:
+def why_not(name: str, revision: str | None, error: BaseException) -> str:
     """One sentence for the many ways in which a download or load fails."""
     chain: list[str] = []
     cause: BaseException | None = error

@@ -99,9 +99,22 @@ class Lab:
         if projection is None:
             raise ModelError(f"{self.name} has no per-head W_{which.upper()}: {self.geometry.why}")
         module: Any = _child(self.attention_of(layer), projection.path)
-        weight = module.weight if isinstance(module, Conv1D) else module.weight.T  # [in, out]
+        weight = _matrix(module)
         index = torch.tensor(projection.channels, device=weight.device)
         return weight[index] if which == "o" else weight[:, index].permute(1, 0, 2)
+
+    def bias(self, which: str, layer: int) -> Tensor | None:
+        """The bias of ``which`` of q k v for each head (KV head for k and v), [head, d_head], or None without one.
+
+        Raises ModelError where the family has no such per-head projection; ``o`` has one bias for all heads together,
+        see :meth:`output_bias`.
+        """
+        projection: Projection | None = getattr(self.geometry, which)
+        if which == "o" or projection is None:
+            why = "all heads share the output bias (Lab.output_bias)" if which == "o" else self.geometry.why
+            raise ModelError(f"{self.name} has no per-head bias of {which}: {why}")
+        bias = getattr(_child(self.attention_of(layer), projection.path), "bias", None)
+        return None if bias is None else bias[torch.tensor(projection.channels, device=bias.device)]
 
     def output_bias(self, layer: int) -> Tensor | None:
         """The bias of the output projection, [d_model], or None."""
@@ -299,8 +312,29 @@ def _child(module: nn.Module, path: str) -> nn.Module:
     return module.get_submodule(path)
 
 
+def _matrix(linear: Any) -> Tensor:
+    """The matrix of a linear map as it acts, [in, out]: transposed where it is kept so, active LoRA added."""
+    inner = linear.get_base_layer() if _has_lora(linear) else linear
+    weight = inner.weight
+    if inner is not linear and not linear.disable_adapters and not linear.merged:
+        for adapter in linear.active_adapters:
+            weight = weight + linear.get_delta_weight(adapter)
+    return weight if isinstance(inner, Conv1D) else weight.T
+
+
+def _has_lora(module: nn.Module) -> bool:
+    """Whether peft has wrapped a linear map."""
+    return hasattr(module, "lora_A") and hasattr(module, "get_base_layer")
+
+
 def _linears(module: nn.Module) -> dict[str, nn.Module]:
-    return {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    """Every linear map of a module; with LoRA kept, the whole of it and not its parts."""
+    wrapped = tuple(f"{n}." for n, m in module.named_modules() if _has_lora(m))
+    return {
+        n: m
+        for n, m in module.named_modules()
+        if (isinstance(m, nn.Linear | Conv1D) or _has_lora(m)) and not n.startswith(wrapped or "\0")
+    }
 
 
 def _locate(hf: Any, slots: list[Slot], attentions: dict[int, nn.Module], grid: Grid) -> Geometry:
