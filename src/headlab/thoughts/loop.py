@@ -239,13 +239,14 @@ def think(
         _check(thinker, world)
     means = _means(thinker, asked, worlds, max_new_tokens, batch, keep, progress, what)
     blocks = [part for group in asked.groups.values() for part in _parts(group, min(batch, len(group)))]
+    lender = Lender(thinker, asked, max_new_tokens, batch)
     done, parts = 0, []
     for chosen in blocks:
         several = max(1, batch // len(chosen))
         for some in _parts(list(range(len(worlds))), several):
 
             def compute(chosen: Sequence[int] = chosen, some: Sequence[int] = some) -> Any:
-                return _block(thinker, asked, chosen, [worlds[w] for w in some], means, max_new_tokens, touched)
+                return _block(thinker, asked, chosen, [worlds[w] for w in some], means, max_new_tokens, touched, lender)
 
             name = _part_name(what, asked, chosen, [worlds[w] for w in some], max_new_tokens, touched)
             parts.append(compute() if keep is None else keep(name, compute))
@@ -259,7 +260,7 @@ def think(
 
 def _block(
     thinker: Thinker, asked: Asked, chosen: Sequence[int], worlds: Sequence[ThoughtWorld], means: Means | None,
-    answer: int, touched: frozenset[tuple[int, str]],
+    answer: int, touched: frozenset[tuple[int, str]], lender: Lender,
 ) -> Any:  # fmt: skip
     """Every problem of one length in every world, world after world."""
     import pandas as pd
@@ -271,7 +272,7 @@ def _block(
         # through the very kernels of the rows that will be compared with it
         own = observe(thinker, asked, chosen, captured, answer, touched | touched_by(worlds))
     lent = {
-        seed: _lent(thinker, asked, chosen, worlds, answer, seed) for w in worlds if w.asks_donor for seed in _seeds(w)
+        seed: lender.lend(chosen, _lent_sites(worlds, seed), seed) for w in worlds if w.asks_donor for seed in _seeds(w)
     }
     slots = slots_of(thinker, layout, worlds, len(chosen), [asked.names[i] for i in chosen], own, lent, means)
     index = torch.arange(len(chosen), device=ids.device).repeat(len(worlds))
@@ -299,32 +300,49 @@ def touched_by(worlds: Sequence[ThoughtWorld]) -> frozenset[tuple[int, str]]:
     return frozenset(forced | {(i.layer, i.site) for w in worlds for i in w.interventions})
 
 
+def _lent_sites(worlds: Sequence[ThoughtWorld], seed: int) -> frozenset[tuple[int, str]]:
+    lending = {"resample", "patch"}
+    return frozenset(
+        (i.layer, i.site) for w in worlds for i in w.interventions if i.write in lending and i.seed == seed
+    )
+
+
 def _seeds(world: ThoughtWorld) -> set[int]:
     return {r.seed for r in world.replaced if r.by == "resample"} | {
         i.seed for i in world.interventions if i.write in {"resample", "patch"}
     }
 
 
-def _lent(
-    thinker: Thinker, asked: Asked, chosen: Sequence[int], worlds: Sequence[ThoughtWorld], answer: int, seed: int
-) -> list[tuple[Observed, int]]:
-    """For each problem of the block the run of its donor, and the donor's place in it."""
-    order = derange(asked.names, seed).tolist()
-    givers = sorted({order[i] for i in chosen})
-    wanted = frozenset(
-        (i.layer, i.site)
-        for w in worlds
-        for i in w.interventions
-        if i.write in {"resample", "patch"} and i.seed == seed
-    )
-    by_length: dict[int, list[int]] = {}
-    for g in givers:
-        by_length.setdefault(len(asked.ids[g]), []).append(g)
-    found = {}
-    for group in by_length.values():
-        seen = observe(thinker, asked, group, wanted, answer)
-        found.update({g: (seen, n) for n, g in enumerate(group)})
-    return [found[order[i]] for i in chosen]
+class Lender:
+    """Unedited runs of whole groups of problems, kept while they fit ``limit`` bytes, for whoever receives from them."""
+
+    def __init__(self, thinker: Thinker, asked: Asked, answer: int, batch: int, limit: int = 1 << 30) -> None:
+        self.thinker, self.asked, self.answer, self.limit = thinker, asked, answer, limit
+        self.place: dict[int, tuple[int, int]] = {}
+        self.parts: list[list[int]] = []
+        for group in asked.groups.values():
+            for part in _parts(group, min(batch, len(group))):
+                self.place.update({i: (len(self.parts), n) for n, i in enumerate(part)})
+                self.parts.append(part)
+        self.kept: dict[Any, Observed] = {}
+        self.orders: dict[int, list[int]] = {}
+
+    def lend(self, chosen: Sequence[int], wanted: frozenset[tuple[int, str]], seed: int) -> list[tuple[Observed, int]]:
+        """For each of these problems the run of its donor (a derangement of all problems), and the place in it."""
+        if seed not in self.orders:
+            self.orders[seed] = derange(self.asked.names, seed).tolist()
+        places = [self.place[self.orders[seed][i]] for i in chosen]
+        found = {part: self._part(part, wanted) for part, _ in places}
+        return [(found[part], n) for part, n in places]
+
+    def _part(self, part: int, wanted: frozenset[tuple[int, str]]) -> Observed:
+        key = (part, wanted)
+        if key not in self.kept:
+            made = observe(self.thinker, self.asked, self.parts[part], wanted, self.answer)
+            while self.kept and sum(o.bytes for o in self.kept.values()) + made.bytes > self.limit:
+                self.kept.pop(next(iter(self.kept)))
+            self.kept[key] = made
+        return self.kept[key]
 
 
 def _means(

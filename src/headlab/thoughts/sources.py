@@ -60,6 +60,10 @@ class Observed:
         """Positions computed: the last generated token was never fed."""
         return self.layout.eot + self.alive.shape[1]
 
+    @property
+    def bytes(self) -> int:
+        return sum(x.nbytes for x in (self.thoughts, self.alive, *self.kept.values()))
+
     def place(self, layout: Layout, position: int) -> int:
         """The position here that lends to ``position`` of another layout."""
         role = layout.role_of(position)
