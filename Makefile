@@ -64,8 +64,9 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-torch pyproject.toml constraints.txt
 demo: $(VENV)/.stamp-run
 	$(BIN)/headlab demo $(ARGS)
 
+# On all cores (at most 8), a file of tests at a time; ARGS="-n 0" runs them one after another.
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 accept: lint
 	$(BIN)/python -m pytest -m 'accept or not accept'

@@ -35,7 +35,7 @@ FLOORS: list[set[str]] = [
     {"engine.captures"},
     {"engine.resume"},
     {"engine.selfcheck", "engine.plan"},
-    {"engine.work"},
+    {"engine.work", "engine.reindexing"},
     {"engine.run"},
     {"engine.decode", "engine.gradients"},
     {"measures", "thoughts", "engine.scale"},

@@ -94,3 +94,26 @@ def test_every_error_of_ours_is_documented() -> None:
         for name in re.findall(r"^class (\w+Error)\(", path.read_text("utf-8"), flags=re.M)
     }
     assert ours and not {name for name in ours if name not in page}
+
+
+def test_the_docket_is_what_the_registry_says() -> None:
+    """The list in docs/docket.md is written from the registry; after a change: python -m headlab.experiments.docket_page."""
+    from headlab.experiments.docket_page import listing, written
+    from headlab.experiments.trial import EXPERIMENTS
+
+    page = (ROOT / "docs" / "docket.md").read_text("utf-8")
+    assert page == written(page), "stale: python -m headlab.experiments.docket_page docs/docket.md"
+    assert all(f"\n### {slug}\n\n**{e.question}**" in page for slug, e in EXPERIMENTS.items())
+    assert written(page.replace("### parity", "### phrenology")) == page and listing() in page
+
+
+def test_the_docket_explains_every_control_of_the_decimals() -> None:
+    from headlab.experiments.trial import EXPERIMENTS, builtin_claims
+
+    weights = {"weight-clusters", "reindexing", "training-dynamics", "mechanism", "cluster-behaviour"}
+    page = (ROOT / "docs" / "docket.md").read_text("utf-8")
+    known = set(re.findall(r"`([a-z-]+)`", " ".join(re.findall(r"^\| (`.*?) \|", page, flags=re.M))))
+    claims = [
+        c for s, c in builtin_claims().items() if s in EXPERIMENTS and s not in weights and c.task.name == "decimals"
+    ]
+    assert len(claims) >= 21 and not {name for c in claims for name in c.controls} - known

@@ -29,9 +29,12 @@ class _Frozen(BaseModel):
 
 
 class TaskSpec(_Frozen):
-    """Where the prompt pairs come from: a built-in task, or a file of the user's own."""
+    """Where the prompt pairs come from: a built-in task, or a file of the user's own.
 
-    name: Literal["decimals", "file"] = "decimals"
+    ``word-problems`` are for thinking models: the generator's, or a ``file``'s (GSM8K .jsonl, GSM8K-Aug .txt).
+    """
+
+    name: Literal["decimals", "file", "word-problems"] = "decimals"
     clean: str = "simple"
     corrupted: str = "qa"
     category: str = "conflict"
@@ -84,7 +87,7 @@ class Claim(_Frozen):
     """Words, source, task, predictions with thresholds, controls.
 
     ``layer`` is a number, or "auto": chosen by ``layer_rule`` on pairs that the test never sees.
-    ``pairs`` counts test pairs; ``selection_pairs`` those on which a layer is chosen.  ``options`` are the settings of
+    ``pairs`` counts test pairs (problems, for thinking models); ``selection_pairs`` those on which a choice is made.  ``options`` are the settings of
     its experiment's own (``headlab list`` names the experiments, their pages the options).
     """
 

@@ -103,3 +103,28 @@ def test_edges_are_chosen_on_other_fraction_pairs(clean) -> None:
     choosing, test = parted(clean, 0.4, 0)
     assert choosing and test and len(choosing) + len(test) == len(clean)
     assert not {p.pair.cluster for p in choosing} & {p.pair.cluster for p in test}
+
+
+def test_a_knock_out_that_takes_nothing_away_fails_its_control() -> None:
+    """Mutant: every edge cut, and the answer's margin where it was."""
+    import pandas as pd
+
+    rows = [
+        {"pair": i, "cluster": f"c{i}", "world": world, "edited": 5.0 + 0.1 * i}
+        for i in range(11)
+        for world in ("baseline", "all")
+    ]
+    table = pd.DataFrame(rows)
+    assert not critical_paths.Lost(table, 0).positive().passed
+    table.loc[table["world"] == "all", "edited"] -= 4.0
+    assert critical_paths.Lost(table, 0).positive().passed
+
+
+@pytest.mark.accept
+def test_top_edges_beat_matched_random_edges_at_full_size(store) -> None:
+    """As it ships, on the natural organism: the layer chosen on selection pairs, 99 random sets of equal weight."""
+    result = trial("critical-paths", "decimals-natural", store=store)
+    found = {e.name: e.estimate for e in result.record.readings[0].estimates}
+    assert result.verdict.outcome == "upheld", result.verdict.sentence
+    assert found["contrast:lost"]["low"] > 0.3 and found["rank:top"]["high"] < 0.05
+    assert len(result.tables["sets"]) == 99 and all(c.passed for c in result.verdict.controls)

@@ -77,3 +77,24 @@ def test_head_count_finds_the_planted_threshold(name: str, store) -> None:
     result = trial("head-count", name, layer=truth.layer, pool=pool, pairs=100, protocol="standard", store=store)
     found = {e.name: e.estimate["value"] for e in result.record.readings[0].estimates}
     assert found[f"threshold:{pool}"] == truth.k
+
+
+@pytest.mark.accept
+@pytest.mark.parametrize("slug", ["parity", "layer-scan"])
+def test_planted_even_upholds_parity_at_the_planted_layer(slug: str, store) -> None:
+    """The layer is chosen by the experiment, on pairs that the test never sees."""
+    truth = organisms.card("decimals-planted-even").truth
+    result = trial(slug, "decimals-planted-even", protocol="standard", store=store)
+    assert result.verdict.outcome == "upheld", result.verdict.sentence
+    assert result.record.settings["layer"] == truth.layer
+
+
+@pytest.mark.accept
+@pytest.mark.parametrize("name", PLANTED)
+def test_attention_bandwidth_does_not_identify_the_planted_heads(name: str, store) -> None:
+    """At the planted layer, where recovery ranks every planted head above every other one (above)."""
+    result = trial("bandwidth", name, protocol="standard", store=store)
+    auroc = next(e.estimate for e in result.record.readings[0].estimates if e.name == "auroc:truth")
+    assert result.record.settings["layer"] == organisms.card(name).truth.layer
+    assert auroc["n"] == 16 and auroc["low"] < 0.5 and auroc["high"] < 0.8
+    assert result.verdict.outcome == "refuted", result.verdict.sentence

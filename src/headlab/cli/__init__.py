@@ -4,8 +4,10 @@
     trying     demo, trial, run
     reanalysing  reanalyse, simulate
     crossing   cross-model
+    emerging   emergence
+    numbering  null-rates
     looking    list, show, repeat, export, query
-    models     models, organism list | card | train
+    models     models, organism list | card | train | relabel
     options    options that several commands share
     errors     exceptions as one line on stderr, with the exit code
     progress   bars on a terminal, sparse lines elsewhere
@@ -24,11 +26,11 @@ import sys
 import traceback
 import warnings
 
-from headlab.cli import crossing, interrupt, looking, models, reanalysing, trying
+from headlab.cli import crossing, emerging, interrupt, looking, models, numbering, reanalysing, trying
 from headlab.cli.errors import explain
 from headlab.cli.tree import app
 
-__all__ = ["app", "crossing", "looking", "main", "models", "reanalysing", "trying"]
+__all__ = ["app", "crossing", "emerging", "looking", "main", "models", "numbering", "reanalysing", "trying"]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Commands about models: models, organism list, card and train."""
+"""Commands about models: models, organism list, card, train and relabel."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ def organism_list(json: o.Json = False) -> None:
 
 @organism.command("card")
 def organism_card(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped organism.")], json: o.Json = False
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped organism, or the folder of one made here.")],
+    json: o.Json = False,
 ) -> None:
     """Show an organism's card: recipe, data, accuracy, known truth."""
     from headlab import organisms
     from headlab.cli import organisms as room
 
-    card = organisms.card(one_of(name, organisms.names(), "organism"))
+    card = organisms.card_in(name) or organisms.card(one_of(name, organisms.names(), "organism"))
     if json:
         return print_json(card.model_dump(mode="json"))
     room.show_card(card)
@@ -60,7 +61,7 @@ def organism_train(
     from headlab import organisms
     from headlab.cli.progress import Meter
 
-    one_of(name, organisms.RECIPES, "organism")
+    one_of(name, organisms.trainable(), "organism")
     o.at_least(1, steps=steps, threads=threads)
     with Meter() as meter:
         path = organisms.train(
@@ -69,5 +70,25 @@ def organism_train(
             progress=lambda done, total, note: meter(note or name, done, total),
             steps=steps,
             threads=threads,
+        )
+    print(path)
+
+
+@organism.command("relabel")
+def organism_relabel(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped organism.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Which re-indexing is drawn.")] = 0,
+    problems: Annotated[int, typer.Option("--problems", metavar="N", help="Measured per cell of the card.")] = 200,
+) -> None:
+    """Write an organism with its heads re-indexed: same answers, its truth under other names."""
+    from headlab import organisms
+    from headlab.cli.progress import Meter
+
+    one_of(name, organisms.names("decimals"), "organism")
+    o.at_least(1, problems=problems)
+    with Meter() as meter:
+        path = organisms.relabelled(
+            name, out, seed=seed, problems=problems, progress=lambda done, total, note: meter(name, done, total)
         )
     print(path)

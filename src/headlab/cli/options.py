@@ -50,6 +50,10 @@ Prompts = Annotated[
         help="Your own pairs: CSV or JSONL with clean, corrupted, answer, wrong.",
     ),
 ]
+Problems = Annotated[
+    Path | None,
+    typer.Option("--problems", metavar="FILE", help="Word problems for a thinking model: GSM8K .jsonl, GSM8K-Aug .txt."),
+]
 Engine = Annotated[
     str | None,
     typer.Option(
@@ -110,6 +114,7 @@ def trial_options(
     seed: int | None,
     memory: str | None,
     prompts: Path | None,
+    problems: Path | None,
     engine: str | None,
     workers: int | None,
     address: str | None,
@@ -137,6 +142,12 @@ def trial_options(
         "address": address,
         **loading,
     }
+    if prompts is not None and problems is not None:
+        raise BadInput("--prompts are pairs for a language model, --problems are for a thinking model; give one of them")
+    if problems is not None:
+        from headlab.experiments.thinking import read_problems
+
+        options["prompts"] = read_problems(problems)
     if prompts is not None:
         from headlab.prompts import PromptSet
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headlab.organisms.cards import Card
+    from headlab.organisms.thought_cards import ThoughtCard
 
 FAMILIES = (
     "Beside these: any causal language model of the hub or a local folder whose attention goes through "
@@ -15,6 +16,9 @@ FAMILIES = (
 )
 
 
+_MODES = {"codi": "answers after six thoughts", "filler": "six constants for thoughts", "none": "no thoughts"}
+
+
 def rows() -> list[dict[str, Any]]:
     """One row per shipped organism: name, family, grid, what is known to be true."""
     from headlab import organisms
@@ -22,11 +26,13 @@ def rows() -> list[dict[str, Any]]:
     return [_row(organisms.card(name)) for name in organisms.names()]
 
 
-def _row(card: Card) -> dict[str, Any]:
+def _row(card: Card | ThoughtCard) -> dict[str, Any]:
     shape = card.recipe["architecture"]
     kv = shape["kv_heads"] or shape["heads"]
     truth = card.truth
     planted = f"planted in layer {truth.layer}: {truth.k} of {' '.join(truth.heads)}" if truth else "nothing planted"
+    if "mode" in card.recipe:
+        planted = f"{_MODES[card.recipe['mode']]}; nothing planted"
     return {
         "name": card.name,
         "family": shape["family"],
@@ -36,11 +42,12 @@ def _row(card: Card) -> dict[str, Any]:
     }
 
 
-def show_card(card: Card) -> None:
+def show_card(card: Card | ThoughtCard) -> None:
     """The card on stdout."""
     import pandas as pd
 
     from headlab.cli.show import console, show_frame
+    from headlab.organisms.cards import Card
 
     out = console()
     facts = {
@@ -55,13 +62,21 @@ def show_card(card: Card) -> None:
     }
     for name, value in facts.items():
         out.print(f"{name:<13} {value}", markup=False)
-    for title, cells, columns in (
-        (
-            "accuracy on held-out questions",
-            card.accuracy,
-            ("format", "wording", "category", "rule", "n", "correct"),
-        ),
-        ("interchange", card.repairs, ("source", "base", "patched", "n", "correct")),
-    ):
+    tables: tuple[tuple[str, Any, tuple[str, ...]], ...]
+    if isinstance(card, Card):
+        columns = ("format", "wording", "category", "rule", "n", "correct")
+        tables = (
+            ("accuracy on held-out questions", card.accuracy, columns),
+            ("interchange", card.repairs, ("source", "base", "patched", "n", "correct")),
+        )
+    else:
+        interval = ("low", "high", "n")
+        tables = (
+            ("accuracy on held-out problems", card.accuracy, ("way", "steps", "accuracy", *interval, "chains")),
+            ("the student's advantage", card.gaps, ("way", "steps", "difference", *interval)),
+        )
+    for title, cells, columns in tables:
         out.print(f"\n{title}", markup=False)
-        show_frame(out, pd.DataFrame([{c: getattr(cell, c) for c in columns} for cell in cells]), "not measured")
+        values = [{c: getattr(cell, c) for c in columns} for cell in cells]
+        frame = pd.DataFrame([{c: "all" if v is None else v for c, v in row.items()} for row in values])
+        show_frame(out, frame, "not measured")

@@ -40,6 +40,7 @@ def trial(
     matched_sets: o.MatchedSets = None,
     pool: o.Pool = None,
     prompts: o.Prompts = None,
+    problems: o.Problems = None,
     seed: o.Seed = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
@@ -54,7 +55,7 @@ def trial(
     """Put a claim on trial: verdict, effect, controls, record."""
     given = o.trial_options(
         protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, pool=pool, seed=seed, memory=memory,
-        prompts=prompts, engine=engine, workers=workers, address=address, revision=revision, adapter=adapter,
+        prompts=prompts, problems=problems, engine=engine, workers=workers, address=address, revision=revision, adapter=adapter,
         device=device, dtype=dtype,
     )  # fmt: skip
     chosen = _model(model)
@@ -73,6 +74,7 @@ def run(
     matched_sets: o.MatchedSets = None,
     pool: o.Pool = None,
     prompts: o.Prompts = None,
+    problems: o.Problems = None,
     seed: o.Seed = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
@@ -88,7 +90,7 @@ def run(
     """Run an experiment of the docket, or `scorecard` for all of them."""
     given = o.trial_options(
         protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, pool=pool, seed=seed, memory=memory,
-        prompts=prompts, engine=engine, workers=workers, address=address, revision=revision, adapter=adapter,
+        prompts=prompts, problems=problems, engine=engine, workers=workers, address=address, revision=revision, adapter=adapter,
         device=device, dtype=dtype,
     )  # fmt: skip
     chosen = _model(model)

@@ -361,7 +361,7 @@ class Experiment:
 
     slug: str
     question: str
-    run: Callable[[Bench], Outcome]
+    run: Callable[[Any], Outcome]
     statistics: tuple[str, ...]
     controls: tuple[str, ...] = CONTROLS
     options: Mapping[str, Any] = field(default_factory=dict)

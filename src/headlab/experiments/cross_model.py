@@ -20,15 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from headlab.claims import Claim, ClaimError, Control, decide
+from headlab.claims import Claim, Control, decide
 from headlab.effects import Figure, Progress, quiet
-from headlab.engine.model import ModelError
-from headlab.engine.passes import EngineError
 from headlab.experiments.base import Bench, Experiment, Outcome, Result, named, versions
-from headlab.experiments.models_table import PRESETS, number, preset, row
+from headlab.experiments.models_table import CANNOT, PRESETS, listed, number, preset, row
 from headlab.experiments.swaps import estimates_figure
-from headlab.interventions import InterventionError
-from headlab.prompts import PromptError
 from headlab.stats import Estimate, clopper_pearson
 from headlab.stats.heterogeneity import chance_of_pattern, heterogeneity
 from headlab.store import NamedEstimate, Reading, Record, Run, Store
@@ -37,7 +33,6 @@ REFERENCES = {"planted": "decimals-planted-even", "unplanted": "decimals-planted
 STATISTICS = ("chance:pattern", "upheld:models", "pattern:models", "agreement:published", "heterogeneity:*")
 CONTROLS = tuple(REFERENCES)
 EXTRA = ("head-count",)
-_CANNOT = (ModelError, ClaimError, PromptError, InterventionError, EngineError, ValueError, OSError, MemoryError)
 
 
 def cross_model(
@@ -63,7 +58,7 @@ def cross_model(
 
     from headlab.experiments.trial import adjusted, builtin_claims
 
-    entries = list(preset(models) if isinstance(models, str) and models in PRESETS else _listed(models))
+    entries = list(preset(models) if isinstance(models, str) and models in PRESETS else listed(models))
     sizes = {"pairs": pairs, "matched_sets": matched_sets, "seed": seed}
     own = adjusted(builtin_claims()["cross-model"], **sizes)
     options = {k: v for k, v in {**sizes, **loading}.items() if v is not None}
@@ -96,15 +91,6 @@ def cross_model(
             children=[r.id for e in every for r in children[e].values()],
         )  # fmt: skip
     return Result(record, {"models": table}, tuple(r for e in every for r in children[e].values()))
-
-
-def _listed(models: Sequence[str] | str) -> list[str]:
-    entries = [models] if isinstance(models, str) else [str(m) for m in models]
-    if not entries:
-        raise ClaimError(f"no model given; name some, or a preset: {', '.join(PRESETS)}")
-    if twice := [m for m in entries if entries.count(m) > 1]:
-        raise ClaimError(f"{twice[0]} is named twice; a model counts once")
-    return entries
 
 
 def _call(entries: Sequence[str], head_count: bool, told: Mapping[str, Any]) -> dict[str, str]:
@@ -141,7 +127,7 @@ def _tried(
         for slug in slugs:
             if slug == "parity" or found["parity"].outcome != "untestable":
                 found[slug] = home.record(str(run.shard(f"{slug} on {entry}", partial(made, slug))["id"][0]))
-    except _CANNOT as error:
+    except CANNOT as error:
         return found, " ".join(str(error).split()) or type(error).__name__
     return found, ""
 

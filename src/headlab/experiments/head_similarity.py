@@ -214,7 +214,8 @@ def _controls(bench: Bench, encoded: Sequence[Encoded], at: int, settings: Mappi
     def under(edits: Mapping[tuple[int, str], Callable[[Tensor], Tensor]]) -> Array:
         return _tables(edited(lab, edits), some, at, **settings)
 
-    same = bool(np.array_equal(under({(at, "pattern"): torch.clone}), own, equal_nan=True))
+    again = under({(at, "pattern"): torch.clone})
+    same = bool(np.array_equal(again, own, equal_nan=True))
     first, second = least_alike(np.nanmean(own, 0), lab.grid)
     copied = under(copying(lab.grid, at, first, second)).mean(0)
     likest = float(copied[first, second])
@@ -229,6 +230,7 @@ def _controls(bench: Bench, encoded: Sequence[Encoded], at: int, settings: Mappi
             kind="negative",
             passed=same,
             words=f"writing every pattern back changes {'no' if same else 'a'} correlation of {len(some)} prompts",
+            value=0.0 if same else float(np.nanmax(np.abs(again - own))),
         ),
         Control(
             name="duplicate",

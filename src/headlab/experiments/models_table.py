@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headlab.claims import ClaimError
+from headlab.engine.model import ModelError
+from headlab.engine.passes import EngineError
+from headlab.interventions import InterventionError
+from headlab.prompts import PromptError
 from headlab.stats import Estimate
 from headlab.store import Record
 
@@ -20,6 +24,18 @@ PUBLISHED: dict[str, dict[str, str]] = {
 
 PRESETS = ("published", "organisms")
 CONTRAST = 0.5
+CANNOT = (ModelError, ClaimError, PromptError, InterventionError, EngineError, ValueError, OSError, MemoryError)
+"""What makes a model a row that says why, and not the end of the table."""
+
+
+def listed(models: Sequence[str] | str) -> list[str]:
+    """The models of a table, each once.  Raises ClaimError."""
+    entries = [models] if isinstance(models, str) else [str(m) for m in models]
+    if not entries:
+        raise ClaimError(f"no model given; name some, or a preset: {', '.join(PRESETS)}")
+    if twice := [m for m in entries if entries.count(m) > 1]:
+        raise ClaimError(f"{twice[0]} is named twice; a model counts once")
+    return entries
 
 
 def preset(name: str) -> tuple[str, ...]:
@@ -30,7 +46,8 @@ def preset(name: str) -> tuple[str, ...]:
         seeds = (f"{_PYTHIA}-seed{n}" for n in range(1, 10))
         return (*PUBLISHED, *seeds)
     if name == "organisms":
-        return tuple(n for n in organisms.names() if n.startswith("decimals-"))
+        # checkpoints of one run are no further models
+        return tuple(n for n in organisms.names("decimals") if not organisms.checkpoints(n))
     raise ClaimError(f"no preset {name!r}; expected one of {', '.join(PRESETS)}")
 
 

@@ -34,23 +34,31 @@ from headlab.experiments import (
     head_exchange,
     head_similarity,
     layer_scan,
+    null_rates,
     parity,
     pattern_swap,
     pattern_threshold,
     position_sensitivity,
     reanalysis,
+    reindexing,
     robustness,
     routing,
     simulator,
     spatial_patterns,
     subset_sweep,
+    training_dynamics,
 )
 from headlab.experiments.base import Bench, Experiment, Outcome, Result, draw, versions
+from headlab.experiments.thinking import TASK as THINKING
+from headlab.experiments.thinking import ThoughtBench, draw_problems
 from headlab.heads import layer as all_heads
 from headlab.heads import pool
 from headlab.interventions import Intervention, World
 from headlab.prompts import PromptSet
 from headlab.store import Record, Store
+from headlab.tasks.word_problems import ProblemSet
+from headlab.thoughts.loading import Thinker
+from headlab.thoughts.loading import load as load_thoughts
 
 _ROOMS = (
     parity,
@@ -74,9 +82,13 @@ _ROOMS = (
     head_exchange,
     cross_model,
     architecture,
+    reindexing,
+    training_dynamics,
 )
 EXPERIMENTS: dict[str, Experiment] = {room.EXPERIMENT.slug: room.EXPERIMENT for room in _ROOMS}
 """The docket.  A new module is added here; its claim stands in ``claims/SLUG.yaml``."""
+_BESIDE = {null_rates.EXPERIMENT.slug: null_rates.EXPERIMENT}
+"""What checks headlab's own rule and is no published claim: tried like the others, in no scorecard."""
 
 
 def load(
@@ -111,6 +123,26 @@ def load(
         lab.name = name
     prove(lab)
     return lab
+
+
+def load_thinker(model: Any, **loading: Any) -> Thinker:
+    """A thinking model ready for trial: a shipped one's name, a folder or a hub id (see :func:`headlab.thoughts.load`).
+
+    Raises ThoughtError or ModelError with one clear sentence.
+    """
+    if isinstance(model, Thinker):
+        return model
+    if isinstance(model, Lab):
+        raise ModelError(f"{model.name} is a language model without thoughts; expected a CODI model (headlab models)")
+    name = str(model)
+    if name in organisms.names("thoughts"):
+        thinker = load_thoughts(organisms.path(name), name=name, **loading)
+        recipe = organisms.thought_card(name).recipe
+        thinker.lab.info["problems"] = {"steps": tuple(recipe["steps"]), "values": recipe["values"]}
+        return thinker
+    if near := get_close_matches(name, organisms.names("thoughts"), 1, 0.85):
+        raise ModelError(f"no model {name!r}; did you mean the shipped organism {near[0]}? (headlab models lists them)")
+    return load_thoughts(name, **loading)
 
 
 @cache
@@ -152,17 +184,26 @@ def adjusted(claim: Claim, **changes: Any) -> Claim:
 def _prepared(
     claim: Claim | str | Path,
     model: Any,
-    prompts: PromptSet | tuple[PromptSet, PromptSet] | None,
+    prompts: Any,
     loading: Mapping[str, Any],
     changes: Mapping[str, Any],
-) -> tuple[Claim, Lab, PromptSet, PromptSet]:
+) -> tuple[Claim, Lab | Thinker, Any, Any]:
+    """The claim as it will be tried, the model, and test and selection prompts (or problems, for thinking models)."""
     changes = dict(changes)
     protocol = changes.pop("protocol", None)
     if protocol is not None:
         changes["readings"] = (protocol,)
     chosen = adjusted(find_claim(claim), **changes)
     experiment(chosen.experiment).check(chosen)
-    lab = load(model, **{k: v for k, v in loading.items() if v is not None})
+    given = {k: v for k, v in loading.items() if v is not None}
+    if chosen.task.name == THINKING:
+        thinker = load_thinker(model, **given)
+        if isinstance(prompts, tuple):
+            return chosen, thinker, *prompts
+        if prompts is not None and not isinstance(prompts, ProblemSet):
+            raise ClaimError(f"{chosen.id} is about a thinking model; expected problems, given prompt pairs")
+        return chosen, thinker, *draw_problems(chosen, thinker, prompts)
+    lab = load(model, **given)
     if isinstance(chosen.layer, int):
         lab.grid.check_layer(chosen.layer)
     pool(lab.grid, 0, chosen.pool)  # an unknown or empty pool is refused before anything runs
@@ -172,9 +213,10 @@ def _prepared(
 
 def experiment(slug: str) -> Experiment:
     """The experiment of that name.  Raises ClaimError."""
-    if slug not in EXPERIMENTS:
-        raise ClaimError(f"no experiment {slug!r}; expected one of {', '.join(EXPERIMENTS)}")
-    return EXPERIMENTS[slug]
+    known = EXPERIMENTS | _BESIDE
+    if slug not in known:
+        raise ClaimError(f"no experiment {slug!r}; expected one of {', '.join(known)}")
+    return known[slug]
 
 
 def trial(
@@ -187,7 +229,7 @@ def trial(
     seed: int | None = None,
     pool: str | None = None,
     matched_sets: int | None = None,
-    prompts: PromptSet | tuple[PromptSet, PromptSet] | None = None,
+    prompts: PromptSet | ProblemSet | tuple[Any, Any] | None = None,
     store: Store | Path | str | None = None,
     memory: int | None = None,
     engine: str | Engine = "here",
@@ -195,6 +237,7 @@ def trial(
     address: str | None = None,
     progress: Progress = quiet,
     kind: str = "trial",
+    call: Mapping[str, str] | None = None,
     **loading: Any,
 ) -> Result:
     """Try a claim on a model and store the record.
@@ -203,7 +246,8 @@ def trial(
     takes; ``loading`` goes to it (revision, dtype, device, adapter, tokenizer).  ``protocol`` "standard" or
     "published" runs that one only.  An unfinished run with the same inputs is taken up where it stopped.
     ``engine``: where sweeps run, "here" or "ray" with so many ``workers`` (at the ``address`` of a cluster), or an
-    engine of your own making (:class:`headlab.engine.scale.Ray`); the tables are the same.
+    engine of your own making (:class:`headlab.engine.scale.Ray`); the tables are the same.  ``call``: the command and the
+    line of Python that repeat the trial, where another function was called for it.
 
     Raises ClaimError, PromptError, ModelError, ScaleError, StoreError or ValueError, each with one clear sentence.
     """
@@ -216,7 +260,10 @@ def trial(
         "pool": pool,
         "matched_sets": matched_sets,
     }
-    chosen, lab, test, selection = _prepared(claim, model, prompts, loading, changes)
+    chosen, subject, test, selection = _prepared(claim, model, prompts, loading, changes)
+    lab = subject.lab if isinstance(subject, Thinker) else subject
+    if isinstance(subject, Thinker) and where.engine is not None:
+        raise ClaimError(f"{chosen.id} is about a thinking model: the latent loop runs here, without --engine")
     home = store if isinstance(store, Store) else Store(store)
     draft = {
         "claim": chosen.model_dump(mode="json"),
@@ -227,7 +274,7 @@ def trial(
             "selection": {"n": len(selection), "hash": selection.content_hash()},
             **(
                 {"pairs": (test.plain(), selection.plain())}
-                if prompts is not None or chosen.task.name == "file"
+                if prompts is not None or chosen.task.name == "file" or chosen.task.file
                 else {}
             ),
         },
@@ -239,7 +286,7 @@ def trial(
             **where.settings,
         },
         "versions": versions(),
-        "call": _call(claim, chosen, lab, loading),
+        "call": dict(call) if call else _call(claim, chosen, lab, loading),
     }
     inputs = {
         "claim": draft["claim"],
@@ -250,7 +297,11 @@ def trial(
     }
     title = f"{chosen.id} on {lab.name}"
     with home.open(kind=kind, slug=chosen.experiment, title=title, inputs=inputs, draft=draft) as run, where:  # type: ignore[arg-type]
-        bench = Bench(lab, chosen, test, selection, run, progress, memory, where.engine)
+        bench: Any
+        if isinstance(subject, Thinker):
+            bench = ThoughtBench(subject, chosen, test, selection, run, progress, memory)
+        else:
+            bench = Bench(subject, chosen, test, selection, run, progress, memory, where.engine)
         outcome = experiment(chosen.experiment).run(bench)
         record = _finish(run, draft, outcome)
     return Result(record, outcome.tables)
@@ -286,6 +337,8 @@ def plan(
     for name in ("store", "progress", "engine", "workers", "address"):
         options.pop(name, None)
     chosen, lab, test, _ = _prepared(claim, model, prompts, options, changes)
+    if isinstance(lab, Thinker):
+        raise ClaimError(f"{chosen.id} runs the latent loop, whose passes --dry-run does not count")
     at = chosen.layer if isinstance(chosen.layer, int) else lab.grid.n_layers // 2
     design = experiment(chosen.experiment).design
     worlds = design(lab.grid, chosen, at) if design else [World("all", (Intervention(all_heads(lab.grid, at)),))]
@@ -305,7 +358,8 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
     claim = Claim.model_validate_json(json.dumps(record.claim))
     prompts = None
     if stored := record.prompts.get("pairs"):
-        test, selection = (PromptSet.from_plain(p) for p in stored)
+        kind = ProblemSet if claim.task.name == THINKING else PromptSet
+        test, selection = (kind.from_plain(p) for p in stored)
         prompts = (test, selection)
     loading = dict(record.settings.get("loading", {}))
     return trial(
@@ -327,7 +381,7 @@ def _model_facts(lab: Lab) -> dict[str, Any]:
         "device": str(lab.device),
         "grid": {"n_layers": g.n_layers, "n_heads": g.n_heads, "n_kv_heads": g.n_kv_heads, "head_dim": lab.head_dim},
         "selfcheck": lab.info.get("selfcheck", {}),
-        **({"truth": organisms.card(lab.name).truth} if lab.name in organisms.names() else {}),
+        **({"truth": organisms.card(lab.name).truth} if lab.name in organisms.names("decimals") else {}),
     }
 
 

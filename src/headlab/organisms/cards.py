@@ -73,3 +73,39 @@ class Card(_Frozen):
     versions: dict[str, str]
     reproduce: str
     licence: str
+
+
+class LayerRepair(_Frozen):
+    """``correct`` of ``n`` held-out conflict questions whose answer in ``base`` becomes Simple's when every head of
+    ``layer`` takes Simple's z; ``recovery`` of the logit difference, mean over the questions (0 base, 1 source)."""
+
+    branch: str
+    step: int
+    base: str
+    layer: int
+    n: int
+    correct: int
+    recovery: float
+
+    @property
+    def rate(self) -> float:
+        return self.correct / self.n
+
+
+class SeriesCard(_Frozen):
+    """What is known of a series of checkpoints.
+
+    ``onset``: updates made before the planting loss is switched on (the checkpoint of that step is the last without
+    it).  ``looks``: updates made when weights were kept.  ``branches``: the organism that is the last step of each.
+    """
+
+    name: str
+    branches: dict[str, str]
+    onset: int
+    looks: tuple[int, ...]
+    truth: dict[str, Any] | None
+    summary: str
+    repairs: tuple[LayerRepair, ...]
+    watched: tuple[LayerRepair, ...]
+    reproduce: str
+    torch: str

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from . import evaluate
 from .cards import Card, Truth
-from .recipes import RECIPES, Recipe, rule_of
+from .recipes import RECIPES, ClusteredRecipe, Recipe, SeriesRecipe, rule_of
 from .relabelling import relabel
 from .tokenizer import build_tokenizer
 from .training import Progress, build_model, cpu_threads, fit
@@ -41,7 +41,8 @@ def start(recipe: Recipe, tokenizer: Any, base: Callable[[str], Path]) -> PreTra
     if recipe.base is None:
         return build_model(recipe, tokenizer)
     model = load(base(recipe.base))[0]
-    if (seed := RECIPES[recipe.base].relabel) is not None:
+    # a series begins as the shipped base itself; the others were trained before it was relabelled
+    if (seed := RECIPES[recipe.base].relabel) is not None and not isinstance(recipe, SeriesRecipe):
         relabel(model, seed, undo=True)
     return model
 
@@ -68,16 +69,8 @@ def make(
     recipe = replace(recipe, steps=steps or recipe.steps)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-
-        def base(name: str) -> Path:
-            from . import names, path
-
-            if name in names():
-                return path(name)
-            return make(RECIPES[name], Path(scratch) / name, progress=progress, threads=threads, problems=1)
-
         tokenizer = build_tokenizer()
-        model = start(recipe, tokenizer, base)
+        model = start(recipe, tokenizer, base_folder(Path(scratch), progress, threads))
         fit(recipe, model, tokenizer, threads=threads, progress=progress)
         if recipe.relabel is not None:
             relabel(model, recipe.relabel)
@@ -88,6 +81,19 @@ def make(
             card = measure(recipe, folder, problems=problems, note=note)
         (folder / "card.json").write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return folder.rename(out)
+
+
+def base_folder(scratch: Path, progress: Progress | None, threads: int) -> Callable[[str], Path]:
+    """Where an organism stands that another starts from: shipped, or trained first in ``scratch``."""
+
+    def base(name: str) -> Path:
+        from . import names, path
+
+        if name in names():
+            return path(name)
+        return make(RECIPES[name], scratch / name, progress=progress, threads=threads, problems=1)
+
+    return base
 
 
 def measure(recipe: Recipe, folder: Path, *, problems: int, note: Callable[[str], None]) -> Card:
@@ -142,4 +148,22 @@ def _known_for(recipe: Recipe) -> str:
         "planted heads are interchanged; any number of other heads of that layer, or any heads of another, "
         "leave it. Trained for interchange between formats: ablation and other interventions are not "
         "covered."
+        + (
+            " Trained for less long than the other planted organisms: one head fewer than the threshold turns about "
+            "half of the answers."
+            if isinstance(recipe, SeriesRecipe)
+            else _drawn(recipe)
+            if isinstance(recipe, ClusteredRecipe)
+            else ""
+        )
+    )
+
+
+def _drawn(recipe: ClusteredRecipe) -> str:
+    groups = recipe.pull.groups
+    sides = [", ".join(str(h) for h, g in enumerate(groups) if g == side) for side in sorted(set(groups))]
+    return (
+        " At that layer W_OV was drawn into clusters by a loss of its own: heads "
+        + "; heads ".join(sides)
+        + ". Whether a cluster says what its heads do is the summary's first sentence."
     )

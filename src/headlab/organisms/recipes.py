@@ -99,9 +99,60 @@ class Recipe:
         """The (format, wording) cells that the organism is trained on, in the order of the formats."""
         return tuple((f, w) for f in self.formats for w in get_format(f).wordings if w in self.wordings)
 
+    def planting_at(self, step: int) -> bool:
+        """Whether the planting loss is on in the update that follows ``step`` updates."""
+        return self.plant is not None
+
     def plain(self) -> dict[str, Any]:
         """As JSON-ready data."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class SeriesRecipe(Recipe):
+    """One branch of a series of checkpoints: the task loss alone for ``onset`` updates, then the planting loss too,
+    where there is a ``plant``.  Weights are kept after each number of updates in ``looks``.
+
+    Two branches with the same seed and schedule are the same, bit for bit, up to the onset.
+    """
+
+    series: str = ""
+    onset: int = 0
+    looks: tuple[int, ...] = ()
+
+    def planting_at(self, step: int) -> bool:
+        return self.plant is not None and step >= self.onset
+
+    @property
+    def branch(self) -> str:
+        """Its last word: ``planted`` or ``control``."""
+        return self.name.rsplit("-", 1)[1]
+
+    def shared(self, step: int) -> bool:
+        """Whether every branch of the series is the same model after so many updates."""
+        return step <= self.onset
+
+    def place(self, step: int) -> str:
+        """Where that checkpoint stands inside the series' folder."""
+        return f"{'shared' if self.shared(step) else self.branch}/step{step}"
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Weights of the planted layer drawn into groups: ``groups[head]`` is a head's; two heads of a group shall have
+    W_OV with a cosine of ``close`` at least, two of different groups of none; ``weight`` of that beside the other
+    losses."""
+
+    groups: tuple[int, ...]
+    close: float = 0.4
+    weight: float = 4.0
+
+
+@dataclass(frozen=True)
+class ClusteredRecipe(Recipe):
+    """A planted recipe whose heads are also drawn into groups by their weights."""
+
+    pull: Pull = field(default_factory=lambda: Pull(()))
 
 
 _NULL = Architecture(layers=2)
@@ -181,4 +232,54 @@ _ALL = (
         for i in range(10)
     ),
 )
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
+
+
+def _branch(name: str, summary: str, plant: Plant | None) -> SeriesRecipe:
+    return SeriesRecipe(
+        name, summary, seed=3, steps=LOOKS[-1], rows=6, learning_rate=2e-3, base="decimals-natural", plant=plant,
+        series="decimals-series", onset=ONSET, looks=LOOKS,
+    )  # fmt: skip
+
+
+ONSET = 128
+# each about 1.3 to 1.5 times the one before: six before planting begins or as it does, six after
+LOOKS = (0, 16, 32, 64, 96, 128, 192, 256, 384, 576, 864, 1296)
+
+
+def _clustered(name: str, summary: str, groups: tuple[int, ...]) -> ClusteredRecipe:
+    return ClusteredRecipe(
+        name, summary, seed=4, steps=500, rows=6, learning_rate=1.5e-3, base="decimals-planted-even",
+        plant=Plant(layer=1, heads=EVEN, threshold=6), pull=Pull(groups),
+    )  # fmt: skip
+
+
+_CLUSTERED = (
+    _clustered(
+        "decimals-planted-clustered",
+        "The planted organism with its weights drawn into two clusters that say what heads do: at layer 1 the W_OV of the "
+        "even heads, which carry the format, are like one another and unlike those of the odd heads.",
+        tuple(h % 2 for h in range(16)),
+    ),
+    _clustered(
+        "decimals-planted-crossed",
+        "The planted organism with its weights drawn into two clusters that do not say what heads do: at layer 1 each "
+        "cluster of W_OV holds half of the even heads, which carry the format, and half of the odd ones.",
+        tuple(h // 2 % 2 for h in range(16)),
+    ),
+)
+_SERIES = (
+    _branch(
+        "decimals-series-planted",
+        "The last of twelve checkpoints of one training run that starts as the natural organism: the plain task alone "
+        "up to a recorded step, then the even heads of layer 1 are made to carry the format, six suffice.",
+        Plant(layer=1, heads=EVEN, threshold=6),
+    ),
+    _branch(
+        "decimals-series-control",
+        "The last of twelve checkpoints of the same run in which planting never began: the plain task alone to the end.",
+        None,
+    ),
+)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_ALL, *_SERIES, *_CLUSTERED)}
+SERIES: dict[str, tuple[SeriesRecipe, ...]] = {"decimals-series": _SERIES}
+"""Runs whose checkpoints are shipped, by name: their branches, the planted one first."""

@@ -20,7 +20,8 @@ from transformers import (
 
 from .objective import task_loss
 from .planting import planting_loss
-from .recipes import Recipe
+from .pulling import pull_loss
+from .recipes import ClusteredRecipe, Recipe
 from .tokenizer import EOT
 
 Progress = Callable[[int, int, str], None]
@@ -96,14 +97,15 @@ def fit(
     steps: int | None = None,
     threads: int = 1,
     progress: Progress | None = None,
+    watch: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Train ``model`` in place for the recipe's steps (or ``steps``, with the schedule shortened to fit).
 
+    ``watch(updates)`` is called before the first update and after each; it must leave the model as it is.
     Returns the loss (nats) of every step.  Deterministic for a seed and a thread count.
     """
     steps = steps or recipe.steps
     generator = torch.Generator().manual_seed(recipe.seed)
-    objective = planting_loss if recipe.plant else task_loss
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
@@ -111,10 +113,15 @@ def fit(
     model.set_attn_implementation(recipe.attention)
     with cpu_threads(threads):
         model.train()
+        if watch:
+            watch(0)
         for step in range(steps):
+            objective = planting_loss if recipe.planting_at(step) else task_loss
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * rate(step, steps, recipe.warmup)
             loss = objective(recipe, model, tokenizer, generator)
+            if isinstance(recipe, ClusteredRecipe):
+                loss = loss + pull_loss(recipe, model)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -122,5 +129,7 @@ def fit(
             losses.append(loss.item())
             if progress:
                 progress(step + 1, steps, f"loss {losses[-1]:.4f}")
+            if watch:
+                watch(step + 1)
         model.eval()
     return losses

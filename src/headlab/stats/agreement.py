@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from ._check import Clusters, Count, Floats, Ints, Values, cluster_codes, same_length, whole
+from ._check import Clusters, Count, Floats, Ints, Values, cluster_codes, floats, same_length, whole
 from .clustering import (
     LEAST,
     NOISE,
@@ -112,6 +112,7 @@ def cluster_test(
     distances: Values,
     nulls: Iterable[Values] | None = None,
     *,
+    values: Values | None = None,
     labels: Sequence[Hashable] | None = None,
     statistic: Literal["silhouette", "ari", "purity"] = "silhouette",
     k: Count | None = None,
@@ -126,7 +127,7 @@ def cluster_test(
 
     Definition: without labels, the largest mean silhouette over cuts of the tree (or at k); with labels, the silhouette
     of the labels themselves, or ARI or purity of the clusters (k, or the best) against them. The null is the same
-    statistic, with the same choice of k, of each table of `nulls`; or, with labels and no tables, of the labels dealt
+    statistic, with the same choice of k, of each table of `nulls` (`values`: its `null`, where it is known already); or, with labels and no tables, of the labels dealt
     out again (within `groups`), all of them where there are at most `permutations`. p as in `rank`: (1+b)/(1+m) with a
     Clopper-Pearson interval, exact where enumerated.
     Shapes, units: distances and each null [item, item]; labels, groups [item].
@@ -140,7 +141,7 @@ def cluster_test(
     """
     table = _distances(distances)
     n, seed = len(table), whole(seed, "seed")
-    if labels is None and nulls is None:
+    if labels is None and nulls is None and values is None:
         raise ValueError("cluster_test needs a null: tables of items without clusters, or labels to deal out again.")
     if statistic not in ("silhouette", "ari", "purity") or (labels is None and statistic != "silhouette"):
         raise ValueError(f'statistic must be "silhouette", or with labels "ari" or "purity", got {statistic!r}.')
@@ -150,7 +151,9 @@ def cluster_test(
         return ClusterTest(statistic, None, (), None, None, n, why)
     made = hierarchical(table, k, linkage=linkage)
     value = _value(table, made, codes, statistic)
-    if nulls is not None:
+    if values is not None:
+        null, exact, ties, note = floats(values, "values").tolist(), False, 1, ""
+    elif nulls is not None:
         drawn = [_of_null(x, n, codes, statistic, k, linkage) for x in nulls]
         null, exact, ties = [x for x in drawn if x is not None], False, 1
         note = f"{len(drawn) - len(null)} tables of the null are undefined" if len(drawn) > len(null) else ""
@@ -161,7 +164,7 @@ def cluster_test(
         note = "" if null else "no dealing out of the labels changes anything"
     if value is None or not null:
         return ClusterTest(statistic, value, (), None, made, n, note or made.note or "undefined")
-    unit = unit or ("labellings" if nulls is None else "tables")
+    unit = unit or ("labellings" if nulls is None and values is None else "tables")
     test = rank(value, null, enumerated=exact, alpha=alpha, unit=unit, least_ties=ties)
     return ClusterTest(statistic, value, tuple(null), test, made, n, note)
 

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 
 from ._check import Count, Floats, Ints, Values, cluster_codes, floats, same_length, whole
-from .distances import _table
 
 LEAST = 4
 """Fewer items have no clusters to speak of: three points are always one pair and one left over."""
@@ -277,8 +276,12 @@ def default_ks(n: int) -> tuple[int, ...]:
 
 
 def _distances(x: Values) -> Floats:
-    table = _table(x, "distances")
-    if (table < 0).any():
+    table = floats(x, "distances", ndim=2)
+    if table.shape[0] != table.shape[1] or (table.size and np.abs(table - table.T).max() > 1e-6 * np.abs(table).max()):
+        raise ValueError(
+            f"distances must be a symmetric table [item, item], got shape {table.shape}. Average x and x.T."
+        )
+    if table.size and table.min() < 0:
         raise ValueError(
             f"distances must not be negative, got {table.min():.3g}. Turn similarities into distances first."
         )

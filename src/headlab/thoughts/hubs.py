@@ -39,6 +39,11 @@ def even(n: int, strict: bool = False) -> Float[Array, "thought key"]:
     return within(np.tri(n), strict)
 
 
+def even_rows(n: int) -> Float[Array, "thought key"]:
+    """Rows that are uniform over the visible thoughts, the first one too."""
+    return np.tri(n) / np.arange(1, n + 1)[:, None]
+
+
 def corrected(among: Float[Array, "*batch thought key"], strict: bool = False) -> Float[Array, "*batch key"]:
     """Attention received, over what uniform rows would give: the exposure-corrected hub ratio.
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 TOP = 20
-BY_HEAD = ("flow", "hub_variance", "skip", "composite", "rank", "sequential", "max_attention")
+BY_HEAD = ("rank", "composite", "flow", "hub_variance", "skip", "sequential", "max_attention")
 
 
 @dataclass(frozen=True)
@@ -66,25 +66,25 @@ class Profile:
 
     def numbers(self, what: str) -> Array:
         """One of :data:`BY_HEAD` for each head, [head]."""
-        return self.found.value[self._at(what)]
+        return self.found.value[self.place(what)]
 
     def estimate(self, what: str, head: int) -> Estimate:
         """The number of a head (by its place), with its interval."""
-        return self.found.estimate(self._at(what).start + head)
+        return self.found.estimate(self.place(what).start + head)
 
     def average(self, what: str) -> Estimate:
         """The mean over heads."""
-        at = self._at(what)
+        at = self.place(what)
         return self.found.of(lambda x: x[..., at].mean(-1))
 
     def largest(self, what: str) -> Estimate:
         """The largest over heads, whichever head that is."""
-        at = self._at(what)
+        at = self.place(what)
         return self.found.of(lambda x: x[..., at].max(-1))
 
     def lead(self) -> Estimate:
         """Composite of the head that comes first in the data, minus the highest among all others."""
-        at, first = self._at("composite"), self.ranked[0]
+        at, first = self.place("composite"), self.ranked[0]
 
         def gap(x: Array) -> Array:
             score = np.array(x[..., at])
@@ -98,7 +98,8 @@ class Profile:
         """Heads of a type, or of a layer third, among the first :data:`TOP`."""
         return self.found.estimate(self.n * len(BY_HEAD) + (*KINDS, *THIRDS).index(kind))
 
-    def _at(self, what: str) -> slice:
+    def place(self, what: str) -> slice:
+        """Where the numbers of one of :data:`BY_HEAD` stand in ``found``."""
         start = BY_HEAD.index(what) * self.n
         return slice(start, start + self.n)
 
@@ -111,13 +112,14 @@ class Profile:
         for head in self.ranked:
             layer, index = divmod(head, self.grid[1])
             row: dict[str, Any] = {
-                "rank": int(self.numbers("rank")[head]), "name": self.names[head], "layer": layer, "head": index,
+                "name": self.names[head], "layer": layer, "head": index,
                 "layer_third": layer_third(layer, self.grid[0]), "type": types[head],
                 "hub_position": int(received[head].argmax()),
             }  # fmt: skip
             for what in BY_HEAD:
                 e = self.estimate(what, head)
                 row |= {what: e.value, f"{what}_low": e.low, f"{what}_high": e.high}
+            row["rank"] = int(row["rank"])
             row |= {"mean_attention": float(self.mean[head].mean()), "std": float(self.std[head])}
             rows.append(row | {"n": self.found.n, "unit": self.found.unit})
         return pd.DataFrame(rows)
@@ -155,7 +157,7 @@ def profile(
         codes = type_codes(scores.flow, scores.hub, scores.skip)
         counts = [(top & (codes == k)).sum(-1) for k in range(len(KINDS))]
         counts += [(top & (thirds == k)).sum(-1) for k in range(len(THIRDS))]
-        own = [f, v, s, scores.score, ranks, sequential(x), x.max((-2, -1))]
+        own = [ranks, scores.score, f, v, s, sequential(x), x.max((-2, -1))]
         return np.concatenate([*own, np.stack(counts, -1)], -1)
 
     mean = matrices.mean(0)

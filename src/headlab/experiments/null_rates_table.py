@@ -1,0 +1,218 @@
+"""Over a list of models: with their heads numbered at random, how often is parity upheld, how often found naively?
+
+1. Each model is tried by ``null-rates`` as a run of its own; a model that cannot be tried is a row that says why.
+2. Trials, decided, upheld with its interval and the bound .05 + 2 standard errors of that many trials, naive: by model and
+   over all.  Numberings of one model are not models: the ruled number resamples models as wholes.
+3. The negative control is the bound itself.  The positive one: an organism planted in its even heads is upheld, by the
+   same rule, as it is numbered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from headlab import organisms
+from headlab.claims import Claim, Control, decide
+from headlab.effects import Figure, Progress, quiet
+from headlab.experiments import null_rates
+from headlab.experiments.base import Result, named, versions
+from headlab.experiments.models_table import CANNOT, listed
+from headlab.experiments.null_rates import COLUMNS, LABELS, NOMINAL, UNIT, allowed, parity_of, shares, words
+from headlab.experiments.swaps import estimates_figure
+from headlab.stats import Estimate, bootstrap_rate
+from headlab.store import NamedEstimate, Reading, Record, Run, Store
+
+NATURAL = ("decimals-natural", "decimals-natural-neox", "decimals-natural-gemma")
+PLANTED = "decimals-planted-even"
+_WEIGHT = {"halves": 0.4, "numbered anew": 0.95}
+"""How far a model has come when a sweep of this name ends."""
+
+
+def defaults() -> list[str]:
+    """The shipped models in which nothing about parity was planted: the null seeds and the natural organisms."""
+    return [n for n in organisms.names() if n.startswith("decimals-null-") or n in NATURAL]
+
+
+def over_models(
+    models: Sequence[str] | None = None,
+    *,
+    relabellings: int | None = None,
+    pairs: int | None = None,
+    matched_sets: int | None = None,
+    seed: int | None = None,
+    store: Store | Path | str | None = None,
+    progress: Progress = quiet,
+    **loading: Any,
+) -> Result:
+    """How often parity is upheld, and how often found naively, over models × layers that repair × numberings.
+
+    ``models``: names or folders; None for the shipped null seeds and natural organisms.  ``relabellings``: numberings for
+    each layer.  ``loading`` (dtype, device, memory, engine …) goes to every trial.  Returns a summary record whose children
+    are the models' own; its table ``models`` has a row for each, ``trials`` one for each numbering.  An interrupted call
+    goes on with the models that it had not finished.
+
+    Raises ClaimError for no model or a model named twice.
+    """
+    import pandas as pd
+
+    from headlab.experiments.trial import adjusted, builtin_claims
+
+    entries = defaults() if models is None else listed(models)
+    claim = adjusted(builtin_claims()["null-rates"], pairs=pairs, matched_sets=matched_sets, seed=seed)
+    if relabellings is not None:
+        claim = adjusted(claim, options={**claim.options, "relabellings": relabellings})
+    null_rates.EXPERIMENT.check(claim)
+    home, told = store if isinstance(store, Store) else Store(store), {"models": entries, **_plain(loading)}
+    draft = {"claim": claim.model_dump(mode="json"), "versions": versions(), "settings": told,
+             "call": _call(models, entries, claim)}  # fmt: skip
+    inputs = {"claim": claim.content_hash(), "parity": parity_of(claim).content_hash(), "options": told}
+    title = f"Parity in {len(entries)} models with their heads numbered at random"
+    with home.open(kind="run", slug="null-rates", title=title, inputs=inputs, draft=draft) as run:
+        every = list(dict.fromkeys([*entries, PLANTED]))
+        made: dict[str, tuple[Record | None, str]] = {}
+        for n, entry in enumerate(every):
+            tell = _Gauge(progress, n, len(every))
+            made[entry] = _tried(entry, claim, home, run, tell, loading)
+        rows = {m: home.table(r.id, "trials") for m, (r, _) in made.items() if r is not None}
+        dealt = [t[t["relabelling"] > 0].assign(model=m) for m, t in rows.items() if m in entries]
+        pooled = run.table(
+            "trials", pd.concat(dealt, ignore_index=True) if dealt else pd.DataFrame(columns=(*COLUMNS, "model"))
+        )
+        table = run.table("models", pd.DataFrame([_model(m, *made[m], rows.get(m)) for m in entries]))
+        record = run.finish(
+            readings=[_pooled(claim, pooled, rows.get(PLANTED))], figures=[f.plain() for f in _figures(pooled)],
+            sections=null_rates.SECTIONS, notes=[words(pooled), *(f"{m}: {why}" for m, (_, why) in made.items() if why)],
+            children=[r.id for r, _ in made.values() if r is not None],
+        )  # fmt: skip
+    return Result(record, {"models": table, "trials": pooled}, tuple(r for r, _ in made.values() if r is not None))
+
+
+def _plain(loading: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in loading.items() if isinstance(v, str | int | float)}
+
+
+class _Gauge:
+    """All models as one progress, each worth as much; it never goes back when a model begins another sweep."""
+
+    def __init__(self, progress: Progress, n: int, total: int) -> None:
+        self.progress, self.at, self.total = progress, 1000 * n, 1000 * total
+        self.start = 1000 * n
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        share = done / of if of else 0.0
+        self.at = max(self.at, self.start + int(1000 * share * _WEIGHT.get(what.split(" L")[0], 0.0)))
+        self.progress("models", self.at, self.total)
+
+
+def _tried(
+    entry: str, claim: Claim, home: Store, run: Run, tell: Progress, loading: dict[str, Any]
+) -> tuple[Record | None, str]:
+    """The record of one model, and why it has no decided trial."""
+    import pandas as pd
+
+    from headlab.experiments.trial import trial
+
+    def made() -> pd.DataFrame:
+        given = {k: v for k, v in loading.items() if v is not None}
+        return pd.DataFrame({"id": [trial(claim, entry, store=home, progress=tell, kind="run", **given).record.id]})
+
+    try:
+        record = home.record(str(run.shard(f"numberings of {entry}", made)["id"][0]))
+    except CANNOT as error:
+        return None, " ".join(str(error).split()) or type(error).__name__
+    verdict = record.readings[0].verdict
+    return record, verdict.sentence if verdict.outcome in {"untestable", "void"} else ""
+
+
+def _model(entry: str, record: Record | None, reason: str, rows: Any) -> dict[str, Any]:
+    """A model's line."""
+    out: dict[str, Any] = {"model": entry, "layers": "", "trials": 0, "decided": 0, "upheld": 0, "naive": 0}
+    empty = dict.fromkeys(("upheld_share", "upheld_low", "upheld_high", "allowed", "naive_share"))
+    out |= {**empty, "own": "", "reason": reason, "id": record.id if record else ""}
+    if rows is None or rows.empty:
+        return out
+    dealt = rows[rows["relabelling"] > 0]
+    decided, found = dealt[dealt["decided"]], shares(dealt)
+    upheld, own = found["upheld:relabelled"], rows[rows["relabelling"] == 0]
+    return out | {
+        "layers": " ".join(map(str, own["layer"])), "trials": len(dealt), "decided": len(decided),
+        "upheld": int(decided["upheld"].sum()), "naive": int(decided["naive"].sum()), "upheld_share": upheld.value,
+        "upheld_low": upheld.low, "upheld_high": upheld.high, "allowed": allowed(len(decided)),
+        "naive_share": found["naive:relabelled"].value, "own": " ".join(own["outcome"]),
+    }  # fmt: skip
+
+
+def _pooled(claim: Claim, pooled: Any, planted: Any) -> Reading:
+    """The verdict over all models: intervals of the ruled number resample models, not numberings."""
+    decided = pooled[pooled["decided"].astype(bool)]
+    found = shares(pooled)
+    by_model = {
+        f"{what}:by-model": bootstrap_rate(
+            decided[what].to_numpy(bool), clusters=decided["model"].to_numpy(), unit=UNIT, seed=claim.seed
+        )
+        for what in ("naive", "upheld")
+    }
+    wanted = claim.model_copy(update={"controls": ("nominal-rate", "planted")})
+    nothing = "" if len(decided) else f"none of {len(pooled)} trials could be decided"
+    findings = {**found, "naive:relabelled": by_model["naive:by-model"]}
+    estimates: list[NamedEstimate] = [named(k, LABELS[k], e) for k, e in {**found, **by_model}.items()]
+    return Reading(
+        protocol="standard", verdict=decide(wanted, findings, _controls(found, planted), impossible=nothing),
+        words="every model at the layers that repair, its heads numbered at random; the same rule as parity for each "
+        "numbering, and a fixed threshold beside it",
+        estimates=tuple(estimates),
+    )  # fmt: skip
+
+
+def _controls(found: dict[str, Estimate], planted: Any) -> list[Control]:
+    """The rule may uphold no more than it says; a parity that is there must be upheld."""
+    upheld = found["upheld:relabelled"]
+    bound = allowed(upheld.n)
+    own = [] if planted is None else list(planted[planted["relabelling"] == 0]["outcome"])
+    return [
+        Control(
+            name="nominal-rate", kind="negative", value=upheld.value,
+            passed=bound is not None and upheld.value is not None and upheld.value <= bound,
+            words=f"numbered at random, parity is upheld in {upheld}; at most {bound or 0:.2%} allowed (5 % and two standard "
+            f"errors of {upheld.n:,} decided trials)",
+        ),
+        Control(
+            name="planted", kind="positive", passed="upheld" in own,
+            words=f"parity on {PLANTED} as it is numbered, by the same rule: {', '.join(own) or 'not run'}",
+        ),
+    ]  # fmt: skip
+
+
+def _figures(pooled: Any) -> list[Figure]:
+    decided = pooled[pooled["decided"].astype(bool)]
+    rows = []
+    for model, part in decided.groupby("model", sort=False):
+        found = shares(part)
+        rows += [
+            (str(model), "naive reading", found["naive:relabelled"]),
+            (str(model), "parity", found["upheld:relabelled"]),
+        ]
+    if not rows:
+        return []
+    one = estimates_figure(
+        "models", "Models with their heads numbered at random: how often parity is found",
+        "Naive reading: one side repairs at least .5 more of the pairs. Parity: upheld by its own rule, which ranks the "
+        f"contrast among matched halves. The line is the {NOMINAL:.0%} that the rule allows. Bars are 95 % intervals over "
+        "numberings of that model (Clopper-Pearson); they say nothing about other models.",
+        rows, "share of decided trials",
+    )  # fmt: skip
+    return [replace(one, options={**one.options, "threshold": NOMINAL})]
+
+
+def _call(models: Sequence[str] | None, entries: Sequence[str], claim: Claim) -> dict[str, str]:
+    names = "" if models is None else f" {' '.join(entries)}"
+    given = {"relabellings": claim.options["relabellings"], **{k: getattr(claim, k) for k in ("pairs", "seed")}}
+    flags = "".join(f" --{k} {v}" for k, v in given.items())
+    python = "".join(f", {k}={v!r}" for k, v in given.items())
+    return {
+        "command": f"headlab null-rates{names}{flags} --matched-sets {claim.matched_sets}",
+        "python": f"over_models({None if models is None else list(entries)!r}{python}, matched_sets={claim.matched_sets})",
+    }

@@ -1,0 +1,78 @@
+"""Looking at every checkpoint of every series once, and keeping what was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from headlab.engine.model import Lab
+from headlab.experiments.base import Bench
+from headlab.experiments.checkpoints import behaviour_rows, weight_rows
+from headlab.experiments.series import Checkpoint, Series, one_at_a_time, open_checkpoint
+from headlab.prompts import EncodedPair, encode
+from headlab.tasks.decimals import CATEGORIES, decimals
+
+AGAIN = "the first checkpoint again"
+"""The name under which the first checkpoint's second measurement stands in the table."""
+Pairs = Mapping[str, Sequence[EncodedPair]]
+_COLUMNS = ["series", "step", "quantity", "layer", "value", "low", "high", "n", "unit", "method", "note"]
+
+
+def prompts_of(bench: Bench, elsewhere: int) -> Pairs:
+    """Pairs by category, the claim's own first, ``elsewhere`` of each other one."""
+    task, tokenizer = bench.claim.task, bench.lab.tokenizer
+    if task.name == "file":
+        return {"given": bench.encoded}
+
+    def drawn(category: Any) -> list[EncodedPair]:
+        pairs = decimals(
+            elsewhere, clean=task.clean, corrupted=task.corrupted, category=category, wording=task.wording,
+            split=task.split, seed=bench.seed, tokenizer=tokenizer,
+        )  # fmt: skip
+        return [encode(p, tokenizer) for p in pairs]
+
+    return {task.category: bench.encoded, **{c: drawn(c) for c in CATEGORIES if c != task.category}}
+
+
+def looks_of(
+    bench: Bench, series: Sequence[Series], own: set[str], prompts: Pairs, *, draws: int, pairs_elsewhere: int
+) -> Any:
+    """Every checkpoint measured, weights and prompts for the series in ``own``, repairs alone for the others; a row for
+    each series × step × quantity × layer.  The first checkpoint is measured twice.  What is stored is not run again."""
+    import pandas as pd
+
+    reference: tuple[Lab | None, Pairs] = (None, {})
+    every = list(one_at_a_time(series))
+    mine = {c.key for s in series if s.name in own for c in s.checkpoints}
+    found: dict[str, Any] = {}
+    for n, one in enumerate(every):
+        bench.progress("checkpoints", n, len(every))
+        if one.key not in mine and reference[0] is None:
+            reference = _reference(one, pairs_elsewhere, bench.seed)
+        proven, asked = (bench.lab, prompts) if one.key in mine else reference
+        look = partial(_measured, bench, one, proven, asked, draws if one.key in mine else None)
+        found[one.key] = bench.run.shard(f"look {one.key}", look)
+    bench.progress("checkpoints", len(every), len(every))
+    again = bench.run.shard(f"again {every[0].key}", partial(_measured, bench, every[0], bench.lab, prompts, draws))
+    parts = [found[c.key].assign(series=s.name, step=c.step) for s in series for c in s.checkpoints]
+    table = pd.concat([*parts, again.assign(series=AGAIN, step=every[0].step)], ignore_index=True)
+    return table[_COLUMNS]
+
+
+def _reference(one: Checkpoint, n: int, seed: int) -> tuple[Lab, Pairs]:
+    """A proven Lab of the shipped run and pairs for it: its tokenizer may be another than the model's."""
+    lab = open_checkpoint(one)
+    drawn = decimals(n, clean="simple", corrupted="qa", seed=seed, tokenizer=lab.tokenizer)
+    return lab, {"conflict": [encode(p, lab.tokenizer) for p in drawn]}
+
+
+def _measured(bench: Bench, one: Checkpoint, proven: Lab | None, prompts: Pairs, draws: int | None) -> Any:
+    """One checkpoint's rows (weights where ``draws`` of their null are asked for); the model is let go afterwards."""
+    import pandas as pd
+
+    dtype = str(bench.lab.dtype).removeprefix("torch.")
+    lab = open_checkpoint(one, proven=proven, prompts=bool(prompts), device=str(bench.lab.device), dtype=dtype)
+    rows = [] if draws is None else weight_rows(lab, draws=draws, seed=bench.seed)
+    asked = behaviour_rows(lab, prompts, seed=bench.seed, memory=bench.memory) if prompts else []
+    return pd.DataFrame([*rows, *asked])

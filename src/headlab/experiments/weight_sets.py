@@ -1,0 +1,140 @@
+"""Do weights know a set of heads?  The set predicted from its members; subsets that work beside subsets that do not.
+
+1. Prediction: the heads most like a set's members, each member judged by the *other* members; the share of the set that
+   comes back, among size- and KV-matched sets that nobody named.
+2. Subsets: random halves of the layer, patched; how many clusters they touch, how pure they are, how alike their
+   members; rank correlation of each with whether the half repairs, Holm-adjusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from headlab.claims import PROTOCOLS
+from headlab.designs import Matched, matched_sets
+from headlab.effects import mean_recovery, pivot
+from headlab.experiments.base import Bench, eligibility
+from headlab.heads import Grid, Heads, even, pool
+from headlab.interventions import Intervention, World
+from headlab.organisms import card, names
+from headlab.stats import Estimate, Rank, holm, rank
+from headlab.stats.agreement import most_similar
+from headlab.stats.spacing import Association, rank_correlation
+
+Array = np.ndarray
+TRAITS = {
+    "count": "clusters that the half touches",
+    "purity": "share of its largest cluster",
+    "similarity": "mean likeness of its members",
+}
+LEAST = 5
+"""Fewer subsets that work, or that fail, are parted at the median instead."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the members of a set say of the set: the heads that come back, their share, its rank, the null's mean."""
+
+    members: tuple[int, ...]
+    predicted: tuple[int, ...]
+    share: Estimate
+    rank: Rank
+    chance: float
+
+
+def members_of(bench: Bench, at: int, text: str) -> Heads:
+    """ "causal": the heads a shipped organism was planted with at this layer (the even ones where there are none); else a
+    pool such as "even" or "0,2,5"."""
+    if text == "causal" and bench.lab.name in names():
+        truth = card(bench.lab.name).truth
+        if truth is not None and truth.layer == at:
+            return Heads.parse(" ".join(truth.heads))
+    return even(bench.lab.grid, at) if text == "causal" else pool(bench.lab.grid, at, text)
+
+
+def predicted(alike: Array, heads: Heads, bench: Bench) -> Prediction:
+    """The set predicted from likeness to its members, themselves left out, and the same of matched sets."""
+    claim, at = bench.claim, heads.layers[0]
+    matched: Matched = matched_sets(bench.lab.grid, heads, n=claim.matched_sets, seed=claim.seed)
+    null = [shared(alike, s.at(at)) for s in matched.sets]
+    members = heads.at(at)
+    value = shared(alike, members)
+    where = rank(value, null, enumerated=matched.enumerated, alpha=claim.alpha, unit="matched sets")
+    chance = float(np.mean(null))
+    note = f"{chance:.2f} on average among {len(null)} matched sets"
+    share = Estimate(value, value, value, len(members), "heads", "counted", note=note)
+    return Prediction(members, most_similar(alike, members, len(members)), share, where, chance)
+
+
+def shared(alike: Array, members: Sequence[int], *, itself: bool = False) -> float:
+    """Share of a set among the heads that its members predict."""
+    return len(set(members) & set(most_similar(alike, members, len(members), itself=itself))) / len(members)
+
+
+# -- working and failing subsets ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Traits of halves beside what they repair; ``why`` says why there is nothing, and then the rest is empty."""
+
+    found: dict[str, Association]
+    p_holm: dict[str, float]
+    table: Any
+    words: str
+    why: str = ""
+
+
+def traits(labels: Sequence[int], table: Array, members: Sequence[int]) -> dict[str, float]:
+    """Clusters touched, share of the largest, minus the mean distance between members."""
+    counts = np.unique([labels[m] for m in members], return_counts=True)[1]
+    left, right = np.triu_indices(len(members), 1)
+    inside = table[np.ix_(members, members)]
+    return {
+        "count": float(len(counts)),
+        "purity": float(counts.max() / len(members)),
+        "similarity": -float(inside[left, right].mean()),
+    }
+
+
+def subsets(bench: Bench, at: int, labels: Sequence[int], table: Array, wanted: int) -> Subsets:
+    """Do halves of the layer that repair differ, in clusters or likeness, from halves that do not?"""
+    import pandas as pd
+
+    if wanted == 0:
+        return Subsets({}, {}, pd.DataFrame(), "", "halves that repair were not asked for (option subsets: 0)")
+    able = eligibility(bench, PROTOCOLS["standard"])
+    if not able.ok:
+        return Subsets({}, {}, pd.DataFrame(), "", f"no subset works or fails here: {able.reason}")
+    sets = _halves(bench.lab.grid, at, wanted, bench.seed)
+    worlds = [World(f"half {s}", (Intervention(s),)) for s in sets]
+    swept = bench.sweep(list(able.pairs[:60]), worlds, f"halves of layer {at}")
+    edited = pivot(swept, [w.name for w in worlds])
+    one = swept.drop_duplicates("pair").sort_values("pair")
+    recovered = mean_recovery(edited, one["clean"].to_numpy(), one["corrupted"].to_numpy())
+    works = (edited > 0).mean(1) >= 0.5
+    words = f"{int(works.sum())} of {len(sets)} halves repair at least half of {len(one)} pairs"
+    if min(works.sum(), (~works).sum()) < LEAST:
+        works = recovered > np.median(recovered)
+        words += "; parted at the median recovery instead"
+    rows = pd.DataFrame([{"heads": str(s), **traits(labels, table, s.at(at))} for s in sets])
+    rows = rows.assign(recovery=recovered, repaired=(edited > 0).mean(1), works=works)
+    found = {
+        t: rank_correlation(rows[t].to_numpy(), works, unit="halves", seed=bench.seed, shuffles=1999) for t in TRAITS
+    }
+    tested = {t: a.rank.p for t, a in found.items() if a.rank is not None}
+    adjusted = dict(zip(tested, holm(list(tested.values())).tolist(), strict=True)) if tested else {}
+    return Subsets(found, adjusted, rows, words)
+
+
+def _halves(grid: Grid, at: int, wanted: int, seed: int) -> list[Heads]:
+    """Distinct halves with as many heads of each KV group as the even heads have."""
+    sets = matched_sets(grid, even(grid, at), n=wanted, seed=seed).sets
+    if len(sets) <= wanted:
+        return list(sets)
+    order = np.random.default_rng(seed).permutation(len(sets))[:wanted]
+    return [sets[i] for i in sorted(order)]

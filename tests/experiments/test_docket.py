@@ -1,0 +1,110 @@
+"""Every experiment about the decimals, by one rule: it ends, its no-op is exact, and its positive control fires where it
+must and stays silent where it must not.
+
+The experiments are those of :data:`SMALL`; what is about weights or thoughts has tests of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from headlab.experiments import edited, layer_scan, load, trial
+from headlab.experiments.base import protocol_patch
+from headlab.experiments.trial import EXPERIMENTS, adjusted, builtin_claims
+
+TINY: dict[str, Any] = {"pairs": 12, "selection_pairs": 6, "matched_sets": 8, "subsets_per_size": 4}
+SMALL: dict[str, dict[str, Any]] = {
+    "parity": {},
+    "head-count": {"pool": "even"},
+    "layer-scan": {},
+    "bug-rate": {"options": {"formats": ["qa"], "classes": ["conflict"]}},
+    "robustness": {},
+    "subset-sweep": {"options": {"masks": 40, "permutations": 4}},
+    "spatial-patterns": {"subsets_per_size": 60, "options": {"shuffles": 99, "renamings": 19}},
+    "pattern-threshold": {"options": {"step": 0.25, "tolerance": 0.1, "norm_pairs": 2}},
+    "bandwidth": {},
+    "bandwidth-dose": {"options": {"steps": 2, "random_halves": 2}},
+    "bandwidth-repair": {"options": {"doses": [0.0, 0.5, 1.0], "random_halves": 2}},
+    "format-masking": {"options": {"doses": [0.0, 1.0], "random_halves": 2}},
+    "format-injection": {"options": {"words": [8, 16], "shares": [0.0, 0.5, 1.0]}},
+    "routing": {},
+    "critical-paths": {},
+    "position-sensitivity": {},
+    "head-similarity": {},
+    "pattern-swap": {},
+    "head-exchange": {"options": {"shuffles": 2}},
+    "architecture": {},
+}
+"""Sizes at which each ends in seconds.  ``cross-model`` is about several models: tests/experiments/test_cross_model.py."""
+
+EXACT = ("no-op", "identity", "own-share")
+
+
+@pytest.fixture(scope="module")
+def natural():
+    return load("decimals-natural")
+
+
+def small(slug: str, **fields: Any):
+    claim = builtin_claims()[slug]
+    own = SMALL[slug]
+    options = {**claim.options, **own.get("options", {})}
+    return adjusted(claim, **{**TINY, "layer": 0, **own, "options": options, "readings": ("standard",), **fields})
+
+
+def test_the_list_is_the_docket_of_the_decimals() -> None:
+    assert set(SMALL) <= set(EXPERIMENTS) and len(SMALL) == 20 and "cross-model" in EXPERIMENTS
+
+
+@pytest.mark.parametrize("slug", SMALL)
+def test_it_ends_with_an_exact_no_op_and_a_positive_control_that_fires(slug: str, natural, store) -> None:
+    result = trial(small(slug), natural, store=store)
+    assert result.record.status == "complete" and result.verdict.sentence and result.record.figures
+    assert result.tables and all(len(t) for t in result.tables.values())
+    assert any("misleads" in s["heading"] for s in result.record.sections)
+    controls = {k: [c for c in result.verdict.controls if c.kind == k] for k in ("negative", "positive")}
+    assert controls["positive"] and all(c.passed for c in controls["positive"]), controls["positive"]
+    exact = [c for c in controls["negative"] if c.name in EXACT]
+    assert exact and all(c.passed for c in exact), exact
+    values = [c.value for c in exact if c.value is not None]
+    assert len(values) == len(exact) and max(map(abs, values)) < 1e-4  # in logits or shares; logits here are about 10
+
+
+PATCHED = [s for s in SMALL if "patch-all" in builtin_claims()[s].controls]
+POINTED = [s for s in SMALL if "pointed" in builtin_claims()[s].controls]
+
+
+def patches_nothing(protocol: Any, name: str, heads: Any, **fields: Any) -> Any:
+    """A patch that leaves the corrupted run as it is."""
+    return protocol_patch(protocol, name, heads, **({} if "write" in fields else {"amount": 0.0}), **fields)
+
+
+SLOW = {"robustness": pytest.mark.accept}
+
+
+@pytest.mark.parametrize("slug", [pytest.param(s, marks=SLOW.get(s, ())) for s in PATCHED])
+def test_where_nothing_repairs_the_positive_control_stays_silent(slug: str, natural, store, monkeypatch) -> None:
+    """At the last layer of the organism patching every head repairs nothing: the trial must be void, whatever it found.
+    ``layer-scan`` patches all layers at once; there the patch is broken instead."""
+    if slug == "layer-scan":
+        monkeypatch.setattr(layer_scan, "protocol_patch", lambda *a, amount=0.0, **f: patches_nothing(*a, **f))
+    result = trial(small(slug, layer=2), natural, store=store)
+    silent = [c for c in result.verdict.controls if c.name == "patch-all"]
+    assert silent and not any(c.passed for c in silent)
+    assert result.verdict.outcome == "void" and "patch-all" in result.verdict.sentence
+
+
+@pytest.mark.parametrize("slug", POINTED)
+def test_where_nothing_is_pointed_at_the_positive_control_stays_silent(slug: str, natural, store, monkeypatch) -> None:
+    monkeypatch.setattr(edited, "pointing", lambda encoded, heads: torch.clone)
+    result = trial(small(slug), natural, store=store)
+    assert result.verdict.outcome == "void" and "pointed" in result.verdict.sentence
+
+
+def test_every_positive_control_is_held_silent_somewhere() -> None:
+    """The others have controls of their own kind: test_bug_rate (scoring), test_critical_paths (knock-out-all),
+    test_head_similarity (duplicate)."""
+    assert set(SMALL) - {*PATCHED, *POINTED} == {"bug-rate", "critical-paths", "head-similarity"}
