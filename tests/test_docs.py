@@ -66,6 +66,17 @@ assert means["six of the planted heads"] > 0 > means["five of them"], means
     assert "Upheld: " in done.stdout
 
 
+def test_the_python_about_thinking_models_runs(store: Path) -> None:
+    script = store / "thoughts.py"
+    promise = """
+text = answers.set_index(["problem", "world"])["text"].unstack()
+assert (text["baseline"] != text["another problem's thought 0"]).mean() > 0.4, text
+"""
+    script.write_text("\n".join([*blocks(ROOT / "docs" / "thoughts.md", "python"), promise]), encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script)], cwd=store, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_the_documented_claim_parses() -> None:
     for text in blocks(ROOT / "docs" / "claims.md", "yaml"):
         assert Claim.from_text(text, ".yaml", "docs/claims.md").predictions

@@ -98,3 +98,16 @@ def test_shuffles_are_a_null_of_the_right_width(drawn) -> None:
 def test_at_full_size_the_claim_falls_on_the_natural_organism(store) -> None:
     result = trial("spatial-patterns", "decimals-natural", store=store)
     assert result.verdict.outcome == "refuted" and len(result.record.readings) == 2
+
+
+def test_eight_heads_are_enough_and_pairs_of_heads_are_not(store) -> None:
+    """A quarter of eight heads would be two, which have one gap and no regularity: three are taken, or the page says why."""
+    claim = adjusted(
+        builtin_claims()["spatial-patterns"], pairs=12, subsets_per_size=60, layer=0, readings=("standard",),
+        options={"shuffles": 99, "renamings": 19},
+    )  # fmt: skip
+    result = trial(claim, "decimals-natural-gemma", store=store)
+    assert {c.name for c in result.verdict.controls if c.passed} >= {"no-op", "patch-all", "planted-metric"}
+    two = adjusted(claim, options={**claim.options, "size": 2})
+    result = trial(two, "decimals-natural-gemma", store=store)
+    assert result.verdict.outcome == "untestable" and "28 sets of 2 of 8 heads" in result.verdict.sentence

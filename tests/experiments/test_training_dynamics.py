@@ -365,3 +365,30 @@ def test_one_block_of_growing_norm_is_the_published_transition_and_nothing_witho
     assert calm["value"].max() - calm["value"].min() < 0.02
     outlier = changes.trace(table, "neox", "outlier").set_index("step")["value"]
     assert outlier.loc[120] > 1.3 * outlier.loc[80], "the block's norm is what grew"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name checkpoints"),
+        (["some/model"], "which checkpoints of some/model"),
+        (["some/model", "--steps", "1,x"], "names no steps"),
+        (["some/model", "--steps", "all", "--revisions", "step0"], "give one of them"),
+        (["--preset", "pythia"], "no preset 'pythia'"),
+        (["decimals-natural"], "shipped as one model"),
+    ],
+)
+def test_the_command_says_what_is_wrong_before_anything_is_loaded(words, message, capsys, tmp_path):
+    from headlab.cli import main
+
+    assert main(["emergence", *words, "--store", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_steps_become_revisions():
+    from headlab.cli.emerging import PRESETS, _revisions
+
+    assert len(_revisions(None, "all", False)) == 154 and _revisions(None, "all", False)[-1] == "step143000"
+    assert _revisions(None, "0, 1000", False) == _revisions("step0,step1000", None, False) == ["step0", "step1000"]
+    assert _revisions(None, None, False) == [] and len(_revisions(None, None, True)) == len(series.PYTHIA_LOG_STEPS)
+    assert set(PRESETS) == set(series.PRESETS)

@@ -126,7 +126,7 @@ def test_the_record_of_an_organism(natural, store) -> None:
     from headlab.report.figures import spec
 
     assert all(spec(f) for f in result.figures)
-    with pytest.raises(ClaimError, match="names 3 heads"):
+    with pytest.raises(ClaimError, match="names 3 heads; give one"):
         trial(claim(labels=["a", "b", "c"]), natural, store=store)
 
 

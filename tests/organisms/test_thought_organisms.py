@@ -93,9 +93,7 @@ def test_the_card_is_complete_and_adds_up(name):
     assert card.reproduce == f"headlab organism train {name}" and card.licence == "Apache-2.0"
     ways = {"chain of thought", "student"}
     if recipe.mode == "codi":
-        ways |= {"noise", "mean", "other problem", "no thoughts"}
-    if name in STUDENTS:
-        ways |= {"no-thought twin", "filler twin"}
+        ways |= {"noise", "mean", "other problem", "no thoughts", "thoughts apart", "no-thought twin", "filler twin"}
     assert {r.way for r in card.accuracy} == ways and {g.way for g in card.gaps} == ways - {
         "chain of thought",
         "student",
@@ -119,6 +117,15 @@ def test_thoughts_matter(name):
     assert all(gap.low > 0 for gap in card.gaps if gap.steps is None)
     assert card.gap("no-thought twin").difference > 0.05
     assert card.gap("other problem").difference > 0.3
+
+
+def test_thoughts_attend_to_each_other_with_the_step_loss_and_hardly_without():
+    """The positive and the negative control for edits of the attention between thoughts."""
+    assert all(organisms.thought_card(name).gap("thoughts apart").low > 0.05 for name in STUDENTS)
+    plain = organisms.thought_card("thoughts-gpt2-plain")
+    assert plain.gap("thoughts apart").high < 0.05
+    assert plain.gap("no-thought twin").high < 0.05, "plain CODI does not beat its twin"
+    assert plain.gap("other problem").low > 0.3, "though it uses its thoughts"
 
 
 def test_one_student_leaves_room_for_difficulty():

@@ -42,6 +42,10 @@ def test_p_is_the_share_of_orders_by_hand():
     assert found.p.value == found.p.low == found.p.high == pytest.approx(72 / 720)
     assert not found.found and found.gap is None and not found.covers(3)
     assert not found.estimate.defined and "p = 0.1" in found.note
+    assert found.attainable == pytest.approx(0.1), "six looks say no more, however clear"
+    eight = change_point([0, 0, 0, 0, 1, 1, 1, 1], range(8), seed=0, draws=40320)
+    assert eight.p.value == eight.attainable == pytest.approx(2 / 70) and eight.found
+    assert change_point(STEP, LOOKS, seed=0, kind="jump").attainable == 0
 
 
 def test_p_equals_enumeration_from_scratch():

@@ -6,6 +6,8 @@ import inspect
 import pytest
 
 MODULES = [
+    "agreement",
+    "clustering",
     "dip",
     "distances",
     "dose",
@@ -15,6 +17,7 @@ MODULES = [
     "marginals",
     "psychometric",
     "variances",
+    "views",
 ]
 LINES = ("Definition:", "Shapes, units:", "Range", "ean over", "Raises:", "ource", "hen it misleads:")
 

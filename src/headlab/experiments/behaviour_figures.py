@@ -75,9 +75,13 @@ def _layers(bench: Bench, found: Sequence[Any]) -> Figure:
         if m.r is None:
             continue
         low, high = np.nanquantile(rank_correlations(f.tables[FIRST], f.effects.drawn(bench.seed)), [0.025, 0.975])
-        rows.append({"x": f.layer, "y": m.r, "low": min(float(low), m.r), "high": max(float(high), m.r), "series": "this model"})
+        rows.append(
+            {"x": f.layer, "y": m.r, "low": min(float(low), m.r), "high": max(float(high), m.r), "series": "this model"}
+        )
         band = _band(m)
-        rows.append({"x": f.layer, "y": band["value"], "low": band["low"], "high": band["high"], "series": "heads exchanged"})
+        rows.append(
+            {"x": f.layer, "y": band["value"], "low": band["low"], "high": band["high"], "series": "heads exchanged"}
+        )
     return Figure(
         kind="curve",
         name="layers",
@@ -93,7 +97,11 @@ def _pairs(bench: Bench, here: Any) -> Figure:
     left, right = np.triu_indices(grid.n_heads, 1)
     far, apart = here.tables[FIRST][left, right], effect_distances(here.effects.profile)[left, right]
     m = here.mantels[FIRST]
-    null = "" if m.null is None else f" Exchanged heads give a rank correlation of {m.null[0]:.2f} to {m.null[1]:.2f}; these {m.r:.2f}."
+    null = (
+        ""
+        if m.null is None
+        else f" Exchanged heads give a rank correlation of {m.null[0]:.2f} to {m.null[1]:.2f}; these {m.r:.2f}."
+    )
     return Figure(
         kind="scatter",
         name="pairs",

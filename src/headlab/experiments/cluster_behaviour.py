@@ -6,14 +6,15 @@
    correlation, heads exchanged within KV groups; other features of the weights and other layers beside it, Holm-adjusted.
 3. Prediction: the effects of each head from the heads nearest to it by weights, itself and its KV group left out, against
    the mean of the other heads; the same of exchanged heads is the null.
-4. Clusters by weights against groups by effects: adjusted Rand index, among effects dealt out again within KV groups.
+4. Clusters by weights (of W_QK and W_OV, and of what is each head's own) against groups by effects: adjusted Rand index,
+   among effects dealt out again within KV groups.
 5. The published reading: W_Q, W_K and W_V each cut in two, each cluster patched; right when one repairs and the other does
    not.  Beside it how often two sets do so that nobody named, of the same sizes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +32,10 @@ from headlab.experiments.correspondence import (
     forecast,
     matching,
     nearest,
+    own_distances,
     rank_correlations,
     skills,
+    smoothest,
     weight_tables,
 )
 from headlab.experiments.head_effects import EFFECTS, Profiles, effect_distances, profiles
@@ -40,6 +43,7 @@ from headlab.experiments.patched_sets import checked
 from headlab.experiments.set_test import set_test
 from headlab.experiments.watched import chosen_layer, untestable
 from headlab.experiments.weight_nulls import reordered
+from headlab.heads import Grid
 from headlab.measures.weights import HeadWeights, head_weights
 from headlab.stats import Estimate, Rank, holm
 from headlab.stats.agreement import ClusterTest
@@ -48,8 +52,19 @@ from headlab.stats.distances import Mantel
 from headlab.stats.views import principal_coordinates
 from headlab.store import NamedEstimate, Reading
 
-STATISTICS = ("mantel:*", "rank:mantel", "rank:mantel:*", "prediction:skill", "rank:prediction", "ari:groups", "rank:ari", "sets:*")
+STATISTICS = (
+    "mantel:*",
+    "rank:mantel",
+    "rank:mantel:*",
+    "prediction:skill",
+    "rank:prediction",
+    "ari:*",
+    "rank:ari:*",
+    "sets:*",
+)
 EXACT = 1e-9
+OWN = "own"
+CUTS = {OWN: "subspaces of W_Q and W_O (each head's own)", FIRST: FEATURES[FIRST]}
 _WORDS = "distances of directions of W_QK and W_OV against distances of effects; heads exchanged within KV groups"
 
 
@@ -62,7 +77,7 @@ class Found:
     effects: Profiles
     mantels: Mapping[str, Mantel]
     forecast: Forecast
-    groups: ClusterTest
+    groups: Mapping[str, ClusterTest]
 
 
 def cluster_behaviour(bench: Bench) -> Outcome:
@@ -71,24 +86,33 @@ def cluster_behaviour(bench: Bench) -> Outcome:
 
     lab, claim = bench.lab, bench.claim
     if lab.grid.n_heads < LEAST:
-        return untestable(bench, f"{lab.name} has {lab.grid.n_heads} heads in each layer: at least {LEAST} are compared")
+        return untestable(
+            bench, f"{lab.name} has {lab.grid.n_heads} heads in each layer: at least {LEAST} are compared"
+        )
     at, scan = chosen_layer(bench)
     lab.attention_of(at)
     try:
         weights = head_weights(lab)
-        tables = {n: weight_tables(weights, n) for n in sorted(weights.layers)}
+        layers = [n for n in sorted(weights.layers) if n == at or bench.option("all_layers", EXPERIMENT)]
+        tables = {n: weight_tables(weights, n) for n in layers}
+        own = {n: own_distances(weights, n) for n in layers}
     except ModelError as error:
         return untestable(bench, str(error))
     able = eligibility(bench, PROTOCOLS["standard"])
     pairs = able.usable(bench)
     table, checks = checked(bench, PROTOCOLS["standard"], pairs, at)
     kept = pairs[: bench.option("pairs_by_head", EXPERIMENT)]
-    found = {n: _found(bench, n, tables[n], profiles(bench, kept, n)) for n in tables if n == at or bench.option("all_layers", EXPERIMENT)}
+    found = {n: _found(bench, n, tables[n], own[n], profiles(bench, kept, n)) for n in layers}
     here = found[at]
     checks = [*checks, *_controls(bench, weights, here)]
     numbers, ruled = _estimates(bench, here)
     readings = [
-        Reading(protocol="standard", words=_WORDS, verdict=decide(claim, ruled, checks, ineligible=able.reason), estimates=tuple(numbers))
+        Reading(
+            protocol="standard",
+            words=_WORDS,
+            verdict=decide(claim, ruled, checks, ineligible=able.reason),
+            estimates=tuple(numbers),
+        )
     ]
     sets = None
     if "published" in claim.readings:
@@ -107,7 +131,7 @@ def cluster_behaviour(bench: Bench) -> Outcome:
     )  # fmt: skip
 
 
-def _found(bench: Bench, layer: int, tables: Mapping[str, Any], effects: Profiles) -> Found:
+def _found(bench: Bench, layer: int, tables: Mapping[str, Any], own: Any, effects: Profiles) -> Found:
     claim, grid = bench.claim, bench.lab.grid
     common: dict[str, Any] = {"permutations": max(100, claim.matched_sets), "seed": claim.seed, "alpha": claim.alpha}
     profile = effects.profile
@@ -116,7 +140,7 @@ def _found(bench: Bench, layer: int, tables: Mapping[str, Any], effects: Profile
         layer, tables, effects,
         {feature: agreement(table, apart, grid, **common) for feature, table in tables.items()},
         forecast(tables[FIRST], profile, grid, bench.option("neighbours", EXPERIMENT), **common),
-        matching(tables[FIRST], apart, grid, **common),
+        {OWN: matching(own, apart, grid, **common), FIRST: matching(tables[FIRST], apart, grid, **common)},
     )  # fmt: skip
 
 
@@ -129,7 +153,9 @@ def _resampled(value: float | None, drawn: Any, n: int, seed: int, note: str) ->
     if value is None or not len(whole):
         return Estimate.undefined("pairs", n, note)
     low, high = np.quantile(whole, [0.025, 0.975])
-    return Estimate(value, min(float(low), value), max(float(high), value), n, "pairs", "bootstrap over pairs", seed=seed, note=note)
+    return Estimate(
+        value, min(float(low), value), max(float(high), value), n, "pairs", "bootstrap over pairs", seed=seed, note=note
+    )
 
 
 def _estimates(bench: Bench, here: Found) -> tuple[list[NamedEstimate], dict[str, Any]]:
@@ -153,19 +179,26 @@ def _estimates(bench: Bench, here: Found) -> tuple[list[NamedEstimate], dict[str
     note = guess.note or f"exchanged heads give {np.mean(guess.null):.2f} on average"
     near = nearest(here.tables[FIRST], bench.lab.grid, bench.option("neighbours", EXPERIMENT))
     skill = _resampled(guess.skill, skills(near, drawn), n, bench.seed, note)
-    add("prediction:skill", "effects foretold from the nearest heads by weights (1 exactly, 0 as well as by the mean)", skill)
+    add(
+        "prediction:skill",
+        "effects foretold from the nearest heads by weights (1 exactly, 0 as well as by the mean)",
+        skill,
+    )
     if guess.test is not None:
         add("rank:prediction", "exchanged heads that are foretold as well", guess.test)
-    match, heads = here.groups, bench.lab.grid.n_heads
-    if match.value is None:
-        ari = Estimate.undefined("heads", heads, match.note or "no groups")
-    else:
-        chance = f"{match.chance:.3f} on average among labellings" if match.chance is not None else match.note
-        ari = Estimate(match.value, match.value, match.value, heads, "heads", "counted", note=chance)
-    add("ari:groups", "ARI of the clusters by weights with the groups by effects", ari)
-    if match.test is not None:
-        add("rank:ari", "labellings that agree with the clusters as well", match.test)
+    for name, match in here.groups.items():
+        words = f"ARI of the clusters by {CUTS[name]} with the groups by effects"
+        add(f"ari:{name}", words, _ari(match))
+        if match.test is not None:
+            add(f"rank:ari:{name}", f"labellings that agree with the clusters as well ({CUTS[name]})", match.test)
     return out, ruled
+
+
+def _ari(match: ClusterTest) -> Estimate:
+    if match.value is None:
+        return Estimate.undefined("heads", match.items, match.note or "no groups")
+    chance = f"{match.chance:.3f} on average among labellings" if match.chance is not None else match.note
+    return Estimate(match.value, match.value, match.value, match.items, "heads", "counted", note=chance)
 
 
 def _correspondence(found: Mapping[int, Found]) -> Any:
@@ -176,8 +209,7 @@ def _correspondence(found: Mapping[int, Found]) -> Any:
         {"layer": n, "feature": feature, "r": m.r, "null_low": m.null and m.null[0], "null_high": m.null and m.null[1],
          "p": m.test and m.test.p, "heads": m.items, "note": m.note, "skill": f.forecast.skill if feature == FIRST else None,
          "p_skill": f.forecast.test.p if feature == FIRST and f.forecast.test else None,
-         "ari": f.groups.value if feature == FIRST else None,
-         "p_ari": f.groups.test.p if feature == FIRST and f.groups.test else None}
+         "ari": (match := f.groups.get(feature)) and match.value, "p_ari": match and match.test and match.test.p}
         for n, f in found.items() for feature, m in f.mantels.items()
     ]  # fmt: skip
     adjusted = holm([np.nan if r["p"] is None else r["p"] for r in rows]).tolist()
@@ -190,10 +222,15 @@ def _heads(bench: Bench, found: Mapping[int, Found]) -> Any:
     rows = []
     for n, f in found.items():
         low, high = np.quantile(f.effects.drawn(bench.seed), [0.025, 0.975], axis=0)
-        clusters = f.groups.clustering.labels if f.groups.clustering else ()
+        clusters = made.labels if (made := f.groups[OWN].clustering) else ()
         profile = f.effects.profile
         for h in range(bench.lab.grid.n_heads):
-            row: dict[str, Any] = {"layer": n, "head": h, "kv_group": bench.lab.grid.kv_group_of(h), "pairs": len(f.effects.clean)}
+            row: dict[str, Any] = {
+                "layer": n,
+                "head": h,
+                "kv_group": bench.lab.grid.kv_group_of(h),
+                "pairs": len(f.effects.clean),
+            }
             for e, name in enumerate(EFFECTS):
                 row |= {name: profile[h, e], f"{name}_low": low[h, e], f"{name}_high": high[h, e]}
                 row[f"{name}_foretold"] = None if f.forecast.predicted is None else f.forecast.predicted[h, e]
@@ -209,7 +246,9 @@ def _pairs(bench: Bench, here: Found) -> Any:
     together = [grid.kv_group_of(int(a)) == grid.kv_group_of(int(b)) for a, b in zip(left, right, strict=True)]
     columns = {feature: table[left, right] for feature, table in here.tables.items()}
     apart = effect_distances(here.effects.profile)[left, right]
-    return pd.DataFrame({"layer": here.layer, "head": left, "other": right, "same_kv": together, "effect_distance": apart, **columns})
+    return pd.DataFrame(
+        {"layer": here.layer, "head": left, "other": right, "same_kv": together, "effect_distance": apart, **columns}
+    )
 
 
 # -- controls -----------------------------------------------------------------------------------------------
@@ -223,14 +262,20 @@ def _controls(bench: Bench, weights: HeadWeights, here: Found) -> list[Control]:
     new = profile[order]
     values = [
         (here.forecast.skill, forecast(table[FIRST], new, grid, k, **common).skill),
-        (here.groups.value, matching(table[FIRST], effect_distances(new), grid, **common).value),
-        *((m.r, agreement(table[f], effect_distances(new), grid, 100, 0, claim.alpha).r) for f, m in here.mantels.items()),
+        (
+            here.groups[OWN].value,
+            matching(own_distances(moved, here.layer), effect_distances(new), grid, **common).value,
+        ),
+        *(
+            (m.r, agreement(table[f], effect_distances(new), grid, 100, 0, claim.alpha).r)
+            for f, m in here.mantels.items()
+        ),
     ]
     gap = max((abs(a - b) for a, b in values if a is not None and b is not None), default=0.0)
     same = all((a is None) == (b is None) for a, b in values)
-    injected = _injected(here.tables[FIRST])
-    found = agreement(here.tables[FIRST], effect_distances(injected), grid, **common).test
-    foretold = forecast(here.tables[FIRST], injected, grid, k, **common).test
+    places, smooth = _injected(here.tables[FIRST], grid, k)
+    found = agreement(here.tables[FIRST], effect_distances(places), grid, **common).test
+    foretold = forecast(here.tables[FIRST], smooth, grid, k, **common).test
     tests = [t for t in (found, foretold) if t is not None]
     fires = len(tests) == 2 and all(t.outcome in {"upheld", "untestable"} for t in tests)
     return [
@@ -240,15 +285,16 @@ def _controls(bench: Bench, weights: HeadWeights, here: Found) -> list[Control]:
         ),
         Control(
             name="injected", kind="positive", passed=fires, value=max((t.p for t in tests), default=None),
-            words="effects replaced by a function of the weights (the heads' places among one another): "
+            words="effects replaced by a function of the weights: "
             + "; ".join(f"{name} {t}" for name, t in zip(("tables agree,", "heads are foretold,"), tests, strict=False)),
         ),
     ]  # fmt: skip
 
 
-def _injected(table: Any) -> Any:
-    """Effects that are a function of the weights: each head's coordinates in the space that the distances span."""
-    return principal_coordinates(table)[0]
+def _injected(table: Any, grid: Grid, k: int) -> tuple[Any, Any]:
+    """Effects that are a function of the weights: the heads' coordinates in the space that the distances span, and what
+    nearest heads share as far as anything can."""
+    return principal_coordinates(table)[0], smoothest(nearest(table, grid, k), grid)
 
 
 _SECTIONS = [

@@ -56,20 +56,27 @@ def patched(bench: Bench, parted: Partition, layer: int, pairs: Sequence[Encoded
     swept = bench.sweep(pairs, set_worlds(PROTOCOLS["standard"], list(sets)), f"clusters of layer {layer}")
     edited = pivot(swept, [set_name(s) for s in sets])
     one = swept.drop_duplicates("pair").sort_values("pair")
-    gained = dict(zip(sets, mean_recovery(edited, one["clean"].to_numpy(), one["corrupted"].to_numpy()).tolist(), strict=True))
+    gained = dict(
+        zip(sets, mean_recovery(edited, one["clean"].to_numpy(), one["corrupted"].to_numpy()).tolist(), strict=True)
+    )
     alpha = claim.alpha / max(1, sum(m.total > 1 for m in matched.values()))
     found = []
     for c, heads in named.items():
         own = recovery(swept, set_name(heads), seed=claim.seed)
         null = tuple(gained[s] for s in matched[c].sets)
         test = (
-            rank(gained[heads], null, enumerated=matched[c].enumerated, alpha=alpha, unit="matched sets", tolerance=1e-6)
+            rank(
+                gained[heads], null, enumerated=matched[c].enumerated, alpha=alpha, unit="matched sets", tolerance=1e-6
+            )
             if matched[c].total > 1
             else None
         )
         found.append(Patched(c, heads, own, null, test))
     adjusted = holm([np.nan if f.test is None else f.test.p for f in found]).tolist()
-    return [Patched(f.label, f.heads, f.recovery, f.null, f.test, None if f.test is None else p) for f, p in zip(found, adjusted, strict=True)]
+    return [
+        Patched(f.label, f.heads, f.recovery, f.null, f.test, None if f.test is None else p)
+        for f, p in zip(found, adjusted, strict=True)
+    ]
 
 
 def foremost(found: Sequence[Patched]) -> Patched | None:

@@ -11,16 +11,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from headlab import organisms
 from headlab.claims import Control, decide
-from headlab.effects import Figure
-from headlab.experiments import thought_figures as draw
 from headlab.experiments.base import Experiment, Outcome, named
+from headlab.experiments.compare_figures import Model, figures
 from headlab.experiments.thinking import ThoughtBench
 from headlab.experiments.thought_rows import (
     NO_ELIGIBILITY,
@@ -63,19 +61,6 @@ _LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class Model:
-    """One of the two: attention among thoughts in either view, its hub, ratios by problem, profile of its heads."""
-
-    name: str
-    parameters: int
-    hub: int
-    ratios: Array
-    raw: OfMeans
-    own: Profile
-    view: Profile
-
-
 def compare_models(bench: ThoughtBench) -> Outcome:
     """Run the experiment."""
     name = bench.option("other", EXPERIMENT) or FAMILIES.get(stem(bench.thinker.name), "")
@@ -83,14 +68,16 @@ def compare_models(bench: ThoughtBench) -> Outcome:
         return untestable(bench, why)
     other = opened(name)
     if other.spec.n_thoughts != bench.n_thoughts:
-        return untestable(bench, f"{name} is fed {other.spec.n_thoughts} thoughts, {bench.thinker.name} {bench.n_thoughts}")
+        return untestable(
+            bench, f"{name} is fed {other.spec.n_thoughts} thoughts, {bench.thinker.name} {bench.n_thoughts}"
+        )
     both = [_model(bench, who) for who in (bench.thinker, other)]
     small, large = sorted(both, key=lambda m: m.parameters)
     numbers = _numbers(bench, small, large)
     checks = [_self_control(bench), _planted_control(bench)]
     return Outcome(
         _readings(bench, numbers, checks, small, large),
-        _figures(bench, both),
+        figures(bench, both),
         {"ranked_heads": _ranked(both), "hubs": _hubs(bench, both)},
         NO_ELIGIBILITY,
         settings={"other": other.name, "other_fingerprint": other.lab.fingerprint, "comparison": _plain(both, numbers)},
@@ -102,6 +89,8 @@ def compare_models(bench: ThoughtBench) -> Outcome:
 def _missing(bench: ThoughtBench, name: str) -> str:
     if not name:
         return f"{bench.thinker.name} is no shipped model; name the one to compare it with (option other)"
+    if name == bench.thinker.name:
+        return f"{name} compared with itself says nothing; name another model (option other)"
     if name in FAMILIES.values() and name not in organisms.names("thoughts"):
         return f"{name} is not shipped; name another model to compare with (option other)"
     return ""
@@ -131,7 +120,13 @@ def judged(
     )
     ratios = np.nanmean(measure.corrected(among), 1)
     return Model(
-        name, size, hub, ratios, raw, profile(among, clusters, grid, seed=seed), profile(view, clusters, grid, seed=seed)
+        name,
+        size,
+        hub,
+        ratios,
+        raw,
+        profile(among, clusters, grid, seed=seed),
+        profile(view, clusters, grid, seed=seed),
     )
 
 
@@ -241,7 +236,7 @@ def _planted_control(bench: ThoughtBench) -> Control:
     )
 
 
-# -- tables, JSON, figures ----------------------------------------------------------------------------------
+# -- tables and JSON ----------------------------------------------------------------------------------
 
 
 def _ranked(both: list[Model]) -> Any:
@@ -269,7 +264,12 @@ def _plain(both: list[Model], numbers: Mapping[str, Estimate]) -> dict[str, Any]
     """The comparison as data: what the published JSON held, each number with its interval, in both readings."""
     out: dict[str, Any] = {"differences": {k: e.to_dict() for k, e in numbers.items()}, "models": {}}
     for m in both:
-        one: dict[str, Any] = {"parameters": m.parameters, "layers": m.own.grid[0], "heads": m.own.grid[1], "hub": m.hub}
+        one: dict[str, Any] = {
+            "parameters": m.parameters,
+            "layers": m.own.grid[0],
+            "heads": m.own.grid[1],
+            "hub": m.hub,
+        }
         for name, p in (("standard", m.own), ("published", m.view)):
             first = p.ranked[0]
             one[name] = {
@@ -294,61 +294,6 @@ def _said(both: list[Model], numbers: Mapping[str, Estimate]) -> list[str]:
         )
     gap, raw = numbers["hub:gap"], numbers["published:gap"]
     return [*out, f"Smaller less larger: corrected hub ratio {gap}; as published {raw}."]
-
-
-def _figures(bench: ThoughtBench, both: list[Model]) -> list[Figure]:
-    told = f"{len(bench.test)} problems, the same in both models; 95 % intervals over chains of steps."
-    n, seed, clusters = bench.n_thoughts, bench.seed, clusters_of(bench.test)
-    fair = {m.name: bootstrap_means(m.ratios, clusters, unit="problems", seed=seed) for m in both}
-    even = metrics.incoming(metrics.published_view(measure.even_rows(n))) * n
-    raw: list[Any] = []
-    corrected: list[Any] = []
-    for j in range(n):
-        raw += [(f"thought {j}", m.name, m.raw.estimate(j)) for m in both]
-        mass = [float(m.view.mean.sum(-1).mean()) for m in both]
-        flat = float(even[j]) * float(np.mean(mass)) * n / (n - 1)
-        raw.append((f"thought {j}", "even rows of the same mean mass", draw.exactly(flat, len(bench.test), "problems")))
-        corrected += [(f"thought {j}", m.name, fair[m.name][j]) for m in both]
-        corrected.append((f"thought {j}", "uniform attention", draw.exactly(1.0, len(bench.test), "problems")))
-    out = [
-        draw.estimates(
-            "hubs", "What each thought receives, corrected for exposure", f"{told} One is what exposure explains.", corrected,
-            "times uniform", measure.ABOVE,
-        ),
-        draw.estimates(
-            "published-hubs", "What each thought receives, as published",
-            f"{told} Column sums of the published matrix over 1/6, beside rows that have no preference.", raw, "times 1/6",
-        ),
-        _top(both, told),
-    ]  # fmt: skip
-    for m in both:
-        rows = [(k, "", m.own.count(k)) for k in metrics.KINDS]
-        title = f"Functional types among the first {min(TOP, m.own.n)} heads of {m.name}"
-        out.append(draw.estimates(f"types-{_slug(m.name)}", title, told, rows, "heads"))
-    for m in both:
-        rows = [(k, "", m.own.count(k)) for k in metrics.THIRDS]
-        title = f"Layer thirds of the first {min(TOP, m.own.n)} heads of {m.name}"
-        caption = f"{told} {m.own.grid[0]} layers: early below ⌊L/3⌋, middle below ⌊2L/3⌋."
-        out.append(draw.estimates(f"layers-{_slug(m.name)}", title, caption, rows, "heads"))
-    scores = [(k.replace("_", " "), m.name, m.own.average(k)) for k in ("hub_variance", "skip", "sequential") for m in both]
-    out.append(draw.estimates("scores", "Mean scores over all heads", told, scores, "score"))
-    return out
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")[-40:]
-
-
-def _top(both: list[Model], told: str) -> Figure:
-    rows = []
-    for m in both:
-        for place, h in enumerate(m.own.ranked[:TOP], start=1):
-            e = m.own.estimate("composite", h)
-            rows.append({"x": place, "y": e.value, "low": e.low, "high": e.high, "series": m.name})
-    return Figure(
-        "curve", "top20", f"Composite of the first {TOP} heads", f"{told} Min-max is taken inside each model: the two are not on "
-        "one scale.", tuple(rows), {"x_title": "rank", "y_title": "composite"},
-    )  # fmt: skip
 
 
 _WORDS = {

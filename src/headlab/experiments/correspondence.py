@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -49,6 +48,14 @@ def weight_tables(weights: HeadWeights, layer: int) -> dict[str, Array]:
         except ModelError:
             continue  # a family without that block has no such distance
     return found | {"norm": euclidean(np.log(norm_table(weights, layer)))}
+
+
+def own_distances(weights: HeadWeights, layer: int) -> Array:
+    """Root mean square of the distances of the subspaces that W_Q reads and W_O writes: nothing a KV group shares."""
+    try:
+        return np.sqrt(np.mean([distances(weights, layer, k) ** 2 for k in ("q_subspace", "o_subspace")], axis=0))
+    except ModelError:  # no such blocks of its own: what the family has
+        return apart(weights, layer, "both", "subspace")
 
 
 def norm_table(weights: HeadWeights, layer: int) -> Array:
@@ -132,6 +139,16 @@ def forecast(
     return Forecast(skill, tuple(null.tolist()), test, near @ profile)
 
 
+def smoothest(near: Array, grid: Grid, count: int = 2) -> Array:
+    """Made-up effects [head, effect] that nearest heads share as far as any can, and that do not differ on average
+    between KV groups: leading eigenvectors of the graph of nearest heads, group means taken out."""
+    n, groups = len(near), groups_of(grid)
+    codes = np.zeros(n, dtype=int) if groups is None else np.array(groups)
+    same = (codes[:, None] == codes).astype(float)
+    within = np.eye(n) - same / same.sum(1, keepdims=True)
+    return np.linalg.eigh(within @ (near + near.T) @ within)[1][:, -count:]
+
+
 def exchanges(grid: Grid, n: int, seed: int) -> Array | None:
     """``n`` random exchanges of heads within KV groups [exchange, head]; None where none is possible."""
     groups = groups_of(grid)
@@ -162,8 +179,3 @@ def matching(weights: Array, effects: Array, grid: Grid, permutations: int, seed
         weights, labels=made.labels, statistic="ari", groups=groups_of(grid), permutations=permutations, seed=seed,
         alpha=alpha, unit="labellings",
     )  # fmt: skip
-
-
-def summary(test: Any) -> str:
-    """A null in words, for a note."""
-    return "no null" if test is None else str(test)

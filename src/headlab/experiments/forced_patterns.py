@@ -56,10 +56,12 @@ def forced_patterns(bench: ThoughtBench) -> Outcome:
     patterns = pattern_worlds(bench.lab.grid, hub)
     found, table, base = measured(bench, patterns, "forced patterns", holm)
     extents = [blocked(bench, "thoughts"), blocked(bench, "answer")]
-    cut, more, _ = measured(bench, extents, "attention blocked", holm)
+    cut, _, _ = measured(bench, extents, "attention blocked", holm)
     null = _random(bench, base)
     assert found["hub"].drop.value is not None
-    place = rank(found["hub"].drop.value, null, enumerated=False, alpha=bench.claim.alpha, unit="random placements", tail="less")
+    place = rank(
+        found["hub"].drop.value, null, enumerated=False, alpha=bench.claim.alpha, unit="random placements", tail="less"
+    )
     checks = [
         bench.exact(identity(bench.lab.grid), words="every pattern overwritten by itself"),
         parse_control(bench.baseline, table),
@@ -69,7 +71,12 @@ def forced_patterns(bench: ThoughtBench) -> Outcome:
     every = {**found, **cut}
     findings: dict[str, Any] = {"rank:hub": place}
     for key, e in every.items():
-        findings |= {f"drop:{key}": e.drop, f"kept:{key}": e.kept, f"relative:{key}": e.relative, f"accuracy:{key}": e.accuracy}
+        findings |= {
+            f"drop:{key}": e.drop,
+            f"kept:{key}": e.kept,
+            f"relative:{key}": e.relative,
+            f"accuracy:{key}": e.accuracy,
+        }
         findings[f"parsed:{key}"] = e.parsed
     estimates = [
         named("rank:hub", "random placements of hubs that cost as little", place.estimate, ""),
@@ -172,7 +179,9 @@ def _random_table(null: Array) -> Any:
     return pd.DataFrame({"placement": range(len(null)), "drop": null})
 
 
-def _figures(found: Mapping[str, Effect], cut: Mapping[str, Effect], null: Array, place: Rank, hub: int) -> list[Figure]:
+def _figures(
+    found: Mapping[str, Effect], cut: Mapping[str, Effect], null: Array, place: Rank, hub: int
+) -> list[Figure]:
     return [
         drops_figure(
             "patterns", "Share of the accuracy lost under forced attention",
@@ -192,8 +201,7 @@ def _notes(every: Mapping[str, Effect], place: Rank, hub: int) -> list[str]:
     return [
         f"Costs accuracy (exact McNemar, Holm): {', '.join(hurt) or 'none'}.",
         f"Random placements of hubs that cost as little as thought {hub}: {place}.",
-        f"With all attention to earlier thoughts blocked {every['blocked-thoughts'].kept} of the accuracy is kept: what no pattern "
-        "among thoughts can lose.",
+        f"With all attention to earlier thoughts blocked {every['blocked-thoughts'].kept} of the accuracy is kept.",
     ]
 
 

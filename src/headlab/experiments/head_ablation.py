@@ -165,10 +165,17 @@ def _standard(
     bench: ThoughtBench, main: Mapping[str, Effect], ranks: Mapping[str, Rank], rho: Any, checks: list[Control]
 ) -> Reading:
     findings: dict[str, Any] = {f"rank:{k}": r for k, r in ranks.items()} | {"spearman": rho}
-    estimates = [named(f"rank:{k}", f"{k}: matched references at least as extreme", r.estimate, "") for k, r in ranks.items()]
+    estimates = [
+        named(f"rank:{k}", f"{k}: matched references at least as extreme", r.estimate, "") for k, r in ranks.items()
+    ]
     estimates.append(named("spearman", "rank correlation of composite and accuracy lost, over heads", rho, ""))
     for key, e in main.items():
-        findings |= {f"drop:{key}": e.drop, f"relative:{key}": e.relative, f"accuracy:{key}": e.accuracy, f"parsed:{key}": e.parsed}
+        findings |= {
+            f"drop:{key}": e.drop,
+            f"relative:{key}": e.relative,
+            f"accuracy:{key}": e.accuracy,
+            f"parsed:{key}": e.parsed,
+        }
         estimates += told(e, key)
     verdict = decide(bench.claim, findings, checks, ineligible=bench.able.reason)
     return Reading(protocol="standard", words=_WORDS, verdict=verdict, estimates=tuple(estimates))
@@ -179,7 +186,10 @@ def _published(bench: ThoughtBench, chosen: Mapping[str, Heads], checks: list[Co
     lab = bench.lab
     if lab.d_model % lab.grid.n_heads:
         return not_rebuilt(bench, f"{lab.d_model} residual channels do not divide into {lab.grid.n_heads} slices")
-    worlds = [ThoughtWorld(k, sliced(heads), labels={"label": _said(k), "group": "slice of the output"}) for k, heads in chosen.items()]
+    worlds = [
+        ThoughtWorld(k, sliced(heads), labels={"label": _said(k), "group": "slice of the output"})
+        for k, heads in chosen.items()
+    ]
     found, _, _ = measured(bench, worlds, "slices of the output")
     verdict = decide(only(bench.claim, *(f"drop:{k}" for k in chosen)), {f"drop:{k}": e.drop for k, e in found.items()}, checks,
                      ineligible=bench.able.reason)  # fmt: skip
@@ -211,8 +221,10 @@ def _matched_table(matched: Mapping[str, MatchedSets], reference: Mapping[str, A
     import pandas as pd
 
     rows = [
-        {"for": key, "heads": str(s), "drop": float(d)} for key, m in matched.items() for s, d in zip(m.sets, reference[key], strict=True)
-    ]  # fmt: skip
+        {"for": key, "heads": str(s), "drop": float(d)}
+        for key, m in matched.items()
+        for s, d in zip(m.sets, reference[key], strict=True)
+    ]
     return pd.DataFrame(rows, columns=["for", "heads", "drop"])
 
 
@@ -229,11 +241,20 @@ def _figures(
         for key in ("named", "top3", "top1") if key in reference
     ]  # fmt: skip
     whole = bench.able.accuracy.value or 0.0
-    data = [point(w, k, together[f"top{k}:{w}"].accuracy) for w in WRITES for k in range(1, 99) if f"top{k}:{w}" in together]
-    data += [spread_point("matched random heads", k, whole - reference[f"top{k}"]) for k in (1, 3) if f"top{k}" in reference]
+    data = [
+        point(w, k, together[f"top{k}:{w}"].accuracy) for w in WRITES for k in range(1, 99) if f"top{k}:{w}" in together
+    ]
+    data += [
+        spread_point("matched random heads", k, whole - reference[f"top{k}"]) for k in (1, 3) if f"top{k}" in reference
+    ]
     shown = sorted(alone.values(), key=lambda e: -(e.drop.value or 0))[:15]
     dots = tuple(
-        {"x": float(scores.composite.score[i]), "y": alone[str(h)].drop.value, "label": str(h), "group": f"layer {h.layer}"}
+        {
+            "x": float(scores.composite.score[i]),
+            "y": alone[str(h)].drop.value,
+            "label": str(h),
+            "group": f"layer {h.layer}",
+        }
         for i, h in enumerate(scores.heads)
     )
     return [
@@ -246,12 +267,12 @@ def _figures(
         ),
         drops_figure(
             "heads", "The fifteen heads whose ablation alone costs most",
-            f"{write.capitalize()} ablation at every position, 95 % intervals over problems. {sum(e.matters for e in alone.values())} of "
-            f"{len(alone)} heads pass Benjamini-Hochberg.", shown,
+            f"{write.capitalize()} ablation at every position, 95 % intervals over problems. "
+            f"{sum(e.matters for e in alone.values())} of {len(alone)} heads pass Benjamini-Hochberg.", shown,
         ),
         Figure(
             "scatter", "score-effect", "The score of each head and what its ablation costs",
-            f"Spearman: {ranks['spearman'] if 'spearman' in ranks else 'undefined, no head differs'}.", dots,
+            f"Spearman: {ranks.get('spearman', 'undefined, no head differs')}.", dots,
             {"x_title": "published composite, on selection problems", "y_title": "accuracy lost", "named": [
                 d["label"] for d in sorted(dots, key=lambda d: -(d["y"] or 0))[:6]]},
         ),

@@ -71,7 +71,9 @@ def profiles(bench: Bench, pairs: Sequence[EncodedPair], layer: int) -> Profiles
     """Patch every head of a layer alone, and the layer without each, from the clean run at z."""
     whole, protocol = all_heads(bench.lab.grid, layer), PROTOCOLS["standard"]
     sets = [*singles(whole), *leave_one_out(whole)]
-    names = [f"{kind} {set_name(h)}" for kind, h in zip(["alone"] * len(whole) + ["without"] * len(whole), sets, strict=True)]
+    names = [
+        f"{kind} {set_name(h)}" for kind, h in zip(["alone"] * len(whole) + ["without"] * len(whole), sets, strict=True)
+    ]
     worlds = [_patched(protocol, n, h) for n, h in zip(names, sets, strict=True)] + [_patched(protocol, "whole", whole)]
     swept = bench.sweep(pairs, worlds, f"heads of layer {layer}")
     edited = pivot(swept, [w.name for w in worlds])

@@ -74,7 +74,12 @@ def head_metrics(bench: ThoughtBench) -> Outcome:
     where, null = _shuffled(own, among, clusters, bench)
     others = references(bench, bench.option("untrained", EXPERIMENT), bench.option("references", EXPERIMENT))
     beside = [(o, profile(o.matrices, o.clusters, grid, seed=seed, draws=200)) for o in others if _same(o, among)]
-    checks = [rows_control(found, bench.lab.dtype), batch_control(bench), published_control(), planted_control(among, grid)]
+    checks = [
+        rows_control(found, bench.lab.dtype),
+        batch_control(bench),
+        published_control(),
+        planted_control(among, grid),
+    ]
     readings = [_reading(bench, "standard", _WORDS, own, checks, where)]
     if "published" in bench.claim.readings:
         readings.append(_reading(bench, "published", _PUBLISHED, view, checks, None))
@@ -113,9 +118,14 @@ def _reading(
     findings = numbers | ({} if where is None else {"rank:variance": where})
     estimates = [named(k, _label(k, own), v, "") for k, v in numbers.items()]
     if where is not None:
-        estimates.append(named("rank:variance", "shuffles of thoughts with as large a hub variance in some head", where.estimate, ""))
+        estimates.append(
+            named("rank:variance", "shuffles of thoughts with as large a hub variance in some head", where.estimate, "")
+        )
     return Reading(
-        protocol=name, words=words, verdict=decide(only(bench.claim, *findings), findings, checks), estimates=tuple(estimates)
+        protocol=name,
+        words=words,
+        verdict=decide(only(bench.claim, *findings), findings, checks),
+        estimates=tuple(estimates),
     )
 
 
@@ -194,7 +204,9 @@ def _findings(heading: str, own: Profile) -> dict[str, str]:
     said.append(f"Types among the first {top}: " + "; ".join(f"{k} {own.count(k)}" for k in metrics.KINDS) + ".")
     said.append(f"Layers among the first {top}: " + "; ".join(f"{k} {own.count(k)}" for k in metrics.THIRDS) + ".")
     critical = [own.names[h] for h in own.ranked if own.numbers("composite")[h] > CRITICAL]
-    said.append(f"Composite over {CRITICAL}: {len(critical)} of {own.n} heads{': ' + ', '.join(critical) if critical else ''}.")
+    said.append(
+        f"Composite over {CRITICAL}: {len(critical)} of {own.n} heads{': ' + ', '.join(critical) if critical else ''}."
+    )
     if own.scores.warning:
         said.append(f"Warning: {own.scores.warning}.")
     return {"heading": heading, "text": " ".join(said)}
@@ -258,14 +270,19 @@ def _ladder(own: Profile) -> Figure:
 
 def _scatters(own: Profile, beside: Sequence[tuple[Reference, Profile]]) -> list[Figure]:
     """Distributions of the measures over heads, an untrained model's heads among them."""
-    groups = [("", own)] + [("untrained", p) for o, p in beside if o.kind == "untrained"][:1]
+    groups = [("", own), *[("untrained", p) for o, p in beside if o.kind == "untrained"][:1]]
     out = []
     for name, x, y, title in (
         ("distributions", "hub_variance", "skip", "Hub variance and skip of every head"),
         ("flows", "flow", "sequential", "Flow and attention to the thought before, of every head"),
     ):
         data = tuple(
-            {"x": float(p.numbers(x)[h]), "y": float(p.numbers(y)[h]), "label": p.names[h], "group": group or p.scores.types[h]}
+            {
+                "x": float(p.numbers(x)[h]),
+                "y": float(p.numbers(y)[h]),
+                "label": p.names[h],
+                "group": group or p.scores.types[h],
+            }
             for group, p in groups
             for h in range(p.n)
         )

@@ -17,17 +17,22 @@ import numpy as np
 
 from headlab.claims import ClaimError
 from headlab.engine.model import Lab, ModelError
-from headlab.experiments.correspondence import behaving, groups_of
+from headlab.experiments.correspondence import behaving, groups_of, own_distances
 from headlab.experiments.head_effects import EFFECTS, Profiles, effect_distances
-from headlab.experiments.weight_nulls import apart
 from headlab.heads import Grid
-from headlab.measures import bandwidth, distances, entropy, norms, spectra
+from headlab.measures import bandwidth, entropy, norms, spectra
 from headlab.measures.weights import HeadWeights
 from headlab.prompts import EncodedPair, PromptError
-from headlab.stats.clustering import hierarchical
+from headlab.stats.clustering import Clustering, hierarchical
 
 Array = np.ndarray
-KINDS = {"weights": "clusters by weights", "behaviour": "groups by effects", "parity": "parity", "kv": "KV groups", "given": "given labels"}
+KINDS = {
+    "weights": "clusters by weights",
+    "behaviour": "groups by effects",
+    "parity": "parity",
+    "kv": "KV groups",
+    "given": "given labels",
+}
 TRAITS = {
     "norm_q": "log norm of W_Q", "norm_o": "log norm of W_O", "norm_qk": "log norm of W_QK", "norm_ov": "log norm of W_OV",
     "rank_qk": "effective rank of W_QK", "rank_ov": "effective rank of W_OV", "numbers": "attention to numbers (share)",
@@ -53,20 +58,21 @@ class Partition:
         return {c: [h for h, x in enumerate(self.labels) if x == c] for c in dict.fromkeys(self.labels)}
 
 
-def own_distances(weights: HeadWeights, layer: int) -> Array:
-    """Root mean square of the distances of the subspaces that W_Q reads and W_O writes: nothing a KV group shares."""
-    try:
-        return np.sqrt(np.mean([distances(weights, layer, k) ** 2 for k in ("q_subspace", "o_subspace")], axis=0))
-    except ModelError:  # no such blocks of its own: what the family has
-        return apart(weights, layer, "both", "subspace")
+def cut(weights: HeadWeights, layer: int, k: int) -> Clustering:
+    """``k`` clusters by what is each head's own (Ward's tree); 0: the cut of the average-linkage tree with the largest mean
+    silhouette, which likes many small clusters."""
+    table = own_distances(weights, layer)
+    return hierarchical(table, k, linkage="ward") if k else hierarchical(table)
 
 
-def partitions(weights: HeadWeights, effects: Profiles, grid: Grid, layer: int, given: Sequence[Any]) -> dict[str, Partition]:
+def partitions(
+    weights: HeadWeights, effects: Profiles, grid: Grid, layer: int, given: Sequence[Any], k: int
+) -> dict[str, Partition]:
     """Every way to part the heads of a layer."""
     if given and len(given) != grid.n_heads:
         raise ClaimError(f"option 'labels' names {len(given)} heads; a layer of {weights.name} has {grid.n_heads}")
     groups = groups_of(grid)
-    own, felt = hierarchical(own_distances(weights, layer)), behaving(effect_distances(effects.profile))
+    own, felt = cut(weights, layer, k), behaving(effect_distances(effects.profile))
     found = {
         "weights": Partition("weights", own.labels, groups, note=own.note),
         "behaviour": Partition("behaviour", felt.labels, groups, tuple(EFFECTS), felt.note),
@@ -79,9 +85,11 @@ def partitions(weights: HeadWeights, effects: Profiles, grid: Grid, layer: int, 
     return found
 
 
-def traits(lab: Lab, weights: HeadWeights, layer: int, effects: Profiles, pairs: Sequence[EncodedPair]) -> dict[str, Array]:
+def traits(
+    lab: Lab, weights: HeadWeights, layer: int, effects: Profiles, pairs: Sequence[EncodedPair]
+) -> dict[str, Array]:
     """Every trait of every head [head], as far as this family and these prompts have it."""
-    table = norms(weights)
+    table: Any = norms(weights)
     table = table[(table["layer"] == layer) & (table["axis"] == "head")]
     found: dict[str, Array] = {}
     for block, part in table.groupby("block"):
@@ -98,11 +106,11 @@ def traits(lab: Lab, weights: HeadWeights, layer: int, effects: Profiles, pairs:
 
 def _watched(lab: Lab, layer: int, pairs: Sequence[EncodedPair]) -> dict[str, Array]:
     encoded = [p.corrupted for p in pairs]
-    wide = entropy(lab, encoded, at="decision", layers=[layer])
+    wide: Any = entropy(lab, encoded, at="decision", layers=[layer])
     wide = wide.assign(share=wide["bits"] / wide["most"]).groupby("head")["share"].mean()
     out = {"entropy": wide.to_numpy()}
     try:
-        seen = bandwidth(lab, encoded, queries="last", sink="out", relative=False, layers=[layer])
+        seen: Any = bandwidth(lab, encoded, queries="last", sink="out", relative=False, layers=[layer])
     except (PromptError, ValueError):  # prompts of the user's own, with other roles
         return out
     numeric = seen[seen["token_class"] == "numeric"].groupby("head")["share"].mean()

@@ -58,7 +58,8 @@ def hub_rerouting(bench: ThoughtBench) -> Outcome:
     ]  # fmt: skip
     found, table, base = measured(bench, hubs, "hub at each thought", holm)
     plain = [
-        ThoughtWorld("uniform", forces=(Force(heads, "uniform"),), labels={"label": "uniform", "group": "reference", "rows": n - 1}),
+        ThoughtWorld("uniform", forces=(Force(heads, "uniform"),), labels={
+            "label": "uniform", "group": "reference", "rows": n - 1}),
         *(
             ThoughtWorld(f"dealt {i}", forces=dealt_hubs(grid, n, bench.seed + i), labels={
                 "label": f"random hubs {i}", "group": "reference", "rows": n - 1})
@@ -75,7 +76,12 @@ def hub_rerouting(bench: ThoughtBench) -> Outcome:
     every = {**found, "uniform": beside["uniform"]}
     findings: dict[str, Any] = {}
     for key, e in every.items():
-        findings |= {f"kept:{key}": e.kept, f"relative:{key}": e.relative, f"drop:{key}": e.drop, f"accuracy:{key}": e.accuracy}
+        findings |= {
+            f"kept:{key}": e.kept,
+            f"relative:{key}": e.relative,
+            f"drop:{key}": e.drop,
+            f"accuracy:{key}": e.accuracy,
+        }
         findings[f"parsed:{key}"] = e.parsed
     estimates = [
         *(named(f"kept:{k}", f"{e.label}: share of the accuracy kept", e.kept, e.group) for k, e in every.items()),
@@ -110,8 +116,8 @@ def _figures(found: Mapping[str, Effect], beside: Mapping[str, Effect], own: int
     return [
         Figure(
             "curve", "kept", "Accuracy kept with the hub at each thought",
-            f"All heads, {n} problems, 95 % intervals; for random hubs the middle 95 % of {len(dealt)} placements. The model's own hub "
-            f"by the published rule is thought {own}. A hub at k acts on the rows from k on.", tuple(data),
+            f"All heads, {n} problems, 95 % intervals; for random hubs the middle 95 % of {len(dealt)} placements. The model's own "
+            f"hub by the published rule is thought {own}. A hub at k acts on the rows from k on.", tuple(data),
             {"x_title": "thought that is made the hub", "y_title": "share of the accuracy kept", "threshold": 0.7},
         ),
         drops_figure(
@@ -127,11 +133,15 @@ def _notes(found: Mapping[str, Effect], own: int) -> list[str]:
     out = [f"Costs accuracy (exact McNemar, Holm over k): {', '.join(hurt) or 'none'}."]
     if not np.isnan(kept).any():
         best = list(found)[int(kept.argmax())]
-        out.append(f"The hub that costs least is thought {best} ({found[best].kept} kept); the model's own is thought {own}.")
+        out.append(
+            f"The hub that costs least is thought {best} ({found[best].kept} kept); the model's own is thought {own}."
+        )
     return out
 
 
-_WORDS = "four fifths of each row's mass on thoughts put on thought k after the softmax, in all heads and rows of thoughts"
+_WORDS = (
+    "four fifths of each row's mass on thoughts put on thought k after the softmax, in all heads and rows of thoughts"
+)
 _SECTIONS = [
     {
         "heading": "When this misleads",

@@ -1,7 +1,7 @@
 """What differs between clusters of heads, and does a cluster do more than as many other heads?
 
-1. Clusters of a layer by weights (subspaces of W_Q and W_O, what is each head's own), by effects, by KV group, by parity or
-   given; the option ``clusters`` names the one that the claim is about.
+1. Clusters of a layer by weights (subspaces of W_Q and W_O, what is each head's own; two of them, as published), by effects,
+   by KV group, by parity or given; the option ``clusters`` names the one that the claim is about.
 2. Measured of every head: norms, effective ranks, attention to numbers, entropy, effect alone, effect left out.
 3. Each property: share of its rank variance between clusters, among labels dealt out again (within KV groups), Holm over
    properties; the largest share among the largest of every dealing is the one test that the claim needs.
@@ -23,8 +23,9 @@ from headlab.claims import PROTOCOLS, ClaimError, Control, Prediction, decide
 from headlab.engine.model import ModelError
 from headlab.experiments.base import Bench, Experiment, Outcome, eligibility, named
 from headlab.experiments.cluster_patches import Patched, foremost, patched
+from headlab.experiments.correspondence import own_distances
 from headlab.experiments.head_effects import profiles
-from headlab.experiments.head_traits import KINDS, TRAITS, Partition, own_distances, partitions, traits
+from headlab.experiments.head_traits import KINDS, TRAITS, Partition, cut, partitions, traits
 from headlab.experiments.mechanism_figures import figures
 from headlab.experiments.patched_sets import checked
 from headlab.experiments.watched import chosen_layer, untestable
@@ -69,7 +70,7 @@ def mechanism(bench: Bench) -> Outcome:
     pairs = able.usable(bench)
     first, second = _halves(pairs, option("pairs_by_set"))
     effects = profiles(bench, first, at)
-    ways = partitions(weights, effects, lab.grid, at, option("labels"))
+    ways = partitions(weights, effects, lab.grid, at, option("labels"), option("k"))
     kind = option("clusters")
     if kind not in ways:
         return _unparted(bench, kind, ways)
@@ -77,13 +78,20 @@ def mechanism(bench: Bench) -> Outcome:
     tested = {k: _tested(bench, p, measured) for k, p in ways.items()}
     chosen = tested[kind]
     if chosen.test.test is None:
-        return untestable(bench, f"{KINDS[kind]} of layer {at} cannot be tested: {chosen.parted.note or chosen.test.note}")
+        return untestable(
+            bench, f"{KINDS[kind]} of layer {at} cannot be tested: {chosen.parted.note or chosen.test.note}"
+        )
     table, checks = checked(bench, PROTOCOLS["standard"], pairs, at)
     acted = patched(bench, chosen.parted, at, second, option("sets"))
     checks = [*checks, *_controls(bench, weights, at, chosen, measured)]
     numbers, ruled = _estimates(tested, chosen, acted, lab.grid.n_heads)
     readings = [
-        Reading(protocol="standard", words=_WORDS, verdict=decide(claim, ruled, checks, ineligible=able.reason), estimates=tuple(numbers))
+        Reading(
+            protocol="standard",
+            words=_WORDS,
+            verdict=decide(claim, ruled, checks, ineligible=able.reason),
+            estimates=tuple(numbers),
+        )
     ]
     if "published" in claim.readings:
         readings.append(_published(bench, weights, at, measured, checks))
@@ -93,7 +101,7 @@ def mechanism(bench: Bench) -> Outcome:
         figures(bench, apart, chosen, acted, at, list(option("views"))),
         {
             "properties": pd.DataFrame(_rows(tested, at)),
-            "heads": pd.DataFrame({"layer": at, "head": range(lab.grid.n_heads), **measured, **{k: p.labels for k, p in ways.items() if p.labels}}),
+            "heads": _heads(measured, ways, at),
             "clusters": pd.DataFrame([f.row() for f in acted]),
             "effects": table,
         },
@@ -111,13 +119,15 @@ def _halves(pairs: Sequence[Any], most: int) -> tuple[list[Any], list[Any]]:
     early = set(names[: len(names) // 2])
     halves = [[p for p in pairs if ((p.pair.cluster or p.pair.id) in early) is side] for side in (True, False)]
     first, second = halves if all(len(h) >= 2 for h in halves) else (list(pairs), list(pairs))
-    return first[:most], second[:most]
+    return first, second[:most]
 
 
 def _unparted(bench: Bench, kind: str, ways: Mapping[str, Partition]) -> Outcome:
     if kind == "kv":
         return untestable(bench, f"{bench.lab.name} has no KV groups that part its heads")
-    raise ClaimError(f"option 'clusters' is {kind!r}; expected one of {', '.join(ways)} (given: with the option 'labels')")
+    raise ClaimError(
+        f"option 'clusters' is {kind!r}; expected one of {', '.join(ways)} (given: with the option 'labels')"
+    )
 
 
 def _tested(bench: Bench, parted: Partition, measured: Mapping[str, Any]) -> Tested:
@@ -153,8 +163,16 @@ def _estimates(
 
     add("rank:differ", "labellings of which some property differs as much", chosen.test.test)
     for name, one in zip(chosen.names, chosen.test.properties, strict=True):
-        note = "all equal" if one.share is None else f"{one.chance:.2f} on average among labellings; Holm p = {one.p_holm:.3g}"
-        add(f"property:{name}", f"{TRAITS[name]}: share of its variance between clusters", _counted(one.share, heads, note))
+        note = (
+            "all equal"
+            if one.share is None
+            else f"{one.chance:.2f} on average among labellings; Holm p = {one.p_holm:.3g}"
+        )
+        add(
+            f"property:{name}",
+            f"{TRAITS[name]}: share of its variance between clusters",
+            _counted(one.share, heads, note),
+        )
         add(f"rank:property:{name}", f"{TRAITS[name]}: labellings that part it as well", one.test)
     best = foremost(acted)
     for f in acted:
@@ -162,10 +180,18 @@ def _estimates(
         add(f"recovery:{f.label}", note, f.recovery)
         add(f"rank:patched:{f.label}", f"matched sets that recover as much as cluster {f.label}", f.test)
     if best is not None:
-        add("rank:patched", f"matched sets that recover as much as cluster {best.label}, at α over {len(acted)} clusters", best.test)
+        add(
+            "rank:patched",
+            f"matched sets that recover as much as cluster {best.label}, at α over {len(acted)} clusters",
+            best.test,
+        )
     for kind, t in tested.items():
         note = t.parted.note or t.test.note or f"{np.mean(t.test.null):.2f} on average among labellings"
-        add(f"differ:{kind}", f"{KINDS[kind]}: largest share of a property's variance between them", _counted(t.test.largest, heads, note))
+        add(
+            f"differ:{kind}",
+            f"{KINDS[kind]}: largest share of a property's variance between them",
+            _counted(t.test.largest, heads, note),
+        )
         add(f"rank:differ:{kind}", f"{KINDS[kind]}: labellings of which some property differs as much", t.test.test)
     return out, ruled
 
@@ -180,15 +206,25 @@ def _rows(tested: Mapping[str, Tested], at: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _heads(measured: Mapping[str, Any], ways: Mapping[str, Partition], at: int) -> Any:
+    import pandas as pd
+
+    labels = {k: p.labels for k, p in ways.items() if p.labels}
+    n = len(next(iter(measured.values())))
+    return pd.DataFrame({"layer": at, "head": range(n), **measured, **labels})
+
+
 # -- controls and the published reading -----------------------------------------------------------------------
 
 
-def _controls(bench: Bench, weights: HeadWeights, at: int, chosen: Tested, measured: Mapping[str, Any]) -> list[Control]:
+def _controls(
+    bench: Bench, weights: HeadWeights, at: int, chosen: Tested, measured: Mapping[str, Any]
+) -> list[Control]:
     moved, order = reordered(weights, at, bench.seed)
     parted = chosen.parted
     labels: Any = np.array(parted.labels, dtype=object)[order]
     if parted.kind == "weights":  # clustered again from the weights under their new names
-        labels = hierarchical(own_distances(moved, at)).labels
+        labels = cut(moved, at, bench.option("k", EXPERIMENT)).labels
     within = None if parted.within is None else [parted.within[h] for h in order]
     values = np.stack([measured[n] for n in chosen.names], 1)
     again = groups_differ(values[order], list(labels), within, permutations=100, seed=0)
@@ -217,12 +253,16 @@ def _injected(parted: Partition, seed: int, noise: float = 0.1) -> Any:
     return (codes + noise * np.random.default_rng(seed).normal(size=len(codes)))[:, None]
 
 
-def _published(bench: Bench, weights: HeadWeights, at: int, measured: Mapping[str, Any], checks: Sequence[Control]) -> Reading:
+def _published(
+    bench: Bench, weights: HeadWeights, at: int, measured: Mapping[str, Any], checks: Sequence[Control]
+) -> Reading:
     """Clusters of flattened weights; a one-way analysis of variance for each property, none corrected."""
     from scipy.stats import f_oneway
 
     words = "flattened, standardised weights, K and V repeated; one analysis of variance for each property, uncorrected"
-    rule = Prediction(statistic="smallest-p", op="<", threshold=bench.claim.alpha, words="some property differs between clusters")
+    rule = Prediction(
+        statistic="smallest-p", op="<", threshold=bench.claim.alpha, words="some property differs between clusters"
+    )
     own = bench.claim.model_copy(update={"predictions": (rule,)})
     if any(getattr(weights.at(at), b) is None for b in "qkvo"):
         why = f"{bench.lab.name} has no W_Q, W_K, W_V and W_O of its own to flatten"
@@ -230,18 +270,27 @@ def _published(bench: Bench, weights: HeadWeights, at: int, measured: Mapping[st
     labels = np.array(hierarchical(euclidean(published_features(weights, at))).labels)
     parts = [labels == c for c in dict.fromkeys(labels.tolist())]
     if len(parts) < 2 or len(parts) >= len(labels):
-        return Reading(protocol="published", words=words, verdict=decide(own, {}, [], impossible="the flattened weights have no clusters"))
+        return Reading(
+            protocol="published",
+            words=words,
+            verdict=decide(own, {}, [], impossible="the flattened weights have no clusters"),
+        )
     p = {n: float(f_oneway(*[x[part] for part in parts])[1]) for n, x in measured.items() if np.ptp(x) > 0}
     p = {n: x for n, x in p.items() if np.isfinite(x)}
     if not p:
-        return Reading(protocol="published", words=words, verdict=decide(own, {}, [], impossible="no property has a variance"))
+        return Reading(
+            protocol="published", words=words, verdict=decide(own, {}, [], impossible="no property has a variance")
+        )
     name, least = min(p.items(), key=lambda item: item[1])
-    note = f"{TRAITS[name]}; the smallest of {len(p)} tests, {sum(x < bench.claim.alpha for x in p.values())} under {bench.claim.alpha:g}"
+    under, alpha = sum(x < bench.claim.alpha for x in p.values()), bench.claim.alpha
+    note = f"{TRAITS[name]}; the smallest of {len(p)} tests, {under} under {alpha:g}"
     found = Estimate(least, least, least, len(labels), "heads", "analysis of variance", note=note)
     return Reading(
-        protocol="published", words=f"{words}; clusters of {sorted(int(x.sum()) for x in parts)} heads",
-        verdict=decide(own, {"smallest-p": found}, checks), estimates=(named("smallest-p", f"smallest p: {TRAITS[name]}", found, ""),),
-    )  # fmt: skip
+        protocol="published",
+        words=f"{words}; clusters of {sorted(int(x.sum()) for x in parts)} heads",
+        verdict=decide(own, {"smallest-p": found}, checks),
+        estimates=(named("smallest-p", f"smallest p: {TRAITS[name]}", found, ""),),
+    )
 
 
 _SECTIONS = [
@@ -264,5 +313,5 @@ EXPERIMENT = Experiment(
     mechanism,
     STATISTICS,
     controls=("no-op", "patch-all", "reordered", "injected"),
-    options={"clusters": "weights", "labels": [], "sets": 299, "pairs_by_set": 40, "views": ["pca", "tsne"]},
+    options={"clusters": "weights", "k": 2, "labels": [], "sets": 299, "pairs_by_set": 40, "views": ["pca", "tsne"]},
 )

@@ -12,7 +12,9 @@ from headlab.experiments.head_traits import KINDS, TRAITS
 from headlab.stats.views import view
 
 
-def figures(bench: Bench, apart: Any, chosen: Any, acted: Sequence[Patched], at: int, views: Sequence[str]) -> list[Figure]:
+def figures(
+    bench: Bench, apart: Any, chosen: Any, acted: Sequence[Patched], at: int, views: Sequence[str]
+) -> list[Figure]:
     out = [_null(chosen, at), _shares(chosen, at)]
     best = foremost(acted)
     if best is not None:
@@ -25,7 +27,7 @@ def _null(chosen: Any, at: int) -> Figure:
     return Figure(
         kind="null",
         name="null-differ",
-        title=f"{KINDS[chosen.parted.kind].capitalize()} of layer {at}: the property that differs most, among {test.n_sets:,} labellings",
+        title=f"Layer {at}, {KINDS[chosen.parted.kind]}: the property that differs most, among {test.n_sets:,} labellings",
         caption=(
             "Each bar counts labellings of the heads by the largest share of a property's rank variance that lies between "
             f"labels, over {len(chosen.names)} properties. The line is these clusters: {test}."
@@ -40,9 +42,23 @@ def _shares(chosen: Any, at: int) -> Figure:
     rows: list[dict[str, Any]] = []
     for name, d in zip(chosen.names, chosen.test.properties, strict=True):
         if d.share is not None:
-            rows.append({"label": TRAITS[name], "group": "these clusters", "value": d.share, "low": d.share, "high": d.share})
-            rows.append({"label": TRAITS[name], "group": "labels dealt out again (mean)", "value": d.chance, "low": d.chance, "high": d.chance})
-    found = [TRAITS[n] for n, d in zip(chosen.names, chosen.test.properties, strict=True) if d.p_holm is not None and d.p_holm < 0.05]
+            rows.append(
+                {"label": TRAITS[name], "group": "these clusters", "value": d.share, "low": d.share, "high": d.share}
+            )
+            rows.append(
+                {
+                    "label": TRAITS[name],
+                    "group": "labels dealt out again (mean)",
+                    "value": d.chance,
+                    "low": d.chance,
+                    "high": d.chance,
+                }
+            )
+    found = [
+        TRAITS[n]
+        for n, d in zip(chosen.names, chosen.test.properties, strict=True)
+        if d.p_holm is not None and d.p_holm < 0.05
+    ]
     return Figure(
         kind="estimates",
         name="properties",
@@ -76,7 +92,9 @@ def _view(bench: Bench, apart: Any, chosen: Any, method: str, at: int) -> Figure
     if not made.points:
         return None
     shares = made.explained or ()
-    axes = [f"axis {i + 1}" + (f" ({shares[i]:.0%} of the squared distances)" if i < len(shares) else "") for i in (0, 1)]
+    axes = [
+        f"axis {i + 1}" + (f" ({shares[i]:.0%} of the squared distances)" if i < len(shares) else "") for i in (0, 1)
+    ]
     test = chosen.test.test
     return Figure(
         kind="scatter",

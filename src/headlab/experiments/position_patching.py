@@ -34,10 +34,10 @@ from headlab.experiments.thought_causal import (
 )
 from headlab.stats import Estimate, bootstrap_mean, holm
 from headlab.store import Reading
-from headlab.thoughts.worlds import Replace, ThoughtWorld
+from headlab.thoughts.worlds import Content, Replace, ThoughtWorld
 
 STATISTICS = ("drop:*", "relative:*", "accuracy:*", "parsed:*", "delta:hub")
-CONTENTS = {"resample": "another problem's", "mean": "the mean", "noise": "noise of its norm"}
+CONTENTS: dict[Content, str] = {"resample": "another problem's", "mean": "the mean", "noise": "noise of its norm"}
 
 
 def position_patching(bench: ThoughtBench) -> Outcome:
@@ -52,7 +52,11 @@ def position_patching(bench: ThoughtBench) -> Outcome:
         for by, words in CONTENTS.items() for j in whole
     ]  # fmt: skip
     found, table, base = measured(bench, worlds, "one thought replaced", holm)
-    swapped = ThoughtWorld("all", replaced=(Replace(whole, "resample", bench.seed),), labels={"label": "all thoughts", "group": "another problem's"})
+    swapped = ThoughtWorld(
+        "all",
+        replaced=(Replace(whole, "resample", bench.seed),),
+        labels={"label": "all thoughts", "group": "another problem's"},
+    )
     every, _, _ = measured(bench, [swapped], "all thoughts replaced")
     checks = [
         bench.exact(ThoughtWorld("self", replaced=(Replace(whole, "self"),)), words="each thought replaced by itself"),
@@ -105,8 +109,8 @@ def _figures(found: Mapping[str, Effect], every: Effect, hub: int, n: int) -> li
     return [
         drops_figure(
             "positions", "Accuracy lost when one thought is replaced",
-            f"95 % intervals over {n} problems; zero is the thought replaced by itself, which is exact. The published hub is thought "
-            f"{hub}. All six from another problem stand beside them.", [*found.values(), every], threshold=0,
+            f"95 % intervals over {n} problems; zero is the thought replaced by itself, which is exact. The published hub is "
+            f"thought {hub}. All of them from another problem stand beside them.", [*found.values(), every], threshold=0,
         )
     ]  # fmt: skip
 
@@ -119,7 +123,7 @@ def _notes(found: Mapping[str, Effect], hub: int, delta: Estimate) -> list[str]:
     ]  # fmt: skip
     return [
         f"Another problem's vector costs accuracy at thoughts {', '.join(map(str, carrying)) or 'none'} (exact McNemar, Holm).",
-        f"Noise alone costs accuracy at thoughts {', '.join(map(str, generic)) or 'none'}: needed, but not for this problem's sake.",
+        f"Noise alone costs accuracy at thoughts {', '.join(map(str, generic)) or 'none'}: needed, with the same content in all.",
         f"The hub (thought {hub}) costs {delta} more than another position.",
     ]
 

@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from headlab.claims import ClaimError
 from headlab.effects import Progress, quiet
 from headlab.engine.passes import EngineError
 from headlab.experiments.base import Result, versions
+from headlab.experiments.thinking import TASK as THINKING
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims, load, trial
 from headlab.interventions import InterventionError
 from headlab.prompts import PromptError
@@ -25,6 +27,11 @@ from headlab.store import Record, Store
 QUESTION = "Which claims of the docket stand on this model?"
 FULL = {"pairs": 500, "matched_sets": 9999}
 """Publication sizes (``--full``)."""
+
+
+def slugs(thinking: bool = False) -> list[str]:
+    """The experiments of one of the two dockets: about the decimals, or about thinking models."""
+    return [s for s in EXPERIMENTS if (builtin_claims()[s].task.name == THINKING) == thinking]
 
 
 def scorecard(
@@ -49,39 +56,70 @@ def scorecard(
 
     Raises ModelError when the model cannot be loaded, ClaimError for an unknown experiment.
     """
+    lab = load(model, tokenizer=tokenizer, revision=revision, adapter=adapter, device=device, dtype=dtype)
+    chosen = list(slugs() if experiments is None else experiments)
+    given = {**(FULL if full else {}), **{k: v for k, v in options.items() if v is not None}}
+    shown = {k: v for k, v in given.items() if not (full and k in FULL)}
+    return tried("scorecard", lab, lab.fingerprint, chosen, store, progress, given, shown, full=full)
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a scorecard adds to its rows: tables, notes before the tally, sections."""
+
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    sections: Sequence[Mapping[str, str]] = ()
+
+
+def tried(
+    slug: str, model: Any, fingerprint: str, chosen: Sequence[str], store: Store | Path | str | None, progress: Progress,
+    options: Mapping[str, Any], shown: Mapping[str, Any], *, full: bool = False, asked: Mapping[str, Any] | None = None,
+    added: Callable[[Mapping[str, Record]], Added] | None = None,
+) -> Result:  # fmt: skip
+    """Every chosen experiment as a trial of its own, and the record that sums them up.
+
+    ``options`` go to every trial, ``shown`` stand in the command that repeats this.  ``asked``: what is decided from the
+    trials' records beyond their own claims, written down (and hashed) before the first one runs; ``added`` decides it.
+
+    Raises ClaimError for an unknown experiment.
+    """
     import pandas as pd
 
-    lab = load(model, tokenizer=tokenizer, revision=revision, adapter=adapter, device=device, dtype=dtype)
-    slugs = list(EXPERIMENTS if experiments is None else experiments)
-    if unknown := [s for s in slugs if s not in EXPERIMENTS]:
-        raise ClaimError(f"no experiment {unknown[0]!r}; expected one of {', '.join(EXPERIMENTS)}")
+    known = slugs(thinking=slug != "scorecard")
+    if unknown := [s for s in chosen if s not in known]:
+        raise ClaimError(f"no experiment {unknown[0]!r}; expected one of {', '.join(known)}")
     home = store if isinstance(store, Store) else Store(store)
-    options = {**(FULL if full else {}), **{k: v for k, v in options.items() if v is not None}}
-    claims = [builtin_claims()[s] for s in slugs]
+    claims = [builtin_claims()[s] for s in chosen]
     told = {k: v for k, v in options.items() if isinstance(v, str | int | float)}
-    inputs = {"claims": [c.content_hash() for c in claims], "model": lab.fingerprint, "options": told}
-    flags = "".join(f" --{k.replace('_', '-')} {v}" for k, v in told.items() if not (full and k in FULL))
+    inputs = {"claims": [c.content_hash() for c in claims], "model": fingerprint, "options": told} | (
+        {"asked": asked} if asked else {}
+    )
+    flags = "".join(f" --{k.replace('_', '-')} {v}" for k, v in shown.items() if k in told)
     draft: dict[str, Any] = {
         "versions": versions(),
-        "settings": {"full": full, **told},
+        "settings": {"full": full, **told} | ({"asked": asked} if asked else {}),
         "call": {
-            "command": f"headlab run scorecard --model {lab.name}{' --full' if full else ''}{flags}",
-            "python": f"headlab.run('scorecard', {lab.name!r}{', full=True' if full else ''})",
+            "command": f"headlab run {slug} --model {model.name}{' --full' if full else ''}{flags}",
+            "python": f"headlab.run({slug!r}, {model.name!r}{', full=True' if full else ''})",
         },
     }
-    title = f"The docket on {lab.name}"
-    with home.open(kind="run", slug="scorecard", title=title, inputs=inputs, draft=draft) as run:
-        tried = {}
-        for n, slug in enumerate(slugs):
-            tell = partial(_tell, progress, n, len(slugs))
-            tried[slug] = run.shard(f"trial of {slug}", partial(_try, slug, lab, home, tell, options)).iloc[0]
-        children = {s: home.record(str(t["id"])) for s, t in tried.items() if t["id"]}
-        rows = [_row(s, children.get(s), str(tried[s]["reason"])) for s in slugs]
-        table = run.table("scorecard", _with_holm(pd.DataFrame(rows)))
+    title = f"The docket on {model.name}" if slug == "scorecard" else f"The thought docket on {model.name}"
+    with home.open(kind="run", slug=slug, title=title, inputs=inputs, draft=draft) as run:
+        found = {}
+        for n, name in enumerate(chosen):
+            tell = partial(_tell, progress, n, len(chosen))
+            found[name] = run.shard(f"trial of {name}", partial(_try, name, model, home, tell, dict(options))).iloc[0]
+        children = {s: home.record(str(t["id"])) for s, t in found.items() if t["id"]}
+        rows = [_row(s, children.get(s), str(found[s]["reason"])) for s in chosen]
+        more = added(children) if added else Added()
+        tables = {"scorecard": _with_holm(pd.DataFrame(rows)), **more.tables}
+        tables = {name: run.table(name, t) for name, t in tables.items()}
         record = run.finish(
-            children=[c.id for c in children.values()], sections=_SECTIONS, notes=_notes(rows, lab.name)
-        )
-    return Result(record, {"scorecard": table}, tuple(children.values()))
+            children=[c.id for c in children.values()], sections=[*more.sections, *_SECTIONS],
+            notes=[*more.notes, *_notes(rows, model.name)],
+        )  # fmt: skip
+    return Result(record, tables, tuple(children.values()))
 
 
 def _tell(progress: Progress, n: int, total: int, _what: str, done: int, of: int) -> None:

@@ -54,7 +54,7 @@ def set_test(bench: Bench, weights: HeadWeights, at: int, checks: Sequence[Contr
     every = dict.fromkeys(h for b in cuts for pair in (sides[b], *drawn[b]) for h in pair)
     worlds = [protocol_patch(protocol, set_name(h), h) for h in every]
     texts = bench.texts(pairs, worlds, protocol, f"clusters of layer {at} (published)")
-    share = texts.groupby("world")["right"].mean()
+    share: Any = texts.groupby("world")["right"].mean()
     rows: list[dict[str, Any]] = []
     for b in cuts:
         for kind, two in [("cluster", sides[b]), *(("unnamed", two) for two in drawn[b])]:

@@ -60,7 +60,7 @@ def spatial_patterns(bench: Bench) -> Outcome:
 
 
 def _size(grid: Grid, claim: Claim, at: int) -> int:
-    wanted = claim.options.get("size", OPTIONS["size"]) or max(2, grid.n_heads // 4)
+    wanted = claim.options.get("size", OPTIONS["size"]) or max(3, grid.n_heads // 4)  # two heads have one gap
     return min(int(wanted), len(pool(grid, at, claim.pool)))
 
 
@@ -130,11 +130,13 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> M
         values = [v for (f, _), v in zip(drawn, outcome, strict=True) if f == family]
         if values:
             found[f"recovery:{family}"] = bootstrap_mean(values, unit="sets", seed=claim.seed)
-    controls.append(planted_control(metrics["regularity"], outcome, inside, claim))
+    why = _nothing_left(metrics["regularity"], outcome, inside)
+    if not why:
+        controls.append(planted_control(metrics["regularity"], outcome, inside, claim))
     estimates = [named(k, _label(k), e.estimate if isinstance(e, Rank) else e) for k, e in found.items()]
     reading = Reading(
         protocol="standard", words="heads (z), same roles; spacing regressed after the heads' own effects, shuffles as null",
-        verdict=decide(claim, found, controls, ineligible=able.reason), estimates=tuple(estimates),
+        verdict=decide(claim, found, controls, ineligible=able.reason, impossible=why), estimates=tuple(estimates),
     )  # fmt: skip
     sets = pd.DataFrame(
         [
@@ -148,6 +150,14 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> M
         "tables": {"metrics": pd.DataFrame(rows), "patterns": sets},
         "effects": [special, swept.assign(protocol="standard", arm="z")],
     }
+
+
+def _nothing_left(metric: Any, outcome: Any, inside: Any) -> str:
+    """Why spacing cannot be told from membership in these sets, if it cannot."""
+    if Partial(inside, outcome).usable(metric):
+        return ""
+    n, heads = inside.shape
+    return f"spacing cannot be told from membership: {n} sets of {int(inside[0].sum())} of {heads} heads leave no regularity free"
 
 
 def tests(

@@ -118,7 +118,7 @@ def _masses(found: ThoughtAttention, clusters: Sequence[str], seed: int) -> dict
     out = {}
     for name, values in parts.items():
         each = values.mean((1, 2, 3))
-        kept = ~np.isnan(each)
+        kept: Any = ~np.isnan(each)
         out[name] = bootstrap_means(
             each[kept][:, None], [c for c, k in zip(clusters, kept, strict=True) if k], unit="problems", seed=seed
         )[0]
@@ -179,12 +179,14 @@ def _table(found: ThoughtAttention, clusters: Sequence[str], seed: int) -> Any:
             [x[:, layer, ..., None] for x in (found.question, found.bot)]
             + [found.thoughts[:, layer], found.later[:, layer, ..., None]], -1,
         )  # fmt: skip
-        kept = ~np.isnan(whole).any((1, 2, 3))
+        kept: Any = ~np.isnan(whole).any((1, 2, 3))
         values = whole[kept].reshape(int(kept.sum()), -1)
         where = [c for c, k in zip(clusters, kept, strict=True) if k]
         means = bootstrap_means(values, where, unit="problems", seed=seed, draws=1000)
         head, row, key = (x.ravel() for x in np.indices(whole.shape[1:]))
-        visible = np.array([not (k.isdigit() and r < n and int(k) > r) for r, k in zip(row, np.array(keys)[key], strict=True)])
+        visible = np.array(
+            [not (k.isdigit() and r < n and int(k) > r) for r, k in zip(row, np.array(keys)[key], strict=True)]
+        )
         frame = pd.DataFrame(
             {"layer": layer, "head": head, "row": np.array(found.rows)[row], "key": np.array(keys)[key],
              "attention": [e.value for e in means], "low": [e.low for e in means], "high": [e.high for e in means],
@@ -249,7 +251,9 @@ def _before(bench: ThoughtBench, among: Array, clusters: Sequence[str], others: 
         return np.diagonal(x, -1, -2, -1).mean(1)
 
     rows: list[tuple[str, str, Estimate]] = []
-    own, mixed = (bootstrap_means(diagonal(x), clusters, unit="problems", seed=seed) for x in (among, shuffled_rows(among)))
+    own, mixed = (
+        bootstrap_means(diagonal(x), clusters, unit="problems", seed=seed) for x in (among, shuffled_rows(among))
+    )
     flat = np.diagonal(_uniform(bench), -1)
     plain = [diagonal(o.matrices).mean(0) for o in others if o.kind == "untrained"]
     for i in range(1, n):
@@ -260,7 +264,13 @@ def _before(bench: ThoughtBench, among: Array, clusters: Sequence[str], others: 
             rows.append((label, "untrained models", draw.over_models([float(p[i - 1]) for p in plain], seed)))
         for o in others:
             if o.kind == "other":
-                rows.append((label, o.name, bootstrap_means(diagonal(o.matrices), o.clusters, unit="problems", seed=seed)[i - 1]))
+                rows.append(
+                    (
+                        label,
+                        o.name,
+                        bootstrap_means(diagonal(o.matrices), o.clusters, unit="problems", seed=seed)[i - 1],
+                    )
+                )
     return draw.estimates(
         "before", "Attention of each thought to the one before it",
         "Means over heads with 95 % intervals over problems (over models, for untrained ones). Shuffled: the row's own mass on "

@@ -94,11 +94,14 @@ def relative(base: Any, edited: Any, seed: int) -> Estimate:
     plain, whole = drop(base, edited, seed=seed), float(right.mean())
     assert plain.value is not None and plain.low is not None and plain.high is not None
     ends = (plain.value / whole, plain.low / whole, plain.high / whole)
-    return Estimate(*ends, plain.n, plain.unit, f"{plain.method}, over the accuracy", plain.level, plain.seed, plain.note)
+    return Estimate(
+        *ends, plain.n, plain.unit, f"{plain.method}, over the accuracy", plain.level, plain.seed, plain.note
+    )
 
 
 def measured(
-    bench: ThoughtBench, worlds: Sequence[ThoughtWorld], what: str, adjust: Adjust | None = None, problems: ProblemSet | None = None,
+    bench: ThoughtBench, worlds: Sequence[ThoughtWorld], what: str, adjust: Adjust | None = None,
+    problems: ProblemSet | None = None,
 ) -> tuple[dict[str, Effect], Any, Any]:  # fmt: skip
     """Every world against a baseline that runs through the same kernels: effects by world, the graded answers, the baseline.
 
@@ -135,7 +138,10 @@ def tabled(base: Any, found: Sequence[Effect], seed: int) -> Any:
     import pandas as pd
 
     own = {"world": "baseline", "label": "unedited", "group": ""}
-    for name, e in (("accuracy", accuracy(base, "baseline", seed=seed)), ("parsed", parse_rate(base, "baseline", seed=seed))):
+    for name, e in (
+        ("accuracy", accuracy(base, "baseline", seed=seed)),
+        ("parsed", parse_rate(base, "baseline", seed=seed)),
+    ):
         own |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}  # type: ignore[dict-item]
     return pd.DataFrame([own | {"n": len(base), "unit": "problems"}, *(e.row() for e in found)])
 
@@ -276,13 +282,26 @@ def parse_control(base: Any, others: Any = None) -> Control:
     return Control(name="parse-rate", kind="positive", passed=share >= PARSED_AT_LEAST, words=words, value=share)
 
 
+def same_answers(name: str, words: str, base: Any, seen: Any) -> Control:
+    """A negative control: every answer the same, every log-probability bit for bit."""
+    a, b = (t.sort_values("problem") for t in (base, seen))
+    texts = int((a["text"].to_numpy() != b["text"].to_numpy()).sum())
+    gap = float(np.abs(a["logprob"].to_numpy() - b["logprob"].to_numpy()).max())
+    return Control(
+        name=name, kind="negative", passed=texts == 0 and gap == 0, value=gap,
+        words=f"{words} changes {texts} of {len(a)} answers; largest change of an answer's log-probability {gap:.2g}",
+    )  # fmt: skip
+
+
 def silent_world(grid: Grid) -> ThoughtWorld:
     return ablation("every head", every_head(grid), "mean", label="every head of every layer, mean")
 
 
 def lowers(name: str, words: str, e: Estimate) -> Control:
     """A positive control: accuracy must fall, the whole interval of the drop above zero."""
-    return Control(name=name, kind="positive", passed=e.above(0) == "yes", words=f"{words} costs {e} of accuracy", value=e.value)
+    return Control(
+        name=name, kind="positive", passed=e.above(0) == "yes", words=f"{words} costs {e} of accuracy", value=e.value
+    )
 
 
 def silent_control(bench: ThoughtBench) -> Control:
@@ -296,24 +315,26 @@ def silent_control(bench: ThoughtBench) -> Control:
 
 
 def drops_figure(
-    name: str, title: str, caption: str, rows: Sequence[Effect], *, by: str = "drop", threshold: float | None = None,
+    name: str, title: str, caption: str, rows: Sequence[Effect], *, by: str = "drop", threshold: float | int | None = None,
     x_title: str = "accuracy lost",
 ) -> Figure:  # fmt: skip
     """Effects with intervals; ``by`` is drop, relative, kept or accuracy."""
     data = []
     for e in rows:
         x: Estimate = getattr(e, by)
-        data.append({"label": e.label, "group": e.group, **{k: x.to_dict()[k] for k in ("value", "low", "high", "n", "unit")}})
+        data.append(
+            {"label": e.label, "group": e.group, **{k: x.to_dict()[k] for k in ("value", "low", "high", "n", "unit")}}
+        )
     options: dict[str, Any] = {"x_title": x_title} | ({} if threshold is None else {"threshold": threshold})
     return Figure("estimates", name, title, caption, tuple(data), options)
 
 
-def point(series: str, x: float, e: Estimate) -> dict[str, Any]:
+def point(series: str, x: float | int, e: Estimate) -> dict[str, Any]:
     """A point of a curve."""
     return {"series": series, "x": x, "y": e.value, "low": e.low, "high": e.high}
 
 
-def spread_point(series: str, x: float, values: Sequence[float] | Array) -> dict[str, Any]:
+def spread_point(series: str, x: float | int, values: Sequence[float] | Array) -> dict[str, Any]:
     """A point of a reference: mean and middle 95 % of its values."""
     low, high = np.quantile(np.asarray(values), [0.025, 0.975])
     return {"series": series, "x": x, "y": float(np.mean(values)), "low": float(low), "high": float(high)}

@@ -27,10 +27,12 @@ def heatmap(name: str, title: str, caption: str, panels: Mapping[str, Array], va
     )  # fmt: skip
 
 
-def cells(name: str, title: str, caption: str, rows: Mapping[str, Sequence[float]], **options: Any) -> Figure:
+def cells(name: str, title: str, caption: str, rows: Mapping[str, Any], **options: Any) -> Figure:
     """One line of cells for each name, one cell for each thought."""
     data = tuple(
-        {"panel": "", "y": label, "x": f"{j}", "value": float(v)} for label, values in rows.items() for j, v in enumerate(values)
+        {"panel": "", "y": label, "x": f"{j}", "value": float(v)}
+        for label, values in rows.items()
+        for j, v in enumerate(values)
     )
     return Figure("heatmap", name, title, caption, data, {"x_title": "thought", **options})
 
@@ -49,7 +51,14 @@ def estimates(
 
 
 def null(
-    name: str, title: str, caption: str, values: Sequence[float] | Array, seen: Estimate, label: str, x_title: str, unit: str
+    name: str,
+    title: str,
+    caption: str,
+    values: Sequence[float] | Array,
+    seen: Estimate,
+    label: str,
+    x_title: str,
+    unit: str,
 ) -> Figure:
     """A null's values as a histogram, the observed one as a line with its interval."""
     options = {

@@ -96,7 +96,11 @@ def only(claim: Claim, *statistics: str) -> Claim:
     return claim.model_copy(update={"predictions": kept or claim.predictions})
 
 
-NO_ELIGIBILITY = {"ok": True, "reason": "", "rule": "none: what heads attend to is measured, not whether answers are right"}
+NO_ELIGIBILITY = {
+    "ok": True,
+    "reason": "",
+    "rule": "none: what heads attend to is measured, not whether answers are right",
+}
 
 
 # -- references ---------------------------------------------------------------------------------------------
@@ -153,7 +157,10 @@ class Reference:
 def references(bench: ThoughtBench, seeds: int, asked: str) -> list[Reference]:
     """Untrained models of the same config, then siblings, on the problems of :func:`few`."""
     problems, out = few(bench), []
-    for kind, thinkers in (("untrained", untrained(bench.thinker, seeds, bench.seed)), ("other", siblings(bench, asked))):
+    for kind, thinkers in (
+        ("untrained", untrained(bench.thinker, seeds, bench.seed)),
+        ("other", siblings(bench, asked)),
+    ):
         for thinker in thinkers:
             found = read(bench, kind, problems=problems, thinker=thinker, tokens=2 if kind == "untrained" else None)
             out.append(Reference(thinker.name, kind, matrices(found), clusters_of(problems)))

@@ -77,8 +77,8 @@ def figures_of(looks: Any, changes: Any, own: Sequence[Series], layer: int, cate
     def each(quantity: str, at: int = WHOLE, words: str = "") -> list[tuple[str, str, str, int]]:
         return [(f"{n}{', ' + words if words else ''}", n, quantity, at) for n in names]
 
-    null = [(f"{names[0]}, random weights of the same norms", names[0], "null", WHOLE)]
-    with_norms = [(f"{names[0]}, norms left in, no null", names[0], "with norms", WHOLE)]
+    null = [(f"{names[0]}, random weights", names[0], "null", WHOLE)]
+    with_norms = [(f"{names[0]}, norms left in", names[0], "with norms", WHOLE)]
     made = [
         timeline(
             "repairs", "Which layer's heads carry the answer, step by step",

@@ -143,7 +143,9 @@ def _about(bench: Bench, looks: Any, main: Series, quantity: str) -> tuple[dict[
     level = change_point(x, at, seed=bench.seed, least=least, alpha=bench.claim.alpha)
     jump = change_point(x, at, seed=bench.seed, kind="jump", least=least, alpha=bench.claim.alpha)
     last = float(main.last.step)
-    return {"p:clustering": level.p, "jump:clustering": jump.p, "place:clustering": place(level, last)}, level
+    reason = f"{level.n} looks cannot bring p under {bench.claim.alpha:g}, whatever they show"
+    p = level.p if level.attainable < bench.claim.alpha else Estimate.undefined("looks", level.n, reason)
+    return {"p:clustering": p, "jump:clustering": jump.p, "place:clustering": place(level, last)}, level
 
 
 def _standard(

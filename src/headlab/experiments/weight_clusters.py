@@ -24,7 +24,7 @@ from headlab.engine.model import ModelError
 from headlab.experiments.base import Bench, Experiment, Outcome, named
 from headlab.experiments.watched import chosen_layer, untestable, without_ranks
 from headlab.experiments.weight_figures import figures
-from headlab.experiments.weight_labels import Labelled, by_label, by_layer_label, methods
+from headlab.experiments.weight_labels import Labelled, by_label, by_layer_label, given_labels, methods
 from headlab.experiments.weight_nulls import (
     Untrained,
     apart,
@@ -105,6 +105,7 @@ def weight_clusters(bench: Bench) -> Outcome:
     grid, feature = lab.grid, option("feature")
     if grid.n_heads < LEAST:
         return untestable(bench, f"{lab.name} has {grid.n_heads} heads in each layer: at least {LEAST} make clusters")
+    given = given_labels(bench, option("labels"))
     at, scan = chosen_layer(bench)
     lab.attention_of(at)
     weights = head_weights(lab)
@@ -118,7 +119,7 @@ def weight_clusters(bench: Bench) -> Outcome:
     found = {key: _tested(weights, key, table, draws, at, bench) for key, table in tables.items()}
     here = {c: found[at, c] for c in kinds}
     adjusted = dict(zip(found, holm([f.test.p for f in found.values()]).tolist(), strict=True))
-    labelled = by_label(bench, found, draws, list(option("labels")), feature)
+    labelled = by_label(bench, found, draws, given, feature)
     labelled += by_layer_label(bench, weights, kinds, feature)
     heads = members_of(bench, at, option("members"))
     both = apart(weights, at, "both", feature)

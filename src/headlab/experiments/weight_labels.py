@@ -80,14 +80,22 @@ class Labelled:
         return out
 
 
+def given_labels(bench: Bench, given: Sequence[Any]) -> list[Any]:
+    """The claim's own labels of heads, one each.  Raises ClaimError."""
+    if given and len(given) != bench.lab.grid.n_heads:
+        heads = bench.lab.grid.n_heads
+        raise ClaimError(
+            f"option 'labels' names {len(given)} heads; give one label for each of a layer's {heads}, or none"
+        )
+    return list(given)
+
+
 def by_label(
     bench: Bench, found: Mapping[tuple[int, str], Any], draws: Untrained, given: Sequence[Any], feature: str
 ) -> list[Labelled]:
     """Parity and KV groups in every layer, given labels at the claim's; p Holm-adjusted over layers and circuits."""
     grid, claim = bench.lab.grid, bench.claim
     groups = [grid.kv_group_of(h) for h in range(grid.n_heads)]
-    if given and len(given) != grid.n_heads:
-        raise ClaimError(f"option 'labels' names {len(given)} heads; a layer of {bench.lab.name} has {grid.n_heads}")
     common: dict[str, Any] = {"permutations": max(100, claim.matched_sets), "seed": claim.seed, "alpha": claim.alpha}
     out: list[Labelled] = []
     for (layer, circuit), one in found.items():

@@ -13,6 +13,7 @@ Way = Literal[
     "mean",
     "other problem",
     "no thoughts",
+    "thoughts apart",
     "no-thought twin",
     "filler twin",
 ]
@@ -23,8 +24,8 @@ class Rate(_Frozen):
     problems as independent (they make ``chains`` different calculations; gaps resample whole chains).
 
     ``way``: the model writes its chain of thought; the student answers as it was trained to; the same model with
-    every thought replaced by norm-matched noise, by the mean thought, by another problem's thoughts, or left out; or
-    a twin answers the same problems.
+    every thought replaced by norm-matched noise, by the mean thought, by another problem's thoughts, or left out, or
+    with no thought attending to an earlier one ("thoughts apart"); or a twin answers the same problems.
     """
 
     way: Way

@@ -42,11 +42,23 @@ class Examiner:
             cache = DynamicCache()
             yield group, cache, self._on(cache, input_ids=ids)[:, -1:]
 
-    def _on(self, cache: DynamicCache, **inputs: Tensor) -> Tensor:
+    def _on(self, cache: DynamicCache, *, apart_from: int | None = None, **inputs: Tensor) -> Tensor:
+        """Last hidden states [row, position, d] of ``inputs``; with ``apart_from`` each of them sees itself and the
+        positions before that one only."""
         fed = next(iter(inputs.values()))
-        at = torch.arange(fed.shape[1]) + cache.get_seq_length()
+        before = cache.get_seq_length()
+        at = torch.arange(before, before + fed.shape[1])
+        mask = None
+        if apart_from is not None:
+            keys = torch.arange(before + fed.shape[1])
+            seen = (keys < apart_from) | (keys == at[:, None])
+            mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min).expand(len(fed), 1, -1, -1)
         return self.model.codi.base_model(
-            **inputs, position_ids=at.expand(len(fed), -1), past_key_values=cache, use_cache=True
+            **inputs,
+            position_ids=at.expand(len(fed), -1),
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state
 
     def _greedy(self, cache: DynamicCache, hidden: Tensor, most: int) -> list[str]:
@@ -75,24 +87,26 @@ class Examiner:
         return self._graded(texts)
 
     @torch.no_grad()
-    def thoughts(self) -> Float[Tensor, "problem thought d"]:
-        """The thoughts of every problem, as they are fed."""
+    def thoughts(self, *, apart: bool = False) -> Float[Tensor, "problem thought d"]:
+        """The thoughts of every problem, as they are fed; ``apart``: while no thought may attend to an earlier one."""
         spec, model = self.model.spec, self.model
         out = torch.zeros(len(self.problems), spec.n_thoughts, model.embed(torch.tensor([0])).shape[-1])
         for group, cache, hidden in self._started([spec.bot]):
+            first = cache.get_seq_length()
             for j in range(spec.n_thoughts):
                 z = model.thought(hidden[:, 0], j)
                 out[group, j] = z
-                hidden = self._on(cache, inputs_embeds=z[:, None])
+                hidden = self._on(cache, apart_from=first if apart else None, inputs_embeds=z[:, None])
         return out
 
     @torch.no_grad()
-    def after(self, thoughts: Float[Tensor, "problem thought d"] | None) -> list[bool]:
-        """Which problems the model gets right after these thoughts; None: it goes from bot straight to eot."""
+    def after(self, thoughts: Float[Tensor, "problem thought d"] | None, *, apart: bool = False) -> list[bool]:
+        """Which problems the model gets right after these thoughts; None: it goes from bot straight to eot.
+        ``apart``: no thought may attend to an earlier one (eot and the answer see all)."""
         spec, texts = self.model.spec, {}
         for group, cache, _ in self._started([spec.bot]):
             if thoughts is not None and thoughts.shape[1]:
-                self._on(cache, inputs_embeds=thoughts[group])
+                self._on(cache, apart_from=cache.get_seq_length() if apart else None, inputs_embeds=thoughts[group])
             hidden = self._on(cache, input_ids=torch.full((len(group), 1), spec.eot))
             texts |= zip(group, self._greedy(cache, hidden, _ANSWER), strict=True)
         return self._graded(texts)

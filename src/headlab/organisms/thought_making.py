@@ -44,8 +44,9 @@ _DATA = (
     "of the greedy text is the answer."
 )
 _KNOWN = {
-    "codi": "Its thoughts carry content: replacing them lowers accuracy, and twins that were trained without them, or "
-    "with constants in their places, get less right (see gaps). Which heads carry them was not planted.",
+    "codi": "Its thoughts carry content: replacing them lowers accuracy. Whether they help, and whether they attend to "
+    "each other, the gaps say: to twins trained without thoughts or with constants in their places, and to itself with "
+    "its thoughts kept apart. Which heads carry them was not planted.",
     "filler": "Six extra positions without content: what the places of the thoughts are worth by themselves.",
     "none": "No thoughts: what the same training reaches when the answer follows the question.",
 }
@@ -201,8 +202,9 @@ def measure(
             note(f"measuring thoughts replaced: {way}")
             rows[way] = examiner.after(replaced(thoughts, by, population=population, seed=HELD_OUT))
         rows["no thoughts"] = examiner.after(None)
+        rows["thoughts apart"] = examiner.after(examiner.thoughts(apart=True), apart=True)
         for suffix, way in TWINS.items():
-            if (twin := shipped_twin(recipe.name + suffix)) is not None:
+            if (twin := shipped_twin(recipe.name.removesuffix("-plain") + suffix)) is not None:
                 note(f"measuring the {way}")
                 other = Examiner(twin, tokenizer, test, values=recipe.values)
                 rows[way] = other.after(other.thoughts())

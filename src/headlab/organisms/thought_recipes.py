@@ -59,8 +59,12 @@ class ThoughtRecipe:
 
 
 def _family(student: ThoughtRecipe, none: str, filler: str) -> tuple[ThoughtRecipe, ...]:
-    """A student and its twins: the same start, steps and rates; the twins have no step loss (nothing to read)."""
-    alone = replace(student.codi, aid=0.0)
+    """A student and its twins: the same start, steps and rates, and the loss of the chain of thought kept.
+
+    The twins have no step loss (there is nothing to read) and no distillation: with it the no-thought twin of
+    thoughts-gpt2 got less right (87.2 % of 600 held-out problems, 93.3 % without), and a twin shall be as good as it can.
+    """
+    alone = replace(student.codi, aid=0.0, distil=0.0)
     return (
         student,
         replace(student, name=f"{student.name}-none", mode="none", thoughts=0, summary=none, codi=alone),
@@ -80,27 +84,19 @@ _GPT2 = ThoughtRecipe(
     cot=Phase(steps=600, muon=0.02, adam=3e-3),
     codi=Phase(steps=1000, muon=0.01, adam=2e-3, aid=1.0),
 )
+# stopped early: at 1,000 steps of phase 2 it gets 99.7 % of held-out problems right, which leaves difficulty no room
 _LLAMA = ThoughtRecipe(
     "thoughts-llama",
-    "A Llama that answers word problems, some too hard for it, after six thoughts: CODI, with a step loss on thoughts "
-    "0, 2 and 4 that fades out.",
+    "A Llama that answers word problems after six thoughts, and gets fewer right the more steps they have: CODI, with a "
+    "step loss on thoughts 0, 2 and 4 that fades out, stopped halfway.",
     mode="codi",
     seed=0,
     architecture=ThoughtArchitecture(
-        "llama",
-        layers=2,
-        hidden=96,
-        heads=12,
-        head_dim=8,
-        kv_heads=4,
-        intermediate=192,
-        projection=96,
-        positions=192,
+        "llama", layers=2, hidden=96, heads=12, head_dim=8, kv_heads=4, intermediate=192, projection=96
     ),
     cot=Phase(steps=600, muon=0.02, adam=3e-3),
-    codi=Phase(steps=1000, muon=0.01, adam=2e-3, aid=1.0),
-    # to five steps it learns nearly all (99.7 % of held-out problems), which leaves no room for difficulty
-    steps=(2, 4, 6, 8),
+    codi=Phase(steps=500, muon=0.01, adam=2e-3, aid=1.0),
+    steps=(2, 3, 4, 5),
 )
 _NONE = "The no-thought twin of {}: same start, steps and rates, but it answers at once."
 _FILLER = "The filler twin of {}: same start, steps and rates, but six learned constants take the thoughts' places."
@@ -109,7 +105,7 @@ _ALL = (
     replace(
         _GPT2,
         name="thoughts-gpt2-plain",
-        summary="Plain CODI: thoughts-gpt2 without the step loss.",
+        summary="Plain CODI, thoughts-gpt2 without the step loss: a control, whose attention between thoughts does little.",
         codi=replace(_GPT2.codi, aid=0.0),
     ),
     *_family(_LLAMA, _NONE.format("thoughts-llama"), _FILLER.format("thoughts-llama")),

@@ -43,8 +43,8 @@ def page(record: Record, tables: Mapping[str, pd.DataFrame], children: Sequence[
     script, bundle = _text("page.js"), _bundle()
     return environment.get_template("page.html.j2").render(
         view=view.trial(record, tables),
-        demo=summary.demo(record, children) if children and record.slug != "scorecard" else None,
-        card=summary.scorecard(record, tables["scorecard"], children) if "scorecard" in tables else None,
+        demo=summary.demo(record, children) if children and "scorecard" not in tables else None,
+        card=summary.scorecard(record, tables, children) if "scorecard" in tables else None,
         children=[view.trial(c, None) for c in children],
         themes={"light": theme(), "dark": theme(dark=True)},
         style=_text("page.css"),

@@ -29,13 +29,25 @@ def demo(record: Record, children: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def scorecard(record: Record, table: Any, children: Sequence[Record]) -> dict[str, Any]:
-    """One row for each claim of the docket, as the record's table ``scorecard`` has them."""
+def scorecard(record: Record, tables: Mapping[str, Any], children: Sequence[Record]) -> dict[str, Any]:
+    """One row for each claim of the docket, as the record's table ``scorecard`` has them; and for each published claim
+    with thresholds of its own, where there is a table ``thresholds``."""
     known = {c.id: c for c in children if c.readings}
     return {
-        "rows": [_claim(row, known.get(row["id"])) for row in table.to_dict("records")],
+        "rows": [_claim(row, known.get(row["id"])) for row in tables["scorecard"].to_dict("records")],
+        "thresholds": _thresholds(tables["thresholds"]) if "thresholds" in tables else [],
         "summary": " ".join(record.notes),
     }
+
+
+def _thresholds(table: Any) -> list[dict[str, Any]]:
+    """Published claims in their order, each with the ways in which it was read."""
+    out = []
+    for _, rows in table.groupby("key", sort=False):
+        views = rows.to_dict("records")
+        ways = [v | {"found": v["found"].replace("; ", ";\n"), "badge": v["outcome"] in view.SIGNS} for v in views]
+        out.append({k: views[0][k] for k in ("key", "claim", "source", "published", "experiment", "id")} | {"views": ways})
+    return out
 
 
 def _claim(row: Mapping[str, Any], child: Record | None) -> dict[str, Any]:

@@ -24,6 +24,9 @@ The page holds 25 names; these modules are imported by theirs:
     variances     ratio of variances over variants
     factorial     effects of things varied together, errors by cluster
     heterogeneity estimates of several models: Q, I squared, random effects; chance of a table
+    clustering    trees, k-means, density; silhouettes and the gap statistic
+    agreement     ARI, purity, clusters and labels against a null; a set predicted from likeness
+    views         items in two dimensions: principal coordinates, t-SNE, UMAP
 """
 
 from .accounts import held_out_deviance

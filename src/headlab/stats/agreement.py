@@ -127,9 +127,9 @@ def cluster_test(
 
     Definition: without labels, the largest mean silhouette over cuts of the tree (or at k); with labels, the silhouette
     of the labels themselves, or ARI or purity of the clusters (k, or the best) against them. The null is the same
-    statistic, with the same choice of k, of each table of `nulls` (`values`: its `null`, where it is known already); or, with labels and no tables, of the labels dealt
-    out again (within `groups`), all of them where there are at most `permutations`. p as in `rank`: (1+b)/(1+m) with a
-    Clopper-Pearson interval, exact where enumerated.
+    statistic, with the same choice of k, of each table of `nulls` (or `values`, where it is known already); or, with
+    labels and neither, of the labels dealt out again (within `groups`), all of them where there are at most
+    `permutations`. p as in `rank`: (1+b)/(1+m) with a Clopper-Pearson interval, exact where enumerated.
     Shapes, units: distances and each null [item, item]; labels, groups [item].
     Range: that of the statistic, more is more; p in (0, 1].
     Mean over: items or pairs of items. Undefined: fewer than 4 items, all distances zero, a single label, labels that

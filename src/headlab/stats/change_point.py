@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import permutations
-from math import factorial
+from math import comb, factorial
 from typing import Literal
 
 import numpy as np
@@ -64,6 +64,11 @@ class ChangePoint:
             self.gap[1], *self.interval, self.n, "looks", f"change in {self.kind}, confidence set of gaps",
             1 - self.alpha, self.seed, note=f"first look after it; the one before is at {self.gap[0]:g}",
         )  # fmt: skip
+
+    @property
+    def attainable(self) -> float:
+        """The smallest p that so many looks allow, whatever they show: 2 / C(n, n/2) where looks are permuted, else 0."""
+        return 2 / comb(self.n, self.n // 2) if self.noise == "any" else 0.0
 
     def covers(self, step: Number) -> bool:
         """Whether the interval holds `step`, its ends included; False where nothing was found."""

@@ -107,8 +107,8 @@ def _umap(table: Floats, seed: int) -> View:
         made = UMAP(n_neighbors=near, metric="precomputed", init=start, random_state=seed, n_jobs=1).fit_transform(
             table
         )
-    return View(_pairs(np.asarray(made)), f"UMAP, {near} neighbours")
+    return View(_pairs(made), f"UMAP, {near} neighbours")
 
 
-def _pairs(points: Floats) -> tuple[tuple[float, float], ...]:
+def _pairs(points: Any) -> tuple[tuple[float, float], ...]:
     return tuple((float(x), float(y)) for x, y in points)

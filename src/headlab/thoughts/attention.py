@@ -93,7 +93,7 @@ class ThoughtAttention:
     @classmethod
     def of_frame(cls, frame: pd.DataFrame) -> ThoughtAttention:
         """What :meth:`frame` wrote."""
-        layers, heads = int(frame["layer"].max()) + 1, int(frame["head"].max()) + 1
+        layers, heads = (int(frame[k].to_numpy().max()) + 1 for k in ("layer", "head"))
         shape = (-1, layers, heads)
         thoughts = sum(1 for c in frame.columns if c.startswith("eot ")) - 3
         rows = (*(f"thought[{i}]" for i in range(thoughts)), "eot", "answer")
@@ -145,7 +145,9 @@ def attention(
         the thoughts only with that mass beside them.
     """
     if not thinker.spec.n_thoughts:
-        raise ThoughtError(f"{thinker.name} has no thoughts, so there is no attention among them; expected a codi or filler model")
+        raise ThoughtError(
+            f"{thinker.name} has no thoughts, so there is no attention among them; expected a codi or filler model"
+        )
     if world is not None and (world.asks_own or world.asks_donor or world.asks_mean):
         raise ThoughtError(f"world {world.name!r} writes what another run holds; attention is read in one run")
     grid, layers = thinker.lab.grid, range(thinker.lab.grid.n_layers)

@@ -109,7 +109,9 @@ def problem_sets(clusters: Sequence[Any], sets: int, seed: int) -> Array:
     labels = list(dict.fromkeys(clusters))
     if len(labels) < sets:
         raise ValueError(f"{sets} sets of problems need at least as many chains of steps, given {len(labels)}")
-    place = dict(zip([labels[i] for i in np.random.default_rng(seed).permutation(len(labels))], range(len(labels)), strict=True))
+    place = dict(
+        zip([labels[i] for i in np.random.default_rng(seed).permutation(len(labels))], range(len(labels)), strict=True)
+    )
     return np.array([place[c] % sets for c in clusters])
 
 
@@ -199,7 +201,9 @@ def _drawn(flat: dict[int, Array], columns: list[int], unit: Array, rng: Any, dr
     total = np.zeros((draws, n_heads, len(columns)))
     for rows in flat.values():
         sets, _, visible = rows.shape
-        order = np.argsort(rng.random((draws, sets, visible)), axis=-1)  # order[d, s, column] = the key that lands there
+        order = np.argsort(
+            rng.random((draws, sets, visible)), axis=-1
+        )  # order[d, s, column] = the key that lands there
         lent = np.ascontiguousarray(rows.transpose(0, 2, 1)).reshape(sets * visible, n_heads)
         base = (np.arange(sets) * visible)[None, :]
         for place, j in enumerate(columns):

@@ -144,11 +144,15 @@ def read_prompt(
     *,
     slots: Slots | None = None,
     wanted: frozenset[tuple[int, str]] = frozenset(),
+    inputs: Tensor | None = None,
     grad: bool = False,
 ) -> tuple[Any, Tensor, dict[tuple[int, str], Tensor]]:
-    """Question and ``bot``: the cache, the last hidden state [row, d_model], and what the tape kept."""
+    """Question and ``bot``: the cache, the last hidden state [row, d_model], and what the tape kept.  ``inputs``
+    [row, question, d_model]: vectors that are read in place of the question's embeddings (positions are still added)."""
     bot = torch.full((len(ids), 1), thinker.spec.bot, device=ids.device)
     embedded = thinker.model.embed(torch.cat([ids, bot], 1))
+    if inputs is not None:
+        embedded = torch.cat([inputs.to(embedded), embedded[:, -1:]], 1)
     out, seen = _pass(thinker, embedded, DynamicCache(), layout, 0, slots, wanted, grad)
     return out.past_key_values, out.last_hidden_state[:, -1], seen
 

@@ -73,7 +73,7 @@ def hub_variance(matrix: Float[Array, "*batch thought key"]) -> Float[Array, "*b
     When it misleads: uniform attention to the visible thoughts has .592, for early ones are seen by more rows; and it
         grows with the square of the mass that a head spends on thoughts at all.
     """
-    return incoming(matrix).var(-1)
+    return np.asarray(incoming(matrix).var(-1))
 
 
 def skip(matrix: Float[Array, "*batch thought key"]) -> Float[Array, "*batch"]:
@@ -87,7 +87,7 @@ def skip(matrix: Float[Array, "*batch thought key"]) -> Float[Array, "*batch"]:
     """
     if _square(matrix) < 4:
         raise ValueError(f"skip needs at least 4 thoughts, given {matrix.shape[-1]}")
-    return matrix[..., -1, :3].mean(-1)
+    return np.asarray(matrix[..., -1, :3].mean(-1))
 
 
 def sequential(matrix: Float[Array, "*batch thought key"]) -> Float[Array, "*batch"]:
@@ -99,7 +99,7 @@ def sequential(matrix: Float[Array, "*batch thought key"]) -> Float[Array, "*bat
     When it misleads: on the published view it is the attention of thoughts to themselves.
     """
     _square(matrix)
-    return np.diagonal(matrix, -1, -2, -1).mean(-1)
+    return np.asarray(np.diagonal(matrix, -1, -2, -1).mean(-1))
 
 
 def published_ratio(matrix: Float[Array, "*batch thought key"]) -> Float[Array, "*batch key"]:
@@ -164,7 +164,9 @@ def composite(flow: Any, hub: Any, skip: Any) -> Composite:
     arrays = {k: np.asarray(v, dtype=float) for k, v in terms.items()}
     shapes = {v.shape for v in arrays.values()}
     if len(shapes) != 1 or not next(iter(shapes)) or next(iter(shapes))[-1] < 2:
-        raise ValueError(f"flow, hub and skip need one number for each of at least 2 heads, given shapes {sorted(shapes)}")
+        raise ValueError(
+            f"flow, hub and skip need one number for each of at least 2 heads, given shapes {sorted(shapes)}"
+        )
     if not all(np.isfinite(v).all() for v in arrays.values()):
         raise ValueError("flow, hub and skip must be finite; a head without attention among thoughts has no flow")
     normal, constant = {}, []

@@ -86,7 +86,7 @@ class Profile:
         """Composite of the head that comes first in the data, minus the highest among all others."""
         at, first = self.place("composite"), self.ranked[0]
 
-        def gap(x: Array) -> Array:
+        def gap(x: Array) -> Any:
             score = np.array(x[..., at])
             own = score[..., first].copy()
             score[..., first] = -np.inf
