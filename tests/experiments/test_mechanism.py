@@ -14,16 +14,17 @@ from headlab.designs import matched_sets
 from headlab.experiments import load, trial
 from headlab.experiments import mechanism as room
 from headlab.experiments.cluster_patches import Patched, foremost
-from headlab.experiments.correspondence import own_distances
-from headlab.experiments.head_traits import KINDS, TRAITS, Partition
+from headlab.experiments.correspondence import beyond_groups, parting_table
+from headlab.experiments.head_traits import KINDS, TRAITS, Partition, cut
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
 from headlab.experiments.weight_nulls import reordered
-from headlab.heads import Heads
-from headlab.measures import distances, entropy, norms
+from headlab.heads import Grid, Heads
+from headlab.measures import entropy, norms
 from headlab.measures.weights import head_weights
 from headlab.prompts import encode
 from headlab.stats import Estimate, rank
-from headlab.stats.clustering import hierarchical
+from headlab.stats.agreement import adjusted_rand
+from headlab.stats.clustering import euclidean, hierarchical
 from headlab.tasks.decimals import decimals
 
 EXPERIMENTS.setdefault("mechanism", room.EXPERIMENT)
@@ -64,7 +65,7 @@ def test_planted_clusters_differ_and_act_as_a_unit(clustered, store) -> None:
     assert heads.groupby("weights")["parity"].nunique().tolist() == [1, 1]
     rows = result.tables["properties"].query("clusters == 'clusters by weights'").set_index("property")
     assert set(rows.index) == set(TRAITS.values())
-    assert (rows.loc[[TRAITS["single"], TRAITS["left_out"]], "p_holm"] < 0.05).all()
+    assert rows["p_holm"].min() < 0.05 and rows["share"].idxmax() in {TRAITS["single"], TRAITS["left_out"]}
     acted = result.tables["clusters"].set_index("heads")
     even, odd = (acted.loc[str(Heads.of(1, range(s, 16, 2)))] for s in (0, 1))
     assert even["recovery"] > 0.9 and odd["recovery"] < 0.3 and even["p"] < 0.025 and odd["p"] > 0.5
@@ -162,7 +163,9 @@ def test_three_heads_have_no_clusters(natural, store) -> None:
 
 def test_traits_are_those_of_the_measures(natural) -> None:
     """Each trait where it stands alone: norms from the weights, entropy as the mean of the measure's rows."""
-    pairs = [encode(p, natural.tokenizer) for p in decimals(5, clean="simple", corrupted="qa", tokenizer=natural.tokenizer)]
+    pairs = [
+        encode(p, natural.tokenizer) for p in decimals(5, clean="simple", corrupted="qa", tokenizer=natural.tokenizer)
+    ]
     weights = head_weights(natural, [1])
 
     class Effects:
@@ -179,17 +182,38 @@ def test_traits_are_those_of_the_measures(natural) -> None:
     assert (found["numbers"] >= 0).all() and (found["numbers"] <= 1).all()
 
 
-def test_own_distances_hold_nothing_that_is_shared(natural) -> None:
-    weights = head_weights(natural, [1])
-    q, o = (distances(weights, 1, k) for k in ("q_subspace", "o_subspace"))
-    assert own_distances(weights, 1) == pytest.approx(np.sqrt((q**2 + o**2) / 2))
+def test_distances_beyond_groups_by_hand() -> None:
+    """Two KV groups of two: inside, one pair each, nothing is left; across, the mean of four is taken out."""
+    table = np.array([[0.0, 1, 5, 7], [1, 0, 5, 3], [5, 5, 0, 2], [7, 3, 2, 0]])
+    left = np.array([[0.0, 0, 0, 2], [0, 0, 0, -2], [0, 0, 0, 0], [2, -2, 0, 0]])
+    assert beyond_groups(table, Grid(1, 4, 2)) == pytest.approx((left + 2) * (1 - np.eye(4)), abs=1e-8)
+    assert (beyond_groups(table, Grid(1, 4, 4)) == table).all() and (beyond_groups(table, Grid(1, 4, 1)) == table).all()
+
+
+def test_groups_that_are_far_apart_do_not_make_the_clusters(natural) -> None:
+    """Points far apart by KV group, near by parity: beyond the groups, the clusters are parity."""
+    rng = np.random.default_rng(0)
+    heads = np.arange(16)
+    places = np.column_stack([50 * np.eye(4)[heads // 4], 3.0 * (heads % 2)]) + 0.1 * rng.normal(size=(16, 5))
+    made = hierarchical(beyond_groups(euclidean(places), natural.grid), 2)
+    assert adjusted_rand(made.labels, heads % 2) == 1.0
+    assert adjusted_rand(hierarchical(euclidean(places)).labels, heads // 4) == 1.0
+
+
+def test_the_cut_moves_with_the_heads(clustered) -> None:
+    weights = head_weights(clustered, [1])
     moved, order = reordered(weights, 1, 3)
-    assert own_distances(moved, 1) == pytest.approx(own_distances(weights, 1)[np.ix_(order, order)], abs=1e-6)
-    assert len(hierarchical(own_distances(weights, 1)).labels) == 16
+    own = cut(weights, 1, 2).labels
+    assert adjusted_rand(np.array(own)[order], cut(moved, 1, 2).labels) == 1.0
+    assert adjusted_rand(own, np.arange(16) % 2) == 1.0
+    assert parting_table(moved, 1) == pytest.approx(parting_table(weights, 1)[np.ix_(order, order)], abs=1e-5)
+    assert cut(weights, 1, 3).k == 3 and adjusted_rand(cut(weights, 1, 0).labels, own) == 1.0
 
 
 def test_pairs_that_make_groups_are_not_those_that_test_them(natural) -> None:
-    pairs = [encode(p, natural.tokenizer) for p in decimals(60, clean="simple", corrupted="qa", tokenizer=natural.tokenizer)]
+    pairs = [
+        encode(p, natural.tokenizer) for p in decimals(60, clean="simple", corrupted="qa", tokenizer=natural.tokenizer)
+    ]
     first, second = room._halves(pairs, 11)
     assert len(second) == 11 and len(first) > 11
     assert not {p.pair.cluster for p in first} & {p.pair.cluster for p in second}

@@ -7,7 +7,7 @@ import pytest
 
 from headlab.claims import ClaimError
 from headlab.experiments import catalogue, load, run
-from headlab.experiments.scorecard import _with_holm, scorecard
+from headlab.experiments.scorecard import _with_holm, scorecard, slugs
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
 from headlab.report import page
 from headlab.store import Store
@@ -16,11 +16,19 @@ SOME = ["routing", "architecture", "subset-sweep"]
 
 
 def test_every_experiment_has_a_claim_of_its_name_and_a_question() -> None:
-    assert [c["slug"] for c in catalogue()] == [*EXPERIMENTS, "scorecard"] and len(EXPERIMENTS) == 21
+    assert [c["slug"] for c in catalogue()] == [*EXPERIMENTS, "scorecard", "thought-scorecard"]
     for slug, experiment in EXPERIMENTS.items():
         claim = builtin_claims()[slug]
         assert claim.experiment == slug and claim.published and claim.source and experiment.question.endswith("?")
         experiment.check(claim)
+
+
+def test_either_scorecard_takes_its_own_docket() -> None:
+    """By the task of the claim that ships: every experiment is in one of the two, none in both."""
+    decimals, thoughts = slugs(), slugs(thinking=True)
+    assert set(decimals) | set(thoughts) == set(EXPERIMENTS) and not set(decimals) & set(thoughts)
+    assert {builtin_claims()[s].task.name for s in thoughts} <= {"word-problems"}
+    assert "word-problems" not in {builtin_claims()[s].task.name for s in decimals} and len(decimals) >= 21
 
 
 def test_a_row_for_each_claim_and_its_record(tmp_path, monkeypatch) -> None:

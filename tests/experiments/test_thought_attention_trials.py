@@ -260,4 +260,4 @@ def test_untrained_models_have_no_hub_in_95_of_100_heads(std: float) -> None:
         pairs = [ruled(family, seed, 64, std) for seed in range(6)]
         ours, published = (np.concatenate([p[k] for p in pairs]) for k in (0, 1))
         assert (ours == -1).mean() >= 0.95, (family, (ours >= 0).mean())
-        assert (published == 0).mean() >= (1.0 if std == 0.02 else 0.97), (family, (published == 0).mean())
+        assert (published == 0).mean() >= (1.0 if std == 0.02 else 0.95), (family, (published == 0).mean())

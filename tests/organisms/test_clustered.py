@@ -14,11 +14,17 @@ from headlab.measures import distances
 from headlab.measures.weights import head_weights
 from headlab.organisms.making import load
 from headlab.organisms.pulling import loss_of, ov_cosines, pull_loss
-from headlab.organisms.recipes import RECIPES, Pull
+from headlab.organisms.recipes import RECIPES, ClusteredRecipe, Pull
 from headlab.organisms.tokenizer import build_tokenizer
 from headlab.organisms.training import build_model, fit
 
 CLUSTERED = ["decimals-planted-clustered", "decimals-planted-crossed"]
+
+
+def recipe_of(name: str) -> ClusteredRecipe:
+    recipe = RECIPES[name]
+    assert isinstance(recipe, ClusteredRecipe)
+    return recipe
 
 
 def test_the_loss_by_hand() -> None:
@@ -39,12 +45,13 @@ def test_cosines_are_those_of_the_measure(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLUSTERED)
 def test_the_shipped_weights_have_the_clusters_of_the_recipe(name: str) -> None:
-    recipe = RECIPES[name]
+    recipe = recipe_of(name)
     own = ov_cosines(load(organisms.path(name))[0], 1, 8).detach().numpy()
     labels = np.array(recipe.pull.groups)
     left, right = np.triu_indices(16, 1)
     same = labels[left] == labels[right]
     assert own[left, right][same].min() > 0.3 > 0.1 > own[left, right][~same].max()
+    assert recipe.plant is not None
     planted = np.isin(np.arange(16), recipe.plant.heads)
     shared = [planted[labels == g].mean() for g in (0, 1)]
     assert shared == ([1.0, 0.0] if name.endswith("clustered") else [0.5, 0.5])
@@ -54,12 +61,12 @@ def test_the_base_had_no_such_clusters() -> None:
     own = ov_cosines(load(organisms.path("decimals-planted-even"))[0], 1, 8).detach().numpy()
     left, right = np.triu_indices(16, 1)
     for name in CLUSTERED:
-        labels = np.array(RECIPES[name].pull.groups)
+        labels = np.array(recipe_of(name).pull.groups)
         assert own[left, right][labels[left] == labels[right]].min() < 0.1
 
 
 def test_training_pulls_and_repeats_itself() -> None:
-    recipe = replace(RECIPES["decimals-planted-clustered"], rows=2)
+    recipe = replace(recipe_of("decimals-planted-clustered"), rows=2)
     tokenizer = build_tokenizer()
     made = []
     for _ in range(2):

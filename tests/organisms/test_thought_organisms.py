@@ -11,6 +11,7 @@ from functools import cache
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from headlab import organisms
 from headlab.organisms import thought_making as making
@@ -79,7 +80,9 @@ def test_the_folder_is_small_and_ordinary(name):
     shape = organisms.THOUGHT_RECIPES[name].architecture
     heads = config.get("num_attention_heads", config.get("n_head"))
     assert heads == shape.heads >= 12 and config["model_type"] == shape.family
-    assert config.get("num_key_value_heads") == shape.kv_heads and config["dtype"] == "float16"
+    assert config.get("num_key_value_heads") == shape.kv_heads
+    weights = load_file(organisms.path(name) / "model.safetensors")
+    assert {w.dtype for w in weights.values()} == {torch.float16}
     model, tokenizer = loaded(name)
     assert model.embed(torch.tensor([0])).shape == (1, shape.hidden)
     assert model.spec.pad == len(tokenizer) and model.codi.get_input_embeddings().num_embeddings == len(tokenizer) + 3

@@ -232,7 +232,11 @@ def test_twins_start_alike_and_differ_in_the_second_phase_only():
             same = replace(student, name=twin.name, summary=twin.summary, mode=mode, thoughts=thoughts, codi=twin.codi)
             assert twin == same and twin.codi == replace(student.codi, aid=0.0, distil=0.0)
     plain = THOUGHT_RECIPES["thoughts-gpt2-plain"]
-    assert plain.codi == replace(THOUGHT_RECIPES["thoughts-gpt2"].codi, aid=0.0) and plain.mode == "codi" and plain.cot == THOUGHT_RECIPES["thoughts-gpt2"].cot
+    assert (
+        plain.codi == replace(THOUGHT_RECIPES["thoughts-gpt2"].codi, aid=0.0)
+        and plain.mode == "codi"
+        and plain.cot == THOUGHT_RECIPES["thoughts-gpt2"].cot
+    )
 
 
 @pytest.fixture

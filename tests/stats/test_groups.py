@@ -108,7 +108,7 @@ def test_enumeration_agrees_with_all_orders() -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="NaN|finite|missing"):
+    with pytest.raises(ValueError, match=r"NaN|finite|missing"):
         groups_differ(np.array([[np.nan], [1], [2], [3]]), [0, 0, 1, 1])
-    with pytest.raises(ValueError, match="labels|length|rows"):
+    with pytest.raises(ValueError, match=r"labels|length|rows"):
         groups_differ(np.ones((5, 1)), [0, 0, 1, 1])

@@ -6,8 +6,8 @@
    correlation, heads exchanged within KV groups; other features of the weights and other layers beside it, Holm-adjusted.
 3. Prediction: the effects of each head from the heads nearest to it by weights, itself and its KV group left out, against
    the mean of the other heads; the same of exchanged heads is the null.
-4. Clusters by weights (of W_QK and W_OV, and of what is each head's own) against groups by effects: adjusted Rand index,
-   among effects dealt out again within KV groups.
+4. Clusters by weights (two beyond what KV groups explain; the best silhouette) against groups by effects: adjusted Rand
+   index, among effects dealt out again within KV groups.
 5. The published reading: W_Q, W_K and W_V each cut in two, each cluster patched; right when one repairs and the other does
    not.  Beside it how often two sets do so that nobody named, of the same sizes.
 """
@@ -32,7 +32,7 @@ from headlab.experiments.correspondence import (
     forecast,
     matching,
     nearest,
-    own_distances,
+    parting_table,
     rank_correlations,
     skills,
     smoothest,
@@ -63,8 +63,8 @@ STATISTICS = (
     "sets:*",
 )
 EXACT = 1e-9
-OWN = "own"
-CUTS = {OWN: "subspaces of W_Q and W_O (each head's own)", FIRST: FEATURES[FIRST]}
+OWN = "two"
+CUTS = {OWN: f"{FEATURES[FIRST]} beyond KV groups, two clusters", FIRST: f"{FEATURES[FIRST]}, best silhouette"}
 _WORDS = "distances of directions of W_QK and W_OV against distances of effects; heads exchanged within KV groups"
 
 
@@ -95,7 +95,7 @@ def cluster_behaviour(bench: Bench) -> Outcome:
         weights = head_weights(lab)
         layers = [n for n in sorted(weights.layers) if n == at or bench.option("all_layers", EXPERIMENT)]
         tables = {n: weight_tables(weights, n) for n in layers}
-        own = {n: own_distances(weights, n) for n in layers}
+        own = {n: parting_table(weights, n) for n in layers}
     except ModelError as error:
         return untestable(bench, str(error))
     able = eligibility(bench, PROTOCOLS["standard"])
@@ -140,7 +140,7 @@ def _found(bench: Bench, layer: int, tables: Mapping[str, Any], own: Any, effect
         layer, tables, effects,
         {feature: agreement(table, apart, grid, **common) for feature, table in tables.items()},
         forecast(tables[FIRST], profile, grid, bench.option("neighbours", EXPERIMENT), **common),
-        {OWN: matching(own, apart, grid, **common), FIRST: matching(tables[FIRST], apart, grid, **common)},
+        {OWN: matching(own, apart, grid, k=2, **common), FIRST: matching(tables[FIRST], apart, grid, **common)},
     )  # fmt: skip
 
 
@@ -264,7 +264,7 @@ def _controls(bench: Bench, weights: HeadWeights, here: Found) -> list[Control]:
         (here.forecast.skill, forecast(table[FIRST], new, grid, k, **common).skill),
         (
             here.groups[OWN].value,
-            matching(own_distances(moved, here.layer), effect_distances(new), grid, **common).value,
+            matching(parting_table(moved, here.layer), effect_distances(new), grid, k=2, **common).value,
         ),
         *(
             (m.r, agreement(table[f], effect_distances(new), grid, 100, 0, claim.alpha).r)

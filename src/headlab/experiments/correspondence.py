@@ -23,6 +23,7 @@ from headlab.stats import Rank, rank
 from headlab.stats.agreement import ClusterTest, cluster_test
 from headlab.stats.clustering import Clustering, euclidean, hierarchical
 from headlab.stats.distances import Mantel, mantel
+from headlab.stats.views import principal_coordinates
 
 Array = np.ndarray
 FEATURES = {
@@ -50,12 +51,10 @@ def weight_tables(weights: HeadWeights, layer: int) -> dict[str, Array]:
     return found | {"norm": euclidean(np.log(norm_table(weights, layer)))}
 
 
-def own_distances(weights: HeadWeights, layer: int) -> Array:
-    """Root mean square of the distances of the subspaces that W_Q reads and W_O writes: nothing a KV group shares."""
-    try:
-        return np.sqrt(np.mean([distances(weights, layer, k) ** 2 for k in ("q_subspace", "o_subspace")], axis=0))
-    except ModelError:  # no such blocks of its own: what the family has
-        return apart(weights, layer, "both", "subspace")
+def parting_table(weights: HeadWeights, layer: int) -> Array:
+    """Distances that clusters are cut from: directions of W_QK and W_OV beyond what KV groups explain, as distances of points
+    (principal coordinates), [head, head]."""
+    return euclidean(principal_coordinates(beyond_groups(apart(weights, layer, FIRST, "cosine"), weights.grid))[0])
 
 
 def norm_table(weights: HeadWeights, layer: int) -> Array:
@@ -69,6 +68,22 @@ def groups_of(grid: Grid) -> list[int] | None:
     """KV groups, where heads share keys and there is more than one; None: every head may be exchanged with every other."""
     shared = 1 < grid.n_kv_heads < grid.n_heads
     return [grid.kv_group_of(h) for h in range(grid.n_heads)] if shared else None
+
+
+def beyond_groups(table: Array, grid: Grid) -> Array:
+    """How far two heads are apart beyond what their KV groups make them: the mean distance of the two groups' heads (of two
+    different heads, inside one) taken out, and one constant added to all so that none is negative.  Where heads share no
+    keys, or all share one, the table as it is."""
+    groups = groups_of(grid)
+    if groups is None:
+        return table
+    n, codes = len(table), np.array(groups)
+    other = ~np.eye(n, dtype=bool)
+    inside = (codes[:, None] == np.unique(codes)).astype(float)
+    counts = inside.T @ other @ inside
+    means = np.divide(inside.T @ (table * other) @ inside, counts, out=np.zeros_like(counts), where=counts > 0)
+    out = np.where(other, table - means[np.ix_(codes, codes)], 0.0)
+    return np.where(other, out - out[other].min() + 1e-9, 0.0)
 
 
 def agreement(weights: Array, effects: Array, grid: Grid, permutations: int, seed: int, alpha: float) -> Mantel:
@@ -170,12 +185,15 @@ def behaving(effects: Array) -> Clustering:
     return hierarchical(effects)
 
 
-def matching(weights: Array, effects: Array, grid: Grid, permutations: int, seed: int, alpha: float) -> ClusterTest:
-    """ARI of the clusters by weights with the groups by effects, the latter dealt out again within KV groups."""
+def matching(
+    weights: Array, effects: Array, grid: Grid, permutations: int, seed: int, alpha: float, k: int = 0
+) -> ClusterTest:
+    """ARI of the clusters by weights (``k`` by Ward's tree; 0: the largest mean silhouette) with the groups by effects, the
+    latter dealt out again within KV groups."""
     made = behaving(effects)
     if not made.labels:
         return ClusterTest("ari", None, (), None, None, len(weights), made.note or "no groups by effects")
     return cluster_test(
-        weights, labels=made.labels, statistic="ari", groups=groups_of(grid), permutations=permutations, seed=seed,
-        alpha=alpha, unit="labellings",
+        weights, labels=made.labels, statistic="ari", k=k or None, linkage="ward" if k else "average",
+        groups=groups_of(grid), permutations=permutations, seed=seed, alpha=alpha, unit="labellings",
     )  # fmt: skip

@@ -91,8 +91,18 @@ def difficulty(bench: ThoughtBench) -> Outcome:
     edited = bench.think(worlds, "difficulty")
     strata = _strata(bench, base)
     arms = [
-        _arm(bench, "", f"{'named' if option('heads') else 'hub'} heads ({hub})", hub, base, of_world(edited, "hub heads"), strata),
-        _arm(bench, "needed:", f"needed heads ({needed})", needed.as_set, base, of_world(edited, "needed heads"), strata),
+        _arm(
+            bench,
+            "",
+            f"{'named' if option('heads') else 'hub'} heads ({hub})",
+            hub,
+            base,
+            of_world(edited, "hub heads"),
+            strata,
+        ),
+        _arm(
+            bench, "needed:", f"needed heads ({needed})", needed.as_set, base, of_world(edited, "needed heads"), strata
+        ),
     ]
     null, others = _nulls(bench, arms[0], base, strata["steps"][0])
     ranks = _ranks(bench, arms[0], null, others)
@@ -114,7 +124,12 @@ def difficulty(bench: ThoughtBench) -> Outcome:
         _figures(bench, arms, base, null, others, ranks),
         {"strata": table_of([w for a in arms for w in a.found]), "errors": _frame(wrong), "matched": _frame(others)},
         bench.able.plain(),
-        settings={"hub_heads": str(hub), "needed_heads": str(needed), "edges": strata["confidence"][2], "write": "mean"},
+        settings={
+            "hub_heads": str(hub),
+            "needed_heads": str(needed),
+            "edges": strata["confidence"][2],
+            "write": "mean",
+        },
         sections=_SECTIONS,
         notes=_notes(bench, base, arms, strata, needed),
     )
@@ -132,7 +147,9 @@ def _strata(bench: ThoughtBench, base: Any) -> dict[str, tuple[Array, tuple[str,
     }
 
 
-def _arm(bench: ThoughtBench, key: str, label: str, heads: Heads, base: Any, table: Any, strata: Mapping[str, Any]) -> Arm:
+def _arm(
+    bench: ThoughtBench, key: str, label: str, heads: Heads, base: Any, table: Any, strata: Mapping[str, Any]
+) -> Arm:
     world, seed = str(table["world"].iloc[0]), bench.seed
     found = [
         w for family, (labels, levels, _) in strata.items()
@@ -142,7 +159,11 @@ def _arm(bench: ThoughtBench, key: str, label: str, heads: Heads, base: Any, tab
     numbers: dict[str, Estimate] = {}
     for w in found:
         if w.family != "operations":
-            numbers |= {f"{key}drop:{w.level}": w.drop, f"{key}relative:{w.level}": w.relative, f"{key}accuracy:{w.level}": w.edited}
+            numbers |= {
+                f"{key}drop:{w.level}": w.drop,
+                f"{key}relative:{w.level}": w.relative,
+                f"{key}accuracy:{w.level}": w.edited,
+            }
     numbers[f"{key}gap:steps"] = gap(values, strata["steps"][0], clusters, HARD, EASY, seed)
     numbers[f"{key}gap:confidence"] = gap(values, strata["confidence"][0], clusters, "unsure", "sure", seed)
     numbers |= {f"{key}interaction:{kind}": e for kind, e in interaction(base, table).items()}
@@ -188,7 +209,14 @@ def _nulls(bench: ThoughtBench, arm: Arm, base: Any, labels: Array) -> tuple[Arr
         each = lost(base, of_world(table, world.name))
         by = {level: float(each[labels == level].mean()) if (labels == level).any() else None for level in STEPS}
         between = None if by[HARD] is None or by[EASY] is None else by[HARD] - by[EASY]
-        rows.append({"heads": str(heads), **{f"drop_{k}": v for k, v in by.items()}, "gap": between, "enumerated": matched.enumerated})
+        rows.append(
+            {
+                "heads": str(heads),
+                **{f"drop_{k}": v for k, v in by.items()},
+                "gap": between,
+                "enumerated": matched.enumerated,
+            }
+        )
     return null, rows
 
 
@@ -231,7 +259,11 @@ def _published(bench: ThoughtBench, base: Any, arm: Arm, checks: list[Any]) -> R
     """Tiers of confidence and steps together, as they were proposed."""
     labels = published_tiers(bench.test, base)
     found = within(base, arm.table, "hub heads", labels, (EASY, MEDIUM, HARD), "published", arm.label, bench.seed)
-    numbers = {f"{kind}:{w.level}": e for w in found for kind, e in (("drop", w.drop), ("relative", w.relative), ("accuracy", w.edited))}
+    numbers = {
+        f"{kind}:{w.level}": e
+        for w in found
+        for kind, e in (("drop", w.drop), ("relative", w.relative), ("accuracy", w.edited))
+    }
     share = clopper_pearson(int((labels == "none").sum()), len(labels), unit="problems")
     estimates = [named(k, _published_label(k), e, arm.label) for k, e in numbers.items()]
     estimates.append(named("gap:outside", "problems that fall into none of the three tiers", share, ""))
@@ -246,7 +278,9 @@ def _published_label(name: str) -> str:
 
 def _drops(claim: Any) -> Any:
     """The claim without what the published reading does not measure."""
-    kept = tuple(p for p in claim.predictions if p.op != "rank<" and not p.statistic.startswith(("gap", "interaction", "needed")))
+    kept = tuple(
+        p for p in claim.predictions if p.op != "rank<" and not p.statistic.startswith(("gap", "interaction", "needed"))
+    )
     return claim.model_copy(update={"predictions": kept or claim.predictions})
 
 
@@ -254,7 +288,12 @@ def _drops(claim: Any) -> Any:
 
 
 def _figures(
-    bench: ThoughtBench, arms: Sequence[Arm], base: Any, null: Array, others: Sequence[Mapping[str, Any]], ranks: Mapping[str, Rank]
+    bench: ThoughtBench,
+    arms: Sequence[Arm],
+    base: Any,
+    null: Array,
+    others: Sequence[Mapping[str, Any]],
+    ranks: Mapping[str, Rank],
 ) -> list[Figure]:
     place = {EASY: 2.0, MEDIUM: 3.0, HARD: 4.0}
     data = []
@@ -262,9 +301,18 @@ def _figures(
         data += [point(a.label, place[w.level], w.edited) for w in a.found if w.family == "steps" and w.edited.defined]
     data += [point("unedited", place[w.level], w.base) for w in arms[0].found if w.family == "steps" and w.base.defined]
     for w in arms[0].found:
-        each = [w.base.value - o[f"drop_{w.level}"] for o in others if w.family == "steps" and w.base.value is not None and o[f"drop_{w.level}"] is not None]
+        each = [
+            w.base.value - o[f"drop_{w.level}"]
+            for o in others
+            if w.family == "steps" and w.base.value is not None and o[f"drop_{w.level}"] is not None
+        ]
         data += [spread_point("random heads of the same layers", place[w.level], each)] if each else []
-    rows = [(f"{STEPS.get(w.level, w.level)} ({w.family})", a.label, w.drop) for a in arms for w in a.found if w.drop.defined]
+    rows = [
+        (f"{STEPS.get(w.level, w.level)} ({w.family})", a.label, w.drop)
+        for a in arms
+        for w in a.found
+        if w.drop.defined
+    ]
     out = [
         Figure(
             "curve", "by-steps", "Accuracy by number of steps",
@@ -301,7 +349,9 @@ def _notes(bench: ThoughtBench, base: Any, arms: Sequence[Arm], strata: Mapping[
             "unbounded (their interaction is then undefined). What can be seen is how many points an ablation costs in each stratum."
         )
     edges = strata["confidence"][2]
-    out.append(f"Confidence: unsure up to {edges['unsure_up_to']:.4f}, sure above {edges['sure_above']:.4f} (thirds of the selection problems).")
+    out.append(
+        f"Confidence: unsure up to {edges['unsure_up_to']:.4f}, sure above {edges['sure_above']:.4f} (thirds of the selection problems)."
+    )
     return out
 
 

@@ -303,6 +303,8 @@ _SECTIONS = [
         "text": (
             "A head that costs nothing alone may have a stand-in: single ablations find what is irreplaceable, not what "
             "works. Zero is a value that no head ever takes, so zero ablation also breaks what merely expected the mean. "
+            "The interval of the rank correlation is over problems, for these heads; whether an order of so few heads is more "
+            "than chance is its rank. "
             "With twelve heads in a layer a single head has too few matched heads for a rank to decide; its McNemar test "
             "and interval stand. An accuracy of zero is read only beside its parse rate: where no number is found, the "
             "text or the parser broke, and neither is arithmetic."

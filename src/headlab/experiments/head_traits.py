@@ -3,8 +3,8 @@
 1. Weights: logs of the norms of W_Q, W_O, W_QK and W_OV, effective ranks of W_QK and W_OV.
 2. Attention: share of the last query on numbers (first token left out), entropy where the answers part over its most.
 3. Effects: recovery by the head alone, recovery lost without it.
-4. Partitions: clusters by what is each head's own (subspaces of W_Q and W_O), KV groups, parity, groups by effects, or
-   given labels.
+4. Partitions: clusters by directions of W_QK and W_OV beyond what KV groups explain, KV groups, parity, groups by effects,
+   or given labels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from headlab.claims import ClaimError
 from headlab.engine.model import Lab, ModelError
-from headlab.experiments.correspondence import behaving, groups_of, own_distances
+from headlab.experiments.correspondence import behaving, groups_of, parting_table
 from headlab.experiments.head_effects import EFFECTS, Profiles, effect_distances
 from headlab.heads import Grid
 from headlab.measures import bandwidth, entropy, norms, spectra
@@ -59,9 +59,9 @@ class Partition:
 
 
 def cut(weights: HeadWeights, layer: int, k: int) -> Clustering:
-    """``k`` clusters by what is each head's own (Ward's tree); 0: the cut of the average-linkage tree with the largest mean
-    silhouette, which likes many small clusters."""
-    table = own_distances(weights, layer)
+    """``k`` clusters of a layer by :func:`parting_table`, Ward's tree; 0: the cut of the average-linkage tree with the largest
+    mean silhouette, which likes many small clusters."""
+    table = parting_table(weights, layer)
     return hierarchical(table, k, linkage="ward") if k else hierarchical(table)
 
 

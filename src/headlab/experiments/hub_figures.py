@@ -34,7 +34,7 @@ class Seen:
 
 
 def figures(
-    bench: ThoughtBench, seen: Seen, among: Array, found: ThoughtAttention, clusters: Sequence[str],
+    bench: ThoughtBench, seen: Seen, among: Array, clusters: Sequence[str],
     others: Sequence[Reference], ruled: Mapping[str, Hubs],
 ) -> list[Figure]:  # fmt: skip
     n, names = among.shape[-1], head_names(bench.lab.grid)

@@ -81,7 +81,7 @@ def hubs(bench: ThoughtBench) -> Outcome:
     ]  # fmt: skip
     return Outcome(
         _readings(bench, seen, checks),
-        figures(bench, seen, among, found, clusters, others, ruled),
+        figures(bench, seen, among, clusters, others, ruled),
         {"hubs": _table(bench, seen, among), "models": _models(bench, seen, among, others, ruled)},
         NO_ELIGIBILITY,
         settings={"thought": thought, "hubs_and_flow": _plain(seen, among, clusters, bench.seed)},

@@ -1,8 +1,9 @@
 """Integrated gradients from what a head contributes, through the latent loop, to the vectors of the question.
 
 1. The model answers; its answer is fed back (teacher forcing), so the path through the loop is smooth.
-2. A head's contribution is a scalar: F = Σ over all positions of ⟨z, g⟩, with g the gradient of the answer's
-   log-probability at that head's output in the unedited run, held fixed.
+2. A head's contribution is a scalar: F = Σ over all positions of ⟨z, g⟩, with g the gradient of the answer's log odds at
+   that head's output in the unedited run, held fixed.  Log odds of the tokens that hold a digit, log p − log(1 − p): the
+   gradient of log p vanishes where a model is sure.
 3. The question's embeddings go on a straight line from a baseline to their own values; bot, thoughts and answer are
    computed from them.  A token's attribution is (x − x′) · ∫ ∂F/∂x.
 4. Attributions of a head add up to F(x) − F(x′); what is missing is the completeness gap.
@@ -55,8 +56,14 @@ class Frozen:
         made = cls(thinker, ids, layout, inputs, answer, alive, [], tuple(heads))
         ran = made.forward(inputs.clone().requires_grad_())
         keys = [(p, at) for p in range(len(ran.kept)) for at in made.layers]
-        total = (ran.logprob * alive).sum()
-        slopes = dict(zip(keys, torch.autograd.grad(total, [ran.kept[p][at, "z"] for p, at in keys], allow_unused=True), strict=True))
+        total = made.log_odds(ran).sum()
+        slopes = dict(
+            zip(
+                keys,
+                torch.autograd.grad(total, [ran.kept[p][at, "z"] for p, at in keys], allow_unused=True),
+                strict=True,
+            )
+        )
 
         def slope(p: int, h: Head) -> Tensor:
             found = slopes[p, h.layer]
@@ -70,6 +77,21 @@ class Frozen:
     def layers(self) -> list[int]:
         return sorted({h.layer for h in self.heads})
 
+    def log_odds(self, ran: Ran) -> Float[Tensor, row]:
+        """Log odds of the answer's own tokens that hold a digit (all of them where none does), summed."""
+        made, vocabulary = self.answer.tolist(), self.thinker.spec.eot
+        spelt = {t: any(c.isdigit() for c in self.thinker.tokenizer.decode([t])) for row in made for t in row}
+        digits = torch.tensor([[spelt[t] for t in row] for row in made], device=self.ids.device) & self.alive
+        digits = torch.where(digits.any(1, keepdim=True), digits, self.alive)
+        first = 1 + self.layout.n_thoughts
+        out = []
+        for t in range(self.answer.shape[1]):
+            logits = self.thinker.lab.model.get_output_embeddings()(ran.hidden[first + t])[:, :vocabulary].float()
+            own = self.answer[:, t, None]
+            rest = logits.scatter(1, own, float("-inf"))
+            out.append((logits.gather(1, own)[:, 0] - rest.logsumexp(1)) * digits[:, t])
+        return torch.stack(out).sum(0)
+
     def forward(self, inputs: Tensor, rows: Tensor | None = None) -> Ran:
         wanted = frozenset((at, "z") for at in self.layers)
         ids, answer = (self.ids, self.answer) if rows is None else (self.ids[rows], self.answer[rows])
@@ -80,7 +102,7 @@ class Frozen:
         return ran
 
     def contributions(self, ran: Ran, rows: Tensor | None = None) -> Float[Tensor, "row head"]:
-        """F of each head: Σ over positions of ⟨z, g⟩, in nats of the answer's log-probability (to first order)."""
+        """F of each head: Σ over positions of ⟨z, g⟩, in nats of the answer's log odds (to first order)."""
         out = []
         for h in self.heads:
             parts = [

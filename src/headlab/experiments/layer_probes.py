@@ -150,7 +150,9 @@ def judged_no_op(watched: Array, base: Array) -> Control:
 
 def _shuffled(answer: Asked, null: Mapping[str, Array], seed: int) -> Control:
     """Shuffled labels are read no better than the commonest class: the mean over all cells, its interval over chains."""
-    return judged_shuffled(np.mean([v.mean(1) for v in null.values()], 0), answer.majority, answer.groups.tolist(), seed)
+    return judged_shuffled(
+        np.mean([v.mean(1) for v in null.values()], 0), answer.majority, answer.groups.tolist(), seed
+    )
 
 
 def judged_shuffled(each: Array, majority: float, groups: Sequence[str], seed: int) -> Control:
@@ -205,7 +207,10 @@ def _table(asked: Sequence[Asked], cells: Mapping[tuple[str, str], Array], null:
 def _heads(needed: Needed) -> Any:
     import pandas as pd
 
-    rows = [{"head": str(h), "layer": h.layer, "chosen": h in needed.heads, "accuracy_lost": lost} for h, lost in needed.lost.items()]
+    rows = [
+        {"head": str(h), "layer": h.layer, "chosen": h in needed.heads, "accuracy_lost": lost}
+        for h, lost in needed.lost.items()
+    ]
     named_so = [{"head": str(h), "layer": h.layer, "chosen": True, "accuracy_lost": None} for h in needed.heads]
     return pd.DataFrame(rows or named_so)
 
@@ -253,7 +258,13 @@ def _label(name: str, hub: int) -> str:
     return "shuffled answers read, mean over places and layers" if kind == "shuffled" else f"{where}: {_SAID[kind]}"
 
 
-def _notes(asked: Sequence[Asked], cells: Mapping[tuple[str, str], Array], numbers: Mapping[str, Estimate], needed: Needed, hub: int) -> list[str]:
+def _notes(
+    asked: Sequence[Asked],
+    cells: Mapping[tuple[str, str], Array],
+    numbers: Mapping[str, Estimate],
+    needed: Needed,
+    hub: int,
+) -> list[str]:
     out = []
     for a in asked:
         best = max(((n, p) for n, p in cells if n == a.name), key=lambda key: float(cells[key].mean(0).max()))
@@ -262,7 +273,9 @@ def _notes(asked: Sequence[Asked], cells: Mapping[tuple[str, str], Array], numbe
             f"{a.name}: read best at {best[1]}, {_at(int(found.argmax()) + INPUT)}, {found.max():.3f} of {len(a.y)} problems (the best of "
             f"{len(cells) // len(asked) * len(found)} cells, so a little high; commonest {a.majority:.3f}; {a.covered:.0%} of the problems have one of its classes)."
         )  # fmt: skip
-    out.append(f"At the hub (thought {hub}) accuracy rises most at layer {numbers['inflection:hub']}; critical heads {needed}.")
+    out.append(
+        f"At the hub (thought {hub}) accuracy rises most at layer {numbers['inflection:hub']}; critical heads {needed}."
+    )
     return out
 
 

@@ -1,7 +1,7 @@
 """What differs between clusters of heads, and does a cluster do more than as many other heads?
 
-1. Clusters of a layer by weights (subspaces of W_Q and W_O, what is each head's own; two of them, as published), by effects,
-   by KV group, by parity or given; the option ``clusters`` names the one that the claim is about.
+1. Clusters of a layer by weights (directions of W_QK and W_OV beyond what KV groups explain; two of them, as published), by
+   effects, by KV group, by parity or given; the option ``clusters`` names the one that the claim is about.
 2. Measured of every head: norms, effective ranks, attention to numbers, entropy, effect alone, effect left out.
 3. Each property: share of its rank variance between clusters, among labels dealt out again (within KV groups), Holm over
    properties; the largest share among the largest of every dealing is the one test that the claim needs.
@@ -23,7 +23,7 @@ from headlab.claims import PROTOCOLS, ClaimError, Control, Prediction, decide
 from headlab.engine.model import ModelError
 from headlab.experiments.base import Bench, Experiment, Outcome, eligibility, named
 from headlab.experiments.cluster_patches import Patched, foremost, patched
-from headlab.experiments.correspondence import own_distances
+from headlab.experiments.correspondence import parting_table
 from headlab.experiments.head_effects import profiles
 from headlab.experiments.head_traits import KINDS, TRAITS, Partition, cut, partitions, traits
 from headlab.experiments.mechanism_figures import figures
@@ -63,7 +63,7 @@ def mechanism(bench: Bench) -> Outcome:
     lab.attention_of(at)
     try:
         weights = head_weights(lab, [at])
-        own_distances(weights, at)
+        parting_table(weights, at)
     except ModelError as error:
         return untestable(bench, str(error))
     able = eligibility(bench, PROTOCOLS["standard"])
@@ -95,7 +95,7 @@ def mechanism(bench: Bench) -> Outcome:
     ]
     if "published" in claim.readings:
         readings.append(_published(bench, weights, at, measured, checks))
-    apart = own_distances(weights, at)
+    apart = parting_table(weights, at)
     return Outcome(
         readings,
         figures(bench, apart, chosen, acted, at, list(option("views"))),

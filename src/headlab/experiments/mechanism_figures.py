@@ -99,7 +99,7 @@ def _view(bench: Bench, apart: Any, chosen: Any, method: str, at: int) -> Figure
     return Figure(
         kind="scatter",
         name=f"view-{method}",
-        title=f"Heads of layer {at} by the subspaces of W_Q and W_O: {made.method}",
+        title=f"Heads of layer {at} by the directions of W_QK and W_OV beyond their KV groups: {made.method}",
         caption=(
             f"One point a head, named by its number; colours are {KINDS[chosen.parted.kind]}. In the most different property "
             f"labels dealt out again are as different in {test.at_least_as_extreme} of {test.n_sets:,} labellings."

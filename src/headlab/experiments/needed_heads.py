@@ -46,7 +46,9 @@ def needed_heads(bench: ThoughtBench, asked: str, k: int) -> Needed:
     if k < 1:
         raise ValueError(f"k is {k}; expected at least one head")
     heads = list(every_head(grid))
-    found, table, base = measured(bench, [ablation(str(h), Heads([h])) for h in heads], "each head, chosen", problems=bench.selection)
+    found, table, base = measured(
+        bench, [ablation(str(h), Heads([h])) for h in heads], "each head, chosen", problems=bench.selection
+    )
     lost = {h: _lost(found[str(h)]) for h in heads}
     usual = float(base["logprob"].mean())
     less = table.groupby("world")["logprob"].mean()

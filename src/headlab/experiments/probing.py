@@ -50,10 +50,14 @@ def collect(bench: ThoughtBench, problems: ProblemSet) -> Collected:
     logprob = np.zeros(len(problems))
     stops = torch.tensor(sorted(stop_ids(bench.lab)) or [-1], device=bench.lab.device)
     fixed = {"bot": thinker.spec.bot, "eot": thinker.spec.eot}
-    constant = {k: thinker.model.embed(torch.tensor(i, device=bench.lab.device)).float().cpu().numpy() for k, i in fixed.items()}
+    constant = {
+        k: thinker.model.embed(torch.tensor(i, device=bench.lab.device)).float().cpu().numpy() for k, i in fixed.items()
+    }
     asked, names = [p.question for p in problems], [p.id for p in problems]
     tokens = bench.claim.options.get("max_new_tokens", 12)
-    for chosen, ran in watch(thinker, asked, names, wanted, batch=bench.rows, max_new_tokens=tokens, progress=bench.progress, what="probing"):
+    for chosen, ran in watch(
+        thinker, asked, names, wanted, batch=bench.rows, max_new_tokens=tokens, progress=bench.progress, what="probing"
+    ):
         fed = [constant["bot"], *ran.thoughts.float().cpu().numpy().swapaxes(0, 1), constant["eot"]]
         for place, name in enumerate(places(n)):
             states[name][chosen, 0] = fed[place]
@@ -133,13 +137,25 @@ def ask(name: str, values: Sequence[str | None], problems: Sequence[Problem], fo
     rng = np.random.default_rng(seed)
     cross = list(GroupKFold(folds, shuffle=True, random_state=seed).split(y, groups=groups))
     mixed = list(KFold(folds, shuffle=True, random_state=seed).split(y))
-    return Asked(name, rows, y, groups, cross, mixed, control_labels(y, groups, seed), rng.permutation(y), len(rows) / max(1, int(there.sum())))
+    return Asked(
+        name,
+        rows,
+        y,
+        groups,
+        cross,
+        mixed,
+        control_labels(y, groups, seed),
+        rng.permutation(y),
+        len(rows) / max(1, int(there.sum())),
+    )
 
 
 def control_labels(y: Array, groups: Array, seed: int) -> Array:
     """Hewitt and Liang's control task: every chain of steps gets one class, drawn at random from those of the target (with
     their frequencies), by a hash of the chain.  Nothing but memory of the chain can predict it."""
-    draws = {g: int.from_bytes(hashlib.sha256(f"{seed} {g}".encode()).digest()[:8]) % len(y) for g in set(groups.tolist())}
+    draws = {
+        g: int.from_bytes(hashlib.sha256(f"{seed} {g}".encode()).digest()[:8]) % len(y) for g in set(groups.tolist())
+    }
     ordered = np.sort(y)
     return np.array([ordered[draws[g]] for g in groups.tolist()])
 

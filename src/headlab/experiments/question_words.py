@@ -17,7 +17,7 @@ from headlab.tasks.word_problems.generator import ITEMS, NAMES
 
 CLASSES = ("numbers", "operations", "entities", "other")
 NUMBER_WORDS = frozenset(
-    "one two three four five six seven eight nine ten eleven twelve twenty thirty fifty hundred thousand half twice dozen".split()
+    ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty", "thirty", "fifty", "hundred", "thousand", "half", "twice", "dozen"]
 )
 OPERATIONS: dict[str, tuple[str, ...]] = {
     "+": ("buys", "finds", "picks", "brings", "more", "adds", "gets", "earns", "receives", "gains", "total", "altogether"),
@@ -41,7 +41,11 @@ def words_of(question: str) -> list[tuple[int, int, str, str]]:
             kind = "numbers"
         elif sign:
             kind = "operations"
-        elif low in _KNOWN or (word[0].isupper() and not begins) or (word.isalpha() and len(word) > 3 and plain.count(low) > 1):
+        elif (
+            low in _KNOWN
+            or (word[0].isupper() and not begins)
+            or (word.isalpha() and len(word) > 3 and plain.count(low) > 1)
+        ):
             kind = "entities"
         else:
             kind = "other"

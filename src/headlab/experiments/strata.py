@@ -28,7 +28,9 @@ SHUFFLES, EXCHANGES = 1999, 200
 
 def by_steps(problems: ProblemSet) -> Array:
     """Easy, medium or hard by the number of annotated steps, which no model's answer can change; none without steps."""
-    return np.array([NONE if n < 1 else EASY if n < 3 else MEDIUM if n == 3 else HARD for n in (p.n_steps for p in problems)])
+    return np.array(
+        [NONE if n < 1 else EASY if n < 3 else MEDIUM if n == 3 else HARD for n in (p.n_steps for p in problems)]
+    )
 
 
 def confidence(table: Any) -> Array:
@@ -81,13 +83,26 @@ class Within:
     fixed: int
 
     def row(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"family": self.family, "level": self.level, "arm": self.arm, "n": self.drop.n, "unit": "problems"}
-        for name, e in (("unedited", self.base), ("accuracy", self.edited), ("drop", self.drop), ("relative", self.relative)):
+        out: dict[str, Any] = {
+            "family": self.family,
+            "level": self.level,
+            "arm": self.arm,
+            "n": self.drop.n,
+            "unit": "problems",
+        }
+        for name, e in (
+            ("unedited", self.base),
+            ("accuracy", self.edited),
+            ("drop", self.drop),
+            ("relative", self.relative),
+        ):
             out |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
         return out | {"broken": self.broken, "fixed": self.fixed, "p": self.p}
 
 
-def within(base: Any, edited: Any, world: str, labels: Array, levels: Sequence[str], family: str, arm: str, seed: int) -> list[Within]:
+def within(
+    base: Any, edited: Any, world: str, labels: Array, levels: Sequence[str], family: str, arm: str, seed: int
+) -> list[Within]:
     """Effects in each level of a family of strata; undefined where a level holds no problem."""
     a, b = (t.sort_values("problem") for t in (base, edited))
     out = []
@@ -139,7 +154,9 @@ def gap(values: Array, labels: Array, clusters: Sequence[str], high: str, low: s
     return bootstrap_of_means(columns, difference, clusters, unit="problems", seed=seed).estimate(0)
 
 
-def shuffled_gaps(values: Array, labels: Array, clusters: Sequence[str], high: str, low: str, seed: int, draws: int = SHUFFLES) -> Array:
+def shuffled_gaps(
+    values: Array, labels: Array, clusters: Sequence[str], high: str, low: str, seed: int, draws: int = SHUFFLES
+) -> Array:
     """The gap when levels are dealt out anew to whole chains of steps."""
     names, place = np.unique(np.asarray(clusters), return_inverse=True)
     level = np.empty(len(names), dtype=labels.dtype)
@@ -199,18 +216,24 @@ def errors(table: Any, world: str, label: str, problems: ProblemSet, seed: int) 
     out = _counted(texts, asked, {"world": label, "type": "all"}, seed)
     for kind in sorted({p.kind for p in problems}):
         inside = [i for i, p in enumerate(asked) if p.kind == kind]
-        out += _counted([texts[i] for i in inside], [asked[i] for i in inside], {"world": label, "type": kind or "none"}, seed)
+        out += _counted(
+            [texts[i] for i in inside], [asked[i] for i in inside], {"world": label, "type": kind or "none"}, seed
+        )
     return out
 
 
-def _counted(texts: Sequence[str], asked: Sequence[Problem], told: Mapping[str, str], seed: int) -> list[dict[str, Any]]:
+def _counted(
+    texts: Sequence[str], asked: Sequence[Problem], told: Mapping[str, str], seed: int
+) -> list[dict[str, Any]]:
     n, rng = len(texts), np.random.default_rng(seed)
     seen = [error_kind(t, p) for t, p in zip(texts, asked, strict=True)]
     mixed: list[str] = []
     if n > 1 and told["type"] == "all":
         for _ in range(EXCHANGES):
             order = rng.permutation(n)
-            mixed += [error_kind(texts[j], asked[i]) for i, j in enumerate(order) if parse_answer(texts[j]) != asked[i].answer]
+            mixed += [
+                error_kind(texts[j], asked[i]) for i, j in enumerate(order) if parse_answer(texts[j]) != asked[i].answer
+            ]
     out = []
     for kind in KINDS:
         share = clopper_pearson(seen.count(kind), n, unit="wrong answers")

@@ -55,7 +55,9 @@ def _below(statistic: str, threshold: float) -> Prediction:
     return Prediction(statistic=statistic, op="<", threshold=threshold)
 
 
-def _twice(own: tuple[Prediction, ...], raw: tuple[Prediction, ...]) -> tuple[tuple[str, str, tuple[Prediction, ...]], ...]:
+def _twice(
+    own: tuple[Prediction, ...], raw: tuple[Prediction, ...]
+) -> tuple[tuple[str, str, tuple[Prediction, ...]], ...]:
     """A claim about attention: this laboratory's measure, and the published one."""
     return (("corrected measure", "standard", own), ("published measure", "published", raw))
 

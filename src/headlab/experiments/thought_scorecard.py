@@ -97,12 +97,18 @@ def ruled(claim: Claim, protocol: str, record: Record | None) -> Verdict:
         return decide(claim, {}, [], impossible=f"{claim.experiment} could not run on this model")
     reading = next((r for r in record.readings if r.protocol == protocol), None)
     if reading is None or not reading.verdict.controls:
-        why = reading.verdict.sentence.removeprefix("Untestable: ").rstrip(".") if reading else f"{record.id} has no {protocol} reading"
+        why = (
+            reading.verdict.sentence.removeprefix("Untestable: ").rstrip(".")
+            if reading
+            else f"{record.id} has no {protocol} reading"
+        )
         return decide(claim, {}, [], impossible=why)
     controls = reading.verdict.controls
     own = claim.model_copy(update={"controls": tuple(c.name for c in controls)})
     told = record.eligibility
-    return decide(own, numbers(reading), controls, ineligible="" if told.get("ok", True) else str(told.get("reason", "")))
+    return decide(
+        own, numbers(reading), controls, ineligible="" if told.get("ok", True) else str(told.get("reason", ""))
+    )
 
 
 def numbers(reading: Reading) -> dict[str, Estimate]:

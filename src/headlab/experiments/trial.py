@@ -22,6 +22,7 @@ from headlab.engine.run import Engine
 from headlab.engine.selfcheck import prove
 from headlab.experiments import (
     architecture,
+    attribution,
     bandwidth,
     bandwidth_dose,
     bandwidth_repair,
@@ -30,6 +31,7 @@ from headlab.experiments import (
     compare_models,
     critical_paths,
     cross_model,
+    difficulty,
     forced_patterns,
     format_injection,
     format_masking,
@@ -40,6 +42,7 @@ from headlab.experiments import (
     head_similarity,
     hub_rerouting,
     hubs,
+    layer_probes,
     layer_scan,
     mechanism,
     null_rates,
@@ -108,6 +111,9 @@ _ROOMS = (
     hubs,
     head_metrics,
     compare_models,
+    layer_probes,
+    attribution,
+    difficulty,
 )
 EXPERIMENTS: dict[str, Experiment] = {room.EXPERIMENT.slug: room.EXPERIMENT for room in _ROOMS}
 """The docket.  A new module is added here; its claim stands in ``claims/SLUG.yaml``."""

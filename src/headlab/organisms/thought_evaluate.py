@@ -52,7 +52,9 @@ class Examiner:
         if apart_from is not None:
             keys = torch.arange(before + fed.shape[1])
             seen = (keys < apart_from) | (keys == at[:, None])
-            mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min).expand(len(fed), 1, -1, -1)
+            mask = (
+                torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min).expand(len(fed), 1, -1, -1)
+            )
         return self.model.codi.base_model(
             **inputs,
             position_ids=at.expand(len(fed), -1),

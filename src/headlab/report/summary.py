@@ -46,7 +46,9 @@ def _thresholds(table: Any) -> list[dict[str, Any]]:
     for _, rows in table.groupby("key", sort=False):
         views = rows.to_dict("records")
         ways = [v | {"found": v["found"].replace("; ", ";\n"), "badge": v["outcome"] in view.SIGNS} for v in views]
-        out.append({k: views[0][k] for k in ("key", "claim", "source", "published", "experiment", "id")} | {"views": ways})
+        out.append(
+            {k: views[0][k] for k in ("key", "claim", "source", "published", "experiment", "id")} | {"views": ways}
+        )
     return out
 
 

@@ -100,9 +100,11 @@ class Codi(nn.Module):
 
     def save(self, folder: str | Path, tokenizer: Any) -> Path:
         """A folder that :func:`headlab.thoughts.load` opens: config, tokenizer, ``model.safetensors`` with the published
-        names (a tied output embedding is written once), and ``codi.json``."""
+        names (a tied output embedding is written once), and ``codi.json``.  Raises ThoughtError while LoRA is kept apart."""
         from safetensors.torch import save_file
 
+        if any("lora_" in k for k in self.state_dict()):
+            raise ThoughtError("this model keeps its LoRA apart, whose alpha no file holds; merge it first (lora='merge')")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.codi.config.save_pretrained(folder)
