@@ -37,13 +37,11 @@ def tokenizer() -> Any:
 
 
 def problems(n: int, seed: int = 0) -> ProblemSet:
-    """Questions of 5, 7 or 11 words with one digit among them; the digit is the answer."""
+    """Questions of 7 or 11 words with one digit among them; the digit is the answer."""
     rng, out = random.Random(seed), []
     for i in range(n):
         digit = rng.randrange(DIGITS)
-        words = [
-            f"word{chr(97 + w % 26)}{chr(97 + w // 26)}" for w in rng.choices(range(WORDS), k=rng.choice((4, 6, 10)))
-        ]
+        words = [f"word{chr(97 + w % 26)}{chr(97 + w // 26)}" for w in rng.choices(range(WORDS), k=rng.choice((6, 10)))]
         words.insert(rng.randrange(len(words) + 1), str(digit))
         chain = (f"{1000 * (seed + 1) + i}-{1000 * (seed + 1) + i - digit}={digit}",)
         out.append(Problem(f"made-{seed}-{i}", " ".join(words), chain, str(digit)))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from headlab.experiments import attribution as room
-from headlab.experiments.attribution import Told, ratios, role_of
+from headlab.experiments import roles as room
 from headlab.experiments.integrated import Frozen, attribute
 from headlab.experiments.question_words import token_classes, words_of
+from headlab.experiments.roles import Told, ratios, role_of
 from headlab.experiments.trial import adjusted, builtin_claims, load_thinker, trial
 from headlab.heads import Head
 from headlab.tasks.word_problems import word_problems
@@ -100,8 +100,10 @@ def test_ratios_by_hand() -> None:
 
 def row(**fields):
     return {
-        "head": "L0H0", "critical": True, "gap": 0.01, "kind": "class", "class": "numbers", "ratio": 2.0, "low": 1.5, "high": 2.5,
-        "n": 30, "unit": "problems", "p": 0.001, "p_adjusted": 0.01, "attention": 1.0, "attention_low": 0.9, "attention_high": 1.1, **fields,
+        "head": "L0H0", "critical": True, "adds_up": 0.9, "kind": "class", "class": "numbers", "ratio": 2.0,
+        "low": 1.5, "high": 2.5,
+        "n": 30, "unit": "problems", "p": 0.001, "p_adjusted": 0.01, "attention": 1.0, "attention_low": 0.9, "attention_high": 1.1,
+        **fields,
     }  # fmt: skip
 
 
@@ -110,7 +112,7 @@ def test_a_role_needs_interval_shuffles_and_sums() -> None:
     assert "draws on numbers (2.00 times" in role_of([row()], head)
     for fields in ({"low": 0.9}, {"p_adjusted": 0.2}):
         assert "no clear role" in role_of([row(**fields)], head)
-    assert "no role is given" in role_of([row(gap=0.4)], head)
+    assert "no role is given" in role_of([row(adds_up=0.4)], head)
     assert "attends more than evenly to numbers" in role_of([row(attention_low=1.05)], head)
 
 
@@ -125,6 +127,7 @@ def test_controls_can_fail() -> None:
     names = [f"c{i}" for i in range(30)]
     assert room.judged_random(own, other, names, 0).passed and not room.judged_random(own, own, names, 0).passed
     assert room.judged_completeness(own).passed and not room.judged_completeness([told([1.0], gap=0.06)]).passed
+    assert told([2.0], gap=0.06).counted(0).tolist() == [0.0] and told([2.0], gap=-0.04).counted(0).tolist() == [2.0]
     assert room.judged_deletion(own, names, 0).passed
     assert not room.judged_deletion([told([1.0], deleted=0.1 + 0.1 * (-1) ** i) for i in range(30)], names, 0).passed
 

@@ -39,10 +39,11 @@ def test_edges_of_confidence_come_from_the_problems_they_were_chosen_on() -> Non
     chosen = table(problems, np.ones(9, bool), logprob=np.log(np.arange(1, 10) / 10))
     tiers = strata.Tiers.of(chosen)
     assert tiers.low == pytest.approx(np.quantile(np.arange(1, 10) / 10, 1 / 3))
+    e = 1e-9
     seen = table(
         problems,
         np.ones(9, bool),
-        logprob=np.log([tiers.low, tiers.low + 1e-9, tiers.high, tiers.high + 1e-9, *[0.01] * 5]),
+        logprob=np.log([tiers.low - e, tiers.low + e, tiers.high - e, tiers.high + e, *[0.01] * 5]),
     )
     assert tiers.labels(seen).tolist() == ["unsure", "middling", "middling", "sure", *["unsure"] * 5]
 
@@ -119,7 +120,8 @@ def test_the_planted_gap_is_seen_and_not_where_nothing_is_right() -> None:
 
 
 def test_the_named_heads_are_ablated_and_the_verdict_rests_on_steps(store) -> None:
-    claim = adjusted(builtin_claims()["difficulty"], pairs=36, selection_pairs=12, matched_sets=2, readings=("standard", "published"),
+    claim = adjusted(builtin_claims()["difficulty"], pairs=36, selection_pairs=12, matched_sets=2,
+                     readings=("standard", "published"),
                      options={"heads": "L1H5", "k": 1})  # fmt: skip
     result = trial(claim, "thoughts-gpt2", store=store)
     first, second = result.record.readings

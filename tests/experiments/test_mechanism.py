@@ -15,6 +15,7 @@ from headlab.experiments import load, trial
 from headlab.experiments import mechanism as room
 from headlab.experiments.cluster_patches import Patched, foremost
 from headlab.experiments.correspondence import beyond_groups, parting_table
+from headlab.experiments.head_effects import Profiles
 from headlab.experiments.head_traits import KINDS, TRAITS, Partition, cut
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
 from headlab.experiments.weight_nulls import reordered
@@ -91,7 +92,7 @@ def test_clusters_by_chance_do_not_and_uncorrected_tests_say_they_do(natural, st
 
 def test_labels_of_ones_own_and_what_groups_are_made_of(natural, store) -> None:
     labels = ["first"] * 3 + ["second"] * 13
-    result = trial(claim(layer=0, clusters="given", labels=labels), natural, store=store, protocol="standard")
+    result = trial(claim(0, 20, clusters="given", labels=labels, sets=20), natural, store=store, protocol="standard")
     assert result.record.settings["sizes"] == [3, 13]
     table = result.tables["properties"]
     made = {k: set(part["property"]) for k, part in table.groupby("clusters")}
@@ -106,7 +107,7 @@ def test_labels_of_ones_own_and_what_groups_are_made_of(natural, store) -> None:
 
 def test_whole_kv_groups_cannot_be_ranked(natural, store) -> None:
     labels = [f"group {h // 4}" for h in range(16)]
-    result = trial(claim(layer=0, clusters="given", labels=labels), natural, store=store)
+    result = trial(claim(0, 20, clusters="given", labels=labels), natural, store=store)
     assert result.verdict.outcome == "untestable" and "another way" in result.verdict.sentence
 
 
@@ -168,10 +169,9 @@ def test_traits_are_those_of_the_measures(natural) -> None:
     ]
     weights = head_weights(natural, [1])
 
-    class Effects:
-        profile = np.arange(32.0).reshape(16, 2)
-
-    found = room.traits(natural, weights, 1, Effects(), pairs)  # type: ignore[arg-type]
+    heads, pair = np.arange(32.0).reshape(16, 2, 1), np.zeros(1)
+    made = Profiles(1, heads[:, 0], -heads[:, 1], pair, pair + 1, pair, ("one",))
+    found = room.traits(natural, weights, 1, made, pairs)
     assert list(found) == list(TRAITS)
     table = norms(weights).query("block == 'o'").sort_values("head")["norm"]
     assert np.exp(found["norm_o"]) == pytest.approx(table.to_numpy())

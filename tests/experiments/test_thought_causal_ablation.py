@@ -118,6 +118,7 @@ def test_the_published_regex_reads_nothing_and_the_parse_rate_says_so(thinker):
     assert common.parse_control(mended).passed and mended["right"].all()
 
 
+@pytest.mark.accept
 def test_a_failed_control_voids(thinker, store, monkeypatch):
     monkeypatch.setattr(room, "parse_control", lambda base, others: common.parse_control(base.assign(parsed=False)))
     result = trial(claim("L0H17", readings=("standard",)), thinker, prompts=(TEST[:20], SELECTION), store=store)

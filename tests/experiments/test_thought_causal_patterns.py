@@ -10,7 +10,7 @@ import pytest
 import torch
 from planted_thinker import planted, problems
 
-from headlab.experiments import forced_patterns, position_patching
+from headlab.experiments import forced_patterns, hub_rerouting, position_patching
 from headlab.experiments import thought_causal as common
 from headlab.experiments.trial import adjusted, find_claim, trial
 from headlab.heads import Grid
@@ -25,15 +25,15 @@ def thinker(tmp_path_factory):
     return planted(tmp_path_factory.mktemp("planted"))
 
 
-def tried(slug: str, model: Any, store: Any, **fields: Any):
+def tried(slug: str, model: Any, store: Any, test: Any = TEST, **fields: Any):
     made = adjusted(find_claim(slug), options={"max_new_tokens": 3}, matched_sets=5, **fields)
-    return trial(made, model, prompts=(TEST, SELECTION), store=store)
+    return trial(made, model, prompts=(test, SELECTION), store=store)
 
 
 def test_thoughts_that_carry_nothing_void_the_patching(thinker, store):
     """The planted model answers from the question: even all thoughts replaced cost nothing, so the positive control
     cannot fire and no verdict is given."""
-    result = tried("position-patching", thinker, store)
+    result = tried("position-patching", thinker, store, TEST[:31])
     assert result.verdict.outcome == "void" and "swap-all" in result.verdict.sentence
     passed = {c.name: c.passed for c in result.verdict.controls}
     assert passed == {"no-op": True, "parse-rate": True, "swap-all": False}
@@ -65,7 +65,8 @@ def test_no_pattern_matters_where_attention_among_thoughts_is_idle(thinker, stor
     assert [f.kind for f in result.figures] == ["estimates", "null"]
 
 
-def test_any_hub_will_do_where_attention_among_thoughts_is_idle(thinker, store):
+def test_any_hub_will_do_where_attention_among_thoughts_is_idle(thinker, store, monkeypatch):
+    monkeypatch.setattr(hub_rerouting, "DEALT", 2)
     result = tried("hub-rerouting", thinker, store)
     assert result.verdict.outcome == "upheld", result.verdict.sentence
     table = result.tables["effects"].set_index("world")

@@ -54,6 +54,7 @@ def test_a_head_with_the_same_job_arrives_and_weights_are_put_back(thinker, dono
     assert all(torch.equal(v, before[k]) for k, v in thinker.model.state_dict().items())
 
 
+@pytest.mark.accept
 def test_another_head_does_not_arrive(thinker, donor, store):
     result = tried(thinker, store, donor, n=3, head="L0H17", donor_head="L0H6")
     assert result.verdict.outcome == "refuted", result.verdict.sentence

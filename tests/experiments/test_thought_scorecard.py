@@ -43,7 +43,8 @@ def record(
     )
     told = tuple(named(k, k, estimate(v, half)) for k, v in numbers.items())
     return Record(
-        id=f"{slug}-1", kind="run", slug=slug, title=slug, created="now", key="k", eligibility={"ok": ok, "reason": "" if ok else "cannot add"},
+        id=f"{slug}-1", kind="run", slug=slug, title=slug, created="now", key="k",
+        eligibility={"ok": ok, "reason": "" if ok else "cannot add"},
         readings=[Reading(protocol=p, words="", verdict=verdict, estimates=told) for p in protocols],
     )  # fmt: skip
 

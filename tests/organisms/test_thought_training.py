@@ -163,15 +163,15 @@ def test_the_step_loss_reads_thoughts_0_2_4_only():
 
 
 def test_the_rate_climbs_then_falls_to_its_floor():
-    phase = Phase(steps=101, muon=1, adam=1, warmup=5, floor=0.05)
+    phase = Phase(steps=101, muon=1.0, adam=1.0, warmup=5, floor=0.05)
     rates = [rate(s, phase) for s in range(101)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[-1] == pytest.approx(0.05) and all(a > b for a, b in pairwise(rates[5:]))
-    assert rate(0, Phase(steps=2, muon=1, adam=1)) == 0.5, "a run shorter than its warm-up climbs to the peak"
+    assert rate(0, Phase(steps=2, muon=1.0, adam=1.0)) == 0.5, "a run shorter than its warm-up climbs to the peak"
 
 
 def test_the_aid_fades_between_its_two_shares():
-    phase = Phase(steps=100, muon=1, adam=1, aid=2.0, aid_until=0.3, aid_end=0.8)
+    phase = Phase(steps=100, muon=1.0, adam=1.0, aid=2.0, aid_until=0.3, aid_end=0.8)
     assert [aid(s, phase) for s in (0, 29, 30, 55, 80, 99)] == pytest.approx([2.0, 2.0, 2.0, 1.0, 0.0, 0.0])
     assert aid(3, replace(phase, aid=0.0)) == 0.0
 

@@ -208,7 +208,8 @@ def _nulls(bench: ThoughtBench, arm: Arm, base: Any, labels: Array) -> tuple[Arr
     for world, heads in zip(worlds, matched.sets, strict=True):
         each = lost(base, of_world(table, world.name))
         by = {level: float(each[labels == level].mean()) if (labels == level).any() else None for level in STEPS}
-        between = None if by[HARD] is None or by[EASY] is None else by[HARD] - by[EASY]
+        hard, easy = by[HARD], by[EASY]
+        between = None if hard is None or easy is None else hard - easy
         rows.append(
             {
                 "heads": str(heads),
@@ -316,7 +317,8 @@ def _figures(
     out = [
         Figure(
             "curve", "by-steps", "Accuracy by number of steps",
-            "Bands are 95 % intervals over problems; for random heads of the same layers the middle 95 % of sets. 2 stands for one or "
+            "Bands are 95 % intervals over problems; for random heads of the same layers the middle 95 % of sets. 2 stands for "
+            "one or "
             "two steps, 4 for four and more.", tuple(data), {"x_title": "annotated steps", "y_title": "accuracy"},
         ),
         draw.estimates(
@@ -346,17 +348,33 @@ def _notes(bench: ThoughtBench, base: Any, arms: Sequence[Arm], strata: Mapping[
         out.append(
             f"The unedited model answers {level:.1%} rightly, so difficulty has no room here: no stratum is hard for it, its own "
             "errors are too few to sort, confidence cannot tell right from wrong, and where a whole cell is right the log odds are "
-            "unbounded (their interaction is then undefined). What can be seen is how many points an ablation costs in each stratum."
+            "unbounded (their interaction is then undefined). What can be seen is how many points an ablation costs "
+            "in each stratum."
+        )
+    floor = max(bench.able.majority * 2, 0.15)
+    low = [a.label for a in arms if all((w.edited.value or 0) < floor for w in a.found if w.family == "steps")]
+    if low:
+        out.append(
+            f"Without {' and without '.join(low)} hardly anything is right in any stratum (commonest answer "
+            f"{bench.able.majority:.1%}): at the floor too, a difference of strata cannot show; fewer heads "
+            "(option k) leave it room."
         )
     edges = strata["confidence"][2]
     out.append(
-        f"Confidence: unsure up to {edges['unsure_up_to']:.4f}, sure above {edges['sure_above']:.4f} (thirds of the selection problems)."
+        f"Confidence: unsure up to {edges['unsure_up_to']:.4f}, sure above {edges['sure_above']:.4f} "
+        "(thirds of the selection problems)."
     )
     return out
 
 
-_WORDS = "mean ablation of three heads at every position; strata by annotated steps, by confidence in tiers fixed on other problems, by operations"
-_PUBLISHED = "tiers by the confidence of the unedited answer and steps together (over .9 and one; .6 to .9 and two or three; below .6 and more)"
+_WORDS = (
+    "mean ablation of three heads at every position; strata by annotated steps, by confidence in tiers fixed on other problems, "
+    "by operations"
+)
+_PUBLISHED = (
+    "tiers by the confidence of the unedited answer and steps together (over .9 and one; .6 to .9 and two or three; below .6 "
+    "and more)"
+)
 _SECTIONS = [
     {
         "heading": "When this misleads",

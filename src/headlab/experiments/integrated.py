@@ -128,11 +128,19 @@ class Attributed:
 
 
 @torch.enable_grad()
-def attribute(frozen: Frozen, baseline: Tensor, steps: int, rows_at_once: int = 64) -> Attributed:
+def attribute(
+    frozen: Frozen,
+    baseline: Tensor,
+    steps: int,
+    only: Tensor | None = None,
+    heads: int | None = None,
+    rows_at_once: int = 64,
+) -> Attributed:
     """Integrated gradients of every head's contribution.
 
     Definition: (x − x′)_t · Σ_k w_k ∂F/∂x_t at x′ + a_k (x − x′), Gauss-Legendre nodes a_k and weights w_k on [0, 1].
-    Shapes: ``baseline`` broadcasts to [row, question, d_model].  Range: any sign.  Mean: none is taken.
+    Shapes: ``baseline`` broadcasts to [row, question, d_model]; ``only``: these rows (the others stay zero); ``heads``: so
+        many of the first.  Range: any sign.  Mean: none is taken.
     Raises: InterventionError for fewer than one step.
     Source: Sundararajan, Taly & Yan 2017, arXiv:1703.01365.
     When it misleads: the baseline is a choice, and the path leads through questions that nobody asked; a small gap says
@@ -143,14 +151,15 @@ def attribute(frozen: Frozen, baseline: Tensor, steps: int, rows_at_once: int = 
     way = frozen.inputs - start
     n = len(frozen.inputs)
     total = frozen.inputs.new_zeros(n, len(frozen.heads), frozen.inputs.shape[1])
-    where = torch.arange(n).repeat_interleave(steps)
-    amount, weight = nodes.repeat(n), weights.repeat(n)
+    chosen, many = torch.arange(n) if only is None else only.cpu(), heads or len(frozen.heads)
+    where = chosen.repeat_interleave(steps)
+    amount, weight = nodes.repeat(len(chosen)), weights.repeat(len(chosen))
     for part in torch.arange(len(where)).split(max(1, rows_at_once)):
         rows = where[part].to(way.device)
         x = (start[rows] + amount[part].to(way)[:, None, None] * way[rows]).requires_grad_()
         scores = frozen.contributions(frozen.forward(x, rows), rows).sum(0)
-        for h in range(len(frozen.heads)):
-            (slope,) = torch.autograd.grad(scores[h], x, retain_graph=h + 1 < len(frozen.heads))
+        for h in range(many):
+            (slope,) = torch.autograd.grad(scores[h], x, retain_graph=h + 1 < many)
             each = (slope * way[rows]).sum(-1) * weight[part].to(way)[:, None]
             total[:, h].index_add_(0, rows, each)
     change = frozen.at(frozen.inputs) - frozen.at(start)

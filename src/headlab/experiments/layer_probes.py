@@ -159,7 +159,7 @@ def judged_shuffled(each: Array, majority: float, groups: Sequence[str], seed: i
     found = bootstrap_mean(each, groups, unit="problems", seed=seed)
     return Control(
         name="shuffled", kind="negative", passed=found.above(majority) in ("no", "unsure"), value=found.value,
-        words=f"probes for shuffled answers are right in {found}, mean over all places and layers; the commonest answer in {majority:.3f}",
+        words=f"probes for shuffled answers are right in {found}, mean over places and layers; the commonest in {majority:.3f}",
     )  # fmt: skip
 
 
@@ -197,7 +197,8 @@ def _table(asked: Sequence[Asked], cells: Mapping[tuple[str, str], Array], null:
                 continue
             for at, e in enumerate(bootstrap_means(found.astype(float), a.groups.tolist(), unit="problems", seed=seed)):
                 rows.append(
-                    {"target": name, "place": place, "layer": at + INPUT, "accuracy": e.value, "low": e.low, "high": e.high, "n": e.n,
+                    {"target": name, "place": place, "layer": at + INPUT, "accuracy": e.value, "low": e.low, "high": e.high,
+                     "n": e.n,
                      "unit": e.unit, "majority": a.majority, "classes": len(set(a.y.tolist())),
                      "shuffled": float(null[place][:, at].mean()) if name == "answer" else None}
                 )  # fmt: skip
@@ -220,7 +221,8 @@ def _figures(
 ) -> list[Figure]:
     order = places(len(null) - 2)
     maps = tuple(
-        {"panel": f"{a.name} (commonest: {a.majority:.2f})", "y": _at(at + INPUT), "x": place, "value": float(cells[a.name, place][:, at].mean())}
+        {"panel": f"{a.name} (commonest: {a.majority:.2f})", "y": _at(at + INPUT), "x": place,
+         "value": float(cells[a.name, place][:, at].mean())}
         for a in asked for at in range(cells[a.name, order[0]].shape[1]) for place in order
     )  # fmt: skip
     answer, data = asked[0], []
@@ -270,8 +272,10 @@ def _notes(
         best = max(((n, p) for n, p in cells if n == a.name), key=lambda key: float(cells[key].mean(0).max()))
         found = cells[best].mean(0)
         out.append(
-            f"{a.name}: read best at {best[1]}, {_at(int(found.argmax()) + INPUT)}, {found.max():.3f} of {len(a.y)} problems (the best of "
-            f"{len(cells) // len(asked) * len(found)} cells, so a little high; commonest {a.majority:.3f}; {a.covered:.0%} of the problems have one of its classes)."
+            f"{a.name}: read best at {best[1]}, {_at(int(found.argmax()) + INPUT)}, {found.max():.3f} of {len(a.y)} problems "
+            f"(the best of "
+            f"{len(cells) // len(asked) * len(found)} cells, so a little high; commonest {a.majority:.3f}; "
+            f"{a.covered:.0%} of the problems have one of its classes)."
         )  # fmt: skip
     out.append(
         f"At the hub (thought {hub}) accuracy rises most at layer {numbers['inflection:hub']}; critical heads {needed}."
@@ -279,12 +283,16 @@ def _notes(
     return out
 
 
-_WORDS = "linear discriminants on the residual stream, cross-fitted over chains of steps; the hub by the published rule on other problems"
+_WORDS = (
+    "linear discriminants on the residual stream, cross-fitted over chains of steps; the hub by the published rule on other "
+    "problems"
+)
 _SECTIONS = [
     {
         "heading": "When this misleads",
         "text": (
-            "What a probe reads is there; that the model uses it is another question, which only an intervention answers. The answer "
+            "What a probe reads is there; that the model uses it is another question, which only an intervention answers. The "
+            "answer "
             "can be read wherever the numbers of a short problem can be, if few combinations of them occur. In a model of two or "
             "three layers every head is within a layer or two of any other, so a small distance says little and its rank among "
             "random heads may be undecidable. The interval of the inflection holds the fitted probes fixed. The layer at which a "

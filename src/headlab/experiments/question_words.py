@@ -17,8 +17,9 @@ from headlab.tasks.word_problems.generator import ITEMS, NAMES
 
 CLASSES = ("numbers", "operations", "entities", "other")
 NUMBER_WORDS = frozenset(
-    ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty", "thirty", "fifty", "hundred", "thousand", "half", "twice", "dozen"]
-)
+    ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty", "thirty",
+     "fifty", "hundred", "thousand", "half", "twice", "dozen")
+)  # fmt: skip
 OPERATIONS: dict[str, tuple[str, ...]] = {
     "+": ("buys", "finds", "picks", "brings", "more", "adds", "gets", "earns", "receives", "gains", "total", "altogether"),
     "-": ("loses", "sells", "gives", "away", "takes", "left", "less", "fewer", "spends", "eats", "uses", "remaining", "remain"),

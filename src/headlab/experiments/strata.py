@@ -128,7 +128,7 @@ def table_of(found: Sequence[Within]) -> Any:
     table = pd.DataFrame([w.row() for w in found])
     known = table["p"].notna()
     table["p_adjusted"] = None
-    if known.any():
+    if bool(known.to_numpy().any()):
         table.loc[known, "p_adjusted"] = holm(table.loc[known, "p"].astype(float).to_numpy())
     return table.astype({"p": float, "p_adjusted": float})
 
@@ -174,8 +174,9 @@ def planted_control(base: Any, labels: Array, clusters: Sequence[str], seed: int
     """The instrument sees a difference that is there: half of the right answers to hard problems marked wrong."""
     rows = base.sort_values("problem")
     right = rows["right"].to_numpy(bool)
-    chosen = (labels == HARD) & right & (np.random.default_rng(seed).random(len(right)) < 0.5)
-    found = gap(chosen.astype(float), labels, clusters, HARD, EASY, seed)
+    chosen = np.zeros(len(right))
+    chosen[np.random.default_rng(seed).permutation(np.flatnonzero((labels == HARD) & right))[::2]] = 1
+    found = gap(chosen, labels, clusters, HARD, EASY, seed)
     return Control(
         name="planted-gap",
         kind="positive",
@@ -222,9 +223,7 @@ def errors(table: Any, world: str, label: str, problems: ProblemSet, seed: int) 
     return out
 
 
-def _counted(
-    texts: Sequence[str], asked: Sequence[Problem], told: Mapping[str, str], seed: int
-) -> list[dict[str, Any]]:
+def _counted(texts: list[str], asked: Sequence[Problem], told: Mapping[str, str], seed: int) -> list[dict[str, Any]]:
     n, rng = len(texts), np.random.default_rng(seed)
     seen = [error_kind(t, p) for t, p in zip(texts, asked, strict=True)]
     mixed: list[str] = []

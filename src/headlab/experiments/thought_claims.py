@@ -37,7 +37,7 @@ class Asked:
                 Claim(
                     id=f"{self.key}: {view}", words=self.words, source=self.place, published=self.published,
                     experiment=self.experiment, task=TaskSpec(name="word-problems"), predictions=predictions,
-                    controls=("as in its trial",),
+                    controls=("as in its trial",),  # type: ignore[call-arg]
                 ),
             )
             for view, protocol, predictions in self.views
@@ -108,7 +108,8 @@ ASKED: tuple[Asked, ...] = (
     Asked(
         "universal hub", f"{_ANALYSIS}, conclusion 1", "Hub-centric architecture is universal: either model has a hub.",
         "1.18 (Llama) and 1.63 (GPT-2)", "compare-models",
-        _twice((_above("hub:smaller", 1.0), _above("hub:larger", 1.0)), (_above("published:smaller", 1.0), _above("published:larger", 1.0))),
+        _twice((_above("hub:smaller", 1.0), _above("hub:larger", 1.0)),
+               (_above("published:smaller", 1.0), _above("published:larger", 1.0))),
     ),
     Asked(
         "size", f"{_ANALYSIS}, conclusions 2 and 3", "The smaller model compensates with a stronger hub.",
@@ -131,7 +132,8 @@ ASKED: tuple[Asked, ...] = (
     Asked(
         "1.3 hub kept", f"{_FOLLOW_UP}, 1.3", "The hub pattern, forced, maintains more than 90 % of the accuracy.",
         "later 40.3 % against 55.95 %", "forced-patterns",
-        (("share of the accuracy", "standard", (_above("kept:hub", 0.9),)), ("percentage points", "standard", (_below("drop:hub", 0.1),))),
+        (("share of the accuracy", "standard", (_above("kept:hub", 0.9),)),
+         ("percentage points", "standard", (_below("drop:hub", 0.1),))),
     ),
     Asked(
         "1.3 uniform", f"{_FOLLOW_UP}, 1.3", "Uniform attention among thoughts drops more than 15 %.", "proposed",
@@ -144,7 +146,8 @@ ASKED: tuple[Asked, ...] = (
     Asked(
         "2.1 universal", f"{_FOLLOW_UP}, 2.1", "A transplanted head maintains more than 80 %: a universal function.",
         "proposed", "transplant",
-        (("share of the accuracy", "standard", (_above("kept:transplant", 0.8),)), ("percentage points", "standard", (_below("drop:transplant", 0.2),))),
+        (("share of the accuracy", "standard", (_above("kept:transplant", 0.8),)),
+         ("percentage points", "standard", (_below("drop:transplant", 0.2),))),
     ),
     Asked(
         "2.1 specific", f"{_FOLLOW_UP}, 2.1", "A transplanted head drops more than 30 %: model-specific.", "proposed",

@@ -121,7 +121,10 @@ def _found(verdict: Verdict) -> str:
     if verdict.outcome == "void" or all(r.shown == "not measured" for r in verdict.rulings):
         return verdict.sentence.split(": ", 1)[1]
     shown = "; ".join(f"{r.prediction.statistic}: {r.shown}" for r in verdict.rulings)
-    return shown if any(r.value is not None for r in verdict.rulings) else verdict.sentence.split(": ", 1)[1]
+    reason = verdict.sentence.split(": ", 1)[1]
+    if not any(r.value is not None for r in verdict.rulings):
+        return reason
+    return f"{shown}; but {reason}" if "not eligible" in reason else shown
 
 
 # -- the decision after phase 1 -----------------------------------------------------------------------------
@@ -146,7 +149,7 @@ NEXT = {
     "in between": "neither rule applies",
     "undecided": "the interval holds a threshold; more problems are needed",
     "void": "a control failed; nothing can be said",
-    "untestable": "nothing could be measured",
+    "untestable": "it was not measured",
 }
 
 
@@ -155,18 +158,20 @@ def _phases(record: Record | None) -> tuple[list[dict[str, Any]], str]:
     reading = record.readings[0] if record and record.readings else None
     found = numbers(reading) if reading else {}
     stuck: Phase | None = None
+    why = ""
     if reading is None or not reading.verdict.controls:
         stuck = "untestable"
     elif any(not c.passed for c in reading.verdict.controls):
         stuck = "void"
     elif record and not record.eligibility.get("ok", True):
-        stuck = "untestable"
-    rows, said = [], []
+        stuck, why = "untestable", str(record.eligibility.get("reason", ""))
+    rows: list[dict[str, Any]] = []
+    said: list[str] = []
     for view, name in (("percentage points", "drop:top3"), ("share of the accuracy", "relative:top3")):
         lost = found.get(name)
         one = stuck or phase(lost)
         shown = str(lost) if lost else "not measured"
-        said.append(f"{one} in {view}" if "points" in view else f"{one} as a {view}")
+        said.append(one)
         rows.append(
             {
                 "key": "phase 1",
@@ -176,12 +181,18 @@ def _phases(record: Record | None) -> tuple[list[dict[str, Any]], str]:
                 "view": view,
                 "asked": f"{name} > {CAUSAL:g}, or < {REDUNDANT:g}",
                 "outcome": one,
-                "found": f"{shown}; {NEXT[one]}",
+                "found": f"{shown}; {why or NEXT[one]}",
                 "experiment": "head-ablation",
                 "id": record.id if record else "",
             }
         )
-    return rows, f"Phase 1 says: top three heads {', '.join(said)}{_against_random(reading)}."
+    alike = (
+        f"{said[0]}, in points and as a share" if len(set(said)) == 1 else f"{said[0]} in points, {said[1]} as a share"
+    )
+    return (
+        rows,
+        f"Are the top three heads causal, redundant or in between (phase 1)? {alike.capitalize()} of the accuracy{_against_random(reading)}.",
+    )
 
 
 def _against_random(reading: Reading | None) -> str:
@@ -207,7 +218,8 @@ _SECTIONS: list[dict[str, str]] = [
             "trials below. A threshold in per cent is read twice, in percentage points and as a share of the accuracy, where "
             "the source does not say which it means; they part when the accuracy is far from 100 %. What is about attention "
             "is read in the corrected measure (exposure taken out, six thoughts, right keys) and in the published one. A "
-            "threshold alone has no reference: where more than 10 % are lost, random heads may cost as much. The experiments' own claims, in "
+            "threshold alone has no reference: where more than 10 % are lost, random heads may cost as much. The experiments' own "
+            "claims, in "
             "the second table, ask for that too."
         ),
     }

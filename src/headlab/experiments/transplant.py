@@ -119,14 +119,7 @@ def transplant(bench: ThoughtBench) -> Outcome:
         else f"removing {here} costs {found['zero'].drop} of accuracy, so there is nothing that a transplanted head could restore"
     )  # fmt: skip
     verdict = decide(bench.claim, findings, checks, ineligible=bench.able.reason or nothing)
-    estimates = [
-        *(named(k, _GAINS[k], v, "") for k, v in gains.items()),
-        named("rank:weights", "random weights of the same norms with as high an accuracy", place.estimate, ""),
-        named("fit:reading", "r² of what the donor's layer reads, from this model, held out", maps.reading.r2, ""),
-        named("fit:writing", "r² of this model's residual stream, from the donor's, held out", maps.writing.r2, ""),
-        *(named(f"kept:{k}", f"{e.label}: share of the accuracy kept", e.kept, "") for k, e in main.items()),
-        *(x for k, e in main.items() for x in told(e, k)),
-    ]
+    estimates = _estimates(main, gains, place, maps)
     return Outcome(
         [Reading(protocol="standard", words=_WORDS, verdict=verdict, estimates=tuple(estimates))],
         _figures(found, place, here, there, donor),
@@ -137,6 +130,17 @@ def transplant(bench: ThoughtBench) -> Outcome:
         sections=_SECTIONS,
         notes=_notes(found, gains, maps, here, there, donor, moved(bench, here, donor)),
     )  # fmt: skip
+
+
+def _estimates(main: Mapping[str, Effect], gains: Mapping[str, Estimate], place: Rank, maps: Fit) -> list[Any]:
+    return [
+        *(named(k, _GAINS[k], v, "") for k, v in gains.items()),
+        named("rank:weights", "random weights of the same norms with as high an accuracy", place.estimate, ""),
+        named("fit:reading", "r² of what the donor's layer reads, from this model, held out", maps.reading.r2, ""),
+        named("fit:writing", "r² of this model's residual stream, from the donor's, held out", maps.writing.r2, ""),
+        *(named(f"kept:{k}", f"{e.label}: share of the accuracy kept", e.kept, "") for k, e in main.items()),
+        *(x for k, e in main.items() for x in told(e, k)),
+    ]
 
 
 def default_donor(name: str) -> str:

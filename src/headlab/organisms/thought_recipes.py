@@ -62,7 +62,7 @@ def _family(student: ThoughtRecipe, none: str, filler: str) -> tuple[ThoughtReci
     """A student and its twins: the same start, steps and rates, and the loss of the chain of thought kept.
 
     The twins have no step loss (there is nothing to read) and no distillation: with it the no-thought twin of
-    thoughts-gpt2 got less right (87.2 % of 600 held-out problems, 93.3 % without), and a twin shall be as good as it can.
+    thoughts-gpt2 got less right (87.2 % of 600 held-out problems, 93.2 % without), and a twin shall be as good as it can.
     """
     alone = replace(student.codi, aid=0.0, distil=0.0)
     return (
@@ -87,15 +87,15 @@ _GPT2 = ThoughtRecipe(
 # stopped early: at 1,000 steps of phase 2 it gets 99.7 % of held-out problems right, which leaves difficulty no room
 _LLAMA = ThoughtRecipe(
     "thoughts-llama",
-    "A Llama that answers word problems after six thoughts, and gets fewer right the more steps they have: CODI, with a "
-    "step loss on thoughts 0, 2 and 4 that fades out, stopped halfway.",
+    "A Llama that answers word problems after six thoughts, and misses many of those of five steps: CODI, with a step "
+    "loss on thoughts 0, 2 and 4 that fades out, stopped early.",
     mode="codi",
     seed=0,
     architecture=ThoughtArchitecture(
         "llama", layers=2, hidden=96, heads=12, head_dim=8, kv_heads=4, intermediate=192, projection=96
     ),
     cot=Phase(steps=600, muon=0.02, adam=3e-3),
-    codi=Phase(steps=500, muon=0.01, adam=2e-3, aid=1.0),
+    codi=Phase(steps=600, muon=0.01, adam=2e-3, aid=1.0),
     steps=(2, 3, 4, 5),
 )
 _NONE = "The no-thought twin of {}: same start, steps and rates, but it answers at once."
