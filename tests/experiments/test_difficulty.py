@@ -120,16 +120,17 @@ def test_the_planted_gap_is_seen_and_not_where_nothing_is_right() -> None:
 
 
 def test_the_named_heads_are_ablated_and_the_verdict_rests_on_steps(store) -> None:
-    claim = adjusted(builtin_claims()["difficulty"], pairs=36, selection_pairs=12, matched_sets=2,
+    claim = adjusted(builtin_claims()["difficulty"], pairs=48, selection_pairs=12, matched_sets=2,
                      readings=("standard", "published"),
                      options={"heads": "L1H5", "k": 1})  # fmt: skip
     result = trial(claim, "thoughts-gpt2", store=store)
     first, second = result.record.readings
     assert all(c.passed for c in first.verdict.controls if c.kind == "negative")
+    assert all(c.passed for c in first.verdict.controls), first.verdict.sentence
     assert first.verdict.outcome == "untestable" and "at least 100 problems" in first.verdict.sentence
     told = {e.name: e.estimate for e in first.estimates}
     n = {w: told[f"drop:{w}"]["n"] for w in ("easy", "medium", "hard")}
-    assert sum(n.values()) == 36 and all(n.values()) and told["drop:easy"]["unit"] == "problems"
+    assert sum(n.values()) == 48 and all(n.values()) and told["drop:easy"]["unit"] == "problems"
     assert not {e.name: e.estimate for e in second.estimates}["drop:easy"]["n"]  # no problem has one step
     kinds = result.tables["errors"]
     whole = kinds[(kinds["type"] == "all") & (kinds["world"] != "unedited")]

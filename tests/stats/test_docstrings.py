@@ -7,14 +7,17 @@ import pytest
 
 MODULES = [
     "agreement",
+    "change_point",
     "clustering",
     "dip",
     "distances",
     "dose",
     "factorial",
+    "groups",
     "heterogeneity",
     "linear_null",
     "marginals",
+    "of_means",
     "psychometric",
     "variances",
     "views",

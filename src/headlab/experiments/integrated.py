@@ -77,8 +77,8 @@ class Frozen:
     def layers(self) -> list[int]:
         return sorted({h.layer for h in self.heads})
 
-    def log_odds(self, ran: Ran) -> Float[Tensor, row]:
-        """Log odds of the answer's own tokens that hold a digit (all of them where none does), summed."""
+    def log_odds(self, ran: Ran) -> Tensor:
+        """[row].  Log odds of the answer's own tokens that hold a digit (all of them where none does), summed."""
         made, vocabulary = self.answer.tolist(), self.thinker.spec.eot
         spelt = {t: any(c.isdigit() for c in self.thinker.tokenizer.decode([t])) for row in made for t in row}
         digits = torch.tensor([[spelt[t] for t in row] for row in made], device=self.ids.device) & self.alive

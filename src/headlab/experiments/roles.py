@@ -140,5 +140,5 @@ def judged_deletion(told: Sequence[Told], clusters: Sequence[str], seed: int) ->
     found = bootstrap_mean(np.array([t.deleted[0] - t.random[0] for t in told]), clusters, unit="problems", seed=seed)
     return Control(
         name="deletion", kind="positive", passed=found.above(0) == "yes", value=found.value,
-        words=f"setting the {DELETED} heaviest tokens to it moves the contribution by {found} more than {DELETED} others do",
+        words=f"the {DELETED} heaviest tokens set to the baseline move the contribution by {found} more than {DELETED} others do",
     )  # fmt: skip

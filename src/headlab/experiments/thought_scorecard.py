@@ -120,7 +120,7 @@ def _found(verdict: Verdict) -> str:
     """The numbers; the reason where there are none or they may not be used."""
     if verdict.outcome == "void" or all(r.shown == "not measured" for r in verdict.rulings):
         return verdict.sentence.split(": ", 1)[1]
-    shown = "; ".join(f"{r.prediction.statistic}: {r.shown}" for r in verdict.rulings)
+    shown = "; ".join(dict.fromkeys(f"{r.prediction.statistic}: {r.shown}" for r in verdict.rulings))
     reason = verdict.sentence.split(": ", 1)[1]
     if not any(r.value is not None for r in verdict.rulings):
         return reason
@@ -143,6 +143,7 @@ def phase(lost: Estimate | None) -> Phase:
     return "undecided"
 
 
+PHASE_ASKS = "Are the top three heads causal, redundant or in between (phase 1)?"
 NEXT = {
     "causal": "go on to phase 2 (cross-model understanding)",
     "redundant": "turn to a distributed analysis",
@@ -191,7 +192,7 @@ def _phases(record: Record | None) -> tuple[list[dict[str, Any]], str]:
     )
     return (
         rows,
-        f"Are the top three heads causal, redundant or in between (phase 1)? {alike.capitalize()} of the accuracy{_against_random(reading)}.",
+        f"{PHASE_ASKS} {alike.capitalize()} of the accuracy{_against_random(None if stuck else reading)}.",
     )
 
 

@@ -230,6 +230,8 @@ def prompt_rows(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str,
     effects = tables.get("effects")
     if effects is None or effects.empty:
         return None
+    if "pair" not in effects:
+        return _problem_rows(effects, record) if {"problem_id", "text"} <= set(effects.columns) else None
     rows, named = _named_rows(effects, tables.get("worlds"), record)
     if not named:
         return None
@@ -252,6 +254,32 @@ def prompt_rows(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         "total_rows": len(effects),
         "csv": data_link(rows[rows["pair"].isin(pairs[:ROWS_INLINE])].to_csv(index=False)),
         "sql": f"select * from effects where run_id = '{record.id}'",
+    }
+
+
+def _problem_rows(effects: pd.DataFrame, record: Record) -> dict[str, Any]:
+    """One row per word problem: the answer in the baseline and in the first worlds of the table."""
+    worlds = list(dict.fromkeys(effects["world"]))
+    named = sorted(worlds, key=lambda w: w != "baseline")[:4]
+    rows = effects[effects["world"].isin(named)].assign(edited_text=effects["text"])
+    shown = list(dict.fromkeys(rows["problem_id"]))[:ROWS_INLINE]
+    answers = {w: rows[rows["world"] == w].drop_duplicates("problem_id").set_index("problem_id") for w in named}
+    empty = {"text": "–", "logits": "", "mark": ""}
+    lines = [
+        {
+            "pair": str(p),
+            "cells": [_readout(t.loc[p], "edited", graded=True) if p in t.index else empty for t in answers.values()],
+        }
+        for p in shown
+    ]
+    return {
+        "heads": named,
+        "lines": lines,
+        "total_pairs": effects["problem_id"].nunique(),
+        "total_rows": len(effects),
+        "csv": data_link(rows[rows["problem_id"].isin(shown)].to_csv(index=False)),
+        "sql": f"select * from effects where run_id = '{record.id}'",
+        "unit": "problem",
     }
 
 

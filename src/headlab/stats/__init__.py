@@ -24,6 +24,12 @@ The page holds 25 names; these modules are imported by theirs:
     variances     ratio of variances over variants
     factorial     effects of things varied together, errors by cluster
     heterogeneity estimates of several models: Q, I squared, random effects; chance of a table
+    clustering    trees, k-means, density; how many clusters, and whether beyond a null
+    agreement     silhouettes, adjusted Rand index, purity
+    views         a table of distances in two dimensions
+    groups        what differs between given groups, the largest statistic permuted
+    change_point  one change in a short series, and between which looks
+    of_means      intervals of any function of means
     clustering    trees, k-means, density; silhouettes and the gap statistic
     agreement     ARI, purity, clusters and labels against a null; a set predicted from likeness
     views         items in two dimensions: principal coordinates, t-SNE, UMAP
