@@ -87,8 +87,8 @@ class Claim(_Frozen):
     """Words, source, task, predictions with thresholds, controls.
 
     ``layer`` is a number, or "auto": chosen by ``layer_rule`` on pairs that the test never sees.
-    ``pairs`` counts test pairs (problems, for thinking models); ``selection_pairs`` those on which a choice is made.  ``options`` are the settings of
-    its experiment's own (``headlab list`` names the experiments, their pages the options).
+    ``pairs`` counts test pairs (problems, for thinking models); ``selection_pairs`` those on which a choice is made.
+    ``options`` are the settings of its experiment's own (``headlab list`` names the experiments, their pages the options).
     """
 
     id: str

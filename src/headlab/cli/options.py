@@ -52,7 +52,9 @@ Prompts = Annotated[
 ]
 Problems = Annotated[
     Path | None,
-    typer.Option("--problems", metavar="FILE", help="Word problems for a thinking model: GSM8K .jsonl, GSM8K-Aug .txt."),
+    typer.Option(
+        "--problems", metavar="FILE", help="Word problems for a thinking model: GSM8K .jsonl, GSM8K-Aug .txt."
+    ),
 ]
 Engine = Annotated[
     str | None,
@@ -143,7 +145,9 @@ def trial_options(
         **loading,
     }
     if prompts is not None and problems is not None:
-        raise BadInput("--prompts are pairs for a language model, --problems are for a thinking model; give one of them")
+        raise BadInput(
+            "--prompts are pairs for a language model, --problems are for a thinking model; give one of them"
+        )
     if problems is not None:
         from headlab.experiments.thinking import read_problems
 

@@ -85,7 +85,10 @@ def run(
     store: o.StoreOption = None,
     json: o.Json = False,
     dry_run: o.DryRun = False,
-    full: Annotated[bool, typer.Option("--full", help="Publication sizes: 500 pairs, 9,999 matched sets.")] = False,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Publication sizes: 500 pairs and 9,999 matched sets; 1,319 problems and 499."),
+    ] = False,
 ) -> None:
     """Run an experiment of the docket, or `scorecard` for all of them."""
     given = o.trial_options(

@@ -190,7 +190,7 @@ def graded(table: pd.DataFrame, problems: ProblemSet) -> pd.DataFrame:
 
 def of_world(table: pd.DataFrame, world: str) -> Any:
     """A world's rows by problem.  Raises KeyError when it was not run."""
-    found = table[table["world"] == world]
+    found: Any = table[table["world"] == world]
     if found.empty:
         raise KeyError(f"world {world!r} is not in the table; it has {sorted(table['world'].unique())[:8]} …")
     return found.sort_values("problem")
@@ -214,7 +214,11 @@ def drop(base: pd.DataFrame, edited: pd.DataFrame, *, seed: int) -> Estimate:
     if list(a["problem_id"]) != list(b["problem_id"]):
         raise ValueError("the two tables do not hold the same problems")
     return paired_difference(
-        a["right"].to_numpy(bool), b["right"].to_numpy(bool), clusters=a["cluster"].to_numpy(), unit="problems", seed=seed
+        a["right"].to_numpy(bool),
+        b["right"].to_numpy(bool),
+        clusters=a["cluster"].to_numpy(),
+        unit="problems",
+        seed=seed,
     )
 
 

@@ -75,7 +75,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
     rows = [
         ("Model", model.get("name")),
         ("Layer", layer),
-        ("Prompts", words.counted(tested["n"], "pairs") if "n" in tested else None),
+        ("Prompts", words.counted(tested["n"], _unit(record)) if "n" in tested else None),
         ("Seed", seed),
         ("Precision", " on ".join(str(x) for x in (model.get("dtype"), model.get("device")) if x)),
         ("Run", record.id),
@@ -257,11 +257,16 @@ def prompt_rows(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str,
     }
 
 
+def _unit(record: Record) -> str:
+    """What a row of the test is called."""
+    return "problems" if (record.claim or {}).get("task", {}).get("name") == "word-problems" else "pairs"
+
+
 def _problem_rows(effects: pd.DataFrame, record: Record) -> dict[str, Any]:
     """One row per word problem: the answer in the baseline and in the first worlds of the table."""
     worlds = list(dict.fromkeys(effects["world"]))
     named = sorted(worlds, key=lambda w: w != "baseline")[:4]
-    rows = effects[effects["world"].isin(named)].assign(edited_text=effects["text"])
+    rows: Any = effects[effects["world"].isin(named)].assign(edited_text=effects["text"])
     shown = list(dict.fromkeys(rows["problem_id"]))[:ROWS_INLINE]
     answers = {w: rows[rows["world"] == w].drop_duplicates("problem_id").set_index("problem_id") for w in named}
     empty = {"text": "–", "logits": "", "mark": ""}

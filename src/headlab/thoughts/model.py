@@ -104,7 +104,9 @@ class Codi(nn.Module):
         from safetensors.torch import save_file
 
         if any("lora_" in k for k in self.state_dict()):
-            raise ThoughtError("this model keeps its LoRA apart, whose alpha no file holds; merge it first (lora='merge')")
+            raise ThoughtError(
+                "this model keeps its LoRA apart, whose alpha no file holds; merge it first (lora='merge')"
+            )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.codi.config.save_pretrained(folder)
