@@ -468,6 +468,14 @@ def test_progress_on_a_terminal_waits_then_shows_rate_and_time_left(monkeypatch)
 
 
 def test_a_ctrl_c_that_a_library_swallowed_stops_at_the_next_progress():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` leaves it ignored
+    try:
+        _swallowed_ctrl_c()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _swallowed_ctrl_c():
     with interrupt.listening(), Meter(io.StringIO()) as meter:
         meter("sweep", 1, 3)
         with suppress(KeyboardInterrupt):

@@ -168,7 +168,6 @@ def test_the_same_seed_gives_the_same_answer():
         ({"steps": (0, 1, 2)}, "rows must be paired"),
         ({"values": (0, 1, np.nan, 2, 3, 4)}, "NaN"),
         ({"kind": "jump", "noise": "any"}, "jump"),
-        ({"kind": "bend"}, "level"),
         ({"draws": 10}, "draws"),
     ],
 )

@@ -13,6 +13,7 @@ from headlab.heads import Head, Heads, KVHeads
 from headlab.interventions import Intervention, InterventionError
 from headlab.thoughts.loop import Asked, run, think, touched_by, watch
 from headlab.thoughts.model import ThoughtError
+from headlab.thoughts.sources import Slots, slots_of
 from headlab.thoughts.worlds import Force, Layout, Replace, ThoughtWorld, ablation
 
 BASE = ThoughtWorld("baseline")
@@ -111,8 +112,6 @@ def test_edits_of_one_role_leave_the_passes_before_it_alone(thinking):
     layout = Layout(len(ids.ids[0]), 6, 2)
     same = [i for i in range(5) if len(ids.ids[i]) == layout.question]
     rows = torch.tensor([ids.ids[i] for i in same])
-    from headlab.thoughts.sources import slots_of
-
     world = ablation("late", HEADS, "zero", roles=("thought[3]",))
     slots = slots_of(thinking, layout, [world], len(same), [names[i] for i in same], None, None, None)
     plain, edited = run(thinking, rows, layout), run(thinking, rows, layout, slots=slots)
@@ -123,8 +122,6 @@ def test_edits_of_one_role_leave_the_passes_before_it_alone(thinking):
 def test_a_forced_row_keeps_its_mass_and_has_the_shape_asked_for(thinking):
     asked, names = questions(6)
     force = ThoughtWorld("hub", forces=(Force(Heads.of(1, [0, 3]), "hub", hub=1, share=0.7, rows="all"),))
-    from headlab.thoughts.sources import slots_of
-
     ids = Asked.of(thinking, asked, names)
     layout = Layout(len(ids.ids[0]), 6, 1)
     rows = torch.tensor([ids.ids[0]])
@@ -173,14 +170,14 @@ def test_a_mean_is_over_problems_and_a_donor_is_another_problem(thinking):
     for i in range(3):
         layout = Layout(len(ids.ids[i]), 6, 3)
 
-        class Fed:
+        class Fed(Slots):
             def edits(self, _places):
                 return {}
 
             def fed(self, vector, j):
                 return mean.expand_as(vector) if j == 5 else vector
 
-        wanted = run(thinking, torch.tensor([ids.ids[i]]), layout, slots=Fed())  # type: ignore[arg-type]
+        wanted = run(thinking, torch.tensor([ids.ids[i]]), layout, slots=Fed([], []))
         # the table's sum ends with the end token, the run's goes on: compare up to where both have tokens
         total = wanted.logprob[0].cumsum(0)
         made = wanted.made[0].tolist()

@@ -324,7 +324,7 @@ def _figures(
         draw.estimates(
             "strata", "Accuracy lost in each stratum",
             f"95 % intervals over {len(base)} problems; zero is no effect. Edges of confidence were fixed on other problems.", rows,
-            "accuracy lost", threshold=0,
+            "accuracy lost", threshold=0.0,
         ),
     ]  # fmt: skip
     seen = arms[0].numbers["gap:steps"]

@@ -254,6 +254,7 @@ def prompt_rows(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         "total_rows": len(effects),
         "csv": data_link(rows[rows["pair"].isin(pairs[:ROWS_INLINE])].to_csv(index=False)),
         "sql": f"select * from effects where run_id = '{record.id}'",
+        "unit": "pair",
     }
 
 
