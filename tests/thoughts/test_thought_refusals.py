@@ -16,6 +16,7 @@ from wrappers import WORDS, apart, base_model, words, wrapper, written
 import headlab
 from headlab import thoughts
 from headlab.engine.model import ModelError
+from headlab.experiments.trial import trial
 from headlab.thoughts import ThoughtError
 from headlab.thoughts.loading import read, read_folder
 
@@ -237,3 +238,16 @@ def test_what_was_given_is_named(folder: Path) -> None:
     large = Tokenizer(models.WordLevel({f"w{i}": i for i in range(90)}, unk_token="w0"))
     message = refused(folder, tokenizer=PreTrainedTokenizerFast(tokenizer_object=large))
     assert f"it has tokens up to 89, but words end at {WORDS - 1} there" in message
+
+
+@pytest.mark.parametrize(
+    ("slug", "model", "said"),
+    [
+        ("hubs", "decimals-natural", "decimals-natural is a language model without thoughts"),
+        ("parity", "thoughts-gpt2", "thoughts-gpt2 thinks in vectors before it answers"),
+        ("hubs", "thoughts-gtp2", "did you mean the shipped organism thoughts-gpt2"),
+    ],
+)
+def test_a_claim_and_a_model_that_do_not_go_together(slug: str, model: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=said):
+        trial(slug, model, store=tmp_path)

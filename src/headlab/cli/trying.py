@@ -155,7 +155,8 @@ def _try(
     except ModelError as error:
         from headlab import organisms
 
-        raise BadInput(f"{error}{meant(model, organisms.names())}") from error
+        known = model in organisms.names() or "did you mean" in str(error)
+        raise BadInput(f"{error}{'' if known else meant(model, organisms.names())}") from error
     print_record(result.record, home, json)
 
 

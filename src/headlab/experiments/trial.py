@@ -141,6 +141,12 @@ def load(
         return model
     name = str(model) if isinstance(model, str | Path) else ""
     shipped = name in organisms.names()
+    if name in organisms.names("thoughts"):
+        raise ModelError(
+            f"{name} thinks in vectors before it answers; this claim is about ordinary language models, such as "
+            f"{organisms.names('decimals')[0]}. Claims about thoughts: headlab run hubs --model {name}; in Python, "
+            f"headlab.experiments.trial.load_thinker({name!r})"
+        )
     if shipped and revision:
         raise ModelError(f"{name} is a shipped organism, which has no revision {revision!r}")
     if near := get_close_matches(name, organisms.names(), 1, 0.85) if name and not shipped else []:
@@ -170,6 +176,11 @@ def load_thinker(model: Any, **loading: Any) -> Thinker:
         recipe = organisms.thought_card(name).recipe
         thinker.lab.info["problems"] = {"steps": tuple(recipe["steps"]), "values": recipe["values"]}
         return thinker
+    if name in organisms.names():
+        raise ModelError(
+            f"{name} is a language model without thoughts; this claim needs a thinking one, such as "
+            f"{organisms.names('thoughts')[0]} (headlab models)"
+        )
     if near := get_close_matches(name, organisms.names("thoughts"), 1, 0.85):
         raise ModelError(f"no model {name!r}; did you mean the shipped organism {near[0]}? (headlab models lists them)")
     return load_thoughts(name, **loading)
