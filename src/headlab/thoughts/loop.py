@@ -241,7 +241,7 @@ def think(
     asked = Asked.of(thinker, questions, names)
     for world in worlds:
         _check(thinker, world)
-    means = _means(thinker, asked, worlds, max_new_tokens, batch, keep, progress, what)
+    means = _means(thinker, asked, worlds, max_new_tokens, batch, progress, what)
     blocks = [part for group in asked.groups.values() for part in _parts(group, min(batch, len(group)))]
     lender = Lender(thinker, asked, max_new_tokens, batch)
     done, parts = 0, []
@@ -351,7 +351,7 @@ class Lender:
 
 def _means(
     thinker: Thinker, asked: Asked, worlds: Sequence[ThoughtWorld], answer: int, batch: int,
-    keep: Any, progress: Progress, what: str,
+    progress: Progress, what: str,
 ) -> Means | None:  # fmt: skip
     """Means over all problems, where a world asks for them; one unedited run of every problem."""
     if not any(w.asks_mean for w in worlds):
