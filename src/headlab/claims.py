@@ -14,10 +14,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from headlab.reading import MOST_BYTES, Lines, Place, brief, nearest, read_document, text_of
 from headlab.stats import Estimate, Rank
 
 Outcome = Literal["upheld", "refuted", "undecided", "void", "untestable"]
 ProtocolName = Literal["standard", "published"]
+MOST_PROBLEMS = 3
+"""Problems of a malformed claim that one message names; it counts the others."""
 
 
 class ClaimError(ValueError):
@@ -133,7 +136,7 @@ class Claim(_Frozen):
         path = Path(path)
         if not path.is_file():
             raise ClaimError(f"no such claim file: {path}; expected a .yaml or .toml file, or a built-in claim's name")
-        return cls.from_text(path.read_text(encoding="utf-8"), path.suffix, str(path))
+        return cls.from_text(text_of(path, most=MOST_BYTES["yaml"], error=ClaimError), path.suffix, str(path))
 
     @classmethod
     def from_text(cls, text: str, suffix: str, name: str) -> Claim:
@@ -142,79 +145,33 @@ class Claim(_Frozen):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            problems = [_problem(e, lines) for e in error.errors()]
-            raise ClaimError(f"{name} is not a claim: " + "; ".join(problems)) from error
+            problems = [_problem(e, lines) for e in error.errors(include_url=False)[:MOST_PROBLEMS]]
+            more = error.error_count() - len(problems)
+            also = f"; and {more} more" if more > 0 else ""
+            raise ClaimError(f"{name} is not a claim: " + "; ".join(problems) + also) from error
 
 
-def _problem(error: Any, lines: Mapping[tuple[Any, ...], int]) -> str:
+def _problem(error: Any, lines: Lines) -> str:
     place = tuple(error["loc"])
-    known = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
+    known = nearest(lines, place)
     where = f"line {known}: " if known else ""
-    given = "" if error["type"] == "missing" else f" (given {error['input']!r})"
-    return f"{where}{'.'.join(map(str, place))}: {error['msg']}{given}"
+    given = "" if error["type"] == "missing" else f" (given {brief(error['input'])})"
+    return f"{where}{brief_place(place)}: {error['msg']}{given}"
 
 
-def _read(text: str, suffix: str, name: str) -> tuple[Any, dict[tuple[Any, ...], int]]:
-    if suffix == ".toml":
-        import tomllib
+def brief_place(place: Place) -> str:
+    """Where a value stands, as error messages say it: ``predictions.0.op``."""
+    text = ".".join(map(str, place))
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ClaimError(f"{name} is not TOML: {error}") from error
-        return data, _toml_lines(text, data)
-    if suffix not in {".yaml", ".yml"}:
+
+def _read(text: str, suffix: str, name: str) -> tuple[Any, Lines]:
+    if suffix not in {".toml", ".yaml", ".yml"}:
         raise ClaimError(f"{name}: expected a .yaml or .toml file, given {suffix or 'no suffix'}")
-    import yaml
-
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ClaimError(f"{name} is not YAML: {error}".replace("\n", " ")) from error
+    data, lines = read_document(text, "toml" if suffix == ".toml" else "yaml", name=name, error=ClaimError)
     if not isinstance(data, dict):
         raise ClaimError(f"{name}: expected keys and values, given {type(data).__name__}")
-    lines: dict[tuple[Any, ...], int] = {}
-    _yaml_lines(node, (), lines, name)
     return data, lines
-
-
-def _yaml_lines(node: Any, place: tuple[Any, ...], lines: dict[tuple[Any, ...], int], name: str) -> None:
-    import yaml
-
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, child in node.value:
-            if key.value in seen:
-                raise ClaimError(f"{name}: line {key.start_mark.line + 1}: {key.value!r} stands twice")
-            seen.add(key.value)
-            lines[(*place, key.value)] = key.start_mark.line + 1
-            _yaml_lines(child, (*place, key.value), lines, name)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, child in enumerate(node.value):
-            lines[(*place, i)] = child.start_mark.line + 1
-            _yaml_lines(child, (*place, i), lines, name)
-
-
-def _toml_lines(text: str, data: Mapping[str, Any]) -> dict[tuple[Any, ...], int]:
-    """The line on which each key of a TOML text stands, read from its headers and assignments."""
-    lines: dict[tuple[Any, ...], int] = {}
-    table: tuple[Any, ...] = ()
-    counts: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        stripped = line.strip()
-        if stripped.startswith("[["):
-            key = stripped.strip("[] ")
-            counts[key] = counts.get(key, -1) + 1
-            table = (key, counts[key])
-            lines.setdefault((key,), number)
-        elif stripped.startswith("["):
-            table = tuple(stripped.strip("[] ").split("."))
-        elif "=" in stripped and not stripped.startswith("#"):
-            lines[(*table, *stripped.split("=")[0].strip().strip('"').split("."))] = number
-            continue
-        lines.setdefault(table, number)
-    return lines
 
 
 class Control(_Frozen):

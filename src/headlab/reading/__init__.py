@@ -1,0 +1,23 @@
+"""The one boundary for structured text that somebody else wrote: YAML, TOML and JSON as plain, bounded data.
+
+:func:`read_document` gives what a text says and the line on which each key stands.  Size, depth and count are bounded
+before anything is built; what two readers could take for two things (``010``, ``yes``, ``2:00``) is refused, not guessed.
+Every refusal is one line with the file, the line where it is known, what was given and what to write instead.
+"""
+
+from headlab.reading.bounds import MOST_BYTES, Kind, Lines, Place, ReadingError, brief, nearest, some
+from headlab.reading.document import read_document, read_json_line, text_of
+
+__all__ = [
+    "MOST_BYTES",
+    "Kind",
+    "Lines",
+    "Place",
+    "ReadingError",
+    "brief",
+    "nearest",
+    "read_document",
+    "read_json_line",
+    "some",
+    "text_of",
+]

@@ -1,0 +1,109 @@
+"""What is taken at all: bounds of size, depth and number, and values as error messages show them."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+Kind = Literal["yaml", "toml", "json"]
+Place = tuple[str | int, ...]
+"""Where a value stands: keys and places in lists, from the outside in; ``("predictions", 0, "op")``."""
+Lines = Mapping[Place, int]
+
+MOST_BYTES: Mapping[Kind, int] = {"yaml": 128 * 1024, "toml": 128 * 1024, "json": 8 * 1024 * 1024}
+MOST_DEPTH = 32
+MOST_VALUES = 10_000
+"""Values and keys of a YAML or TOML text (JSON is bounded by its size)."""
+SMALLEST, LARGEST = -(2**63), 2**64 - 1
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 4
+_SHORT.maxlevel = 3
+
+
+class ReadingError(ValueError):
+    """A text that cannot be read: the file, the line where it is known, what was given, what was expected."""
+
+
+class Refused(Exception):
+    """Well formed, and not taken; the message starts with the line where it is known."""
+
+    def __init__(self, words: str, line: int | None = None) -> None:
+        super().__init__(f"line {line}: {words}" if line else words)
+
+
+def brief(value: Any, most: int = 80) -> str:
+    """A value as error messages show it: its repr, at most ``most`` characters, whatever its size and depth."""
+    if isinstance(value, str):
+        text = repr(value[: most + 1])
+    elif isinstance(value, int) and abs(value) >= 10**60:
+        text = f"a number of about {value.bit_length() * 3 // 10} digits"
+    else:
+        text = " ".join(_SHORT.repr(value).split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def some(words: Iterable[Any], most: int = 6) -> str:
+    """A list as error messages show it: the first few, and how many more there are."""
+    every = [str(w) for w in words]
+    shown = ", ".join(w if len(w) <= 60 else w[:59] + "…" for w in every[:most])
+    return shown + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+def nearest(lines: Lines, place: Place) -> int | None:
+    """The line of a place, or of the nearest thing around it that has one."""
+    return next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
+
+
+def check(data: Any, lines: Lines, most: int | None) -> None:
+    """Bounds that hold for every kind, in memory that grows with depth alone.  Raises Refused."""
+    place: list[str | int] = []
+    left: list[Iterator[tuple[str | int, Any]]] = [iter([("", data)])]
+    count = 0
+    while left:
+        key, value = next(left[-1], (None, None))
+        if key is None:
+            left.pop()
+            if place:
+                place.pop()
+            continue
+        count += 1
+        here = (*place, key)[1:] if left[1:] else ()
+        if most is not None and count > most:
+            raise Refused(f"more than {most:,} values", nearest(lines, here))
+        if len(left) > MOST_DEPTH + 1:
+            raise Refused(f"nested more than {MOST_DEPTH} deep", nearest(lines, here))
+        if isinstance(key, str) and (wrong := _wrong_text(key)):
+            raise Refused(wrong, nearest(lines, here))
+        if isinstance(value, dict | list):
+            place.append(key)
+            left.append(iter(value.items() if isinstance(value, dict) else enumerate(value)))
+        elif wrong := _wrong(value):
+            raise Refused(wrong, nearest(lines, here))
+
+
+def _wrong(value: Any) -> str:
+    if isinstance(value, str):
+        return _wrong_text(value)
+    if value is None or isinstance(value, bool):
+        return ""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"{value} is no finite number"
+    if isinstance(value, int):
+        return "" if SMALLEST <= value <= LARGEST else f"{brief(value)} is beyond 64 bits"
+    return f"{brief(str(value))} is a date or a time; quote it"
+
+
+def _wrong_text(text: str) -> str:
+    if text.isprintable():
+        return ""
+    if "\0" in text:
+        return f"{brief(text)} holds a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"{brief(text)} holds half a surrogate pair, which is no character"
+    return ""
