@@ -1,7 +1,7 @@
 """Every experiment about the decimals, by one rule: it ends, its no-op is exact, and its positive control fires where it
 must and stays silent where it must not.
 
-The experiments are those of :data:`SMALL`; what is about weights or thoughts has tests of its own.
+The experiments are those of :data:`sizes.DECIMALS`; what is about weights or thoughts has tests of its own.
 """
 
 from __future__ import annotations
@@ -10,35 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from sizes import DECIMALS as SMALL
+from sizes import small as sized
 
 from headlab.experiments import edited, layer_scan, load, trial
 from headlab.experiments.base import protocol_patch
-from headlab.experiments.trial import EXPERIMENTS, adjusted, builtin_claims
-
-TINY: dict[str, Any] = {"pairs": 12, "selection_pairs": 6, "matched_sets": 8, "subsets_per_size": 4}
-SMALL: dict[str, dict[str, Any]] = {
-    "parity": {},
-    "head-count": {"pool": "even"},
-    "layer-scan": {},
-    "bug-rate": {"options": {"formats": ["qa"], "classes": ["conflict"]}},
-    "robustness": {},
-    "subset-sweep": {"options": {"masks": 40, "permutations": 4}},
-    "spatial-patterns": {"subsets_per_size": 60, "options": {"shuffles": 99, "renamings": 19}},
-    "pattern-threshold": {"options": {"step": 0.25, "tolerance": 0.1, "norm_pairs": 2}},
-    "bandwidth": {},
-    "bandwidth-dose": {"options": {"steps": 2, "random_halves": 2}},
-    "bandwidth-repair": {"options": {"doses": [0.0, 0.5, 1.0], "random_halves": 2}},
-    "format-masking": {"options": {"doses": [0.0, 1.0], "random_halves": 2}},
-    "format-injection": {"options": {"words": [8, 16], "shares": [0.0, 0.5, 1.0]}},
-    "routing": {},
-    "critical-paths": {},
-    "position-sensitivity": {},
-    "head-similarity": {},
-    "pattern-swap": {},
-    "head-exchange": {"options": {"shuffles": 2}},
-    "architecture": {},
-}
-"""Sizes at which each ends in seconds.  ``cross-model`` is about several models: tests/experiments/test_cross_model.py."""
+from headlab.experiments.trial import EXPERIMENTS, builtin_claims
 
 EXACT = ("no-op", "identity", "own-share")
 
@@ -49,10 +26,7 @@ def natural():
 
 
 def small(slug: str, **fields: Any):
-    claim = builtin_claims()[slug]
-    own = SMALL[slug]
-    options = {**claim.options, **own.get("options", {})}
-    return adjusted(claim, **{**TINY, "layer": 0, **own, "options": options, "readings": ("standard",), **fields})
+    return sized(slug, SMALL[slug], **{"layer": 0, "readings": ("standard",), **fields})
 
 
 def test_the_list_is_the_docket_of_the_decimals() -> None:
