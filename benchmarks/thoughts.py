@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.envs import ROOT
+from benchmarks.peers.hf import CACHE
 from benchmarks.results import commit, machine, spread
 from benchmarks.timing import timed
 
@@ -43,10 +44,10 @@ def official(thinker: Any, question: str, layer: int | None, head: int) -> str:
         out = base(input_ids=ids, use_cache=True)
         for _ in range(spec.n_thoughts):
             fed = model.prj(out.last_hidden_state[:, -1])
-            out = base(inputs_embeds=fed[:, None], past_key_values=out.past_key_values, use_cache=True)
-        token, past, made = spec.eot, out.past_key_values, []
+            out = base(inputs_embeds=fed[:, None], use_cache=True, **{CACHE: out[CACHE]})
+        token, past, made = spec.eot, out[CACHE], []
         for _ in range(TOKENS):
-            step = model.codi(input_ids=torch.tensor([[token]]), past_key_values=past, use_cache=True)
+            step = model.codi(input_ids=torch.tensor([[token]]), use_cache=True, **{CACHE: past})
             token = int(step.logits[0, -1, : spec.eot].argmax())
             if token == thinker.tokenizer.eos_token_id:
                 break

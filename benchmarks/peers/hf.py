@@ -10,10 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from benchmarks import models
 from benchmarks.jobs import Job
 from benchmarks.peers.common import Batch, Hooked
+
+# the argument and the output that hold a cache: transformers 5.24 renamed it
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 class Driven(Hooked):
@@ -57,7 +61,7 @@ class Driven(Hooked):
             for pair in {job.split(i)[0] for i in indices}:
                 lent = self.lent[job.name, pair]
                 with torch.no_grad():
-                    past = self.hf(lent.ids[:, :-1], use_cache=True).past_key_values
+                    past = self.hf(lent.ids[:, :-1], use_cache=True)[CACHE]
                 self.lent[job.name, pair] = replace(lent, past=[(x.keys, x.values) for x in past.layers])
 
     def rows_cached(self, batch: Batch) -> Tensor:
@@ -70,4 +74,4 @@ class Driven(Hooked):
         last = replace(lent, ids=lent.ids[:, -1:], value=lent.value[-1:], where=lent.where[-1:])
         with self._hooks(replace(batch, lent=last)):
             ids = batch.ids[:, -1:]
-            return self.hf(ids, past_key_values=cache, use_cache=True).logits[:, -1]
+            return self.hf(ids, use_cache=True, **{CACHE: cache}).logits[:, -1]

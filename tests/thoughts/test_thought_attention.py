@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from thinkers import questions, thinker
+from wrappers import CACHE
 
 from headlab.heads import Head, Heads
 from headlab.thoughts import attention as room
@@ -88,7 +89,7 @@ def test_the_published_view_is_what_the_published_loop_stored(pair, seen) -> Non
             x, q = plain.embed(torch.tensor([[plain.spec.bot]])), ids.shape[1]
             stored = np.zeros(seen.among.shape[1:])
             for s in range(6):
-                out = base(inputs_embeds=x, past_key_values=out.past_key_values, use_cache=True, output_attentions=True)
+                out = base(inputs_embeds=x, **{CACHE: out[CACHE]}, use_cache=True, output_attentions=True)
                 for j in range(s):
                     stored[:, :, s, j] = torch.stack(out.attentions)[:, 0, :, 0, q + 1 + j].numpy()
                 x = plain.prj(out.last_hidden_state[:, -1])[:, None]

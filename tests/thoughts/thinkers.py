@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from wrappers import CACHE
 
 from headlab.thoughts.loading import Thinker, load
 from headlab.thoughts.model import Codi, Spec
@@ -64,11 +65,11 @@ def official(thinker: Thinker, question: str, tokens: int) -> tuple[list[int], f
     out = base(input_ids=torch.cat([ids, torch.tensor([[spec.bot]])], 1), use_cache=True)
     for j in range(spec.n_thoughts):
         fed = model.filler[j][None] if spec.mode == "filler" else model.prj(out.last_hidden_state[:, -1])
-        out = base(inputs_embeds=fed[:, None], past_key_values=out.past_key_values, use_cache=True)
+        out = base(inputs_embeds=fed[:, None], **{CACHE: out[CACHE]}, use_cache=True)
     token, made, total = spec.eot, [], 0.0
-    past = out.past_key_values
+    past = out[CACHE]
     for _ in range(tokens):
-        step = lm(input_ids=torch.tensor([[token]]), past_key_values=past, use_cache=True)
+        step = lm(input_ids=torch.tensor([[token]]), **{CACHE: past}, use_cache=True)
         chance = step.logits[0, -1, : spec.eot].log_softmax(-1)
         token = int(chance.argmax())
         made.append(token)

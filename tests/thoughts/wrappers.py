@@ -15,8 +15,12 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from headlab.thoughts import Codi
+
+# the argument and the output that hold a cache: transformers 5.24 renamed it
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 EXACT = 1e-5
 WORDS = 61  # the vocabulary before pad, bot and eot
@@ -118,14 +122,12 @@ def reference(model: Any, bot: int, eot: int, ids: Tensor = IDS, n_words: int = 
     fed = []
     for _ in range(6):
         fed.append(model.prj(out.hidden_states[-1][:, -1:]))
-        out = model.codi(
-            inputs_embeds=fed[-1], past_key_values=out.past_key_values, use_cache=True, output_hidden_states=True
-        )
+        out = model.codi(inputs_embeds=fed[-1], **{CACHE: out[CACHE]}, use_cache=True, output_hidden_states=True)
     answer: list[int] = []
     token = eot
     while len(answer) < n_words:
         embedded = model.codi.get_input_embeddings()(torch.tensor([[token]]))
-        out = model.codi(inputs_embeds=embedded, past_key_values=out.past_key_values, use_cache=True)
+        out = model.codi(inputs_embeds=embedded, **{CACHE: out[CACHE]}, use_cache=True)
         token = int(out.logits[0, -1, :eot].argmax())
         answer.append(token)
         if token == 1:

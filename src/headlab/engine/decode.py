@@ -18,7 +18,7 @@ from headlab.effects import Progress, quiet
 from headlab.engine.attention import Tape
 from headlab.engine.edits import Rows, Source
 from headlab.engine.model import Lab
-from headlab.engine.passes import forward
+from headlab.engine.passes import cache_of, forward
 from headlab.engine.resume import edits_of
 from headlab.engine.run import plan_of
 from headlab.engine.work import Worker, check_fired
@@ -114,7 +114,7 @@ def _decode(
     with lab.tape(Tape(edits=edits)) as step:
         while len(made) < max_new_tokens and not bool(_ended(made, stops).all()):
             length = ids.shape[1] + len(made) - 1
-            out = forward(lab, made[-1][:, None], past=out.past_key_values, start=length, cache=True)
+            out = forward(lab, made[-1][:, None], past=cache_of(out), start=length, cache=True)
             made.append(out.logits[:, -1].argmax(-1))
             steps += 1
     check_fired(step, planned if steps else {}, steps)

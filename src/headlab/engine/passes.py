@@ -40,7 +40,18 @@ def forward(lab: Lab, ids: Tensor, *, past: Any = None, start: int = 0, cache: b
         extra["position_ids"] = torch.arange(start, start + ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
     if last and "logits_to_keep" in accepted:
         extra["logits_to_keep"] = 1
-    return lab.model(input_ids=ids, past_key_values=past, use_cache=cache, **extra)
+    return lab.model(input_ids=ids, use_cache=cache, **given(lab.model, past), **extra)
+
+
+def given(model: nn.Module, cache: Any) -> dict[str, Any]:
+    """A cache under the name by which this model takes it: ``past_key_values`` became ``cache`` in transformers 5.24."""
+    name = "cache" if "cache" in _accepted(type(model)) else "past_key_values"
+    return {} if cache is None else {name: cache}
+
+
+def cache_of(out: Any) -> Any:
+    """The cache that a pass returned, under either name."""
+    return out["cache"] if "cache" in out.keys() else out.past_key_values  # noqa: SIM118 - an output's `in` warns
 
 
 @cache

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
+from headlab.engine.passes import given
 from headlab.tasks.word_problems import EOS, Problem, encode_words, grade_problem, word_ids
 
 Replacement = Literal["noise", "mean", "other"]
@@ -55,12 +56,13 @@ class Examiner:
             mask = (
                 torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min).expand(len(fed), 1, -1, -1)
             )
-        return self.model.codi.base_model(
+        base = self.model.codi.base_model
+        return base(
             **inputs,
             position_ids=at.expand(len(fed), -1),
             attention_mask=mask,
-            past_key_values=cache,
             use_cache=True,
+            **given(base, cache),
         ).last_hidden_state
 
     def _greedy(self, cache: DynamicCache, hidden: Tensor, most: int) -> list[str]:

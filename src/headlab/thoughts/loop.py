@@ -27,6 +27,7 @@ from headlab.effects import Progress, quiet
 from headlab.engine.attention import Edit, Tape
 from headlab.engine.decode import stop_ids
 from headlab.engine.edits import donors as derange
+from headlab.engine.passes import given
 from headlab.engine.work import check_fired
 from headlab.thoughts.loading import Thinker
 from headlab.thoughts.model import ThoughtError
@@ -153,8 +154,9 @@ def read_prompt(
     embedded = thinker.model.embed(torch.cat([ids, bot], 1))
     if inputs is not None:
         embedded = torch.cat([inputs.to(embedded), embedded[:, -1:]], 1)
-    out, seen = _pass(thinker, embedded, DynamicCache(), layout, 0, slots, wanted, grad)
-    return out.past_key_values, out.last_hidden_state[:, -1], seen
+    cache = DynamicCache()
+    out, seen = _pass(thinker, embedded, cache, layout, 0, slots, wanted, grad)
+    return cache, out.last_hidden_state[:, -1], seen
 
 
 def _step(
@@ -174,9 +176,8 @@ def _pass(
     edits: dict[tuple[int, str], list[Edit]] = {} if slots is None else slots.edits(places)
     positions = torch.arange(places.start, places.stop, device=embedded.device).expand(len(embedded), -1)
     with thinker.lab.tape(Tape(edits=edits, wanted=wanted, grad=grad)) as tape:
-        out = thinker.lab.model.get_decoder()(
-            inputs_embeds=embedded, position_ids=positions, past_key_values=cache, use_cache=True
-        )
+        base = thinker.lab.model.get_decoder()
+        out = base(inputs_embeds=embedded, position_ids=positions, use_cache=True, **given(base, cache))
     check_fired(tape, {key: len(found) for key, found in edits.items()})
     return out, tape.kept
 

@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 from transformers import DynamicCache
 
+from headlab.engine.passes import given
+
 IGNORED = -100  # a label that no loss counts
 NAMED_THOUGHTS = (0, 2, 4)  # the thoughts that the step loss reads: results of steps 1, 2, 3
 COLON = 4  # where ':' stands in eot, The, answer, is, ':', X: the token before the answer
@@ -129,14 +131,14 @@ class Pass:
         bot = torch.full((rows, 1), model.spec.bot)
         self.real = torch.arange(long)[None, :] >= long - batch.question_length[:, None]
         keys = torch.cat([self.real, torch.ones_like(bot, dtype=torch.bool)], 1)
+        self.cache = DynamicCache()
         out = self.lm.base_model(
             input_ids=torch.cat([batch.question, bot], 1),
             attention_mask=visible(keys, long + 1),
             position_ids=(keys.cumsum(1) - 1).clamp_min(0),
-            past_key_values=DynamicCache(),
             use_cache=True,
+            **given(self.lm.base_model, self.cache),
         )
-        self.cache: DynamicCache = out.past_key_values
         self.hidden = out.last_hidden_state
 
     def unembed(self, hidden: Tensor) -> Tensor:
@@ -151,9 +153,9 @@ class Pass:
             **fed,
             attention_mask=visible(keys, n),
             position_ids=self.batch.question_length[:, None] + after + torch.arange(n),
-            past_key_values=cache,
             use_cache=True,
             output_hidden_states=states,
+            **given(self.lm.base_model, cache),
         )
 
     def teach(self, *, states: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
