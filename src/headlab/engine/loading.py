@@ -1,21 +1,33 @@
 """Reading a model from a hub id or a folder, safely, and saying in one sentence why it cannot be read.
 
-No remote code, no pickle beyond ``weights_only=True``, float32 on a CPU unless told otherwise.
+No remote code, no pickle beyond ``weights_only=True``, float32 on a CPU unless told otherwise.  Config and headers of the
+weight files are compared before anything is built, and every stored weight lands in the model or the load is refused.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from headlab.engine.checkpoint import (
+    KINDS,
+    ModelError,
+    Stored,
+    bounded,
+    check_config,
+    check_landed,
+    check_size,
+    headers,
+    quietly,
+    read_json,
+    weight_files,
+    why_not,
+)
 
-class ModelError(RuntimeError):
-    """A model that cannot be loaded or tried: what was given, what was expected, what to do."""
+ADAPTER = "adapter_config.json"
+_SMALL = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -44,42 +56,110 @@ def pick_dtype(dtype: str | None, device: torch.device) -> Any:
 def read_model(
     name: str, tokenizer: Any, revision: str | None, dtype: Any, device: torch.device, device_map: Any
 ) -> tuple[Any, Any, str]:
+    """Model, tokenizer and name.  Raises ModelError in one sentence."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    folder = Path(name).expanduser()
-    local = folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-    if local and thinks(folder):
-        raise ModelError(_THINKS.format(name=name))
-    if local and not (folder / "config.json").is_file():
-        raise ModelError(
-            f"no model at {name}: expected a folder with config.json, safetensors and a tokenizer"
-            + ("" if folder.exists() else " (the folder does not exist)")
-        )
-    where = str(folder) if local else name
-    common: dict[str, Any] = {"trust_remote_code": False, **({"revision": revision} if revision and not local else {})}
-    if revision and local:
-        raise ModelError(f"{name} is a local folder, which has no revision {revision!r}; drop --revision")
     try:
+        folder = fetch(name, revision)
+        stored = _checked(name, folder)
         with quietly():
-            config = AutoConfig.from_pretrained(where, **common)
-        if getattr(config, "quantization_config", None):
-            raise ModelError(f"{name} has quantised weights, which cannot be read per head; use the 16-bit checkpoint")
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        _refuse_larger(name, config, stored)
         with quietly():
-            tok = tokenizer or AutoTokenizer.from_pretrained(where, **common)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                where, config=config, dtype=dtype, weights_only=True, device_map=device_map,
-                attn_implementation="eager", output_loading_info=True, **common,
-            )  # fmt: skip
-        hf, found = loaded
+            tok = tokenizer or AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            hf, found = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                weights_only=True,
+                device_map=device_map,
+                attn_implementation="eager",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # not ignored: refused below, by name
+                trust_remote_code=False,
+            )
         if any(k.startswith("codi.") for k in found["unexpected_keys"]):
             raise ModelError(_THINKS.format(name=name))
-        _refuse_incomplete(name, tok, sorted(found["missing_keys"]))
+        check_landed(name, found)
+        if len(tok) <= len(tok.all_special_ids):  # transformers makes one without words
+            raise ModelError(
+                f"{name} has no tokenizer; put its tokenizer.json and tokenizer_config.json beside the weights"
+            )
     except ModelError:
         raise
     except Exception as error:
         hint = "; a CODI checkpoint is opened by headlab.thoughts.load" if "codi" in name.lower() else ""
         raise ModelError(why_not(name, revision, error) + hint) from error
     return (hf if device_map is not None else hf.to(device)), tok, name
+
+
+def is_local(name: str) -> bool:
+    """Whether a name is that of a folder and not a hub id."""
+    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def fetch(name: str, revision: str | None) -> Path:
+    """The folder of a model: as given, or that of a hub id, downloaded where it is not in the cache: small
+    files, then weights, safetensors before a pickle."""
+    if is_local(name):
+        if revision:
+            raise ModelError(f"{name} is a local folder, which has no revision {revision!r}; drop --revision")
+        return Path(name).expanduser()
+    from huggingface_hub import snapshot_download
+
+    with quietly():
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_SMALL)))
+        for kind in () if (folder / ADAPTER).is_file() else KINDS:
+            patterns = [".".join(kind), "-*-of-*.".join(kind)]
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+            if weight_files(folder, [kind]):
+                break
+    return folder
+
+
+def _checked(name: str, folder: Path) -> dict[str, Stored]:
+    """The headers of a folder's weights, after its config was compared with them.  Raises ModelError."""
+    if thinks(folder):
+        raise ModelError(_THINKS.format(name=name))
+    if (folder / ADAPTER).is_file():
+        raise ModelError(_is_adapter(name, folder))
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"no model at {name}: expected a folder with config.json, safetensors and a tokenizer"
+            + ("" if folder.exists() else " (the folder does not exist)")
+        )
+    raw, stored = read_json(folder / "config.json"), headers(weight_files(folder))
+    if stored:  # without weights transformers says what it looked for
+        check_config(name, raw, stored)
+    return stored
+
+
+def _is_adapter(name: str, folder: Path) -> str:
+    said = read_json(folder / ADAPTER)
+    base, kind = (said.get(k) for k in ("base_model_name_or_path", "peft_type")) if isinstance(said, dict) else ("", "")
+    if (folder / "config.json").is_file():
+        return (
+            f"{name} holds a model and an adapter ({ADAPTER}) in one folder; move the adapter's two files into a folder of "
+            f"their own, then give --model {name} --adapter THAT-FOLDER"
+        )
+    return (
+        f"{name} is a {kind or 'peft'} adapter of {base or 'a model that it does not name'} and no model; "
+        f"give --model {base or 'BASE'} --adapter {name}"
+    )
+
+
+def _refuse_larger(name: str, config: Any, stored: dict[str, Stored]) -> None:
+    """Build the model without memory and compare it with its files.  Raises ModelError."""
+    from transformers import AutoModelForCausalLM
+
+    if not stored:
+        return
+    try:
+        with quietly(), torch.device("meta"), bounded(name, stored):
+            skeleton: Any = AutoModelForCausalLM.from_config(config)
+    except NotImplementedError:  # cannot be built without memory; the load itself says what is wrong
+        return
+    check_size(name, skeleton, stored)
 
 
 _THINKS = (
@@ -90,96 +170,9 @@ _THINKS = (
 
 def thinks(folder: Path) -> bool:
     """Whether a folder holds a CODI model: a ``codi.json``, or weights called ``codi.…`` (only names are read)."""
-    from safetensors import safe_open
-
     if (folder / "codi.json").is_file():
         return True
-    for file in sorted([*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]):
-        try:
-            if file.suffix == ".bin":
-                names = list(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
-            else:
-                with safe_open(file, "pt") as opened:
-                    names = list(opened.keys())
-        except Exception:  # damaged, or no weights at all: whoever opens it says so
-            continue
-        return any(str(k).startswith("codi.") for k in names)
-    return False
-
-
-def _refuse_incomplete(name: str, tokenizer: Any, missing: list[str]) -> None:
-    """What transformers would fill in by itself: random weights, and a tokenizer without words."""
-    if missing:
-        raise ModelError(
-            f"{name} is incomplete: {len(missing)} weight(s) are missing, first {missing[0]}; fetch it again"
-        )
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ModelError(
-            f"{name} has no tokenizer; put its tokenizer.json and tokenizer_config.json beside the weights"
-        )
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Neither loading bars nor retry notices: what goes wrong is said once, by the error."""
-    from transformers.utils import logging as hf_logging
-
-    hub = logging.getLogger("huggingface_hub")
-    level, verbosity, bars = hub.level, hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hub.setLevel(logging.ERROR)
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
     try:
-        yield
-    finally:
-        hub.setLevel(level)
-        hf_logging.set_verbosity(verbosity)
-        if bars:
-            hf_logging.enable_progress_bar()
-
-
-def why_not(name: str, revision: str | None, error: BaseException) -> str:
-    """One sentence for the many ways in which a download or load fails."""
-    chain: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None and len(chain) < 8:
-        chain.append(f"{type(cause).__name__}: {cause}")
-        cause = cause.__cause__ or cause.__context__
-    text = " ".join(chain)
-    if "GatedRepo" in text or "gated repo" in text:
-        return f"{name} is gated: accept its licence on its hub page and log in (huggingface-cli login), then try again"
-    if "RevisionNotFound" in text or "not a valid git identifier" in text:
-        return f"{name} has no revision {revision!r}; look at the branches and tags on its hub page"
-    if "trust_remote_code" in text or "custom code" in text:
-        return f"{name} needs code of its own, which headlab does not run; use a model that transformers itself knows"
-    if "RepositoryNotFound" in text or "is not a valid model identifier" in text or "HFValidationError" in text:
-        return (
-            f"no model called {name!r} on the hub (or it is private); expected a hub id, a folder or an organism's name"
-        )
-    offline = ("LocalEntryNotFound", "OfflineMode", "ConnectionError", "ConnectError", "Max retries", "ConnectTimeout",
-               "couldn't connect", "ReadTimeout", "ProxyError", "offline mode")  # fmt: skip
-    if any(word in text for word in offline):
-        return (
-            f"cannot reach the hub for {name!r} and it is not in the local cache; check the network, or give a "
-            "local folder or a shipped organism (headlab models)"
-        )
-    if "Weights only load failed" in text:
-        return (
-            f"{name} is a pickle that holds more than tensors, which could run code of its own, so headlab does not open "
-            "it; convert the checkpoint to safetensors"
-        )
-    if "backend tokenizer" in text or "Can't load tokenizer" in text:
-        return f"{name} has no tokenizer; put its tokenizer.json and tokenizer_config.json beside the weights"
-    if "Unrecognized configuration class" in text:
-        return f"{name} is not a causal language model that transformers can load"
-    first = str(error).strip().splitlines()
-    return f"{name} could not be loaded: {type(error).__name__}: {first[0] if first else ''}"
-
-
-def with_adapter(hf: Any, adapter: str) -> Any:
-    from peft import PeftModel
-
-    try:
-        return PeftModel.from_pretrained(hf, adapter).merge_and_unload()
-    except Exception as error:
-        raise ModelError(f"adapter {adapter!r} could not be applied: {str(error).splitlines()[0]}") from error
+        return any(k.startswith("codi.") for k in headers(weight_files(folder)))
+    except ModelError:  # damaged, or no weights at all: whoever opens it says so
+        return False

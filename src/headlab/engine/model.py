@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from headlab.engine import attention
+from headlab.engine.adapters import with_adapter
 from headlab.engine.attention import Slot, Tape
-from headlab.engine.loading import ModelError, pick_device, pick_dtype, read_model, with_adapter
+from headlab.engine.checkpoint import ModelError
+from headlab.engine.loading import pick_device, pick_dtype, read_model
 from headlab.heads import Grid
 
 __all__ = ["Geometry", "Lab", "ModelError", "Projection", "fingerprint", "open_model", "probe_ids"]

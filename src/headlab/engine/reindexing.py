@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from headlab.engine.attention import Tape
-from headlab.engine.loading import ModelError
+from headlab.engine.checkpoint import ModelError
 from headlab.engine.model import Lab, fingerprint, probe_ids
 from headlab.engine.passes import forward
 from headlab.engine.selfcheck import TOLERANCE

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from headlab.engine import attention
 from headlab.engine.attention import Tape
+from headlab.engine.checkpoint import ModelError
 from headlab.engine.edits import Rows, Source
-from headlab.engine.loading import ModelError
 from headlab.engine.model import Lab, probe_ids
 from headlab.engine.passes import EngineError, forward, reading, skipping
 from headlab.engine.resume import add_deltas, coefficients, edits_of, make_deltas, resume, run_corrupted

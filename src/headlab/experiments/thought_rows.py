@@ -13,7 +13,7 @@ import torch
 
 from headlab import organisms
 from headlab.claims import Claim, Control, decide
-from headlab.engine.loading import quietly
+from headlab.engine.checkpoint import quietly
 from headlab.engine.model import open_model
 from headlab.experiments.base import Outcome
 from headlab.experiments.thinking import ThoughtBench

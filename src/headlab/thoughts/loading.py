@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headlab.engine.loading import pick_device, pick_dtype, quietly
+from headlab.engine.adapters import merge
+from headlab.engine.checkpoint import ModelError, bounded, check_size, quietly
+from headlab.engine.loading import pick_device, pick_dtype
 from headlab.engine.model import Lab, fingerprint, open_model
 from headlab.engine.selfcheck import prove
 from headlab.thoughts.model import Codi, Spec, ThoughtError, spec_of
@@ -32,6 +34,7 @@ from headlab.thoughts.published import (
     gathered,
     plain,
     read_weights,
+    shapes_of,
     tokenizer_of,
 )
 
@@ -167,7 +170,7 @@ def _assembled(
     land(model, {k: v for k, v in state.items() if k not in set(buffers)}, str(folder))
     wrapped = hasattr(model.codi, "peft_config")
     if wrapped and lora == "merge":
-        model.codi = model.codi.merge_and_unload()
+        model.codi = _merged(model, str(folder))
     record = {
         "files": list(weights.files),
         "tensors": len(weights.state),
@@ -184,6 +187,13 @@ def _assembled(
     for weight in model.parameters():  # buffers, such as rotary frequencies, stay in float32
         weight.data = weight.data.to(dtype)
     return model, config, record
+
+
+def _merged(model: Codi, where: str) -> Any:
+    try:
+        return merge(model.eval().codi, f"the LoRA of {where}")
+    except ModelError as error:
+        raise ThoughtError(str(error)) from error
 
 
 def _buffers(model: Codi, state: Mapping[str, Tensor]) -> list[str]:
@@ -223,10 +233,15 @@ def _built(
     """A model with the names and shapes that the checkpoint should have, untrained, in float32."""
     from transformers import AutoModelForCausalLM
 
+    stored = shapes_of(state)
     try:
+        with quietly(), bounded(str(folder), stored), torch.device("meta"):  # its size, before it takes memory
+            check_size(str(folder), AutoModelForCausalLM.from_config(config), stored)
         with quietly():
             bare: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (ValueError, TypeError, KeyError) as error:
+    except ModelError as error:
+        raise ThoughtError(str(error)) from error
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ThoughtError(f"the base model ({said}) cannot be built: {str(error).splitlines()[0]}") from error
     name, embedding = embedding_of(state, str(folder))
     known = {k for k, _ in bare.named_parameters(remove_duplicate=False)}

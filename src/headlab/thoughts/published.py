@@ -11,10 +11,9 @@ Each of these ends in one sentence when it cannot be done.
 from __future__ import annotations
 
 import copy
-import json
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -23,14 +22,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headlab.engine.loading import quietly, why_not
+from headlab.engine.checkpoint import (
+    KINDS,
+    ModelError,
+    Stored,
+    check_config,
+    check_whole,
+    damaged,
+    quietly,
+    read_json,
+    weight_files,
+    why_not,
+)
 from headlab.thoughts.model import SPEC, ThoughtError
 
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(?:safetensors|bin)$")
 _WORDS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
           "special_tokens_map.json", "added_tokens.json")  # fmt: skip
 _SMALL = ("config.json", "generation_config.json", SPEC, "*.index.json", *_WORDS)
-_KINDS = (("model", "safetensors"), ("pytorch_model", "bin"))
 _EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "embed_in.weight", "word_embeddings.weight")
 WRAPPED, BARE = "codi.base_model.model.", "codi."
 """What names of the language model's weights begin with: inside a peft model, and without one."""
@@ -61,10 +69,10 @@ def fetch(source: str | Path, revision: str | None = None) -> Path:
 
     try:
         with quietly():
-            for stem, end in _KINDS:
-                wanted = [*_SMALL, f"{stem}.{end}", f"{stem}-*-of-*.{end}"]
+            for kind in KINDS:
+                wanted = [*_SMALL, ".".join(kind), "-*-of-*.".join(kind)]
                 found = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-                if _files_of(found, stem, end):
+                if _files(found, [kind]):
                     break
     except Exception as error:
         raise ThoughtError(why_not(name, revision, error)) from error
@@ -75,27 +83,11 @@ def _expected() -> str:
     return "model.safetensors, model-00001-of-….safetensors or pytorch_model.bin"
 
 
-def _files_of(folder: Path, stem: str, end: str) -> list[Path]:
-    """The weight files of one kind: one file, or all shards.  Raises ThoughtError where a shard is missing."""
-    if (single := folder / f"{stem}.{end}").is_file():
-        return [single]
-    shards = {f.name: f for f in folder.glob(f"{stem}-*.{end}") if _SHARD.search(f.name)}
-    index = folder / f"{stem}.{end}.index.json"
-    if index.is_file():
-        try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ThoughtError(f"{index} is no index of weight files; fetch it again or remove it") from error
-    elif shards:
-        totals = {int(_SHARD.search(n)[2]) for n in shards}  # type: ignore[index]
-        if len(totals) > 1:
-            raise ThoughtError(f"{folder} holds shards of different sets ({', '.join(sorted(shards))}); keep one set")
-        named = {f"{stem}-{i + 1:05d}-of-{max(totals):05d}.{end}" for i in range(max(totals))}
-    else:
-        return []
-    if absent := sorted(n for n in named if not (folder / n).is_file()):
-        raise ThoughtError(f"{folder} is incomplete: {', '.join(absent)} is missing; fetch it again")
-    return [folder / n for n in sorted(named)]
+def _files(folder: Path, kinds: Sequence[tuple[str, str]] = KINDS) -> list[Path]:
+    try:
+        return weight_files(folder, kinds)
+    except ModelError as error:
+        raise ThoughtError(str(error)) from error
 
 
 # -- the tensors -----------------------------------------------------------------------------------------------
@@ -103,7 +95,7 @@ def _files_of(folder: Path, stem: str, end: str) -> list[Path]:
 
 def read_weights(folder: Path) -> Weights:
     """All tensors of a folder's weight files.  Raises ThoughtError: none there, damaged, a pickle of more than tensors."""
-    files = next((found for stem, end in _KINDS if (found := _files_of(folder, stem, end))), [])
+    files = _files(folder)
     if not files:
         raise ThoughtError(f"{folder} holds no weights; expected {_expected()}")
     state: dict[str, Tensor] = {}
@@ -121,22 +113,18 @@ def _read(file: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    with file.open("rb") as opened:
-        start = opened.read(40)
-    if start.startswith(b"version https://git-lfs"):
-        raise ThoughtError(f"{file} is a Git LFS pointer and not the weights themselves; run git lfs pull there")
-    damaged = f"{file} is damaged or cut short ({file.stat().st_size} bytes); fetch it again"
     try:
+        start = check_whole(file)
         if file.suffix == ".safetensors":
             return load_file(file)
-        if not start.startswith((b"PK", b"\x80")):
-            raise ThoughtError(damaged)
         # a zip archive is mapped, not copied; the older format cannot be
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK"))
     except pickle.UnpicklingError as error:
         raise ThoughtError(why_not(str(file), None, error)) from error
+    except ModelError as error:
+        raise ThoughtError(str(error)) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        raise ThoughtError(damaged) from error
+        raise ThoughtError(str(damaged(file))) from error
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ThoughtError(f"{file} is not a state dict (names with a tensor each); expected the one of a CODI model")
     return dict(found)
@@ -205,20 +193,35 @@ def _config(folder: Path, base: Any, state: Mapping[str, Tensor]) -> tuple[Any, 
     from transformers import AutoConfig
 
     try:
-        own = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # SIM-CoT's is empty
+        own = read_json(folder / "config.json")
+    except ModelError:  # SIM-CoT's is empty
         own = None
     if isinstance(own, dict) and own.get("model_type"):
+        _refuse_config(folder, state)
         return _auto(AutoConfig, str(folder)), "config.json of the checkpoint"
     if isinstance(base, str | Path):
-        return _auto(AutoConfig, str(Path(base).expanduser()) if Path(base).expanduser().is_dir() else str(base)), (
-            f"base {str(base)!r}"
-        )
+        given = Path(base).expanduser()
+        if given.is_dir():
+            _refuse_config(given, state)
+        return _auto(AutoConfig, str(given) if given.is_dir() else str(base)), f"base {str(base)!r}"
     if base is not None:
         if not hasattr(base, "model_type"):
             raise ThoughtError(f"base is a {type(base).__name__}; expected a folder, a hub id or a transformers config")
         return copy.deepcopy(base), f"the given {type(base).__name__}"
     return _inferred(folder, {plain(k): tuple(v.shape) for k, v in state.items()})
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, Stored]:
+    """The tensors of a checkpoint as headers, by the language model's own names."""
+    return {plain(k): Stored(tuple(v.shape), str(v.dtype).removeprefix("torch.")) for k, v in state.items()}
+
+
+def _refuse_config(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """A config.json that speaks of more layers than the checkpoint has, before it is taken at its word."""
+    try:
+        check_config(str(folder), read_json(folder / "config.json"), shapes_of(state))
+    except ModelError as error:
+        raise ThoughtError(str(error)) from error
 
 
 def _inferred(folder: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[Any, str]:
