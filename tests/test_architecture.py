@@ -32,7 +32,7 @@ FLOORS: list[set[str]] = [
     {"designs", "tasks", "store", "engine.checkpoint"},
     {"engine.attention", "engine.edits", "engine.loading", "engine.adapters"},
     {"engine.model"},
-    {"engine.passes"},
+    {"engine.passes", "engine.limits"},
     {"engine.captures"},
     {"engine.resume"},
     {"engine.selfcheck", "engine.plan"},

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headlab.engine.attention import Tape
 from headlab.engine.edits import Source, basis, donors, make_source, needs, to_layout
+from headlab.engine.limits import check_length
 from headlab.engine.model import Lab
 from headlab.engine.passes import by_length, forward, reading, tensor_of
 from headlab.interventions import Intervention, InterventionError
@@ -44,6 +45,7 @@ def capture(
     """
     out: dict[tuple[int, str], list[Tensor]] = {key: [None] * len(encoded) for key in sites}  # type: ignore[list-item]
     for length, which in by_length(encoded).items():
+        check_length(lab, f"prompt {which[0]}", length)
         step = max(1, (tokens or tokens_for(lab)) // length)
         for start in range(0, len(which), step):
             part = which[start : start + step]
@@ -61,6 +63,7 @@ def logit_differences(lab: Lab, encoded: Sequence[Encoded], *, tokens: int | Non
     """logit(answer) − logit(wrong) after the shared start of the answer, [prompt], in logits, float64 on the CPU."""
     out = torch.empty(len(encoded), dtype=torch.float64)
     for length, which in by_length(encoded).items():
+        check_length(lab, f"prompt {which[0]}", length)
         step = max(1, (tokens or tokens_for(lab)) // length)
         for start in range(0, len(which), step):
             part = which[start : start + step]

@@ -17,6 +17,7 @@ import torch
 
 from headlab.effects import Progress, quiet
 from headlab.engine.captures import capture, logit_differences, token_bytes, tokens_for
+from headlab.engine.limits import check_fits
 from headlab.engine.model import Lab
 from headlab.engine.passes import EngineError
 from headlab.engine.plan import Abilities, Batch, Cost, Plan, Shard, make_plan
@@ -115,6 +116,7 @@ def plan_of(
             one.check(lab.grid)
             if one.site != "resid":
                 lab.attention_of(one.layer)
+    check_fits(lab, pairs, decoding)
     can, cost = Abilities(lab.can_resume, lab.can_reuse, lab.can_add), row_cost(lab)
     if decoding:
         can, size = Abilities(), torch.finfo(lab.dtype).bits // 8

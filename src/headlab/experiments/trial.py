@@ -17,6 +17,7 @@ from headlab import organisms
 from headlab.claims import Claim, ClaimError
 from headlab.effects import Progress, quiet
 from headlab.engine import scale
+from headlab.engine.limits import beyond
 from headlab.engine.model import Lab, ModelError, open_model
 from headlab.engine.run import Engine
 from headlab.engine.selfcheck import prove
@@ -344,6 +345,8 @@ def trial(
         else:
             bench = Bench(subject, chosen, test, selection, run, progress, memory, where.engine)
         outcome = experiment(chosen.experiment).run(bench)
+        if not isinstance(subject, Thinker):
+            outcome.notes.extend(beyond(subject, test))
         record = _finish(run, draft, outcome)
     return Result(record, outcome.tables)
 

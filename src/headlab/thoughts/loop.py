@@ -27,6 +27,7 @@ from headlab.effects import Progress, quiet
 from headlab.engine.attention import Edit, Tape
 from headlab.engine.decode import stop_ids
 from headlab.engine.edits import donors as derange
+from headlab.engine.limits import check_length
 from headlab.engine.passes import given
 from headlab.engine.work import check_fired
 from headlab.thoughts.loading import Thinker
@@ -97,6 +98,7 @@ def run(
     read before.  ``teacher`` [row, token]: feed these answer tokens instead of the generated ones.  ``layout.answer``
     bounds the number of generated tokens.
     """
+    check_length(thinker.lab, "a question with its thoughts", layout.eot + 1, max(0, layout.answer - 1))
     model = thinker.model
     hidden: list[Tensor] = []
     fed: list[Tensor] = []
