@@ -41,6 +41,7 @@ FLOORS: list[set[str]] = [
     {"engine.decode", "engine.gradients"},
     {"measures", "thoughts", "engine.scale"},
     {"organisms"},
+    {"trials"},
     {"experiments"},
     {"report"},
     {"cli"},

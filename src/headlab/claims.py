@@ -10,9 +10,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from typing import Protocol as Protocol_
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from headlab.reading import MOST_BYTES, Lines, Place, brief, nearest, read_document, text_of
 from headlab.stats import Estimate, Rank
@@ -51,13 +52,67 @@ class Prediction(_Frozen):
     """One statistic and the side of a threshold on which it must lie.
 
     ``>`` and ``<``: the whole interval beyond the threshold upholds, the whole interval on the other side refutes.
-    ``rank<``: the share of matched random sets at least as extreme must be under the threshold (α).
+    ``within``: the whole interval inside ``threshold: [low, high]`` upholds, an interval wholly outside refutes.
+    ``rank<``: the share of matched random sets at least as extreme must be under the threshold (α); ``tail: less`` asks
+    that the set matter *less* than random ones.  ``where`` (``"> 0.5"``) is what ``share:`` counts.
     """
 
-    statistic: str
-    op: Literal[">", "<", "rank<"]
-    threshold: float
+    statistic: str = Field(max_length=400)
+    op: Literal[">", "<", "rank<", "within"]
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | tuple[float, float]
     words: str = ""
+    tail: Literal["greater", "less"] = "greater"
+    where: Annotated[str, Field(pattern=r"^([<>] ?-?\d+(\.\d+)?)?$")] = ""
+
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple(float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in value)
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Prediction:
+        pair = isinstance(self.threshold, tuple)
+        if pair != (self.op == "within"):
+            raise ValueError(f"op {self.op!r} takes {'[low, high]' if self.op == 'within' else 'one number'}")
+        if isinstance(self.threshold, tuple) and not self.threshold[0] < self.threshold[1]:
+            raise ValueError(f"within [low, high] needs low < high, given {list(self.threshold)}")
+        if self.op == "rank<" and not pair and not 0 < self.limit < 1:
+            raise ValueError(f"the threshold of a rank is its level, between 0 and 1; given {self.threshold!r}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: Any) -> dict[str, Any]:
+        """Fields that came later are left out at their default, so that hashes of older claims stay."""
+        out: dict[str, Any] = handler(self)
+        return {k: v for k, v in out.items() if not (k in {"tail", "where"} and v == _LATER[k])}
+
+    @property
+    def limit(self) -> float:
+        """The one threshold.  Raises TypeError for ``within``, which has two."""
+        if isinstance(self.threshold, tuple):
+            raise TypeError("within has two thresholds")
+        return self.threshold
+
+    @property
+    def brief(self) -> str:
+        """``> 0.5``, ``p < 0.05``, ``within [-0.1, 0.1]``."""
+        if isinstance(self.threshold, tuple):
+            return f"within [{self.threshold[0]:g}, {self.threshold[1]:g}]"
+        return f"{'p <' if self.op == 'rank<' else self.op} {self.limit:g}"
+
+    @property
+    def asked(self) -> str:
+        """What the whole interval must do, in words."""
+        if isinstance(self.threshold, tuple):
+            return f"whole interval within [{self.threshold[0]:g}, {self.threshold[1]:g}]"
+        if self.op == "rank<":
+            return f"share of matched sets at least as {'harmless' if self.tail == 'less' else 'extreme'}, p, below {self.limit:g}"
+        return f"whole interval {'above' if self.op == '>' else 'below'} {self.limit:g}"
+
+
+_LATER = {"tail": "greater", "where": ""}
 
 
 class Protocol(_Frozen):
@@ -133,22 +188,37 @@ class Claim(_Frozen):
     @classmethod
     def from_file(cls, path: str | Path) -> Claim:
         """From ``.yaml``/``.yml`` or ``.toml``.  Raises ClaimError with line numbers."""
-        path = Path(path)
-        if not path.is_file():
-            raise ClaimError(f"no such claim file: {path}; expected a .yaml or .toml file, or a built-in claim's name")
-        return cls.from_text(text_of(path, most=MOST_BYTES["yaml"], error=ClaimError), path.suffix, str(path))
+        data, lines, name = read_file(path)
+        return cls.from_data(data, name, lines)
 
     @classmethod
     def from_text(cls, text: str, suffix: str, name: str) -> Claim:
         """From YAML or TOML text; ``name`` is what error messages call it."""
-        data, lines = _read(text, suffix, name)
+        data, lines = read_text(text, suffix, name)
+        return cls.from_data(data, name, lines)
+
+    @classmethod
+    def from_data(cls, data: Any, name: str, lines: Lines) -> Claim:
+        """From a mapping; ``lines`` says where each key stands.  Raises ClaimError."""
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            problems = [_problem(e, lines) for e in error.errors(include_url=False)[:MOST_PROBLEMS]]
-            more = error.error_count() - len(problems)
-            also = f"; and {more} more" if more > 0 else ""
-            raise ClaimError(f"{name} is not a claim: " + "; ".join(problems) + also) from error
+            raise ClaimError(f"{name} is not a claim: {problems(error, lines)}") from error
+
+
+def read_file(path: str | Path) -> tuple[Any, Lines, str]:
+    """The data of a claim file, the line of each key, and what errors call it.  Raises ClaimError."""
+    path = Path(path)
+    if not path.is_file():
+        raise ClaimError(f"no such claim file: {path}; expected a .yaml or .toml file, or a built-in claim's name")
+    return *read_text(text_of(path, most=MOST_BYTES["yaml"], error=ClaimError), path.suffix, str(path)), str(path)
+
+
+def problems(error: ValidationError, lines: Lines) -> str:
+    """What a validation found, each with its line; the first few of many."""
+    found = [_problem(e, lines) for e in error.errors(include_url=False)[:MOST_PROBLEMS]]
+    more = error.error_count() - len(found)
+    return "; ".join(found) + (f"; and {more} more" if more > 0 else "")
 
 
 def _problem(error: Any, lines: Lines) -> str:
@@ -165,7 +235,8 @@ def brief_place(place: Place) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def _read(text: str, suffix: str, name: str) -> tuple[Any, Lines]:
+def read_text(text: str, suffix: str, name: str) -> tuple[Any, Lines]:
+    """The data of a claim's text, and the line of each key.  Raises ClaimError."""
     if suffix not in {".toml", ".yaml", ".yml"}:
         raise ClaimError(f"{name}: expected a .yaml or .toml file, given {suffix or 'no suffix'}")
     data, lines = read_document(text, "toml" if suffix == ".toml" else "yaml", name=name, error=ClaimError)
@@ -225,7 +296,7 @@ def rule(prediction: Prediction, finding: Estimate | Rank | None) -> Ruling:
             raise ClaimError(
                 f"{prediction.statistic} is a rank; its prediction must use 'rank<', not {prediction.op!r}"
             )
-        outcome: Outcome = finding.outcome
+        outcome: Outcome = finding.against(prediction.limit)
         return Ruling(
             prediction=prediction,
             outcome=outcome,
@@ -236,8 +307,7 @@ def rule(prediction: Prediction, finding: Estimate | Rank | None) -> Ruling:
         )
     if prediction.op == "rank<":
         raise ClaimError(f"{prediction.statistic} is an estimate; 'rank<' needs a rank among matched sets")
-    beyond = finding.above if prediction.op == ">" else finding.below
-    answer = beyond(prediction.threshold)
+    answer = _answer(prediction, finding)
     outcomes: dict[str, Outcome] = {"yes": "upheld", "no": "refuted", "unsure": "undecided", "undefined": "untestable"}
     return Ruling(
         prediction=prediction,
@@ -249,8 +319,28 @@ def rule(prediction: Prediction, finding: Estimate | Rank | None) -> Ruling:
     )
 
 
+def _answer(prediction: Prediction, finding: Estimate) -> str:
+    """yes, no, unsure or undefined."""
+    if isinstance(prediction.threshold, tuple):
+        above, below = finding.above(prediction.threshold[0]), finding.below(prediction.threshold[1])
+        if "undefined" in {above, below}:
+            return "undefined"
+        return "yes" if above == below == "yes" else "no" if "no" in {above, below} else "unsure"
+    return (finding.above if prediction.op == ">" else finding.below)(prediction.threshold)
+
+
+class Decidable(Protocol_):
+    """What is decided: a claim or a document."""
+
+    @property
+    def predictions(self) -> tuple[Prediction, ...]: ...
+
+    @property
+    def controls(self) -> tuple[str, ...]: ...
+
+
 def decide(
-    claim: Claim,
+    claim: Decidable,
     findings: Mapping[str, Estimate | Rank],
     controls: Sequence[Control],
     *,
@@ -260,14 +350,14 @@ def decide(
     """The verdict of a claim.  Pure: same findings, same verdict.
 
     ``untestable`` when the measurement cannot be made at all (``impossible`` says why; nothing was run, so no control
-    was); ``void`` when a control that the claim names failed or is missing; ``untestable`` when the model is not eligible
+    was); ``void`` when a control that the claim names failed or is missing (others are shown and bind nothing); ``untestable`` when the model is not eligible
     (``ineligible`` says why) or a prediction cannot be decided by it; ``upheld`` when every prediction is;
     ``refuted`` when any is; else ``undecided``.
     """
     rulings = tuple(rule(p, findings.get(p.statistic)) for p in claim.predictions)
     by_name = {c.name: c for c in controls}
     missing = [name for name in claim.controls if name not in by_name]
-    failed = [c for c in controls if not c.passed]
+    failed = [c for c in controls if not c.passed and c.name in claim.controls]
     outcome: Outcome
     if impossible:
         outcome, reason = "untestable", impossible
@@ -313,13 +403,19 @@ def _weigh(rulings: Sequence[Ruling]) -> tuple[Outcome, str]:
 
 def _would_change(rulings: Sequence[Ruling], outcome: Outcome) -> str:
     """Which numbers would have to come out otherwise, and where they are now."""
-    sides = {">": ("above", "below"), "<": ("below", "above"), "rank<": ("below", "above")}
+    sides = {
+        ">": ("above", "below"),
+        "<": ("below", "above"),
+        "rank<": ("below", "above"),
+        "within": ("within", "outside"),
+    }
     parts = []
     for r in rulings:
         for_it, against = sides[r.prediction.op]
         if outcome == "upheld" or r.outcome != "upheld":
-            side = against if outcome == "upheld" else for_it
-            parts.append(f"{r.prediction.statistic} wholly {side} {r.prediction.threshold:g} (now {r.shown})")
+            side, bound = against if outcome == "upheld" else for_it, r.prediction.threshold
+            text = f"[{bound[0]:g}, {bound[1]:g}]" if isinstance(bound, tuple) else f"{bound:g}"
+            parts.append(f"{r.prediction.statistic} wholly {side} {text} (now {r.shown})")
     if outcome == "upheld":
         return "Any one of these would refute it: " + "; ".join(parts) + "."
     return "It would take " + " and ".join(parts) + "."

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -22,9 +20,10 @@ from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, PromptError, PromptSet, encode
 from headlab.stats import Estimate, bootstrap_rate, paired_difference
-from headlab.store import NamedEstimate, Reading, Record, Run
+from headlab.store import NamedEstimate, Record, Run
 from headlab.tasks.decimals import capacity, decimals
 from headlab.tasks.grading import grade
+from headlab.trials.findings import Findings as Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -321,33 +320,6 @@ def contrast(effects: pd.DataFrame, a: str, b: str, seed: int) -> Estimate:
         rows[0]["right"].to_numpy(bool), rows[1]["right"].to_numpy(bool),
         clusters=rows[0]["cluster"].to_numpy(), unit="pairs", seed=seed,
     )  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    names = ("headlab", "torch", "transformers", "tokenizers", "numpy", "scipy", "pandas")
-
-    def of(name: str) -> str:
-        try:
-            return version(name)
-        except Exception:
-            return "not installed"
-
-    return {"python": sys.version.split()[0], "platform": platform.machine(), **{n: of(n) for n in names}}
-
-
-@dataclass
-class Outcome:
-    """What an experiment hands back: readings (the first is binding), figures, text, tables, eligibility."""
-
-    readings: list[Reading]
-    figures: list[Figure]
-    tables: dict[str, Any]
-    eligibility: dict[str, Any]
-    settings: dict[str, Any] = field(default_factory=dict)
-    sections: list[dict[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,13 @@ import numpy as np
 
 from headlab.claims import Claim, Control, decide
 from headlab.effects import Figure, Progress, quiet
-from headlab.experiments.base import Bench, Experiment, Outcome, Result, named, versions
+from headlab.experiments.base import Bench, Experiment, Outcome, Result, named
 from headlab.experiments.models_table import CANNOT, PRESETS, listed, number, preset, row
 from headlab.experiments.swaps import estimates_figure
 from headlab.stats import Estimate, clopper_pearson
 from headlab.stats.heterogeneity import chance_of_pattern, heterogeneity
 from headlab.store import NamedEstimate, Reading, Record, Run, Store
+from headlab.trials.record import versions
 
 REFERENCES = {"planted": "decimals-planted-even", "unplanted": "decimals-planted-random"}
 STATISTICS = ("chance:pattern", "upheld:models", "pattern:models", "agreement:published", "heterogeneity:*")

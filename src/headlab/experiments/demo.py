@@ -16,10 +16,11 @@ from typing import Any
 from headlab import organisms
 from headlab.claims import Claim
 from headlab.effects import Progress, quiet
-from headlab.experiments.base import Result, versions
+from headlab.experiments.base import Result
 from headlab.experiments.trial import adjusted, builtin_claims, trial
 from headlab.stats import Estimate, clopper_pearson
 from headlab.store import Record, Run, Store
+from headlab.trials.record import versions
 
 MODELS = ("decimals-planted-even", "decimals-planted-random", "decimals-natural", "decimals-natural-neox")
 

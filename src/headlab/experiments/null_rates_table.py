@@ -18,12 +18,13 @@ from headlab import organisms
 from headlab.claims import Claim, Control, decide
 from headlab.effects import Figure, Progress, quiet
 from headlab.experiments import null_rates
-from headlab.experiments.base import Result, named, versions
+from headlab.experiments.base import Result, named
 from headlab.experiments.models_table import CANNOT, listed
 from headlab.experiments.null_rates import COLUMNS, LABELS, NOMINAL, UNIT, allowed, parity_of, shares, words
 from headlab.experiments.swaps import estimates_figure
 from headlab.stats import Estimate, bootstrap_rate
 from headlab.store import NamedEstimate, Reading, Record, Run, Store
+from headlab.trials.record import versions
 
 NATURAL = ("decimals-natural", "decimals-natural-neox", "decimals-natural-gemma")
 PLANTED = "decimals-planted-even"

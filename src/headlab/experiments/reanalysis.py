@@ -22,7 +22,7 @@ import numpy as np
 from headlab.claims import Claim, Control, Prediction, decide
 from headlab.effects import Figure
 from headlab.experiments import reanalysis_page as show
-from headlab.experiments.base import Result, named, versions
+from headlab.experiments.base import Result, named
 from headlab.experiments.outcomes import SHIPPED, SHIPPED_RANDOM, Family, Outcomes, family, read
 from headlab.stats import (
     Estimate,
@@ -36,6 +36,7 @@ from headlab.stats import (
 from headlab.stats.members import MemberTest, additive, member_tests, separable_by_chance
 from headlab.stats.spacing import Association, Spacing, rank_correlation, spacing
 from headlab.store import NamedEstimate, Reading, Record, Store
+from headlab.trials.record import versions
 
 SHUFFLES, LABEL_SHUFFLES = 9999, 200
 CLAIM_FIELDS = {

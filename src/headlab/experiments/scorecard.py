@@ -16,13 +16,14 @@ from typing import Any
 from headlab.claims import ClaimError
 from headlab.effects import Progress, quiet
 from headlab.engine.passes import EngineError
-from headlab.experiments.base import Result, versions
+from headlab.experiments.base import Result
 from headlab.experiments.thinking import TASK as THINKING
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims, load, trial
 from headlab.interventions import InterventionError
 from headlab.prompts import PromptError
 from headlab.stats import holm
 from headlab.store import Record, Store
+from headlab.trials.record import versions
 
 QUESTION = "Which claims of the docket stand on this model?"
 FULL = {"pairs": 500, "matched_sets": 9999}

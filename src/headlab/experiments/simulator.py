@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 
 from headlab.effects import Figure
-from headlab.experiments.base import Result, named, versions
+from headlab.experiments.base import Result, named
 from headlab.stats import Estimate, bootstrap_rate, clopper_pearson
 from headlab.stats.intervals import bootstrap_means
 from headlab.store import NamedEstimate, Store
+from headlab.trials.record import versions
 
 EIGHTS = (tuple(range(0, 16, 2)), tuple(range(16, 32, 2)), tuple(range(0, 32, 4)))
 """The even 8-sets of the published package: the three on which "any 8 of 12,870" rests."""

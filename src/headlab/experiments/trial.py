@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -13,14 +12,12 @@ from typing import Any
 
 import torch
 
-from headlab import organisms
 from headlab.claims import Claim, ClaimError
 from headlab.effects import Progress, quiet
 from headlab.engine import scale
 from headlab.engine.limits import beyond
-from headlab.engine.model import Lab, ModelError, open_model
+from headlab.engine.model import Lab
 from headlab.engine.run import Engine
-from headlab.engine.selfcheck import prove
 from headlab.experiments import (
     architecture,
     attribution,
@@ -33,6 +30,7 @@ from headlab.experiments import (
     critical_paths,
     cross_model,
     difficulty,
+    documents,
     forced_patterns,
     format_injection,
     format_masking,
@@ -64,7 +62,7 @@ from headlab.experiments import (
     transplant,
     weight_clusters,
 )
-from headlab.experiments.base import Bench, Experiment, Outcome, Result, draw, versions
+from headlab.experiments.base import Bench, Experiment, Outcome, Result, draw
 from headlab.experiments.thinking import TASK as THINKING
 from headlab.experiments.thinking import ThoughtBench, draw_problems
 from headlab.heads import layer as all_heads
@@ -74,7 +72,9 @@ from headlab.prompts import PromptSet
 from headlab.store import Record, Store
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
-from headlab.thoughts.loading import load as load_thoughts
+from headlab.trials.document import Document
+from headlab.trials.loading import load, load_thinker
+from headlab.trials.record import model_facts, plain_loading, versions
 
 _ROOMS = (
     parity,
@@ -122,71 +122,6 @@ _BESIDE = {null_rates.EXPERIMENT.slug: null_rates.EXPERIMENT}
 """What checks headlab's own rule and is no published claim: tried like the others, in no scorecard."""
 
 
-def load(
-    model: Any,
-    *,
-    tokenizer: Any = None,
-    revision: str | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
-    device_map: Any = None,
-    adapter: str | None = None,
-) -> Lab:
-    """A model ready for trial: a shipped organism's name, a local folder, a hub id, or a Hugging Face model in memory
-    (then with ``tokenizer``).  Its attention is led through headlab's function and the self-check is run.
-
-    Raises ModelError with one clear sentence: unknown, gated or unreachable model, unknown revision, no such device,
-    quantised weights, a family whose heads cannot be reached, a failed self-check.
-    """
-    if isinstance(model, Lab):
-        return model
-    name = str(model) if isinstance(model, str | Path) else ""
-    shipped = name in organisms.names()
-    if name in organisms.names("thoughts"):
-        raise ModelError(
-            f"{name} thinks in vectors before it answers; this claim is about ordinary language models, such as "
-            f"{organisms.names('decimals')[0]}. Claims about thoughts: headlab run hubs --model {name}; in Python, "
-            f"headlab.experiments.trial.load_thinker({name!r})"
-        )
-    if shipped and revision:
-        raise ModelError(f"{name} is a shipped organism, which has no revision {revision!r}")
-    if near := get_close_matches(name, organisms.names(), 1, 0.85) if name and not shipped else []:
-        raise ModelError(f"no model {name!r}; did you mean the shipped organism {near[0]}? (headlab models lists them)")
-    lab = open_model(
-        str(organisms.path(name)) if shipped else model,
-        tokenizer=tokenizer, revision=revision, dtype=dtype, device=device, device_map=device_map, adapter=adapter,
-    )  # fmt: skip
-    if name:
-        lab.name = name
-    prove(lab)
-    return lab
-
-
-def load_thinker(model: Any, **loading: Any) -> Thinker:
-    """A thinking model ready for trial: a shipped one's name, a folder or a hub id (see :func:`headlab.thoughts.load`).
-
-    Raises ThoughtError or ModelError with one clear sentence.
-    """
-    if isinstance(model, Thinker):
-        return model
-    if isinstance(model, Lab):
-        raise ModelError(f"{model.name} is a language model without thoughts; expected a CODI model (headlab models)")
-    name = str(model)
-    if name in organisms.names("thoughts"):
-        thinker = load_thoughts(organisms.path(name), name=name, **loading)
-        recipe = organisms.thought_card(name).recipe
-        thinker.lab.info["problems"] = {"steps": tuple(recipe["steps"]), "values": recipe["values"]}
-        return thinker
-    if name in organisms.names():
-        raise ModelError(
-            f"{name} is a language model without thoughts; this claim needs a thinking one, such as "
-            f"{organisms.names('thoughts')[0]} (headlab models)"
-        )
-    if near := get_close_matches(name, organisms.names("thoughts"), 1, 0.85):
-        raise ModelError(f"no model {name!r}; did you mean the shipped organism {near[0]}? (headlab models lists them)")
-    return load_thoughts(name, **loading)
-
-
 @cache
 def builtin_claims() -> dict[str, Claim]:
     """The claims that ship with headlab, by id."""
@@ -197,15 +132,19 @@ def builtin_claims() -> dict[str, Claim]:
     return {c.id: c for c in sorted(found, key=lambda c: c.id)}
 
 
-def find_claim(claim: Claim | str | Path) -> Claim:
-    """A claim as given, a built-in one by name, or one read from a file."""
-    if isinstance(claim, Claim):
+def find_claim(claim: Claim | Document | Mapping[str, Any] | str | Path) -> Claim | Document:
+    """A claim as given, a built-in one by name, or one read from a file: a document where it declares ``worlds``."""
+    if isinstance(claim, Claim | Document):
         return claim
+    if isinstance(claim, Mapping):
+        return documents.from_data(claim, "claim", {})
     known = builtin_claims()
     if str(claim) in known:
         return known[str(claim)]
     if Path(claim).suffix in {".yaml", ".yml", ".toml"}:
-        return Claim.from_file(claim)
+        return documents.from_file(claim)
+    if str(claim) in (library := documents.library()):
+        return library[str(claim)]
     raise ClaimError(f"no claim {str(claim)!r}; expected one of {', '.join(known)}, or a .yaml or .toml file")
 
 
@@ -235,7 +174,7 @@ def _prepared(
     protocol = changes.pop("protocol", None)
     if protocol is not None:
         changes["readings"] = (protocol,)
-    chosen = adjusted(find_claim(claim), **changes)
+    chosen = adjusted(_docketed(find_claim(claim)), **changes)
     experiment(chosen.experiment).check(chosen)
     given = {k: v for k, v in loading.items() if v is not None}
     if chosen.task.name == THINKING:
@@ -253,6 +192,13 @@ def _prepared(
     return chosen, lab, test, selection
 
 
+def _docketed(claim: Claim | Document) -> Claim:
+    """A claim of the docket.  Raises ClaimError for a document, which has no experiment."""
+    if isinstance(claim, Document):
+        raise ClaimError(f"{claim.id} is a document of its own; an entry of the docket is expected here")
+    return claim
+
+
 def experiment(slug: str) -> Experiment:
     """The experiment of that name.  Raises ClaimError."""
     known = EXPERIMENTS | _BESIDE
@@ -262,7 +208,7 @@ def experiment(slug: str) -> Experiment:
 
 
 def trial(
-    claim: Claim | str | Path,
+    claim: Claim | Document | Mapping[str, Any] | str | Path,
     model: Any,
     *,
     protocol: str | None = None,
@@ -284,7 +230,8 @@ def trial(
 ) -> Result:
     """Try a claim on a model and store the record.
 
-    ``claim``: a :class:`Claim`, a built-in name ("parity"), or a YAML/TOML file.  ``model``: whatever :func:`load`
+    ``claim``: a :class:`Claim` or :class:`Document`, a mapping that declares ``worlds``, a built-in name ("parity",
+    "ioi-name-movers"), or a YAML/TOML file.  ``model``: whatever :func:`load`
     takes; ``loading`` goes to it (revision, dtype, device, adapter, tokenizer).  ``protocol`` "standard" or
     "published" runs that one only.  An unfinished run with the same inputs is taken up where it stopped.
     ``engine``: where sweeps run, "here" or "ray" with so many ``workers`` (at the ``address`` of a cluster), or an
@@ -302,14 +249,20 @@ def trial(
         "pool": pool,
         "matched_sets": matched_sets,
     }
-    chosen, subject, test, selection = _prepared(claim, model, prompts, loading, changes)
+    found = find_claim(claim)
+    if isinstance(found, Document):
+        return documents.trial(
+            found, claim, model, changes=changes, prompts=prompts, store=store, memory=memory, where=where,
+            progress=progress, kind=kind, call=call, loading=loading,
+        )  # fmt: skip
+    chosen, subject, test, selection = _prepared(found, model, prompts, loading, changes)
     lab = subject.lab if isinstance(subject, Thinker) else subject
     if isinstance(subject, Thinker) and where.engine is not None:
         raise ClaimError(f"{chosen.id} is about a thinking model: the latent loop runs here, without --engine")
     home = store if isinstance(store, Store) else Store(store)
     draft = {
         "claim": chosen.model_dump(mode="json"),
-        "model": _model_facts(lab),
+        "model": model_facts(lab),
         "prompts": {
             "name": test.name,
             "test": {"n": len(test), "hash": test.content_hash()},
@@ -323,7 +276,7 @@ def trial(
         "settings": {
             "memory_bytes": memory,
             "threads": torch.get_num_threads(),
-            "loading": _plain_loading(loading),
+            "loading": plain_loading(loading),
             "seed": chosen.seed,
             **where.settings,
         },
@@ -399,6 +352,8 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
         return simulator.simulated(seed=record.settings["seed"], store=store)
     if record.claim is None or not record.model:
         raise ClaimError(f"{record.id} is no trial; repeat one of its trials instead ({', '.join(record.children)})")
+    if "worlds" in record.claim:
+        return documents.repeat(record, store=store, progress=progress)
     claim = Claim.model_validate_json(json.dumps(record.claim))
     prompts = None
     if stored := record.prompts.get("pairs"):
@@ -410,27 +365,6 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
         claim, record.model["name"], prompts=prompts, store=store, progress=progress, kind=record.kind,
         memory=record.settings.get("memory_bytes"), **loading,
     )  # fmt: skip
-
-
-def _model_facts(lab: Lab) -> dict[str, Any]:
-    g = lab.grid
-    return {
-        "name": lab.name,
-        "revision": lab.revision,
-        "family": lab.info["family"],
-        "architecture": lab.info["architecture"],
-        "adapter": lab.info.get("adapter"),
-        "fingerprint": lab.fingerprint,
-        "dtype": str(lab.dtype).removeprefix("torch."),
-        "device": str(lab.device),
-        "grid": {"n_layers": g.n_layers, "n_heads": g.n_heads, "n_kv_heads": g.n_kv_heads, "head_dim": lab.head_dim},
-        "selfcheck": lab.info.get("selfcheck", {}),
-        **({"truth": organisms.card(lab.name).truth} if lab.name in organisms.names("decimals") else {}),
-    }
-
-
-def _plain_loading(loading: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in loading.items() if isinstance(v, str)}
 
 
 _FLAGS = ("layer", "pairs", "seed", "pool", "matched_sets")
@@ -446,7 +380,7 @@ def _call(given: Any, claim: Claim, lab: Lab, loading: Mapping[str, Any]) -> dic
     flags = {k: getattr(claim, k) for k in _FLAGS if getattr(claim, k) != getattr(origin, k)}
     if claim.readings != origin.readings:
         flags["protocol"] = claim.readings[0]
-    flags |= _plain_loading(loading)
+    flags |= plain_loading(loading)
     words = ["headlab", "trial", named, "--model", lab.name]
     for key, value in flags.items():
         words += [f"--{key.replace('_', '-')}", str(value)]

@@ -77,8 +77,7 @@ def _predictions(children: Sequence[Record]) -> list[tuple[str, str]]:
                 (e.label for e in child.readings[0].estimates if e.name == p.statistic),
                 p.words or p.statistic,
             )
-            asked = f"p < {p.threshold:g}" if p.op == "rank<" else f"{p.op} {p.threshold:g}"
-            found.setdefault(p.statistic, f"{label} ({asked}?)")
+            found.setdefault(p.statistic, f"{label} ({p.brief}?)")
     return list(found.items())
 
 

@@ -99,12 +99,6 @@ def verdict(v: Verdict) -> dict[str, Any]:
 def ruling(r: Ruling, source: Reading | None) -> dict[str, Any]:
     """One prediction: what was said, what was found, how it was ruled."""
     p = r.prediction
-    bound = f"{p.threshold:g}"
-    asked = {
-        ">": f"whole interval above {bound}",
-        "<": f"whole interval below {bound}",
-        "rank<": f"share of matched sets at least as extreme, p, below {bound}",
-    }[p.op]
     found = next((e for e in source.estimates if e.name == p.statistic), None) if source else None
     number = shown(found.estimate) if found else None
     if p.op == "rank<" and number and r.value is not None:
@@ -112,7 +106,7 @@ def ruling(r: Ruling, source: Reading | None) -> dict[str, Any]:
     return {
         "words": p.words or p.statistic,
         "statistic": p.statistic,
-        "asked": asked,
+        "asked": p.asked,
         "found": number,
         # A rank without its estimate beside it still says its interval.
         "plain": words.chance(r.value, r.low, r.high) if p.op == "rank<" and r.value is not None else r.shown,

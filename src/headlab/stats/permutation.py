@@ -42,6 +42,23 @@ class Rank:
     alpha: float
     unit: str
     level: float
+    under: float | None = None
+    over: float | None = None
+    resampled_at: float | None = None
+
+    def against(self, alpha: float) -> Outcome:
+        """The outcome at another level: the interval of p, and what prompts drawn anew give, decide together.
+
+        ``under`` and ``over`` are the shares of resamples of the prompts in which p lies under and over
+        ``resampled_at``; where they are given (for that level), at least `level` of them must agree with the interval.
+        """
+        whole = self.most_extreme or self.resampled_at is not None
+        found = _outcome(self.low, self.high, alpha, whole and self.smallest_attainable >= alpha)
+        if self.under is None or self.over is None or self.resampled_at != alpha:
+            return found
+        if found == "upheld":
+            return "upheld" if self.under >= self.level else "undecided"
+        return found if found != "refuted" or self.over >= self.level else "undecided"
 
     def __str__(self) -> str:
         band = "" if self.enumerated else f" [{self.low:.3g}, {self.high:.3g}]"

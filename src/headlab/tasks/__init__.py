@@ -1,1 +1,91 @@
-"""Tasks: where prompts come from."""
+"""Tasks: where prompts come from.
+
+A task is a generator with a name.  Those of headlab are listed here; a package of anybody's adds its own under the
+entry point ``headlab.tasks`` (a :class:`Task`, or a function that returns one), which is installed code, never a
+claim's.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from headlab.prompts import PromptSet
+
+
+@dataclass(frozen=True)
+class Task:
+    """A generator of prompt pairs.
+
+    ``make`` is ``"module:function"``, called as ``function(n, seed=…, tokenizer=…, **options)`` and returning at most
+    ``n`` pairs as a :class:`~headlab.prompts.PromptSet` (fewer where the task has no more).  ``options`` are the
+    settings a claim may give, with their defaults; ``roles`` the token roles of its prompts, in reading order;
+    ``partner``: whether each prompt has a corrupted one; ``splits``: whether held-out items are kept apart.
+    """
+
+    name: str
+    question: str
+    make: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
+    partner: bool = True
+    source: str = ""
+
+    def pairs(self, n: int, *, seed: int, tokenizer: Any, **options: Any) -> PromptSet:
+        """At most ``n`` pairs.  Raises PromptError where the task cannot be built for this tokenizer."""
+        module, _, function = self.make.partition(":")
+        made: PromptSet = getattr(importlib.import_module(module), function)(
+            n, seed=seed, tokenizer=tokenizer, **{**self.options, **options}
+        )
+        return made
+
+
+_OWN = (
+    Task(
+        "decimals",
+        "Which of two numbers is bigger, 9.8 or 9.11?",
+        "headlab.tasks.decimals:task",
+        {
+            "clean": "simple",
+            "corrupted": "qa",
+            "category": "conflict",
+            "wording": "bigger",
+            "corruption": "format",
+            "split": "held-out",
+        },
+        source="arXiv 2508.19414",
+    ),
+)
+
+
+class _Tasks(Mapping[str, Task]):
+    """Tasks by name: headlab's, then those of installed packages, looked up when first asked for."""
+
+    @cached_property
+    def _known(self) -> dict[str, Task]:
+        known = {t.name: t for t in _OWN}
+        from importlib.metadata import entry_points
+
+        for entry in entry_points(group="headlab.tasks"):
+            found = entry.load()
+            task = found if isinstance(found, Task) else found()
+            if task.name in known:
+                raise ValueError(f"the package of {entry.value} names a task {task.name!r} that exists already")
+            known[task.name] = task
+        return known
+
+    def __getitem__(self, name: str) -> Task:
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+TASKS: Mapping[str, Task] = _Tasks()
+"""Every task by name."""

@@ -313,3 +313,9 @@ def _flipped(a: str, b: str, wording: Wording, rng: random.Random) -> tuple[tupl
     numbers[long] = f"{integer}.{rng.choice([f for f in FRACTIONS if f > 10 * int(short)])}"
     answer, other = right_answer(a, b, wording), right_answer(numbers[0], numbers[1], wording)
     return (numbers[0], numbers[1]), answer, other, f"→{numbers[0]}|{numbers[1]}"
+
+
+def task(n: int, *, seed: int, tokenizer: Any, **options: Any) -> PromptSet:
+    """The task ``decimals`` of :data:`headlab.tasks.TASKS`: at most half of the pairs there are."""
+    few = min(n, capacity(options["category"], options["split"]) // 2)
+    return decimals(few, seed=seed, tokenizer=tokenizer, **options)

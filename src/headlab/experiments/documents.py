@@ -1,0 +1,238 @@
+"""The way in for documents: read, adjusted, hashed, tried, stored; the library of published claims."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headlab.claims import Claim, ClaimError, read_file, read_text
+from headlab.effects import Progress, quiet
+from headlab.engine.model import Lab
+from headlab.experiments.base import Result
+from headlab.prompts import PromptSet
+from headlab.reading import Lines
+from headlab.store import Record, Store, content_hash
+from headlab.trials import ledger, prompts
+from headlab.trials.document import Document
+from headlab.trials.loading import load
+from headlab.trials.material import material
+from headlab.trials.record import model_facts, plain_loading, versions
+from headlab.trials.run import Trial
+from headlab.trials.subject import Language, oriented
+
+LANGUAGE = 1
+_CHANGES = {"layer", "pairs", "seed", "matched_sets"}
+
+
+def from_data(data: Any, name: str, lines: Lines) -> Claim | Document:
+    """A claim of the docket (``experiment``) or a document (``worlds``).  Raises ClaimError."""
+    if isinstance(data, Mapping) and ("worlds" in data or "language" in data or "experiment" not in data):
+        return Document.from_data(data, name=name, lines=lines)
+    return Claim.from_data(data, name, lines)
+
+
+def from_file(path: str | Path) -> Claim | Document:
+    """From a YAML or TOML file.  Raises ClaimError with file and line."""
+    data, lines, name = read_file(path)
+    return from_data(data, name, lines)
+
+
+@cache
+def library() -> dict[str, Document]:
+    """The published claims that ship with headlab as documents, by id."""
+    folder = resources.files("headlab.trials") / "library"
+    found = {}
+    for file in sorted(folder.iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".yaml"):
+            data, lines = read_text(file.read_text("utf-8"), ".yaml", file.name)
+            doc = Document.from_data(data, name=file.name, lines=lines)
+            found[doc.id] = doc
+    return found
+
+
+def adjusted(doc: Document, changes: Mapping[str, Any]) -> tuple[Document, dict[str, Any]]:
+    """The document with what the command line changed, and those changes (recorded as amendments)."""
+    given = {k: v for k, v in changes.items() if v is not None}
+    if unknown := sorted(set(given) - _CHANGES):
+        raise ClaimError(f"{doc.id} is a document: {unknown[0]} stands inside it; write it there")
+    if not given:
+        return doc, {}
+    plain = doc.plain()
+    for key, value in given.items():
+        if key == "matched_sets":
+            if "reference" not in plain:
+                raise ClaimError(f"{doc.id} has no reference whose size --matched-sets could change")
+            plain["reference"] = {**plain["reference"], "n": value}
+        else:
+            plain[key] = value
+    return Document.from_data(plain, name=f"{doc.id} as amended"), given
+
+
+def prepared(
+    doc: Document, model: Any, own: Any, loading: Mapping[str, Any], folder: Path
+) -> tuple[Lab, PromptSet, PromptSet]:
+    """The model, and test and selection prompts."""
+    lab = load(model, **{k: v for k, v in loading.items() if v is not None})
+    if own is not None and not isinstance(own, PromptSet | tuple):
+        raise ClaimError(f"{doc.id} is about a language model; expected prompt pairs, given {type(own).__name__}")
+    test, selection = prompts.split(doc, lab.tokenizer, own, folder)
+    return lab, test, selection
+
+
+def trial(
+    doc: Document,
+    given: Any,
+    model: Any,
+    *,
+    changes: Mapping[str, Any],
+    prompts: Any = None,
+    store: Store | Path | str | None = None,
+    memory: int | None = None,
+    where: Any,
+    progress: Progress = quiet,
+    kind: str = "trial",
+    call: Mapping[str, str] | None = None,
+    loading: Mapping[str, Any],
+    folder: Path | None = None,
+) -> Result:
+    """Try a document on a model and store the record (see :func:`headlab.trial`)."""
+    doc, amended = adjusted(doc, changes)
+    folder = folder or (Path(given).parent if isinstance(given, str | Path) and Path(given).is_file() else Path("."))
+    lab, test, selection = prepared(doc, model, prompts, loading, folder)
+    home = store if isinstance(store, Store) else Store(store)
+    design = design_of(doc, lab, test, selection, folder)
+    facts: dict[str, Any] = {
+        "design_hash": content_hash(design),
+        "amended": amended,
+        "ledger": ledger.looks(home, lab.fingerprint, test, content_hash(design)),
+        "test_clusters": ledger.marks(test),
+    }
+    draft = {
+        "claim": doc.plain(),
+        "model": model_facts(lab),
+        "prompts": {
+            "name": test.name,
+            "test": {"n": len(test), "hash": test.content_hash()},
+            "selection": {"n": len(selection), "hash": selection.content_hash()},
+            **({"pairs": (test.plain(), selection.plain())} if prompts is not None or "name" not in doc.task else {}),
+        },
+        "settings": {
+            "memory_bytes": memory,
+            "threads": torch.get_num_threads(),
+            "loading": plain_loading(loading),
+            "seed": doc.seed,
+            **where.settings,
+            **facts,
+        },
+        "versions": versions(),
+        "call": dict(call) if call else _call(given, doc, lab, loading, amended),
+    }
+    inputs = {
+        "claim": draft["claim"],
+        "design": facts["design_hash"],
+        "model": {k: draft["model"][k] for k in ("fingerprint", "dtype", "device")},
+        "prompts": [test.content_hash(), selection.content_hash()],
+        "threads": where.threads or torch.get_num_threads(),
+    }
+    title = f"{doc.id} on {lab.name}"
+    with home.open(kind=kind, slug=doc.id, title=title, inputs=inputs, draft=draft) as run, where:  # type: ignore[arg-type]
+        tests, chosen = (oriented(prompts_encoded(s, lab), doc) for s in (test, selection))
+        subject = Language(lab, doc, test, selection, tests, chosen, run, progress, memory, where.engine)
+        subject.material = material(subject, folder)
+        found = Trial(doc, subject, folder, facts=facts).findings()
+        for name, frame in found.tables.items():
+            run.table(name, frame)
+        record = run.finish(
+            readings=found.readings,
+            figures=[f.plain() for f in found.figures],
+            sections=found.sections,
+            notes=[*found.notes, *ledger.words(facts["ledger"]), *_amended(amended)],
+            eligibility=found.eligibility,
+            settings={**draft["settings"], **found.settings},
+        )
+    return Result(record, found.tables)
+
+
+def prompts_encoded(some: PromptSet, lab: Lab) -> list[Any]:
+    """Prompts as tokens."""
+    return prompts.encoded(some, lab.tokenizer)
+
+
+def design_of(doc: Document, lab: Lab, test: PromptSet, selection: PromptSet, folder: Path) -> dict[str, Any]:
+    """All that the numbers depend on beside the model: resolved defaults, files, splits, seeds (rule 26)."""
+    return {
+        "language": LANGUAGE,
+        "document": doc.model_dump(mode="json"),
+        "files": {n: _file_hash(prompts.beside(folder, n)) for n in sorted(_files(doc))},
+        "test": [p.id for p in test],
+        "selection": [p.id for p in selection],
+        "prompts": [test.content_hash(), selection.content_hash()],
+    }
+
+
+def _files(doc: Document) -> set[str]:
+    """Every file that a document names."""
+    out = {doc.task[k] for k in ("file", "corpus") if k in doc.task}
+    out |= {s["file"] for s in doc.scores.values() if isinstance(s, Mapping) and "file" in s}
+    out |= {s.name for spec in doc.set_specs().values() for s in spec.walk() if s.kind == "file"}
+    for writes in doc.world_axes().values():
+        for write in writes:
+            for cell in write.cells():
+                one = write.at(cell)
+                out |= {one.mean.over} - {"selection"}
+                if isinstance(one.direction, Mapping) and "file" in one.direction:
+                    out.add(one.direction["file"])
+    return out
+
+
+def _file_hash(path: Path) -> str:
+    import hashlib
+
+    if not path.is_file():
+        raise ClaimError(f"no such file: {path}; it is named in the claim")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _amended(changes: Mapping[str, Any]) -> list[str]:
+    return (
+        [f"As amended on the command line: {', '.join(f'{k} = {v}' for k, v in changes.items())}."] if changes else []
+    )
+
+
+def _call(
+    given: Any, doc: Document, lab: Lab, loading: Mapping[str, Any], amended: Mapping[str, Any]
+) -> dict[str, str]:
+    """The command and the line of Python that repeat this trial."""
+    name = str(given) if isinstance(given, str | Path) else f"{doc.id}.yaml"
+    flags = {**amended, **plain_loading(loading)}
+    words = ["headlab", "trial", name, "--model", lab.name]
+    for key, value in flags.items():
+        words += [f"--{key.replace('_', '-')}", str(value)]
+    python = "".join(f", {k}={v!r}" for k, v in flags.items())
+    return {"command": shlex.join(words), "python": f"headlab.trial({name!r}, {lab.name!r}{python})"}
+
+
+def repeat(record: Record, *, store: Store | Path | str | None = None, progress: Progress = quiet) -> Result:
+    """Run a record's document again, on the same model and prompts."""
+    from headlab.engine import scale
+
+    assert record.claim is not None
+    doc = Document.from_data(record.claim, name=record.id)
+    own = None
+    if stored := record.prompts.get("pairs"):
+        test, selection = (PromptSet.from_plain(p) for p in stored)
+        own = (test, selection)
+    return trial(
+        doc, doc, record.model["name"], changes={}, prompts=own, store=store, where=scale.pick("here", None, None),
+        memory=record.settings.get("memory_bytes"), progress=progress, kind=record.kind, call=record.call,
+        loading=dict(record.settings.get("loading", {})),
+    )  # fmt: skip
+
+
+__all__ = ["adjusted", "from_data", "from_file", "library", "prepared", "repeat", "trial"]

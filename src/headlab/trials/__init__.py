@@ -1,0 +1,1 @@
+"""From a document that says what is claimed to a record that says what was found."""

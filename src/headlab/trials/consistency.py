@@ -1,0 +1,374 @@
+"""What a document says against itself: names that nobody declared, statistics that its task or edit cannot give.
+
+Pure and without a model; :func:`faults` yields every fault with the place in the document where it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from headlab.reading import brief
+from headlab.trials import expressions, sets
+from headlab.trials.document import (
+    ABLATIONS,
+    PER_TOKEN,
+    READOUTS,
+    SCORES,
+    Document,
+    WriteAxes,
+)
+from headlab.trials.expressions import DOSED, Expression, ExpressionError, Term
+from headlab.trials.sets import FAMILIES, SetSpec
+
+Place = tuple[Any, ...]
+Fault = tuple[Place, str]
+NUMERIC = ("amount",)
+"""Axes along which a statistic may have a slope; every other axis is nominal."""
+
+
+def faults(doc: Document) -> Iterator[Fault]:
+    """``(place, message)`` of every fault, in the order in which a reader meets them."""
+    yield from _task(doc)
+    yield from _readouts(doc)
+    yield from _sets(doc)
+    yield from _scores(doc)
+    yield from _circles(doc)
+    yield from _worlds(doc)
+    yield from _reference(doc)
+    yield from _predictions(doc)
+    yield from _honesty(doc)
+
+
+def is_family(doc: Document, spec: SetSpec) -> bool:
+    """Whether a set stands for several."""
+    declared = doc.set_specs()
+    return any(
+        s.kind in FAMILIES or (s.kind == "name" and s.name in declared and is_family(doc, declared[s.name]))
+        for s in spec.walk()
+    )
+
+
+def partnerless(doc: Document) -> bool:
+    """Whether the task is known to have no corrupted prompt: a corpus, or a generator that gives single prompts."""
+    from headlab.tasks import TASKS
+
+    if "corpus" in doc.task:
+        return True
+    task = TASKS.get(str(doc.task.get("name")))
+    return task is not None and not task.partner
+
+
+def _task(doc: Document) -> Iterator[Fault]:
+    from headlab.tasks import TASKS
+
+    kinds = [k for k in ("name", "file", "corpus") if k in doc.task]
+    if len(kinds) != 1:
+        yield (("task",), f"expected one of name, file, corpus; given {', '.join(kinds) or 'none'}")
+        return
+    kind = kinds[0]
+    if not isinstance(doc.task[kind], str):
+        yield (("task", kind), f"expected text, given {brief(doc.task[kind])}")
+        return
+    given = {k: v for k, v in doc.task.items() if k != kind}
+    if kind == "name":
+        if doc.task["name"] not in TASKS:
+            known = ", ".join(sorted(TASKS))
+            yield (("task", "name"), f"no task {doc.task['name']!r}; expected one of {known} (or {{file: pairs.csv}})")
+            return
+        allowed = TASKS[doc.task["name"]].options
+    else:
+        allowed = {"split": "text"} if kind == "file" else {"length": 128, "context": 0, "documents": 0}
+    for key, value in given.items():
+        if key not in allowed:
+            yield (("task", key), f"no option {key!r}; expected one of {', '.join(allowed) or 'none'}")
+        elif type(allowed[key]) is not type(value) and not (isinstance(value, int | str) and allowed[key] is None):
+            yield (("task", key), f"given {brief(value)}, expected something like {allowed[key]!r}")
+
+
+def _readouts(doc: Document) -> Iterator[Fault]:
+    for name, spec in doc.readouts.items():
+        kind = spec.get("kind")
+        place = ("readout", name) if not isinstance(doc.readout, str) else ("readout",)
+        if kind not in READOUTS:
+            yield (place, f"no readout {kind!r}; expected one of {', '.join(READOUTS)}")
+            continue
+        known = {"kind"} | (
+            {"grader", "words", "ignore_case", "decode_from", "max_new_tokens"} if kind == "text" else set()
+        )
+        if more := sorted(set(spec) - known):
+            yield ((*place, more[0]), f"{kind} has no field {more[0]!r}; it has {', '.join(sorted(known))}")
+        if "corpus" in doc.task and kind not in PER_TOKEN:
+            yield (place, f"a corpus gives no {kind}: it has no answers; expected loss or kl")
+
+
+def _sets(doc: Document) -> Iterator[Fault]:
+    declared = doc.set_specs()
+    for name, spec in declared.items():
+        if name in {"all", "selection"}:
+            yield (("sets", name), f"{name!r} has a meaning of its own; choose another name")
+        for inner in sorted(spec.names - set(declared) - {"all"}):
+            yield (("sets", name), f"no set {inner!r}; declared are {', '.join(declared)}")
+        for score in sorted(spec.scores - set(doc.scores) - set(SCORES)):
+            known = ", ".join([*doc.scores, *SCORES])
+            yield (("sets", name), f"no score {score!r}; expected one of {known}")
+
+
+def _scores(doc: Document) -> Iterator[Fault]:
+    for name, spec in doc.scores.items():
+        place = ("scores", name)
+        if isinstance(spec, dict):
+            if set(spec) == {"attention"}:
+                roles = spec["attention"]
+                if not (isinstance(roles, list | tuple) and len(roles) == 2 and all(isinstance(r, str) for r in roles)):
+                    yield (place, f"attention takes [query role, key role], given {brief(roles)}")
+            elif set(spec) == {"file"}:
+                if not isinstance(spec["file"], str):
+                    yield (place, f"file takes a name, given {brief(spec['file'])}")
+            else:
+                yield (place, f"given {brief(spec)}; expected {{attention: [query role, key role]}} or {{file: name}}")
+        elif isinstance(spec, str) and ":" in spec:
+            try:
+                read = expressions.parse(spec)
+            except ExpressionError as error:
+                yield (place, str(error))
+                continue
+            if read.rank or read.family:
+                yield (place, "a score is a number for each head; rank, mean, least, most and share give one for all")
+            families = {t.world for t in read.terms if t.world in doc.worlds and _family_world(doc, t.world)}
+            if not families:
+                yield (place, "a score needs a world over {singles: …}: one number for each head")
+            yield from _terms(doc, read, place)
+        elif spec not in SCORES:
+            yield (
+                place,
+                f"no score {brief(spec)}; expected {', '.join(SCORES)}, {{attention: …}}, {{file: …}} or an expression",
+            )
+
+
+def _family_world(doc: Document, world: str) -> bool:
+    return any(is_family(doc, w.spec) for w in doc.world_axes()[world])
+
+
+def _circles(doc: Document) -> Iterator[Fault]:
+    """Sets that need themselves: through other sets, or through scores measured in worlds of theirs."""
+    declared, worlds = doc.set_specs(), doc.world_axes()
+
+    def below(kind: str, name: str) -> set[tuple[str, str]]:
+        if kind == "set":
+            spec = declared[name]
+            own = {("set", n) for n in spec.names if n in declared}
+            return own | {("score", s) for s in spec.scores if s in doc.scores}
+        found: set[tuple[str, str]] = set()
+        score = doc.scores[name]
+        if isinstance(score, str) and ":" in score:
+            for term in expressions.parse(score).terms:
+                for write in worlds.get(term.world, ()):
+                    found |= {("set", n) for n in write.spec.names if n in declared}
+        return found
+
+    state: dict[tuple[str, str], int] = {}
+
+    def visit(node: tuple[str, str]) -> bool:
+        if state.get(node) == 1:
+            return True
+        if state.get(node) == 2:
+            return False
+        state[node] = 1
+        circle = any(visit(n) for n in below(*node))
+        state[node] = 2
+        return circle
+
+    for name in declared:
+        try:
+            if visit(("set", name)):
+                yield (("sets", name), "is made from itself, directly or through a score")
+                return
+        except ExpressionError:
+            return  # said where the score stands
+
+
+def _worlds(doc: Document) -> Iterator[Fault]:
+    declared = doc.set_specs()
+    single = partnerless(doc)
+    for name, writes in doc.world_axes().items():
+        place = ("worlds", name)
+        axes: dict[str, tuple[Any, ...]] = {}
+        for write in writes:
+            for axis, values in write.axes.items():
+                if axes.setdefault(axis, values) != values:
+                    yield (
+                        place,
+                        f"two writes have different lists under {axis}: {{each: …}}; one world has one such axis",
+                    )
+            for inner in sorted(write.spec.names - set(declared) - {"all"}):
+                yield (place, f"no set {inner!r}; declared are {', '.join(declared)}")
+            for score in sorted(write.spec.scores - set(doc.scores) - set(SCORES)):
+                yield (place, f"no score {score!r}; expected one of {', '.join([*doc.scores, *SCORES])}")
+            yield from _write(doc, place, write, single)
+
+
+def _write(doc: Document, place: Place, write: WriteAxes, single: bool) -> Iterator[Fault]:
+    for cell in write.cells():
+        one = write.at(cell)
+        if not math.isfinite(one.amount):
+            yield (place, f"amount {one.amount!r}; expected a finite number")
+        if single and one.write == "patch" and one.computed_in is None:
+            yield (place, "patch takes from the other prompt of a pair, which this task does not have")
+        if one.computed_in is not None:
+            if one.computed_in not in doc.worlds:
+                yield (place, f"computed_in: no world {one.computed_in!r}; declared are {', '.join(doc.worlds)}")
+            elif any("computed_in" in w.fixed for w in doc.world_axes()[one.computed_in]):
+                yield (place, f"computed_in: {one.computed_in!r} is itself computed in a world; one step is allowed")
+            if one.write != "patch" or one.site not in {"q", "k", "v", "z"}:
+                yield (place, "computed_in is written by patch, at q, k, v or z")
+        if (one.write == "add") != (one.direction is not None):
+            yield (place, "write: add needs a direction, and only add has one")
+        if one.keys and one.write not in {"mask", "force", "redistribute"}:
+            yield (place, "keys belong to mask, force and redistribute")
+
+
+def _reference(doc: Document) -> Iterator[Fault]:
+    ranks = [p for p in doc.predictions if p.op == "rank<"]
+    ref = doc.reference
+    if ref is None:
+        if ranks:
+            yield (
+                ("predictions",),
+                f"{ranks[0].statistic!r} needs reference: {{redraw: SET}}: the alternatives it is ranked among",
+            )
+        return
+    declared = doc.set_specs()
+    if ref.redraw not in declared:
+        yield (("reference", "redraw"), f"no set {ref.redraw!r}; declared are {', '.join(declared)}")
+        return
+    if is_family(doc, declared[ref.redraw]):
+        yield (("reference", "redraw"), f"{ref.redraw!r} is a family; a reference redraws one set")
+    for name in ref.exclude:
+        if name not in declared:
+            yield (("reference", "exclude"), f"no set {name!r}; declared are {', '.join(declared)}")
+    try:
+        spec = sets.parse(ref.among)
+    except sets.SetError as error:
+        yield (("reference", "among"), str(error))
+        return
+    for inner in sorted(spec.names - set(declared) - {"all"}):
+        yield (("reference", "among"), f"no set {inner!r}; declared are {', '.join(declared)}")
+
+
+def _predictions(doc: Document) -> Iterator[Fault]:
+    for n, p in enumerate(doc.predictions):
+        place = ("predictions", n, "statistic")
+        text = p.statistic
+        if doc.over and text.startswith(("upheld:", "pooled:")):
+            text = text.removeprefix("pooled:")
+            if text == "upheld:cells":
+                continue
+        try:
+            read = expressions.parse(text)
+        except ExpressionError as error:
+            yield (place, str(error))
+            continue
+        if read.rank != (p.op == "rank<"):
+            yield (place, f"{text!r} with {p.op!r}: ranks, and only ranks, are predicted with 'rank<'")
+        if (read.family == "share") != bool(p.where):
+            yield (place, "share: needs where (such as '> 0'), and only share has one")
+        if p.tail != "greater" and not read.rank:
+            yield (place, "tail belongs to ranks")
+        yield from _terms(doc, read, place)
+        yield from _shape(doc, read, place)
+
+
+def _terms(doc: Document, read: Expression, place: Place) -> Iterator[Fault]:
+    readouts, single = doc.readouts, partnerless(doc)
+    for term in read.terms:
+        if term.world not in doc.worlds:
+            yield (place, f"no world {term.world!r}; declared are {', '.join(doc.worlds)}")
+            continue
+        if term.readout and term.readout not in readouts:
+            yield (place, f"no readout {term.readout!r}; declared are {', '.join(readouts)}")
+            continue
+        kind = str((readouts[term.readout] if term.readout else next(iter(readouts.values()))).get("kind"))
+        if term.word == "lost" and doc.edit != "clean":
+            yield (place, "lost is defined where the clean run is edited (edit: clean); use recovery or drop")
+        if term.word == "recovery" and doc.edit != "corrupted":
+            yield (place, "recovery is defined where the corrupted run is edited (edit: corrupted); use lost or drop")
+        if term.word in {"lost", "recovery", "repair"} and single:
+            yield (place, f"{term.word} compares two prompts of a pair, and this task gives one; use drop")
+        if term.word == "repair" and doc.edit != "corrupted":
+            yield (place, "repair counts corrupted prompts made right (edit: corrupted); use drop of accuracy")
+        if term.word in {"repair", "dose50"} and kind not in {"margin", "accuracy", "text"}:
+            yield (place, f"{term.word} counts right answers; {kind} has none (margin, accuracy and text do)")
+        if term.word == "spearman" and term.score not in {*doc.scores, *SCORES}:
+            yield (place, f"no score {term.score!r}; expected one of {', '.join([*doc.scores, *SCORES])}")
+        yield from _cell(doc, term, place)
+
+
+def _cell(doc: Document, term: Term, place: Place) -> Iterator[Fault]:
+    axes = axes_of(doc, term.world)
+    dosed = [a for a in axes if a in NUMERIC]
+    if term.word in DOSED and not dosed:
+        yield (place, f"{term.word}:{term.world} needs a dose: amount: {{each: [0, 0.5, 1]}}")
+    known = {str(v): a for a, values in axes.items() for v in values}
+    pinned = set()
+    for cell in term.cell:
+        if cell not in known:
+            cells = ", ".join(known) or "none"
+            yield (place, f"{term.world} has no cell {cell!r}; it has {cells}")
+        else:
+            pinned.add(known[cell])
+    if dosed and term.word not in DOSED and not pinned & set(dosed):
+        yield (place, f"{term.world} has doses; pin one ({term.world}/{axes[dosed[0]][0]}) or use slope or dose50")
+
+
+def axes_of(doc: Document, world: str) -> dict[str, tuple[Any, ...]]:
+    """The axes of a world, by field."""
+    out: dict[str, tuple[Any, ...]] = {}
+    for write in doc.world_axes()[world]:
+        out |= write.axes
+    return out
+
+
+def _shape(doc: Document, read: Expression, place: Place) -> Iterator[Fault]:
+    """Families need a word for all of them; bare worlds of one expression have the same cells."""
+    known = [t for t in read.terms if t.world in doc.worlds]
+    families = [t for t in known if _family_world(doc, t.world) and t.word != "spearman"]
+    if families and not read.family:
+        yield (place, f"{families[0].world} is a family of worlds; say mean:, least:, most: or share: of it")
+    if read.family and not families:
+        yield (place, f"{read.family}: needs a world over a family (singles, leave_one_out, draw, chains)")
+    axes: dict[str, tuple[Any, ...]] = {}
+    for term in known:
+        pins = set(term.cell)
+        for axis, values in axes_of(doc, term.world).items():
+            if axis in NUMERIC and term.word in DOSED:
+                continue
+            if pins & set(map(str, values)):
+                continue
+            if axes.setdefault(axis, values) != values:
+                yield (place, f"{term.world} has other values of {axis} than another world here; pin the cells")
+
+
+def _honesty(doc: Document) -> Iterator[Fault]:
+    literal = [n for n, s in doc.set_specs().items() if s.literal]
+    literal += [n for n, writes in doc.world_axes().items() if any(w.spec.literal for w in writes)]
+    literal += [n for n, s in doc.scores.items() if isinstance(s, dict) and "file" in s]
+    if literal and doc.chosen_on is None:
+        yield (
+            ("chosen_on",),
+            f"{literal[0]!r} names heads: say where they were found, chosen_on: published | other | these",
+        )
+    left = ablations_left_out(doc)
+    if left and not doc.only_because:
+        yield (
+            ("worlds",),
+            f"ablates without {' and '.join(left)}; try them too (write: {{each: [mean, zero, resample]}}), or say "
+            "only_because: the reason, which stands beside the verdict",
+        )
+
+
+def ablations_left_out(doc: Document) -> tuple[str, ...]:
+    """Ablations among zero, mean and resample that the document does not try, where it tries any."""
+    used = {w.at(c).write for writes in doc.world_axes().values() for w in writes for c in w.cells()}
+    return tuple(a for a in ABLATIONS if a not in used) if used & set(ABLATIONS) else ()

@@ -1,0 +1,213 @@
+"""The controls of every document: each rule once.
+
+``no-op``       every head's own activation written back changes nothing
+``takes-hold``  the same write at every head of the touched layers changes something
+``whole``       it does more than half of what could be done; beyond the bound, where a prediction says that little happens
+``parse-rate``  answers can be read from the generated text
+``opposite``    a direction of the other sign moves the readout the other way
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from headlab.claims import Control, Prediction
+from headlab.heads import Grid, Heads, KVHeads
+from headlab.interventions import Intervention, World
+from headlab.stats import Estimate, bootstrap_mean, bootstrap_rate
+from headlab.trials.document import Document
+from headlab.trials.expressions import DOSED, Expression, Term
+from headlab.trials.measured import Measured, harm, kind_of, name_of, right
+from headlab.trials.statistics import Statistics
+from headlab.trials.worlds import Arm, named, widened
+
+HALF = 0.5
+PARSED = 0.9
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One arm with every head of its layers: ``arm`` is what the document's statistics see in its place."""
+
+    world: str
+    arm: Arm
+    layers: tuple[int, ...]
+
+
+def touched(arms: Sequence[Arm]) -> dict[str, tuple[int, ...]]:
+    """The layers that each world writes in, over all its members."""
+    out: dict[str, set[int]] = {}
+    for arm in arms:
+        found = {one.layer for w in arm.draws for one in w.interventions}
+        out.setdefault(arm.world, set()).update(found)
+    return {world: tuple(sorted(layers)) for world, layers in out.items()}
+
+
+def wholes(doc: Document, grid: Grid, arms: Sequence[Arm]) -> list[Whole]:
+    """The control worlds of every cell of every world."""
+    layers, out, seen = touched(arms), [], set()
+    for arm in arms:
+        key = (arm.world, arm.cell)
+        if key in seen or not layers[arm.world]:
+            continue
+        seen.add(key)
+        world = widened(doc, grid, arm.world, dict(arm.cell), layers[arm.world])
+        out.append(Whole(arm.world, Arm(arm.world, arm.cell, -1, (world,)), layers[arm.world]))
+    return out
+
+
+def no_ops(grid: Grid, arms: Sequence[Arm]) -> list[World]:
+    """For each site that is written, its own activations written back at every head of the touched layers."""
+    places = sorted({(one.layer, one.site) for a in arms for w in a.draws for one in w.interventions})
+    out = []
+    for site in sorted({s for _, s in places}):
+        ones = []
+        for layer in sorted({at for at, s in places if s == site}):
+            heads: Heads | KVHeads = Heads.of(layer, range(grid.n_heads))
+            if site in {"k", "v"}:
+                heads = KVHeads(layer, tuple(range(grid.n_kv_heads)))
+            ones.append(Intervention(heads, site, "noop"))
+        out.append(named(ones))
+    return out
+
+
+def no_op(seen: Measured, worlds: Sequence[World], tolerance: float) -> Control:
+    """The largest change of any readout under a write of what was there, against the tolerance of the dtype."""
+    worst, scale, where = 0.0, 1.0, ""
+    for readout, rows in seen.edited.items():
+        base = seen.base[readout]
+        for w in worlds:
+            gap = float(np.abs(rows[seen.place[readout][w.name]] - base).max())
+            size = max(1.0, float(np.abs(base).max()))
+            if gap / size >= worst / scale:
+                worst, scale, where = gap, size, readout
+    return Control(
+        name="no-op", kind="negative", passed=worst <= tolerance * scale, value=worst,
+        words=f"writing back what was there changes {where} by at most {worst:.2g} (allowed {tolerance * scale:.2g})",
+    )  # fmt: skip
+
+
+def takes_hold(doc: Document, seen: Measured, found: Sequence[Whole], tolerance: float) -> Control:
+    """Every kind of write, at every head of its layers, moves some readout of some pair beyond rounding."""
+    idle = []
+    for world in dict.fromkeys(w.world for w in found):
+        moved = 0.0
+        for whole in (w for w in found if w.world == world):
+            for readout in seen.edited:
+                base = seen.base[readout]
+                gap = np.abs(seen.arm(whole.arm, readout) - base).max() / max(1.0, np.abs(base).max())
+                moved = max(moved, float(gap))
+        if moved <= tolerance:
+            idle.append(world)
+    words = (
+        f"the write of {', '.join(idle)} changes nothing, even at every head"
+        if idle
+        else "every write changes something"
+    )
+    return Control(name="takes-hold", kind="positive", passed=not idle, words=words)
+
+
+def whole(
+    doc: Document, stats: Statistics, found: Sequence[Whole], predicted: Sequence[tuple[Prediction, Expression]]
+) -> Control:
+    """Every head of the touched layers under the same write must do what the test could have shown."""
+    checks = list(_checks(doc, stats, found, predicted))
+    failed = [words for ok, words in checks if not ok]
+    shown = failed or [words for _, words in checks[:2]]
+    return Control(
+        name="whole", kind="positive", passed=not failed, words="every head of the layers: " + "; ".join(shown)
+    )
+
+
+def _checks(
+    doc: Document, stats: Statistics, found: Sequence[Whole], predicted: Sequence[tuple[Prediction, Expression]]
+) -> Iterator[tuple[bool, str]]:
+    seen: set[Any] = set()
+    for prediction, read in predicted:
+        modest = prediction.op in {"<", "within"} or prediction.tail == "less"
+        for term in read.terms:
+            arms: Mapping[str, Sequence[Arm]] = {w.world: [x.arm for x in found if x.world == w.world] for w in found}
+            if not arms.get(term.world) or term.word in DOSED | {"spearman"}:
+                continue
+            key = (term.world, term.cell, term.readout, str(prediction.threshold) if modest else "")
+            if key in seen:
+                continue
+            seen.add(key)
+            single = read.single is not None and prediction.op != "rank<"
+            if modest and single:
+                yield _beyond(stats, prediction, replace(term, sign=1), arms)
+            else:
+                yield _half(doc, stats, replace(term, sign=1), arms)
+
+
+def _beyond(stats: Statistics, p: Prediction, term: Term, arms: Mapping[str, Sequence[Arm]]) -> tuple[bool, str]:
+    """Where a prediction says that little happens, everything must do more than that."""
+    got = stats.estimate(Expression((term,)), arms)
+    if isinstance(p.threshold, tuple):
+        low, high = p.threshold
+        ok = got.above(high) == "yes" or got.below(low) == "yes"
+    else:
+        ok = got.above(p.threshold) == "yes"
+    return ok, f"{term} is {got}, {'beyond' if ok else 'not beyond'} {p.brief}"
+
+
+def _half(doc: Document, stats: Statistics, term: Term, arms: Mapping[str, Sequence[Arm]]) -> tuple[bool, str]:
+    """More than half of the gap to the other run; without one, of the readout; or any harm, where more is worse."""
+    readout, kind = name_of(doc, term.readout), kind_of(doc, term.readout)
+    seen, told = stats.seen, stats.told
+    edited, base, other = seen.arm(stats._arms(term, arms)[0][0], readout), seen.base[readout], seen.other[readout]
+    if doc.edit == "corrupted" and (term.word == "repair" or kind in {"text", "accuracy"}):
+        got = stats.estimate(Expression((replace(term, word="repair"),)), arms)
+        return got.above(HALF) == "yes", f"repair:{'/'.join([term.world, *term.cell])} is {got}"
+    if harm(doc, term.readout) < 0:
+        got = bootstrap_mean(edited - base, **told)
+        return got.above(0) == "yes", f"drop:{'/'.join([term.world, *term.cell])} is {got}"
+    if kind in {"text", "accuracy"}:
+        got = stats.estimate(Expression((replace(term, word="drop"),)), arms)
+        return got.above(HALF * float(base.mean())) == "yes", f"drop:{'/'.join([term.world, *term.cell])} is {got}"
+    paired = bool(np.abs(other - base).max() > 0)
+    gap = other - base if paired else -base
+    got = _ratio(edited - base, gap, told)
+    word = ("recovery" if doc.edit == "corrupted" else "lost") if paired else "lost of the readout"
+    return got.above(HALF) == "yes", f"{word} by {'/'.join([term.world, *term.cell])} is {got}"
+
+
+def _ratio(top: Any, bottom: Any, told: Mapping[str, Any]) -> Estimate:
+    from headlab.stats import bootstrap_ratio
+
+    return bootstrap_ratio(top, bottom, **told)
+
+
+def parse_rate(tables: Mapping[str, Any], unit: str, seed: int) -> Control:
+    """The share of unedited texts from which an answer can be read."""
+    import pandas as pd
+
+    own = pd.concat([t for name, t in tables.items() if "unedited" in name or "other run" in name])
+    found = bootstrap_rate(own["parsed"].to_numpy(bool), unit="answers", seed=seed)
+    value = 0.0 if found.value is None else found.value
+    return Control(
+        name="parse-rate", kind="positive", passed=value >= PARSED, value=value,
+        words=f"an answer can be read from {found} of the unedited texts (at least {PARSED:.0%} needed)",
+    )  # fmt: skip
+
+
+def opposite(doc: Document, stats: Statistics, pairs: Sequence[tuple[Arm, Arm]]) -> Control:
+    """A direction written with the other sign moves the default readout the other way."""
+    readout, words, ok = name_of(doc, ""), [], True
+    for arm, mirrored in pairs:
+        there, back = (
+            bootstrap_mean(stats.seen.arm(a, readout) - stats.seen.base[readout], **stats.told) for a in (arm, mirrored)
+        )
+        turned = (there.above(0), back.below(0)) == ("yes", "yes") or (there.below(0), back.above(0)) == ("yes", "yes")
+        ok = ok and turned
+        words.append(f"{arm.label}: {there}, with the other sign {back}")
+    return Control(
+        name="opposite", kind="positive", passed=ok and bool(pairs), words="; ".join(words) or "no direction is added"
+    )
+
+
+__all__ = ["Whole", "no_op", "no_ops", "opposite", "parse_rate", "right", "takes_hold", "touched", "whole", "wholes"]

@@ -1,0 +1,345 @@
+"""A claim about heads as a document: what is edited, where, with what; what is read; against what; what is predicted.
+
+The models here say what may be written; :func:`Document.from_data` refuses the rest with file and line, before any
+model is loaded.  ``docs/claims.md`` is the reference.  A document is data: it never runs code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from headlab.claims import ClaimError, Prediction, problems, read_file, read_text
+from headlab.interventions import SITES, WRITES
+from headlab.reading import Lines, brief, nearest
+from headlab.trials import expressions, sets
+from headlab.trials.expressions import NAME
+
+__all__ = ["Document", "Eligible", "Reference", "Write", "WriteAxes"]
+
+ALWAYS = ("no-op", "takes-hold", "whole", "parse-rate")
+"""Controls that every trial runs (``parse-rate`` where text is read)."""
+NAMED_CONTROLS = ("opposite",)
+WAIVABLE = ("whole", "eligible")
+ABLATIONS = ("zero", "mean", "resample")
+READOUTS = (
+    "margin", "logprob", "probability", "probability-gap", "place", "accuracy", "loss", "kl", "text",
+)  # fmt: skip
+WORSE_WHEN_HIGHER = frozenset({"loss", "kl", "place"})
+PER_TOKEN = frozenset({"loss", "kl"})
+SCORES = ("previous", "induction", "duplicate", "sink", "norm", "attribution")
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _words(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else _tuple(value)
+
+
+Roles = Annotated[tuple[str, ...] | None, BeforeValidator(_words)]
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_tuple)]
+Strings = Annotated[tuple[str, ...], BeforeValidator(_words)]
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Donors(_Plain):
+    """Whose activations ``mean`` and ``resample`` write: prompts of ``over`` (selection, or a file), placed ``by``."""
+
+    over: str = "selection"
+    by: Literal["auto", "role", "position"] = "auto"
+
+
+class Write(_Plain):
+    """One write of a world, every axis pinned: see :class:`headlab.interventions.Intervention` for the fields that
+    have the same names."""
+
+    heads: Any
+    site: str = "z"
+    write: str = "patch"
+    amount: float = 1.0
+    roles: Roles = None
+    keys: Roles = None
+    from_keys: Roles = None
+    decoy: bool = False
+    when: Literal["auto", "prefill", "every_step"] = "auto"
+    beyond: Literal["first", "last"] | None = None
+    donors: Numbers = ()
+    mean: Donors = Donors()
+    draws: int = Field(5, ge=1, le=100)
+    direction: Any = None
+    computed_in: str | None = None
+    free: bool = False
+
+    @field_validator("amount", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("site")
+    @classmethod
+    def _site(cls, value: str) -> str:
+        return _one_of(value, SITES, "site")
+
+    @field_validator("write")
+    @classmethod
+    def _write(cls, value: str) -> str:
+        return _one_of(value, WRITES, "write")
+
+
+def _one_of(value: str, known: Sequence[str], what: str) -> str:
+    if value not in known:
+        raise ValueError(f"no {what} {value!r}; expected one of {', '.join(known)}")
+    return value
+
+
+class WriteAxes:
+    """A write as the document has it: fields with one value, and axes (``{each: [...]}``) with several."""
+
+    def __init__(self, value: Any) -> None:
+        if not isinstance(value, Mapping):
+            raise ValueError(
+                f"a world is a write such as {{heads: movers, write: mean}}, or a list of them; given {value!r}"
+            )
+        if "heads" not in value:
+            raise ValueError("a write needs 'heads': the name of a set, or heads such as L9H6")
+        self.axes: dict[str, tuple[Any, ...]] = {}
+        fixed: dict[str, Any] = {}
+        for key, one in value.items():
+            if isinstance(one, Mapping) and set(one) == {"each"}:
+                values = one["each"]
+                if not isinstance(values, list | tuple) or not values or len(set(map(str, values))) != len(values):
+                    raise ValueError(f"{key}: each takes a list of different values, given {values!r}")
+                if key == "heads":
+                    raise ValueError("heads: each is no axis; declare a family of sets (singles, draw …) instead")
+                self.axes[key] = tuple(values)
+            else:
+                fixed[key] = one
+        self.fixed = fixed
+        self.spec = sets.parse(fixed["heads"])
+        for cell in self.cells():
+            self.at(cell)
+
+    def cells(self) -> Iterator[dict[str, Any]]:
+        """Every combination of the axes' values."""
+        for values in product(*self.axes.values()):
+            yield dict(zip(self.axes, values, strict=True))
+
+    def at(self, cell: Mapping[str, Any]) -> Write:
+        """The write in a cell (values of other writes' axes are left out)."""
+        return Write.model_validate({**self.fixed, **{k: v for k, v in cell.items() if k in self.axes}})
+
+
+class Reference(_Plain):
+    """Sets that nobody named: the whole document with the set ``redraw`` drawn anew, ``n`` times."""
+
+    redraw: str
+    match: Strings = ("layer", "sharing")
+    norm_within: float = Field(1.25, gt=1)
+    n: int = Field(999, ge=1, le=100_000)
+    among: Any = "all"
+    exclude: Strings = ()
+    labels: bool = False
+    keys: bool = False
+
+    @field_validator("match")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from headlab.trials.references import MATCHES
+
+        for word in value:
+            _one_of(word, MATCHES, "match")
+        return value
+
+
+class Eligible(_Plain):
+    """When the model shows what is claimed about: accuracies in the document's own default readout."""
+
+    clean: float | None = Field(None, ge=0, le=1)
+    corrupted: float | None = Field(None, ge=0, le=1)
+    pairs: int | None = Field(None, ge=2)
+    keep: Literal["all", "right"] | None = None
+
+    @field_validator("clean", "corrupted", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Name = Annotated[str, Field(pattern=rf"^{NAME}$", max_length=60)]
+Text = Annotated[str, Field(max_length=4000)]
+
+
+class Document(_Plain):
+    """A claim that names its own heads, edits, readouts and references.  Read by :meth:`from_file` or
+    :meth:`from_data`; ``docs/claims.md`` says what each field means."""
+
+    language: Literal[1] = 1
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=80)
+    words: Text
+    source: Text
+    published: Text = ""
+    chosen_on: Literal["published", "other", "these"] | None = None
+    task: dict[str, Any]
+    edit: Literal["clean", "corrupted"]
+    align: Literal["role", "end", "left"] = "role"
+    pairs: int = Field(200, ge=2)
+    selection_pairs: int = Field(60, ge=2)
+    seed: int = Field(0, ge=0)
+    layer: Annotated[int | tuple[int, ...] | Literal["auto"], BeforeValidator(_tuple)] = "auto"
+    layer_rule: Literal["most", "every"] = "most"
+    scores: dict[Name, Any] = Field(default_factory=dict)
+    sets: dict[Name, Any] = Field(min_length=1)
+    worlds: dict[Name, Any] = Field(min_length=1)
+    readout: str | dict[Name, Any] = "margin"
+    reference: Reference | None = None
+    predictions: Annotated[tuple[Prediction, ...], BeforeValidator(_tuple)] = Field(min_length=1, max_length=100)
+    eligible: Eligible = Eligible()
+    controls: Strings = ()
+    waive: dict[str, Text] = Field(default_factory=dict)
+    only_because: Text = ""
+    over: dict[str, Any] = Field(default_factory=dict)
+    as_published: dict[str, Any] | None = None
+
+    @field_validator("sets")
+    @classmethod
+    def _sets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, one in value.items():
+            _within(name, lambda one=one: sets.parse(one))
+        return value
+
+    @field_validator("worlds")
+    @classmethod
+    def _worlds(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, one in value.items():
+            _within(name, lambda one=one: [WriteAxes(w) for w in (one if isinstance(one, list | tuple) else [one])])
+        return value
+
+    @field_validator("controls")
+    @classmethod
+    def _controls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            _one_of(word, (*ALWAYS, *NAMED_CONTROLS), "control")
+        return value
+
+    @field_validator("waive")
+    @classmethod
+    def _waive(cls, value: dict[str, str]) -> dict[str, str]:
+        for word, reason in value.items():
+            if word not in WAIVABLE:
+                raise ValueError(f"{word!r} cannot be waived; expected one of {', '.join(WAIVABLE)}")
+            if not reason.strip():
+                raise ValueError(f"waiving {word!r} needs a reason; it stands in the verdict's sentence")
+        return value
+
+    # -- what is written, as the runner reads it --------------------------------------------------------------
+
+    def set_specs(self) -> dict[str, sets.SetSpec]:
+        """The declared sets."""
+        return {name: sets.parse(value) for name, value in self.sets.items()}
+
+    def world_axes(self) -> dict[str, tuple[WriteAxes, ...]]:
+        """The declared worlds, each with its writes."""
+        return {n: tuple(map(WriteAxes, w if isinstance(w, list | tuple) else [w])) for n, w in self.worlds.items()}
+
+    @property
+    def readouts(self) -> dict[str, dict[str, Any]]:
+        """Readouts by name, each with its ``kind``; the first is the default."""
+        if isinstance(self.readout, str):
+            return {self.readout: {"kind": self.readout}}
+        return {n: {"kind": s} if isinstance(s, str) else dict(s) for n, s in self.readout.items()}
+
+    @property
+    def alpha(self) -> float:
+        """The level of ranks, where a record wants one number."""
+        ranks = [p.threshold for p in self.predictions if p.op == "rank<"]
+        return float(ranks[0]) if ranks and isinstance(ranks[0], float | int) else 0.05
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready data, without fields that stand at their default."""
+        return {"language": self.language, **self.model_dump(mode="json", exclude_defaults=True)}
+
+    def content_hash(self) -> str:
+        """SHA-256 of the document as canonical JSON: fields that a later headlab adds leave it as it is."""
+        return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Document:
+        """From ``.yaml``, ``.yml`` or ``.toml``.  Raises ClaimError with file and line."""
+        data, lines, name = read_file(path)
+        return cls.from_data(data, name=name, lines=lines)
+
+    @classmethod
+    def from_text(cls, text: str, suffix: str = ".yaml", name: str = "claim") -> Document:
+        """From YAML or TOML text; ``name`` is what error messages call it."""
+        data, lines = read_text(text, suffix, name)
+        return cls.from_data(data, name=name, lines=lines)
+
+    @classmethod
+    def from_data(
+        cls, data: Any, *, name: str = "claim", lines: Lines | None = None
+    ) -> Document:
+        """From a mapping.  Raises ClaimError that says what was given and what was expected, with the line."""
+        from headlab.trials.consistency import faults
+
+        lines = lines or {}
+        if isinstance(data, Mapping):
+            _refuse_strangers(data, name, lines)
+        try:
+            found = cls.model_validate(data)
+        except ValidationError as error:
+            raise ClaimError(f"{name} is not a claim: {problems(error, lines)}") from error
+        for place, message in faults(found):
+            known = nearest(lines, place)
+            where = f"line {known}: " if known else ""
+            raise ClaimError(f"{name} is not a claim: {where}{'.'.join(map(str, place))}: {message}")
+        return found
+
+
+_ELSEWHERE = {
+    "pool": "sets: {name: {pool: even}}",
+    "matched_sets": "reference: {redraw: name, n: 999}",
+    "subsets_per_size": "sets: {name: {draw: 4, from: name, n: 50}}",
+    "options": "the fields of worlds, sets and reference",
+    "readings": "as_published: {…}",
+    "alpha": "the threshold of each rank prediction",
+    "null": "reference: {redraw: name}",
+    "experiment": "either worlds (a document) or experiment (an entry of the docket), not both",
+}
+
+
+def _refuse_strangers(data: Mapping[str, Any], name: str, lines: Lines) -> None:
+    """Fields of docket claims beside ``worlds``: each has one place in a document."""
+    for key, instead in _ELSEWHERE.items():
+        if key in data:
+            where = f"line {lines[(key,)]}: " if (key,) in lines else ""
+            raise ClaimError(f"{name} is not a claim: {where}{key!r} has no place beside worlds; write {instead}")
+
+
+def _within(name: str, read: Any) -> None:
+    """Run a reader of one entry; its error names the entry."""
+    try:
+        read()
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        given = "" if first["type"] == "missing" else f" (given {brief(first['input'])})"
+        raise ValueError(f"{name}.{place}: {first['msg'].removeprefix('Value error, ')}{given}") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def parsed(prediction: Prediction) -> expressions.Expression:
+    """The expression of a prediction's statistic."""
+    return expressions.parse(prediction.statistic)

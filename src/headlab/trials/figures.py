@@ -1,0 +1,129 @@
+"""Figures of a document's trial: what each world does in each cell, each rank among its alternatives, doses as curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from headlab.designs import Matched
+from headlab.effects import Figure
+from headlab.stats import Estimate, Rank
+from headlab.store import NamedEstimate
+from headlab.trials.document import Document
+from headlab.trials.expressions import Expression, Term
+from headlab.trials.measured import kind_of, name_of
+from headlab.trials.statistics import Statistics
+from headlab.trials.words import READOUT_WORDS, said
+from headlab.trials.worlds import Arm, doses
+
+
+def drawn(
+    doc: Document,
+    stats: Statistics,
+    own: Mapping[str, Sequence[Arm]],
+    estimates: Sequence[NamedEstimate],
+    found: Mapping[str, Estimate | Rank],
+    values: Mapping[str, Any],
+    matched: Matched | None,
+    asked: Sequence[Any],
+) -> list[Figure]:
+    """The figures, ranks first: what a reader must see beside the verdict."""
+    out = [_rank(doc, stats, own, a, found[a.prediction.statistic], values[a.prediction.statistic], matched)
+           for a in asked if a.prediction.statistic in values]  # fmt: skip
+    out += _worlds(doc, estimates)
+    for world in own:
+        if doses(doc, world) and own[world][0].member < 0:
+            out.append(_curve(doc, stats, own, world))
+    return out
+
+
+def _rank(
+    doc: Document, stats: Statistics, own: Any, a: Any, found: Estimate | Rank, values: Any, matched: Matched | None
+) -> Figure:
+    from dataclasses import replace
+
+    bare: Expression = replace(a.read, rank=False)
+    band = stats.estimate(bare, own)
+    assert matched is not None and isinstance(found, Rank)
+    how = "all" if matched.enumerated else "a random sample of"
+    stable = (
+        ""
+        if found.under is None
+        else f" In {found.under:.0%} of resamples of the prompts p is under {found.resampled_at:g}."
+    )
+    return Figure(
+        kind="null",
+        name=f"rank {a.prediction.statistic}",
+        title=f"{a.prediction.words or said(bare).capitalize()}, among {found.n_sets:,} sets that nobody named",
+        caption=(
+            f"Each bar counts sets ({how} {matched.total:,}) by {said(bare)}. The line is the set named, its band the 95 % "
+            f"interval over {band.n} {band.unit}. {found.at_least_as_extreme} of {found.n_sets:,} are at least as extreme: "
+            f"p = {found.p:.3g}.{stable}"
+        ),
+        data=tuple({"value": float(v)} for v in values[1:]),
+        options={
+            "observed": band.value if band.defined else float(values[0]),
+            "low": band.low if band.defined else float(values[0]),
+            "high": band.high if band.defined else float(values[0]),
+            "label": "the set named",
+            "x_title": said(bare),
+            "p": found.p,
+        },
+    )
+
+
+def _worlds(doc: Document, estimates: Sequence[NamedEstimate]) -> list[Figure]:
+    """One figure for each word shown of worlds: cells side by side."""
+    out = []
+    for word, title in (("lost", "What each edit takes away"), ("recovery", "What each edit gives back"),
+                        ("drop", "What each edit costs"), ("repair", "Pairs repaired")):  # fmt: skip
+        for readout in doc.readouts:
+            mark = f"@{readout}" if readout != name_of(doc, "") else ""
+            rows = []
+            for e in estimates:
+                plain = e.name.startswith(f"{word}:") and " " not in e.name
+                if (
+                    not plain
+                    or ("@" in e.name) != bool(mark)
+                    or not e.name.endswith(mark)
+                    or e.estimate["value"] is None
+                ):
+                    continue
+                world, _, cell = e.name.removeprefix(f"{word}:").removesuffix(mark).partition("/")
+                keys = ("value", "low", "high", "n", "unit")
+                rows.append({"label": world, "group": cell or "edited", **{k: e.estimate[k] for k in keys}})
+            if rows:
+                unit = READOUT_WORDS.get(kind_of(doc, readout), "")
+                out.append(
+                    Figure(
+                        kind="estimates", name=f"{word} {readout}", title=title,
+                        caption=f"Read: {unit}. Bars are 95 % intervals by cluster of prompts. Predicted or not, every world is here.",
+                        data=tuple(rows), options={"threshold": 0.0, "x_title": f"{word} ({readout})"},
+                    )
+                )  # fmt: skip
+    return out
+
+
+def _curve(doc: Document, stats: Statistics, own: Mapping[str, Sequence[Arm]], world: str) -> Figure:
+    rows = []
+    for arm in own[world]:
+        term = Term("value", world, arm.values)
+        e = stats.estimate(Expression((term,)), own)
+        dose = next(float(v) for a, v in arm.cell if a == "amount")
+        series = "/".join(str(v) for a, v in arm.cell if a != "amount") or world
+        if e.defined:
+            rows.append(
+                {"x": dose, "y": e.value, "low": e.low, "high": e.high, "series": series, "n": e.n, "unit": e.unit}
+            )
+    rows.sort(key=lambda r: (r["series"], r["x"]))
+    spread = np.ptp([r["x"] for r in rows]) if rows else 0
+    return Figure(
+        kind="curve",
+        name=f"dose {world}",
+        title=f"{world} by dose",
+        caption=f"The readout at {len(rows)} doses over {spread:g}; bands are 95 % intervals by cluster of prompts.",
+        data=tuple(rows),
+        options={"x_title": "dose", "y_title": name_of(doc, "")},
+    )

@@ -1,0 +1,44 @@
+"""The ledger of looks: how many other designs on this model have seen these test prompts, in this store.
+
+Every design that is tried on the same prompts is another chance to be lucky; the number stands beside the verdict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from headlab.prompts import PromptSet
+from headlab.store import Store
+
+
+def marks(test: PromptSet) -> list[str]:
+    """The clusters of the test prompts, each by its content, so that they are known again whatever they are called."""
+    by: dict[str, list[str]] = {}
+    for p in test:
+        by.setdefault(p.cluster or p.id, []).append(f"{p.clean.text}|{p.answer}")
+    return sorted({hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:10] for texts in by.values()})
+
+
+def looks(store: Store, fingerprint: str, test: PromptSet, design: str) -> dict[str, int]:
+    """``designs``: earlier ones on this model that touched these test clusters; ``clusters``: how many were seen."""
+    own = set(marks(test))
+    designs: set[str] = set()
+    touched: set[str] = set()
+    for record in store.records()[0]:
+        seen = own & set(record.settings.get("test_clusters", ()))
+        other = record.settings.get("design_hash")
+        if seen and other != design and record.model.get("fingerprint") == fingerprint and record.readings:
+            designs.add(str(other))
+            touched |= seen
+    return {"designs": len(designs), "clusters": len(touched), "of": len(own)}
+
+
+def words(found: dict[str, Any]) -> list[str]:
+    """A line for the report; none where nobody looked before."""
+    n = found["designs"]
+    if not n:
+        return []
+    return [
+        f"Ledger: {n} earlier design(s) in this store looked at {found['clusters']} of these {found['of']} clusters."
+    ]

@@ -1,0 +1,78 @@
+"""Models made ready for trial: shipped organisms by name, folders, hub ids, models in memory."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from headlab import organisms
+from headlab.engine.model import Lab, ModelError, open_model
+from headlab.engine.selfcheck import prove
+from headlab.thoughts.loading import Thinker
+from headlab.thoughts.loading import load as load_thoughts
+
+
+def load(
+    model: Any,
+    *,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    device_map: Any = None,
+    adapter: str | None = None,
+) -> Lab:
+    """A model ready for trial: a shipped organism's name, a local folder, a hub id, or a Hugging Face model in memory
+    (then with ``tokenizer``).  Its attention is led through headlab's function and the self-check is run.
+
+    Raises ModelError with one clear sentence: unknown, gated or unreachable model, unknown revision, no such device,
+    quantised weights, a family whose heads cannot be reached, a failed self-check.
+    """
+    if isinstance(model, Lab):
+        return model
+    name = str(model) if isinstance(model, str | Path) else ""
+    shipped = name in organisms.names()
+    if name in organisms.names("thoughts"):
+        raise ModelError(
+            f"{name} thinks in vectors before it answers; this claim is about ordinary language models, such as "
+            f"{organisms.names('decimals')[0]}. Claims about thoughts: headlab run hubs --model {name}; in Python, "
+            f"headlab.experiments.trial.load_thinker({name!r})"
+        )
+    if shipped and revision:
+        raise ModelError(f"{name} is a shipped organism, which has no revision {revision!r}")
+    if near := get_close_matches(name, organisms.names(), 1, 0.85) if name and not shipped else []:
+        raise ModelError(f"no model {name!r}; did you mean the shipped organism {near[0]}? (headlab models lists them)")
+    lab = open_model(
+        str(organisms.path(name)) if shipped else model,
+        tokenizer=tokenizer, revision=revision, dtype=dtype, device=device, device_map=device_map, adapter=adapter,
+    )  # fmt: skip
+    if name:
+        lab.name = name
+    prove(lab)
+    return lab
+
+
+def load_thinker(model: Any, **loading: Any) -> Thinker:
+    """A thinking model ready for trial: a shipped one's name, a folder or a hub id (see :func:`headlab.thoughts.load`).
+
+    Raises ThoughtError or ModelError with one clear sentence.
+    """
+    if isinstance(model, Thinker):
+        return model
+    if isinstance(model, Lab):
+        raise ModelError(f"{model.name} is a language model without thoughts; expected a CODI model (headlab models)")
+    name = str(model)
+    if name in organisms.names("thoughts"):
+        thinker = load_thoughts(organisms.path(name), name=name, **loading)
+        recipe = organisms.thought_card(name).recipe
+        thinker.lab.info["problems"] = {"steps": tuple(recipe["steps"]), "values": recipe["values"]}
+        return thinker
+    if name in organisms.names():
+        raise ModelError(
+            f"{name} is a language model without thoughts; this claim needs a thinking one, such as "
+            f"{organisms.names('thoughts')[0]} (headlab models)"
+        )
+    if near := get_close_matches(name, organisms.names("thoughts"), 1, 0.85):
+        raise ModelError(f"no model {name!r}; did you mean the shipped organism {near[0]}? (headlab models lists them)")
+    return load_thoughts(name, **loading)

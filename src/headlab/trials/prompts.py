@@ -1,0 +1,69 @@
+"""A document's prompts: drawn from a task, a file or a corpus, split by cluster, encoded for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from headlab.claims import ClaimError
+from headlab.prompts import EncodedPair, PromptError, PromptSet, encode
+from headlab.tasks import TASKS
+from headlab.trials.choices import needs_selection
+from headlab.trials.document import Document
+
+MOST_SELECTED = 0.25
+"""Of a file with fewer pairs than asked for, at most this share is kept for choosing."""
+
+
+def split(
+    doc: Document, tokenizer: Any, prompts: PromptSet | tuple[PromptSet, PromptSet] | None, folder: Path
+) -> tuple[PromptSet, PromptSet]:
+    """Test and selection prompts that share no cluster.  Raises PromptError or ClaimError."""
+    if isinstance(prompts, tuple):
+        return prompts
+    n = doc.selection_pairs if needs_selection(doc) else 0
+    wanted = doc.pairs + n
+    own = prompts is not None or "file" in doc.task
+    if prompts is None:
+        prompts = _all(doc, 2 * wanted, tokenizer, folder)
+    share = n / wanted if len(prompts) >= wanted else min(n / wanted, MOST_SELECTED)
+    selection, test = prompts.split(share, doc.seed)
+    if not own and len(test) < min(doc.pairs, 2):
+        raise PromptError(f"{doc.pairs} test pairs asked for; the task gives {len(test)} here; ask for fewer")
+    if n and not len(selection):
+        raise PromptError(
+            f"{len(prompts)} pair(s) are too few to choose anything on prompts that the test never sees; give more that "
+            "share no cluster"
+        )
+    return test.sample(doc.pairs, doc.seed), selection.sample(max(n, 1), doc.seed)
+
+
+def _all(doc: Document, n: int, tokenizer: Any, folder: Path) -> PromptSet:
+    if "file" in doc.task:
+        return PromptSet.from_file(beside(folder, doc.task["file"]))
+    if "corpus" in doc.task:
+        from headlab.tasks.corpus import corpus
+
+        more = {k: v for k, v in doc.task.items() if k != "corpus"}
+        return corpus(beside(folder, doc.task["corpus"]), tokenizer, n=n, seed=doc.seed, **more)
+    options = {k: v for k, v in doc.task.items() if k != "name"}
+    return TASKS[doc.task["name"]].pairs(n, seed=doc.seed, tokenizer=tokenizer, **options)
+
+
+def beside(folder: Path, name: str) -> Path:
+    """A file that a document names: beside the document, or as given from here.  Raises ClaimError for one outside."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ClaimError(f"{name!r} leads out of the claim's folder; put the file beside the claim and name it alone")
+    return folder / path if (folder / path).exists() or not path.exists() else path
+
+
+def encoded(prompts: PromptSet, tokenizer: Any) -> list[EncodedPair]:
+    """Every pair as tokens."""
+    return [encode(p, tokenizer) for p in prompts]
+
+
+def clusters(pairs: Sequence[Any]) -> list[str]:
+    """The clusters of some pairs, in order."""
+    return sorted({p.cluster or p.id for p in pairs})

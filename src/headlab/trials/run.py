@@ -1,0 +1,421 @@
+"""The flow of every document, once.
+
+choices on selection prompts → eligibility → named worlds and controls → redrawn documents → statistics → verdict.
+Nothing here knows which claim is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from headlab.claims import Control, Prediction, Verdict, decide
+from headlab.designs import Matched
+from headlab.heads import Heads
+from headlab.interventions import World
+from headlab.stats import Estimate, Rank
+from headlab.store import NamedEstimate, Reading, content_hash
+from headlab.trials import controls, expressions, scores, sets, words
+from headlab.trials.choices import Choices
+from headlab.trials.consistency import ablations_left_out, partnerless
+from headlab.trials.document import Document
+from headlab.trials.eligibility import Eligibility, eligibility, gate
+from headlab.trials.expressions import Expression
+from headlab.trials.figures import drawn
+from headlab.trials.findings import Findings
+from headlab.trials.measured import Measured, name_of
+from headlab.trials.references import Matching, least_p, redrawn
+from headlab.trials.sets import Family, Resolved
+from headlab.trials.statistics import Statistics, cells
+from headlab.trials.subject import Language
+from headlab.trials.worlds import Arm, arms
+
+Arms = dict[str, list[Arm]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prediction in one cell: its expression pinned, and the prediction as it is ruled."""
+
+    prediction: Prediction
+    read: Expression
+    written: str
+
+
+@dataclass
+class Trial:
+    """One document before one model.  :meth:`findings` runs it."""
+
+    doc: Document
+    subject: Language
+    folder: Path = Path(".")
+    exploratory: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    # -- what runs --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def choices(self) -> Choices:
+        made = Choices(self.doc, self.subject, self.folder)
+        made.choose_layers()
+        return made
+
+    @cached_property
+    def sets(self) -> dict[str, Resolved]:
+        """The declared sets, made on selection prompts."""
+        return self.choices.resolve([{}])[0]
+
+    @cached_property
+    def matched(self) -> Matched | None:
+        """The sets that stand in for the one that the reference redraws."""
+        ref = self.doc.reference
+        if ref is None:
+            return None
+        observed = self.sets[ref.redraw]
+        assert isinstance(observed, Heads)
+        find = self.choices.find(self.sets)
+        among = None if ref.among == "all" else find(sets.parse(ref.among))
+        exclude = Heads(h for name in ref.exclude for h in self._flat(name))
+        norms = scores.norms(self.subject) if "norm" in ref.match else None
+        matching = Matching(frozenset(ref.match), ref.norm_within, norms, among, exclude)
+        return redrawn(self.subject.grid, observed, matching, n=ref.n, seed=self.doc.seed)
+
+    def _flat(self, name: str) -> Heads:
+        found = self.sets[name]
+        return Heads(h for m in found.members for h in m) if isinstance(found, Family) else found
+
+    @cached_property
+    def asked(self) -> list[Asked]:
+        """Every prediction in every cell of its bare worlds."""
+        out = []
+        for p in self.doc.predictions:
+            read = expressions.parse(p.statistic.removeprefix("pooled:")) if p.statistic != "upheld:cells" else None
+            if read is None:
+                continue
+            pinned = cells(self.doc, read)
+            for one in pinned:
+                name = p.statistic if len(pinned) == 1 else str(one)
+                cell = "" if len(pinned) == 1 else words.cell_of(self.doc, one)
+                said = f"{p.words} ({cell})" if p.words and cell else p.words
+                out.append(Asked(p.model_copy(update={"statistic": name, "words": said}), one, p.statistic))
+        return out
+
+    def worlds_run(self) -> list[str]:
+        """Declared worlds that run on test prompts: those of predictions, and every one that is no family."""
+        from headlab.trials.consistency import _family_world
+
+        predicted = {t.world for a in self.asked for t in a.read.terms}
+        return [w for w in self.doc.worlds if w in predicted or not _family_world(self.doc, w)]
+
+    def compiled(self, resolved: Mapping[str, Resolved], worlds: Sequence[str], redraw: Mapping[str, Heads]) -> Arms:
+        find = self.choices.find(resolved, redraw)
+        return {w: arms(self.doc, self.subject.grid, w, resolved, find) for w in worlds}
+
+    # -- the flow ---------------------------------------------------------------------------------------------
+
+    def findings(self) -> Findings:
+        """Run the document.  Raises what sets, sweeps and statistics raise, each with one sentence."""
+        doc, subject = self.doc, self.subject
+        named, matched = self.sets, self.matched
+        variants = self._variants(matched)
+        self._keep_selection(matched)
+        able = self._eligibility()
+        worlds = self.worlds_run()
+        own = self.compiled(named, worlds, {})
+        flat = [a for w in worlds for a in own[w]]
+        everything = controls.wholes(doc, subject.grid, flat)
+        idle = controls.no_ops(subject.grid, flat)
+        mirrored = self._mirrored(flat)
+        run = [w for a in flat for w in a.draws] + [w for x in everything for w in x.arm.draws] + idle
+        run += [w for _, a in mirrored for w in a.draws]
+        seen = subject.measure(run, doc.readouts, "the worlds of the claim")
+        seen.eligible = None if able.both is None else able.both[able.keep]
+        others, seen = self._alternatives(variants, own, seen)
+        stats = Statistics(doc, seen, self.choices.score)
+        found, values = self._found(stats, own, others, matched)
+        checks = self._checks(stats, seen, own, everything, idle, mirrored)
+        verdict = self._verdict(found, checks, able, matched)
+        estimates = self._estimates(stats, own, found)
+        reading = Reading(protocol="standard", words=words.method(doc), verdict=verdict, estimates=tuple(estimates))
+        return Findings(
+            readings=[reading, *self._by_stratum(seen, own, others, matched, checks, able)],
+            figures=drawn(doc, stats, own, estimates, found, values, matched, self.asked),
+            tables=self._tables(seen, own, matched, values),
+            eligibility=able.plain(),
+            settings=self._settings(matched),
+            sections=words.sections(doc, named, matched),
+            notes=self._notes(matched),
+        )
+
+    def _variants(self, matched: Matched | None) -> list[tuple[dict[str, Heads], dict[str, Resolved]]]:
+        if matched is None or not any(p.op == "rank<" for p in self.doc.predictions):
+            return []
+        assert self.doc.reference is not None
+        redraws = [{self.doc.reference.redraw: s} for s in matched.sets]
+        return list(zip(redraws, self.choices.resolve(redraws), strict=True))
+
+    def _keep_selection(self, matched: Matched | None) -> None:
+        """What was chosen stands in the run before the first test prompt is seen (rule 26)."""
+        import pandas as pd
+
+        rows = []
+        for name, found in self.sets.items():
+            members = found.members if isinstance(found, Family) else (found,)
+            rows += [{"set": name, "member": i, "heads": str(m), "size": len(m)} for i, m in enumerate(members)]
+        self.facts["selection_hash"] = content_hash(
+            {
+                "layers": list(self.choices.layers),
+                "sets": rows,
+                "redrawn": [str(s) for s in matched.sets] if matched else [],
+            }
+        )
+        self.subject.run.table("selection", pd.DataFrame(rows).assign(selection_hash=self.facts["selection_hash"]))
+
+    def _eligibility(self) -> Eligibility:
+        """Both unedited runs of every test pair; the subject keeps the pairs that the trial is about."""
+        doc, subject = self.doc, self.subject
+        name = gate(doc)
+        paired = not partnerless(doc) and any(p.clean.ids != p.corrupted.ids for p in subject.encoded)
+        answered = all(p.pair.wrong for p in subject.encoded)
+        asked = (
+            {name: doc.readouts.get(name, {"kind": "margin"})} if name and (answered or name in doc.readouts) else {}
+        )
+        seen = (
+            subject.measure([], asked, "eligibility")
+            if asked
+            else Measured({}, {}, {}, {}, self._clusters(), subject.unit)
+        )
+        able = eligibility(doc, seen, paired=paired)
+        subject.encoded = [p for p, keep in zip(subject.encoded, able.keep, strict=True) if keep]
+        return able
+
+    def _clusters(self) -> list[str]:
+        return [p.pair.cluster or p.pair.id for p in self.subject.encoded]
+
+    def _mirrored(self, flat: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
+        """Arms that add a direction, each with the same at the other sign, where the control is asked for."""
+        if "opposite" not in self.doc.controls:
+            return []
+        from headlab.trials.worlds import named
+
+        out = []
+        for arm in flat:
+            if all(one.write == "add" for w in arm.draws for one in w.interventions):
+                turned = tuple(named([replace(o, amount=-o.amount) for o in w.interventions]) for w in arm.draws)
+                out.append((arm, replace(arm, draws=turned)))
+        return out
+
+    def _alternatives(self, variants: Any, own: Arms, seen: Measured) -> tuple[list[Arms], Measured]:
+        """The worlds of ranked expressions for every redrawn document, measured by the readouts that ranks read."""
+        ranked = [a.read for a in self.asked if a.read.rank]
+        worlds = sorted({t.world for r in ranked for t in r.terms})
+        readouts = {name_of(self.doc, t.readout) for r in ranked for t in r.terms}
+        made: list[Arms] = []
+        for redraw, resolved in variants:
+            found = self.compiled(resolved, worlds, redraw)
+            made.append({w: self._only(ranked, w, found[w]) for w in worlds})
+        run = {w.name: w for arms_ in made for each in arms_.values() for a in each for w in a.draws}
+        known = set.intersection(*(set(seen.place[r]) for r in readouts)) if readouts else set()
+        fresh = [w for name, w in run.items() if name not in known]
+        if fresh:
+            asked = {n: s for n, s in self.doc.readouts.items() if n in readouts}
+            seen_more = self.subject.measure(fresh, asked, "alternatives that nobody named")
+            eligible, seen = seen.eligible, seen.joined(seen_more)
+            seen.eligible = eligible
+        return made, seen
+
+    def _only(self, ranked: Sequence[Expression], world: str, found: list[Arm]) -> list[Arm]:
+        """The cells of a world that ranks read."""
+        pins = {t.cell for r in ranked for t in r.terms if t.world == world}
+        return [a for a in found if any(set(p) <= set(a.values) for p in pins)]
+
+    def _found(
+        self, stats: Statistics, own: Arms, others: list[Arms], matched: Matched | None
+    ) -> tuple[dict[str, Estimate | Rank], dict[str, Any]]:
+        found: dict[str, Estimate | Rank] = {}
+        values: dict[str, Any] = {}
+        for a in self.asked:
+            p = a.prediction
+            if not a.read.rank:
+                found[p.statistic] = stats.estimate(a.read, own, p.where)
+                continue
+            assert matched is not None
+            got, numbers = stats.rank(
+                a.read, own, others, enumerated=matched.enumerated, alpha=p.limit, tail=p.tail, unit="matched sets"
+            )
+            found[p.statistic] = got
+            if len(numbers):
+                values[p.statistic] = numbers
+        return found, values
+
+    def _checks(
+        self, stats: Statistics, seen: Measured, own: Arms, everything: Sequence[controls.Whole], idle: Sequence[World],
+        mirrored: Sequence[tuple[Arm, Arm]],
+    ) -> list[Control]:  # fmt: skip
+        doc, tolerance = self.doc, self.subject.tolerance
+        out = [
+            controls.no_op(seen, idle, tolerance),
+            controls.takes_hold(doc, seen, everything, tolerance),
+            controls.whole(doc, stats, everything, [(a.prediction, a.read) for a in self.asked]),
+        ]
+        if any(s["kind"] == "text" for s in doc.readouts.values()):
+            out.append(controls.parse_rate(self.subject.spoken, self.subject.unit, doc.seed))
+        if "opposite" in doc.controls:
+            out.append(controls.opposite(doc, stats, mirrored))
+        return out
+
+    # -- the verdict ------------------------------------------------------------------------------------------
+
+    def _verdict(
+        self,
+        found: Mapping[str, Estimate | Rank],
+        checks: Sequence[Control],
+        able: Eligibility,
+        matched: Matched | None,
+    ) -> Verdict:
+        doc = self.doc
+        binding = [c.name for c in checks if c.name not in doc.waive]
+        case = _Case(tuple(a.prediction for a in self.asked), tuple(binding))
+        waived = able.reason if "eligible" in doc.waive and able.reason else ""
+        verdict = decide(case, found, _typed(checks), ineligible="" if waived else able.reason)
+        return self._qualified(verdict, checks, waived)
+
+    def _qualified(self, verdict: Verdict, checks: Sequence[Control], waived: str) -> Verdict:
+        """What stands beside a verdict: waivers, looks at these prompts, ablations left out."""
+        doc, said = self.doc, []
+        outcome, sentence = verdict.outcome, verdict.sentence.rstrip(".")
+        if waived:
+            outcome = "untestable"
+            sentence = (
+                f"Untestable: verdict withheld, since eligibility is waived ({doc.waive['eligible']}) and {waived}"
+            )
+        elif (doc.chosen_on == "these" or self.exploratory) and outcome == "upheld":
+            outcome, sentence = "undecided", sentence.replace("Upheld", "Undecided", 1)
+            said.append("exploratory: the heads were chosen on these prompts, so nothing stronger can be said")
+        failed = {c.name for c in checks if not c.passed}
+        said += [f"control {n} waived: {r}" for n, r in doc.waive.items() if n != "eligible" and n in failed]
+        left = ablations_left_out(doc)
+        if left:
+            said.append(f"{' and '.join(left)} ablation not tried, because {doc.only_because}")
+        if split := words.split_by_write(self.asked, verdict):
+            said.append(split)
+        tail = f"; {'; '.join(said)}" if said else ""
+        return verdict.model_copy(update={"outcome": outcome, "sentence": f"{sentence}{tail}."})
+
+    def _by_stratum(
+        self, seen: Measured, own: Arms, others: list[Arms], matched: Any, checks: Any, able: Any
+    ) -> list[Reading]:
+        return []
+
+    # -- what the record keeps --------------------------------------------------------------------------------
+
+    def _estimates(self, stats: Statistics, own: Arms, found: Mapping[str, Estimate | Rank]) -> list[NamedEstimate]:
+        """Every predicted number, then what every world does in every cell, predicted or not."""
+        out = []
+        for a in self.asked:
+            got = found[a.prediction.statistic]
+            estimate = got.estimate if isinstance(got, Rank) else got
+            label = a.prediction.words or words.said(a.read)
+            out.append(NamedEstimate(name=a.prediction.statistic, label=label, arm="", estimate=estimate.to_dict()))
+        have = {e.name for e in out}
+        for world, found_arms in own.items():
+            if any(x.member >= 0 for x in found_arms):
+                continue
+            for arm in found_arms:
+                for name in self.doc.readouts:
+                    for word in words.shown_words(self.doc, name, bool(stats.seen.other) and self._paired(stats, name)):
+                        term = expressions.Term(word, world, arm.values, name if name != name_of(self.doc, "") else "")
+                        if str(term) in have:
+                            continue
+                        have.add(str(term))
+                        got = stats.estimate(Expression((term,)), own)
+                        out.append(
+                            NamedEstimate(
+                                name=str(term), label=words.said(Expression((term,))), arm=world, estimate=got.to_dict()
+                            )
+                        )
+        return out
+
+    def _paired(self, stats: Statistics, readout: str) -> bool:
+        return bool((stats.seen.other[readout] != stats.seen.base[readout]).any())
+
+    def _tables(self, seen: Measured, own: Arms, matched: Matched | None, values: Mapping[str, Any]) -> dict[str, Any]:
+        import pandas as pd
+
+        encoded, rows = self.subject.encoded, []
+        flat = [a for found in own.values() for a in found]
+        for arm in flat:
+            frame: dict[str, Any] = {
+                "pair": range(seen.n),
+                "pair_id": [p.pair.id for p in encoded],
+                "cluster": list(seen.clusters),
+                "world": arm.label,
+            }
+            for n, name in enumerate(self.doc.readouts):
+                mark = "" if n == 0 else f"@{name}"
+                clean, corrupted = seen.other[name], seen.base[name]
+                if self.doc.edit == "clean":
+                    clean, corrupted = corrupted, clean
+                frame |= {f"clean{mark}": clean, f"corrupted{mark}": corrupted, f"edited{mark}": seen.arm(arm, name)}
+            rows.append(pd.DataFrame(frame))
+        worlds = [
+            {"world": a.label, "heads": _heads(a), "size": len(_heads(a).split()), "family": a.world, "draws": len(a.draws),
+             "does": words.does(a)}
+            for a in flat
+        ]  # fmt: skip
+        out = {"effects": pd.concat(rows, ignore_index=True), "worlds": pd.DataFrame(worlds)}
+        if matched is not None and values:
+            listed = [str(s) for s in matched.sets]
+            parts = [
+                pd.DataFrame({"statistic": name, "heads": listed, "value": v[1:], "named": float(v[0])})
+                for name, v in values.items()
+            ]
+            out["alternatives"] = pd.concat(parts, ignore_index=True)
+        if self.choices.scan:
+            out["layers"] = pd.DataFrame(self.choices.scan)
+        return out
+
+    def _settings(self, matched: Matched | None) -> dict[str, Any]:
+        layers = list(self.choices.layers)
+        return {
+            **self.facts,
+            "sets": {n: str(s) if isinstance(s, Heads) else f"{len(s)} sets" for n, s in self.sets.items()},
+            "layers": layers,
+            **({"layer": layers[0]} if len(layers) == 1 else {}),
+            **(
+                {"alternatives": len(matched.sets), "enumerated": matched.enumerated, "least_p": least_p(matched)}
+                if matched
+                else {}
+            ),
+        }
+
+    def _notes(self, matched: Matched | None) -> list[str]:
+        out = []
+        if matched is not None:
+            drawn_ = "all" if matched.enumerated else "a random sample"
+            out.append(
+                f"{len(matched.sets):,} alternatives ({drawn_}); the least attainable p is {least_p(matched):.3g}."
+            )
+        return out
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What is decided: predictions in every cell, and the controls that bind."""
+
+    predictions: tuple[Prediction, ...]
+    controls: tuple[str, ...]
+
+
+def _typed(checks: Sequence[Control]) -> list[Control]:
+    return list(checks)
+
+
+def _heads(arm: Arm) -> str:
+    return " ".join(str(one.heads) for one in arm.draws[0].interventions)
+
+
+__all__ = ["Trial"]

@@ -1,0 +1,283 @@
+"""Sets of heads as a document names them: heads, pools, tops of a score, complements, unions, families.
+
+A specification is plain data (:class:`SetSpec`); :func:`resolve` turns it into :class:`~headlab.heads.Heads`, or into a
+:class:`Family` of them, given the model's grid and what else has been resolved.  Nothing here runs a model.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headlab.designs import leave_one_out, singles
+from headlab.heads import Grid, Head, Heads, pool
+from headlab.heads import layer as whole_layer
+from headlab.trials.expressions import NAME
+
+HEADS = re.compile(r"L\d+H\d+([\s,]+L\d+H\d+)*")
+FAMILIES = ("draw", "singles", "leave_one_out", "chains")
+_SHAPES: dict[str, tuple[set[str], set[str]]] = {  # what must stand in a specification, and what may
+    "pool": ({"pool"}, {"layer"}),
+    "top": ({"top", "by"}, {"among"}),
+    "above": ({"above", "by"}, {"among"}),
+    "file": ({"file", "top"}, {"among"}),
+    "not": ({"not"}, {"among"}),
+    "draw": ({"draw", "from", "n"}, set()),
+    "singles": ({"singles"}, set()),
+    "leave_one_out": ({"leave_one_out"}, set()),
+    "chains": ({"chains"}, {"by"}),
+}
+
+
+class SetError(ValueError):
+    """A set of heads that cannot be read or holds none: what was given, what was expected."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Several sets that a world is run for, one after another; statistics over them need mean, least, most or share."""
+
+    members: tuple[Heads, ...]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+
+Resolved = Heads | Family
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """A set as written.  ``kind``: heads, name, union, or one of the keys of ``_SHAPES``; ``parts`` are inner sets."""
+
+    kind: str
+    heads: Heads | None = None
+    name: str = ""
+    parts: tuple[SetSpec, ...] = ()
+    among: SetSpec | None = None
+    by: str = ""
+    number: float = 0
+    layers: tuple[int, ...] = ()
+    n: int = 0
+
+    def walk(self) -> Iterator[SetSpec]:
+        """This set and every one inside it."""
+        yield self
+        for part in (*self.parts, *((self.among,) if self.among else ())):
+            yield from part.walk()
+
+    @property
+    def names(self) -> set[str]:
+        """Declared sets that it is made from."""
+        return {s.name for s in self.walk() if s.kind == "name"}
+
+    @property
+    def scores(self) -> set[str]:
+        """Scores that it reads."""
+        return {s.by for s in self.walk() if s.by}
+
+    @property
+    def literal(self) -> bool:
+        """Whether heads are written out, or read from another tool's file."""
+        return any(s.kind in {"heads", "file"} for s in self.walk())
+
+
+def parse(value: Any) -> SetSpec:
+    """A set from a document's value.  Raises SetError."""
+    if isinstance(value, str):
+        if HEADS.fullmatch(value.strip()):
+            return SetSpec("heads", heads=Heads.parse(value))
+        if re.fullmatch(NAME, value):
+            return SetSpec("name", name=value)
+        raise SetError(f"{value!r} names no set; expected heads such as 'L9H6 L9H9', or the name of a declared set")
+    if isinstance(value, list | tuple):
+        if not value:
+            raise SetError("an empty list names no head; expected sets to unite")
+        return SetSpec("union", parts=tuple(map(parse, value)))
+    if not isinstance(value, Mapping):
+        raise SetError(f"{value!r} is no set; expected heads, a name, a list of sets, or one of {_kinds()}")
+    kind = next((k for k in _SHAPES if k in value), None)
+    if kind == "top" and "file" in value:
+        kind = "file"
+    if kind is None:
+        raise SetError(f"a set with {', '.join(map(str, value))}; expected one of {_kinds()}")
+    must, may = _SHAPES[kind]
+    wrong = [k for k in value if k not in must | may] or sorted(must - set(value))
+    if wrong:
+        lacks = "has no" if wrong[0] in value else "needs"
+        allowed = ", ".join([*sorted(must), *(f"{k} (optional)" for k in sorted(may))])
+        raise SetError(f"a set by {kind!r} {lacks} {wrong[0]!r}; expected {allowed}")
+    return _of_kind(kind, value)
+
+
+def _kinds() -> str:
+    return ", ".join(f"{{{k}: …}}" for k in _SHAPES)
+
+
+def _of_kind(kind: str, value: Mapping[str, Any]) -> SetSpec:
+    among = parse(value["among"]) if "among" in value else None
+    by = str(value.get("by", ""))
+    if kind == "pool":
+        layers = value.get("layer", ())
+        given = tuple(layers) if isinstance(layers, list | tuple) else (layers,)
+        if not all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in given):
+            raise SetError(f"layer {layers!r} of a pool; expected a number counted from 0, or a list of them")
+        named = value["pool"]
+        if isinstance(named, list | tuple) and all(isinstance(x, int) for x in named):
+            named = ",".join(map(str, named))
+        return SetSpec(kind, name=str(named), layers=given)
+    if kind in {"top", "file", "above"}:
+        number = value["above" if kind == "above" else "top"]
+        if isinstance(number, bool) or not isinstance(number, int | float) or (kind != "above" and number <= 0):
+            raise SetError(f"{kind}: {number!r}; expected a number" + (" above 0" if kind != "above" else ""))
+        if kind != "above" and number >= 1 and number != int(number):
+            raise SetError(f"top: {number!r}; expected a whole number of heads, or a share below 1")
+        return SetSpec(kind, by=by, number=number, among=among, name=str(value.get("file", "")))
+    if kind == "draw":
+        size, n = value["draw"], value["n"]
+        if not all(isinstance(x, int) and not isinstance(x, bool) and x > 0 for x in (size, n)):
+            raise SetError(f"draw: {size!r}, n: {n!r}; expected whole numbers above 0")
+        return SetSpec(kind, parts=(parse(value["from"]),), number=size, n=n)
+    inner = parse(value[kind])
+    return SetSpec(kind, parts=(inner,), among=among, by=by)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a set is resolved in: the grid, the layers of pools, resolved sets by name, scores by name, a seed, and
+    where files are looked for."""
+
+    grid: Grid
+    layers: tuple[int, ...]
+    sets: Mapping[str, Resolved]
+    score: Callable[[str], Mapping[Head, float]]
+    seed: int
+    folder: Path = Path(".")
+
+
+def everything(grid: Grid) -> Heads:
+    """Every head of the model."""
+    return Heads(h for at in range(grid.n_layers) for h in whole_layer(grid, at))
+
+
+def resolve(spec: SetSpec, scene: Scene, label: str) -> Resolved:
+    """The heads of a specification.  Raises SetError for one that holds no head, ValueError for heads out of range."""
+    found = _resolve(spec, scene)
+    empty = not found.members if isinstance(found, Family) else not len(found)
+    if empty:
+        raise SetError(f"{label} holds no head in this model; name others, or a rule that finds some")
+    return found
+
+
+def _resolve(spec: SetSpec, scene: Scene) -> Resolved:
+    if spec.kind == "heads":
+        assert spec.heads is not None
+        return scene.grid.check(spec.heads)
+    if spec.kind == "name":
+        return scene.sets[spec.name]
+    if spec.kind == "pool":
+        return Heads(h for at in spec.layers or scene.layers for h in pool(scene.grid, at, spec.name))
+    if spec.kind == "union":
+        return _union([_resolve(p, scene) for p in spec.parts])
+    if spec.kind in FAMILIES:
+        return _family(spec, scene)
+    among = _one(_resolve(spec.among, scene), "among") if spec.among else everything(scene.grid)
+    if spec.kind == "not":
+        inner = _resolve(spec.parts[0], scene)
+        if isinstance(inner, Family):
+            return Family(tuple(among - m for m in inner.members))
+        return among - inner
+    scores = read_scores(scene.folder / spec.name) if spec.kind == "file" else scene.score(spec.by)
+    known = [h for h in among if h in scores]
+    if spec.kind == "above":
+        return Heads(h for h in known if scores[h] > spec.number)
+    n = max(1, round(spec.number * len(known))) if spec.number < 1 else int(spec.number)
+    if n > len(known):
+        raise SetError(f"top: {n} of {len(known)} heads that have a score; ask for fewer")
+    return Heads(sorted(known, key=lambda h: (-scores[h], h))[:n])
+
+
+def _one(found: Resolved, what: str) -> Heads:
+    if isinstance(found, Family):
+        raise SetError(f"{what} takes one set, given a family of {len(found)}")
+    return found
+
+
+def _union(parts: list[Resolved]) -> Resolved:
+    families = [p for p in parts if isinstance(p, Family)]
+    if not families:
+        return Heads(h for p in parts for h in p if isinstance(p, Heads))
+    if len({len(f) for f in families}) > 1:
+        raise SetError(f"families of {' and '.join(str(len(f)) for f in families)} members cannot be united one by one")
+    members = []
+    for k in range(len(families[0])):
+        members.append(Heads(h for p in parts for h in (p.members[k] if isinstance(p, Family) else p)))
+    return Family(tuple(members))
+
+
+def _family(spec: SetSpec, scene: Scene) -> Family:
+    base = _one(_resolve(spec.parts[0], scene), spec.kind)
+    if spec.kind == "singles":
+        return Family(singles(base))
+    if spec.kind == "leave_one_out":
+        return Family(leave_one_out(base))
+    if spec.kind == "chains":
+        order = list(base)
+        if spec.by:
+            scores = scene.score(spec.by)
+            order.sort(key=lambda h: (-scores.get(h, float("-inf")), h))
+        return Family(tuple(Heads(order[: k + 1]) for k in range(len(order))))
+    size, rng, seen = int(spec.number), random.Random(f"draw {scene.seed} {spec.number} {spec.n}"), dict[Heads, None]()
+    if size > len(base):
+        raise SetError(f"draw: {size} of {len(base)} heads; ask for fewer")
+    for _ in range(20 * spec.n):
+        if len(seen) == spec.n:
+            break
+        seen[Heads(rng.sample(list(base), size))] = None
+    return Family(tuple(seen))
+
+
+_NODE = re.compile(r"(?:a|L|blocks?\.)?(\d+)\D{1,12}?(\d+)(?:<[qkv]>)?$")
+
+
+def read_scores(path: Path) -> dict[Head, float]:
+    """Scores of heads from a file of another tool: ``.json`` (an object ``{"L9H6": .3}``, with names such as ``a9.h6``
+    or ``9.6`` too, also under ``nodes`` or ``scores``; or a list of ``{"layer", "head", "score"}``) or ``.csv`` with
+    the columns layer, head, score.  Several scores of one head (its q, k and v) are added.  Raises SetError.
+    """
+    if not path.is_file():
+        raise SetError(f"no such score file: {path.name}; expected a .json or .csv beside the claim")
+    try:
+        if path.suffix == ".csv":
+            import csv
+
+            rows: Any = list(csv.DictReader(path.read_text("utf-8-sig").splitlines()))
+        else:
+            rows = json.loads(path.read_text("utf-8-sig"))
+        for key in ("nodes", "scores", "heads"):
+            if isinstance(rows, Mapping) and isinstance(rows.get(key), list | dict):
+                rows = rows[key]
+        out: dict[Head, float] = {}
+        if isinstance(rows, Mapping):
+            for name, value in rows.items():
+                found = _NODE.match(str(name))
+                number = value.get("score") if isinstance(value, Mapping) else value
+                if found and isinstance(number, int | float):
+                    head = Head(int(found[1]), int(found[2]))
+                    out[head] = out.get(head, 0.0) + float(number)
+        else:
+            for row in rows:
+                head = Head(int(row["layer"]), int(row["head"]))
+                out[head] = out.get(head, 0.0) + float(row["score"])
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+        raise SetError(
+            f"{path.name} holds no scores of heads ({type(error).__name__}): expected {{'L9H6': 0.3}} or rows of layer, head, score"
+        ) from error
+    if not out:
+        raise SetError(f"{path.name} names no head; expected names such as L9H6, a9.h6 or 9.6, each with a number")
+    return out
