@@ -27,12 +27,13 @@ TESTS = REPOSITORY / "tests"
 # the modules inside one room (a package such as stats/ or tasks/) may.
 FLOORS: list[set[str]] = [
     {"reading"},
-    {"heads", "prompts", "stats"},
+    {"heads", "prompts", "readouts", "stats"},
     {"interventions", "effects", "claims"},
     {"designs", "tasks", "store", "engine.checkpoint"},
     {"engine.attention", "engine.edits", "engine.loading", "engine.adapters"},
     {"engine.model"},
     {"engine.passes", "engine.limits"},
+    {"engine.reader"},
     {"engine.captures"},
     {"engine.resume"},
     {"engine.selfcheck", "engine.plan"},

@@ -350,9 +350,9 @@ def decide(
     """The verdict of a claim.  Pure: same findings, same verdict.
 
     ``untestable`` when the measurement cannot be made at all (``impossible`` says why; nothing was run, so no control
-    was); ``void`` when a control that the claim names failed or is missing (others are shown and bind nothing); ``untestable`` when the model is not eligible
-    (``ineligible`` says why) or a prediction cannot be decided by it; ``upheld`` when every prediction is;
-    ``refuted`` when any is; else ``undecided``.
+    was); ``void`` when a control that the claim names failed or is missing (others are shown and bind nothing);
+    ``untestable`` when the model is not eligible (``ineligible`` says why) or a prediction cannot be decided by it;
+    ``upheld`` when every prediction is; ``refuted`` when any is; else ``undecided``.
     """
     rulings = tuple(rule(p, findings.get(p.statistic)) for p in claim.predictions)
     by_name = {c.name: c for c in controls}

@@ -47,12 +47,16 @@ class Prompt:
 
     ``lead`` stands between the prompt and the answer (a space, or nothing after a chat header).
     ``special`` is False when the text already holds the tokenizer's own special tokens (chat templates).
+    ``ids``: the tokens themselves, where a text was cut by tokens (windows of a corpus); ``scored``: from which of them
+    on a loss is read.
     """
 
     text: str
     spans: tuple[Span, ...] = ()
     lead: str = ""
     special: bool = True
+    ids: tuple[int, ...] = ()
+    scored: int = 1
 
     def __post_init__(self) -> None:
         for s in self.spans:
@@ -64,7 +68,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Pair:
-    """Clean and corrupted prompt with the right and the wrong answer; ``cluster`` groups pairs that are not independent."""
+    """Clean and corrupted prompt with the right and the wrong answer; ``cluster`` groups pairs that are not independent.
+
+    ``more_answers`` and ``more_wrongs``: further right and wrong ones.  ``partner``: whether there is a corrupted prompt;
+    without one, ``corrupted`` is the clean one again, and there may be no wrong answer (empty).  A window of a corpus
+    has no answers at all.
+    """
 
     id: str
     clean: Prompt
@@ -74,11 +83,28 @@ class Pair:
     cluster: str = ""
     category: str = ""
     labels: tuple[tuple[str, str], ...] = ()
+    more_answers: tuple[str, ...] = ()
+    more_wrongs: tuple[str, ...] = ()
+    partner: bool = True
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Every right answer; none for a window of a corpus."""
+        return (self.answer, *self.more_answers) if self.answer else ()
+
+    @property
+    def wrongs(self) -> tuple[str, ...]:
+        """Every wrong answer; none where nothing is compared."""
+        return (self.wrong, *self.more_wrongs) if self.wrong else ()
 
     def __post_init__(self) -> None:
-        if not self.answer.strip() or not self.wrong.strip():
+        if not self.clean.ids and not self.answer.strip():
+            raise PromptError(f"pair {self.id}: the answer must not be empty")
+        if self.partner and not self.wrong.strip():
             raise PromptError(f"pair {self.id}: answer and wrong answer must not be empty")
-        if self.answer == self.wrong:
+        if twice := sorted(set(self.answers) & set(self.wrongs) - {self.answer}):
+            raise PromptError(f"pair {self.id}: {twice[0]!r} is both a right and a wrong answer")
+        if self.answer and self.answer == self.wrong:
             raise PromptError(f"pair {self.id}: answer and wrong answer are both {self.answer!r}; they must differ")
 
     def plain(self) -> dict[str, Any]:
@@ -86,7 +112,8 @@ class Pair:
 
         def prompt(p: Prompt) -> dict[str, Any]:
             spans = [[s.role, s.start, s.end, s.optional] for s in p.spans]
-            return {"text": p.text, "spans": spans, "lead": p.lead, "special": p.special}
+            window = {"ids": list(p.ids), "scored": p.scored} if p.ids else {}
+            return {"text": p.text, "spans": spans, "lead": p.lead, "special": p.special, **window}
 
         return {
             "id": self.id,
@@ -97,13 +124,17 @@ class Pair:
             "cluster": self.cluster,
             "category": self.category,
             "labels": dict(self.labels),
+            **({"more_answers": list(self.more_answers)} if self.more_answers else {}),
+            **({"more_wrongs": list(self.more_wrongs)} if self.more_wrongs else {}),
+            **({} if self.partner else {"partner": False}),
         }
 
     @classmethod
     def from_plain(cls, data: Mapping[str, Any]) -> Pair:
         def prompt(p: Mapping[str, Any]) -> Prompt:
             spans = tuple(Span(str(r), int(a), int(b), bool(o)) for r, a, b, o in p["spans"])
-            return Prompt(p["text"], spans, p["lead"], p["special"])
+            ids = tuple(int(i) for i in p.get("ids", ()))
+            return Prompt(p["text"], spans, p["lead"], p["special"], ids, int(p.get("scored", 1)))
 
         return cls(
             data["id"],
@@ -114,6 +145,9 @@ class Pair:
             data["cluster"],
             data["category"],
             tuple(sorted(data["labels"].items())),
+            tuple(data.get("more_answers", ())),
+            tuple(data.get("more_wrongs", ())),
+            bool(data.get("partner", True)),
         )
 
 
@@ -288,7 +322,8 @@ class Encoded:
     """A prompt as tokens, up to and including the start that both answers share.
 
     ``ids`` [position]; the first ``n_prompt`` are the prompt, the rest the teacher-forced shared start of the
-    answer.  ``roles`` maps a role to its positions.  ``answer_id`` and ``wrong_id`` are the tokens that may follow.
+    answer.  ``roles`` maps a role to its positions.  ``answer_id`` and ``wrong_id`` are the tokens that may follow (−1:
+    none), ``more_answer_ids`` and ``more_wrong_ids`` those of further answers.  A loss is read from token ``scored`` on.
     """
 
     ids: tuple[int, ...]
@@ -298,6 +333,19 @@ class Encoded:
     answer_id: int
     wrong_id: int
     forced_text: str
+    more_answer_ids: tuple[int, ...] = ()
+    more_wrong_ids: tuple[int, ...] = ()
+    scored: int = 1
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """Tokens of the right answers (none for a window of a corpus)."""
+        return (self.answer_id, *self.more_answer_ids) if self.answer_id >= 0 else ()
+
+    @property
+    def wrong_ids(self) -> tuple[int, ...]:
+        """Tokens of the wrong answers (none where nothing is compared)."""
+        return (self.wrong_id, *self.more_wrong_ids) if self.wrong_id >= 0 else ()
 
     @property
     def forced(self) -> tuple[int, ...]:
@@ -313,51 +361,82 @@ class EncodedPair:
     corrupted: Encoded
 
 
-def encode_prompt(prompt: Prompt, answer: str, wrong: str, tokenizer: Any) -> Encoded:
-    """Token ids, roles and the first token at which the two answers differ.
+def encode_prompt(
+    prompt: Prompt, answer: str, wrong: str, tokenizer: Any, more: tuple[Sequence[str], Sequence[str]] = ((), ())
+) -> Encoded:
+    """Token ids, roles and the token at which right answers part from wrong ones; ``more``: further right and wrong.
 
-    Raises PromptError when the tokenizer is slow (no character offsets), when the answer's first token swallows the
-    end of the prompt, or when no token tells the two answers apart.
+    Raises PromptError when the tokenizer is slow (no character offsets), when an answer's first token swallows the end
+    of the prompt, or when the answers do not all part at one token after what they share.
     """
+    if prompt.ids:
+        roles = {"last": (len(prompt.ids) - 1,)}
+        return Encoded(prompt.ids, len(prompt.ids), roles, frozenset(), -1, -1, "", scored=prompt.scored)
     if not getattr(tokenizer, "is_fast", False):
         raise PromptError("this tokenizer gives no character offsets; headlab needs a fast tokenizer (tokenizer.json)")
-
-    def tokens(text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        out = tokenizer(text, add_special_tokens=prompt.special, return_offsets_mapping=True)
-        ids, offsets = list(out["input_ids"]), list(out["offset_mapping"])
-        eos = getattr(tokenizer, "eos_token_id", None)  # some tokenizers append it: it would end the prompt
-        while prompt.special and ids and ids[-1] == eos and offsets[-1][0] == offsets[-1][1]:
-            ids.pop()
-            offsets.pop()
-        return ids, offsets
-
-    alone, offsets = tokens(prompt.text)
-    n_prompt = len(alone)
-    both = []
-    for text in (answer, wrong):
-        ids, _ = tokens(prompt.text + prompt.lead + text)
-        if ids[:n_prompt] != alone:
-            if not (prompt.text.endswith("\n") and not prompt.lead):
-                raise PromptError(
-                    f"the answer {prompt.lead + text!r} merges with the end of the prompt {prompt.text[-20:]!r} in this "
-                    "tokenizer, so no answer position exists; move the space between prompt and answer"
-                )
-            # "\n\n" is one token alone and two before a digit in GPT-2-like tokenizers; a model that continues the
-            # prompt sees it alone
-            ids = alone + tokenizer(text, add_special_tokens=False)["input_ids"]
-        both.append(ids)
-    full, other = both
-    shared = next((i for i, (a, b) in enumerate(zip(full, other, strict=False)) if a != b), None)
-    if shared is None:
-        raise PromptError(
-            f"the answers {answer!r} and {wrong!r} start with the same tokens and one ends inside the other, so no "
-            "token tells them apart; end both with a mark such as '.'"
-        )
+    alone, offsets = _tokens(prompt, prompt.text, tokenizer)
+    right = [_continued(prompt, alone, text, tokenizer) for text in (answer, *more[0])]
+    false = [_continued(prompt, alone, text, tokenizer) for text in (wrong, *more[1])] if wrong else []
+    shared = _parting(right, false, len(alone), (answer, wrong))
     if shared == 0:
         raise PromptError(f"no token comes before the answers {answer!r} / {wrong!r}: the prompt is empty")
-    forced_text = tokenizer.decode(full[n_prompt:shared], clean_up_tokenization_spaces=False)
+    full = right[0]
+    forced_text = tokenizer.decode(full[len(alone) : shared], clean_up_tokenization_spaces=False)
     roles, optional = _roles(prompt, offsets)
-    return Encoded(tuple(full[:shared]), n_prompt, roles, optional, full[shared], other[shared], forced_text)
+    good, bad = (list(dict.fromkeys(ids[shared] for ids in some)) for some in (right, false))
+    return Encoded(
+        tuple(full[:shared]), len(alone), roles, optional, good[0], bad[0] if bad else -1, forced_text,
+        tuple(good[1:]), tuple(bad[1:]),
+    )  # fmt: skip
+
+
+def _tokens(prompt: Prompt, text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids and character offsets, without an end token: some tokenizers append one, which would end the prompt."""
+    out = tokenizer(text, add_special_tokens=prompt.special, return_offsets_mapping=True)
+    ids, offsets = list(out["input_ids"]), list(out["offset_mapping"])
+    eos = getattr(tokenizer, "eos_token_id", None)
+    while prompt.special and ids and ids[-1] == eos and offsets[-1][0] == offsets[-1][1]:
+        ids.pop()
+        offsets.pop()
+    return ids, offsets
+
+
+def _continued(prompt: Prompt, alone: list[int], text: str, tokenizer: Any) -> list[int]:
+    """The prompt's tokens with those of an answer after them."""
+    ids, _ = _tokens(prompt, prompt.text + prompt.lead + text, tokenizer)
+    if ids[: len(alone)] == alone:
+        return ids
+    if not (prompt.text.endswith("\n") and not prompt.lead):
+        raise PromptError(
+            f"the answer {prompt.lead + text!r} merges with the end of the prompt {prompt.text[-20:]!r} in this "
+            "tokenizer, so no answer position exists; move the space between prompt and answer"
+        )
+    # "\n\n" is one token alone and two before a digit in GPT-2-like tokenizers; a model that continues the
+    # prompt sees it alone
+    return alone + list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _parting(right: Sequence[list[int]], false: Sequence[list[int]], start: int, named: tuple[str, str]) -> int:
+    """The position at which right answers part from wrong ones: where the tokens that all share end."""
+    every = [*right, *false]
+    shared = start
+    while len(every) > 1 and all(len(ids) > shared and ids[shared] == every[0][shared] for ids in every):
+        shared += 1
+    if len(every) == 1 or all(ids == right[0] for ids in every):
+        shared = start
+    if any(len(ids) <= shared for ids in every):
+        if not false:
+            raise PromptError(f"the answer {named[0]!r} holds no token after the prompt; give a longer one")
+        raise PromptError(
+            f"the answers {named[0]!r} and {named[1]!r} start with the same tokens and one ends inside the other, so no "
+            "token tells them apart; end both with a mark such as '.'"
+        )
+    if both := {ids[shared] for ids in right} & {ids[shared] for ids in false}:
+        raise PromptError(
+            f"a right and a wrong answer go on with the same token ({sorted(both)[0]}) after what all answers share, so one "
+            "token does not tell them apart; leave out answers that share a beginning"
+        )
+    return shared
 
 
 def _roles(prompt: Prompt, offsets: Sequence[tuple[int, int]]) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
@@ -381,10 +460,12 @@ def _roles(prompt: Prompt, offsets: Sequence[tuple[int, int]]) -> tuple[dict[str
 def encode(pair: Pair, tokenizer: Any) -> EncodedPair:
     """Both prompts of a pair as tokens.  Raises PromptError naming the pair."""
     try:
-        clean, corrupted = (encode_prompt(p, pair.answer, pair.wrong, tokenizer) for p in (pair.clean, pair.corrupted))
+        prompts = (pair.clean, pair.corrupted) if pair.partner else (pair.clean,)
+        more = (pair.more_answers, pair.more_wrongs)
+        clean, *other = (encode_prompt(p, pair.answer, pair.wrong, tokenizer, more) for p in prompts)
     except PromptError as error:
         raise PromptError(f"pair {pair.id}: {error}") from error
-    return EncodedPair(pair, clean, corrupted)
+    return EncodedPair(pair, clean, other[0] if other else clean)
 
 
 def align(pair: EncodedPair, how: Alignment) -> tuple[tuple[int, int], ...]:

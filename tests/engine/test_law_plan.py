@@ -15,7 +15,7 @@ import torch
 from laws import close, red, table, worlds_for
 from torch import Tensor
 
-from headlab.engine import captures, edits, resume, run, work
+from headlab.engine import edits, reader, resume, run, work
 from headlab.engine import plan as planning
 from headlab.engine.model import Lab
 from headlab.engine.run import sweep
@@ -265,10 +265,10 @@ def test_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
 
     mutant(edits, "_directions", by_place)
 
-    def next_entry(real: Any, self: Any, lab: Lab, encoded: Any) -> None:
-        real(self, lab, encoded)
+    def next_entry(real: Any, self: Any, lab: Lab, encoded: Any, *more: Any) -> None:
+        real(self, lab, encoded, *more)
         if self.vocabulary is not None:
             self.vocabulary = self.vocabulary + 1
 
-    mutant(captures.Readout, "__init__", next_entry)
+    mutant(reader.Reader, "__init__", next_entry)
     law_1(lab, FEW)

@@ -17,7 +17,7 @@ import torch
 from laws import close, red, tape_of, worlds_for
 from torch import Tensor
 
-from headlab.engine import attention, captures, decode, edits, passes, plan, resume, run, work
+from headlab.engine import attention, captures, decode, edits, passes, plan, reader, resume, run, work
 from headlab.engine.attention import Tape
 from headlab.engine.model import Lab
 from headlab.engine.passes import forward
@@ -286,7 +286,7 @@ def test_law_7_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
         longest = max(len(e.ids) for e in encoded)
         ids = torch.tensor([[0] * (longest - len(e.ids)) + list(e.ids) for e in encoded])
         with torch.no_grad():
-            return captures.Readout(lab, encoded).difference(forward(lab, ids).logits)
+            return reader.Reader(lab, encoded).difference(forward(lab, ids).logits)
 
     with monkeypatch.context() as m:
         m.setattr(run, "logit_differences", padded)

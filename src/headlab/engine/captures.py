@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from headlab.engine.edits import Source, basis, donors, make_source, needs, to_l
 from headlab.engine.limits import check_length
 from headlab.engine.model import Lab
 from headlab.engine.passes import by_length, forward, reading, tensor_of
+from headlab.engine.reader import Reader
 from headlab.interventions import Intervention, InterventionError
 from headlab.prompts import Encoded, EncodedPair
+from headlab.readouts import MARGIN, Readout
 
 FLIGHT_BYTES = {"cpu": 40 * 2**20, "cuda": 4 * 2**30}
 """Activation bytes of a batch, unless told otherwise: beyond it a CPU's caches lose more than large products gain."""
@@ -61,35 +63,34 @@ def capture(
 @torch.inference_mode()
 def logit_differences(lab: Lab, encoded: Sequence[Encoded], *, tokens: int | None = None) -> Tensor:
     """logit(answer) − logit(wrong) after the shared start of the answer, [prompt], in logits, float64 on the CPU."""
-    out = torch.empty(len(encoded), dtype=torch.float64)
+    return read_out(lab, encoded, (MARGIN,), tokens=tokens)[:, 0]
+
+
+@torch.inference_mode()
+def read_out(lab: Lab, encoded: Sequence[Encoded], readouts: Sequence[Readout], *, tokens: int | None = None) -> Tensor:
+    """Readouts of unedited prompts, [prompt, readout], float64 on the CPU (a divergence from themselves is 0)."""
+    out = torch.empty(len(encoded), len(readouts), dtype=torch.float64)
     for length, which in by_length(encoded).items():
         check_length(lab, f"prompt {which[0]}", length)
         step = max(1, (tokens or tokens_for(lab)) // length)
         for start in range(0, len(which), step):
             part = which[start : start + step]
-            readout = Readout(lab, [encoded[i] for i in part])
+            reader = Reader(lab, [encoded[i] for i in part], readouts)
+            ids = tensor_of([encoded[i] for i in part], lab.device)
             # under an empty tape: never under the edits of a sweep that is running
-            with lab.tape(Tape()), reading(lab, readout.vocabulary):
-                logits = forward(lab, tensor_of([encoded[i] for i in part], lab.device)).logits
-            out[part] = readout.difference(logits).cpu()
+            with lab.tape(Tape()), reading(lab, reader.vocabulary):
+                logits = forward(lab, ids, last=not reader.tokens).logits
+            got = reader.at_read(logits)
+            if reader.tokens:
+                every = torch.arange(len(part), device=lab.device)
+                same = _cut(logits)
+                reader.over_tokens(ids, every, 0, same, same, None, block=length, out=got)
+            out[part] = got.cpu()
     return out
 
 
-class Readout:
-    """logit(answer) − logit(wrong) of some prompts, from only the vocabulary entries that they name."""
-
-    def __init__(self, lab: Lab, encoded: Sequence[Encoded]) -> None:
-        entries = sorted({i for e in encoded for i in (e.answer_id, e.wrong_id)})
-        place = {entry: n for n, entry in enumerate(entries)} if lab.can_narrow else {entry: entry for entry in entries}
-        self.vocabulary = torch.tensor(entries, device=lab.device) if lab.can_narrow else None
-        self.answer = torch.tensor([place[e.answer_id] for e in encoded], device=lab.device)
-        self.wrong = torch.tensor([place[e.wrong_id] for e in encoded], device=lab.device)
-
-    def difference(self, logits: Tensor, prompts: Tensor | None = None) -> Tensor:
-        """[row], in logits, float64; row r is prompt ``prompts[r]`` (None: the prompts in their order)."""
-        answer, wrong = (x if prompts is None else x[prompts] for x in (self.answer, self.wrong))
-        last = logits[:, -1].float()
-        return (last.gather(1, answer[:, None]) - last.gather(1, wrong[:, None]))[:, 0].double()
+def _cut(logits: Tensor) -> Callable[[int, int], Tensor]:
+    return lambda a, b: logits[:, a:b]
 
 
 def source_for(

@@ -68,7 +68,7 @@ def generate(
     if start == "prompt":
         pairs = [replace(p, clean=without_start(p.clean), corrupted=without_start(p.corrupted)) for p in pairs]
     plan = plan_of(lab, pairs, worlds, tokens=tokens, memory=memory, decoding=max_new_tokens)
-    worker = Worker(lab, pairs, worlds, plan, tokens=plan.flight if memory is not None else tokens)
+    worker = Worker(lab, pairs, worlds, plan, tokens=plan.flight if memory is not None else tokens, readouts=())
     found: dict[tuple[int, int], tuple[str, bool]] = {}
     for shard in plan.shards:
         block = worker.block(shard)

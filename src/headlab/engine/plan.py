@@ -197,10 +197,13 @@ def make_plan(
     memory: int | None = None,
     can: Abilities | None = None,
     linear: Sequence[bool] = (),
+    tokens_read: bool = False,
+    tag: str = "",
 ) -> Plan:
     """Every pair × every world, once, in shards.
 
-    ``linear[j]``: world j is linear in z (:func:`headlab.engine.resume.linear`).
+    ``linear[j]``: world j is linear in z (:func:`headlab.engine.resume.linear`).  ``tokens_read``: every position is
+    read, not the last alone.  ``tag``: what else shards of this sweep differ in from those of others (readouts …).
     """
     can = can or Abilities()
     contents: dict[str, int] = {}
@@ -220,7 +223,11 @@ def make_plan(
     starts: list[dict[int, int]] = []
     for members in groups.values():
         world = worlds[members[0]]
-        at = {i: s for n, which in lengths.items() for i, s in _starts(pairs, which, world, n, cost, can).items()}
+        at = {
+            i: s
+            for n, which in lengths.items()
+            for i, s in _starts(pairs, which, world, n, cost, can, tokens_read).items()
+        }
         square = any(one.site in {"pattern", "scores", "v"} for one in world.interventions)
         deltas = max(cost.deltas(n, min(at[i] for i in which), square=square) for n, which in lengths.items())
         # few worlds, or prompts so long that one pair's deltas take too much: the edited layer runs for each row
@@ -243,7 +250,7 @@ def make_plan(
                     some = tuple(rows[first : first + SHARD_ROWS])
                     limits = {"tokens": tokens, "memory": memory, "kept": kept, "square": _square(shape)}
                     cuts = _cuts(some, starts[number], length, cost, limits)
-                    name = _name(length, some, cuts, pairs, hashes)
+                    name = _name(length, some, cuts, pairs, hashes, tag)
                     shards.append(Shard(name, length, block, number, some, cuts))
     return Plan(tuple(shards), tuple(shapes), same, most)
 
@@ -261,12 +268,13 @@ def _kept(
 
 
 def _starts(
-    pairs: Sequence[EncodedPair], which: Sequence[int], world: World, length: int, cost: Cost, can: Abilities
-) -> dict[int, int]:
+    pairs: Sequence[EncodedPair], which: Sequence[int], world: World, length: int, cost: Cost, can: Abilities,
+    tokens_read: bool = False,
+) -> dict[int, int]:  # fmt: skip
     """The position at which the pass of each pair begins under worlds of this shape."""
     if not (can.resume and can.reuse and world.interventions):
         return dict.fromkeys(which, 0)
-    if world.first_layer == cost.layers - 1:
+    if world.first_layer == cost.layers - 1 and not tokens_read:
         return dict.fromkeys(which, length - 1)
     shared = shared_prefix([pairs[i].corrupted.ids for i in which])
     first = {i: min(first_change(one, pairs[i], shared) for one in world.interventions) for i in which}
@@ -293,8 +301,9 @@ def _cuts(
 
 def _name(
     length: int, rows: Sequence[tuple[int, int]], cuts: Sequence[Batch], pairs: Sequence[EncodedPair],
-    hashes: Sequence[str],
+    hashes: Sequence[str], tag: str = "",
 ) -> str:  # fmt: skip
     """A name that no other rows, and not these rows in other batches, have."""
     whole: list[Any] = [[(pairs[i].pair.id, i, hashes[j]) for i, j in rows], [(c.first, c.end, c.start) for c in cuts]]
+    whole += [tag] if tag else []
     return f"len{length}-{hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]}"

@@ -192,16 +192,18 @@ def edits_of(
     *,
     start: int | None = None,
     step: bool = False,
+    whole: bool = False,
 ) -> tuple[dict[tuple[int, str], list[Edit]], dict[tuple[int, str], int]]:
     """The operations of a batch of rows, by (layer, site), and how often each must fire in one pass.
 
-    ``start``: the pass begins at this position, and in the last layer only the last position is computed.
+    ``start``: the pass begins at this position, and in the last layer only the last position is computed (``whole``:
+    all of them, as in the others).
     """
     edits: dict[tuple[int, str], list[Edit]] = {}
     for one, row, source in zip(ones, rows, sources, strict=True):
         if step and one.when == "prefill":
             continue
-        last = one.layer == lab.grid.n_layers - 1
+        last = one.layer == lab.grid.n_layers - 1 and not whole
         here = None if start is None else slice(-1 if last else start, None)
         edit = compile_edit(one, source, row, rotation_for(lab, one), here=here, step=step)
         edits.setdefault((one.layer, one.site), []).append(edit)
@@ -219,11 +221,13 @@ def resume(
     start: int,
     output: Tensor | None = None,
     tape: Tape | None = None,
+    whole: bool = False,
 ) -> Tensor:
     """Logits [row, 1, vocabulary] of the last position of rows on the pairs ``index`` (``pairs``: the same, plain).
 
     ``output``: what the attention module of ``layer`` puts out (:func:`add_deltas`); ``tape``: edits that fire on the
-    way (:func:`edits_of` with the same ``start``).  ``ids`` [row, position].
+    way (:func:`edits_of` with the same ``start``).  ``ids`` [row, position].  ``whole``: instead, what leaves the last
+    layer at every position from ``start`` on, [row, position, d_model] (:func:`head` makes logits of it).
     """
     last, length = lab.grid.n_layers - 1, corrupted.length
     tape = tape or Tape()
@@ -233,9 +237,11 @@ def resume(
         if output is not None:
             hidden = _with_output(lab, corrupted, layer, hidden, output, slice(start, length))
             at += 1
-        for inner in range(at, last):
+        for inner in range(at, last + whole):
             cache = _cache(corrupted, inner, pairs, index, start) if start else None
             hidden = _call(lab, corrupted, inner, hidden, slice(start, length), cache)
+        if whole:
+            return hidden
         if at <= last:
             cache = _cache(corrupted, last, pairs, index, start)
             if start < length - 1:
@@ -246,6 +252,13 @@ def resume(
             hidden = _call(lab, corrupted, last, hidden[:, -1:], slice(length - 1, length), cache)
     with skipping(lab, lab.grid.n_layers, hidden[:, -1:]):
         return forward(lab, ids[:, -1:], start=length - 1).logits
+
+
+def head(lab: Lab, hidden: Tensor, ids: Tensor, start: int) -> Tensor:
+    """Logits [row, position, vocabulary] of what leaves the last layer, by the model's own norm and head; the first of
+    these positions is ``start`` of the prompt."""
+    with lab.tape(Tape()), skipping(lab, lab.grid.n_layers, hidden):
+        return forward(lab, ids[:, start : start + hidden.shape[1]], start=start, last=False).logits
 
 
 def _pick(x: Tensor, pairs: Sequence[int], index: Tensor) -> Tensor:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 
 from headlab.effects import Progress, quiet
-from headlab.engine.captures import capture, logit_differences, token_bytes, tokens_for
+from headlab.engine.captures import capture, logit_differences, read_out, token_bytes, tokens_for
 from headlab.engine.limits import check_fits
 from headlab.engine.model import Lab
 from headlab.engine.passes import EngineError
@@ -25,6 +26,7 @@ from headlab.engine.resume import linear
 from headlab.engine.work import Worker
 from headlab.interventions import World
 from headlab.prompts import EncodedPair
+from headlab.readouts import MARGIN, NARROW, PER_TOKEN, Readout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,11 +59,12 @@ class Job:
     worlds: tuple[World, ...]
     plan: Plan
     tokens: int
+    readouts: tuple[Readout, ...] = (MARGIN,)
 
 
 @dataclass(frozen=True)
 class Made:
-    """A shard that was run: ``edited`` [row] logit differences, and how many batches were cut for memory."""
+    """A shard that was run: ``edited`` [row, readout], and how many batches were cut for memory."""
 
     shard: Shard
     edited: Any
@@ -75,15 +78,17 @@ Engine = Callable[[Lab, Job, Sequence[Shard], Callable[[int], None]], Iterator[M
 
 def here(lab: Lab, job: Job, shards: Sequence[Shard], tick: Callable[[int], None]) -> Iterator[Made]:
     """The engine of one process: one shard after another on the model as it is loaded."""
-    worker, done = Worker(lab, job.pairs, job.worlds, job.plan, tokens=job.tokens), 0
+    worker, done = Worker(lab, job.pairs, job.worlds, job.plan, tokens=job.tokens, readouts=job.readouts), 0
     for shard in shards:
         edited = worker.run(shard, lambda n, done=done: tick(done + n))
         done += len(shard.rows)
         yield Made(shard, edited, worker.halvings)
 
 
-def row_cost(lab: Lab) -> Cost:
+def row_cost(lab: Lab, readouts: Sequence[Readout] = (MARGIN,)) -> Cost:
     """Estimated bytes that this model takes for rows and for what they start from."""
+    narrow = lab.can_narrow and all(r.kind in NARROW for r in readouts)
+    copies = 2 if all(r.kind in NARROW for r in readouts) else 6  # log probabilities, the unedited run's, their product
     size, grid = torch.finfo(lab.dtype).bits // 8, lab.grid
     return Cost(
         per_token=token_bytes(lab) * 8 // 5,  # temporaries of writes, and what the allocator holds back
@@ -93,13 +98,13 @@ def row_cost(lab: Lab) -> Cost:
         heads=size * grid.n_heads * lab.head_dim,
         layers=grid.n_layers,
         n_heads=grid.n_heads,
-        logits=0 if lab.can_narrow else 2 * size * lab.model.config.get_text_config().vocab_size,
+        logits=0 if narrow else copies * size * lab.model.config.get_text_config().vocab_size,
     )
 
 
 def plan_of(
     lab: Lab, pairs: Sequence[EncodedPair], worlds: Sequence[World], *, tokens: int | None, memory: int | None,
-    decoding: int = 0,
+    decoding: int = 0, readouts: Sequence[Readout] = (MARGIN,),
 ) -> Plan:  # fmt: skip
     """The plan of a sweep on this model, after checking that it means something; or of decoding so many tokens, where
     the prompt runs whole and every layer's keys and values stay.
@@ -117,7 +122,7 @@ def plan_of(
             if one.site != "resid":
                 lab.attention_of(one.layer)
     check_fits(lab, pairs, decoding)
-    can, cost = Abilities(lab.can_resume, lab.can_reuse, lab.can_add), row_cost(lab)
+    can, cost = Abilities(lab.can_resume, lab.can_reuse, lab.can_add), row_cost(lab, readouts)
     if decoding:
         can, size = Abilities(), torch.finfo(lab.dtype).bits // 8
         longest = max(len(p.corrupted.ids) for p in pairs)
@@ -125,8 +130,15 @@ def plan_of(
         cost = replace(cost, per_cached=cached, logits=2 * size * lab.model.config.get_text_config().vocab_size)
     return make_plan(
         pairs, worlds, cost, tokens=tokens or tokens_for(lab), memory=memory, can=can,
-        linear=[linear(w) for w in worlds],
+        linear=[linear(w) for w in worlds], tokens_read=_per_token(pairs, readouts),
+        tag="" if tuple(readouts) == (MARGIN,) else json.dumps([r.plain() for r in readouts]),
     )  # fmt: skip
+
+
+def _per_token(pairs: Sequence[EncodedPair], readouts: Sequence[Readout]) -> bool:
+    """Whether some readout is a mean over the tokens of its prompts (a divergence only where there are no answers)."""
+    kinds = {r.kind for r in readouts} & PER_TOKEN
+    return "loss" in kinds or ("kl" in kinds and any(not p.corrupted.answer_ids for p in pairs))
 
 
 def sweep(
@@ -140,8 +152,13 @@ def sweep(
     engine: Engine | None = None,
     progress: Progress = quiet,
     what: str = "sweep",
+    readouts: Sequence[Readout] = (MARGIN,),
 ) -> pd.DataFrame:
     """Every pair under every world: the **effects** table with the logit differences (see :mod:`headlab.effects`).
+
+    ``readouts``: what is read instead, or beside.  The first one's numbers stand in ``clean``, ``corrupted`` and
+    ``edited``, those of a further one in ``clean@NAME``, ``corrupted@NAME``, ``edited@NAME``; where one is a mean over
+    tokens, ``tokens`` counts those of the edited prompt.  All of them come from the same passes.
 
     ``tokens`` in flight and ``memory`` (bytes beside the model) bound a batch; they change the time, never a number
     (law 1).  ``keep`` stores shards so that an interrupted sweep goes on where it stopped.  ``engine`` runs the shards
@@ -155,18 +172,26 @@ def sweep(
     import pandas as pd
 
     pairs, worlds = list(pairs), list(worlds)
-    plan = plan_of(lab, pairs, worlds, tokens=tokens, memory=memory)
+    readouts = tuple(readouts)
+    if len({r.name for r in readouts}) != len(readouts) or not readouts:
+        raise EngineError(f"readouts need names of their own, given {', '.join(r.name for r in readouts) or 'none'}")
+    plan = plan_of(lab, pairs, worlds, tokens=tokens, memory=memory, readouts=readouts)
     flight = min(tokens or tokens_for(lab), plan.flight if memory is not None else 2**62)
-    both = logit_differences(lab, [p.clean for p in pairs] + [p.corrupted for p in pairs], tokens=flight).numpy()
+    prompts = [p.clean for p in pairs] + [p.corrupted for p in pairs]
+    if readouts == (MARGIN,):
+        both = logit_differences(lab, prompts, tokens=flight).numpy()[:, None]
+    else:
+        both = read_out(lab, prompts, readouts, tokens=flight).numpy()
     clean, corrupted = both[: len(pairs)], both[len(pairs) :]
     names = [w.name for w in worlds]
+    columns = ["edited" + ("" if n == 0 else f"@{r.name}") for n, r in enumerate(readouts)]
     place = {name: j for j, name in enumerate(names)}
-    edited = np.full((len(pairs), len(worlds)), np.nan)
+    edited = np.full((len(pairs), len(worlds), len(readouts)), np.nan)
     halved, done, todo = [], 0, []
 
     def put(frame: pd.DataFrame) -> None:
-        columns = [place[name] for name in frame["world"]]
-        edited[frame["pair"].to_numpy(), columns] = frame["edited"].to_numpy()
+        which = [place[name] for name in frame["world"]]
+        edited[frame["pair"].to_numpy(), which] = frame[columns].to_numpy()
 
     for shard in plan.shards:
         frame = keep.stored(f"{what}-{shard.name}") if keep else None
@@ -176,10 +201,11 @@ def sweep(
             put(frame)
             done += len(shard.rows)
     progress(what, done, plan.rows)
-    job = Job(tuple(pairs), tuple(worlds), plan, flight)
+    job = Job(tuple(pairs), tuple(worlds), plan, flight, readouts)
     for made in (engine or here)(lab, job, todo, lambda n: progress(what, done + n, plan.rows)):
         i, j = zip(*made.shard.rows, strict=True)
-        frame = pd.DataFrame({"pair": i, "world": [names[k] for k in j], "edited": made.edited})
+        numbers = dict(zip(columns, np.asarray(made.edited).reshape(len(i), -1).T, strict=True))
+        frame = pd.DataFrame({"pair": i, "world": [names[k] for k in j], **numbers})
         name = f"{what}-{made.shard.name}"
         if made.halvings:
             halved.append(name)
@@ -200,11 +226,15 @@ def sweep(
             "pair_id": [pairs[i].pair.id for i in which],
             "cluster": [pairs[i].pair.cluster or pairs[i].pair.id for i in which],
             "world": names * len(pairs),
-            "clean": clean[which],
-            "corrupted": corrupted[which],
-            "edited": edited.ravel(),
         }
     )
+    for n, column in enumerate(columns):
+        mark = column.removeprefix("edited")
+        table[f"clean{mark}"] = clean[which, n]
+        table[f"corrupted{mark}"] = corrupted[which, n]
+        table[column] = edited[:, :, n].ravel()
+    if _per_token(pairs, readouts):
+        table["tokens"] = [max(1, len(pairs[i].corrupted.ids) - pairs[i].corrupted.scored) for i in which]
     if halved:
         table.attrs["halved"] = halved
     return table
@@ -212,12 +242,12 @@ def sweep(
 
 def dry_run(
     lab: Lab, pairs: Sequence[EncodedPair], worlds: Sequence[World], *, tokens: int | None = None,
-    memory: int | None = None,
+    memory: int | None = None, readouts: Sequence[Readout] = (MARGIN,),
 ) -> dict[str, Any]:  # fmt: skip
     """What a sweep would take: passes, rows, tokens, estimated memory, and seconds from one timed batch."""
-    plan = plan_of(lab, list(pairs), list(worlds), tokens=tokens, memory=memory)
+    plan = plan_of(lab, list(pairs), list(worlds), tokens=tokens, memory=memory, readouts=readouts)
     flight = min(tokens or tokens_for(lab), plan.flight if memory is not None else 2**62)
-    worker = Worker(lab, list(pairs), list(worlds), plan, tokens=flight)
+    worker = Worker(lab, list(pairs), list(worlds), plan, tokens=flight, readouts=readouts)
     widest = max(plan.shards, key=lambda s: s.tokens)
     cut = widest.cuts[0]
     sample = replace(widest, rows=widest.rows[cut.first : cut.end], cuts=(Batch(0, cut.end - cut.first, cut.start),))
@@ -230,6 +260,6 @@ def dry_run(
         "rows": plan.rows,
         "tokens": plan.tokens,
         "shards": len(plan.shards),
-        "memory_bytes": plan.peak_bytes(row_cost(lab)),
+        "memory_bytes": plan.peak_bytes(row_cost(lab, readouts)),
         "seconds": each * sum(s.tokens for s in plan.shards),
     }

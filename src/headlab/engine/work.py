@@ -15,17 +15,19 @@ import torch
 from torch import Tensor
 
 from headlab.engine.attention import Tape
-from headlab.engine.captures import Readout, capture, mean_of, source_for, tokens_for
+from headlab.engine.captures import capture, mean_of, source_for, tokens_for
 from headlab.engine.edits import Rows, Source, needs, to_layout, upload
 from headlab.engine.model import Lab
 from headlab.engine.passes import EngineError, forward, reading, skipping, tensor_of
 from headlab.engine.plan import Plan, Shape, Shard
+from headlab.engine.reader import Reader
 from headlab.engine.resume import (
     Corrupted,
     Deltas,
     add_deltas,
     coefficients,
     edits_of,
+    head,
     linear_needs,
     make_deltas,
     resume,
@@ -33,6 +35,10 @@ from headlab.engine.resume import (
 )  # fmt: skip
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair
+from headlab.readouts import MARGIN, Readout
+
+LOGITS_HELD = 2**20
+"""Logits held at a time where every position is read, unless one position of the batch has more."""
 
 
 def check_fired(tape: Tape, planned: dict[tuple[int, str], int], passes: int = 1) -> None:
@@ -53,8 +59,10 @@ class Worker:
         plan: Plan,
         *,
         tokens: int | None = None,
+        readouts: Sequence[Readout] = (MARGIN,),
     ) -> None:
         self.lab, self.pairs, self.worlds, self.plan = lab, pairs, worlds, plan
+        self.readouts = tuple(readouts)
         self.tokens = tokens or tokens_for(lab)
         self.halvings = 0
         self._limit: int | None = None
@@ -68,7 +76,7 @@ class Worker:
 
     @torch.inference_mode()
     def run(self, shard: Shard, tick: Callable[[int], None] | None = None) -> Any:
-        """The edited logit differences of the shard's rows, float64.  ``halvings`` counts batches cut for memory.
+        """The readouts of the shard's rows, [row, readout], float64.  ``halvings`` counts batches cut for memory.
 
         Raises EngineError when a planned edit did not fire, or not even one row fits in memory.
         """
@@ -119,28 +127,29 @@ class Worker:
         chosen = [members[j] for _, j in rows]
         index = upload(local, self.lab.device)
         some = [table.take(chosen, local, index) for table in tables]
-        with reading(self.lab, block.readout.vocabulary):
+        with reading(self.lab, block.reader.vocabulary):
             if shape.layer is None or not self.lab.can_resume:
-                logits = self._full(block, shape, some, index)
-            else:
-                logits = self._resumed(block, shape, some, local, index, start)
-        return block.readout.difference(logits, index)
+                got = self._full(block, shape, some, index)
+                return block.read(got, local, index, start=0)
+            got = self._resumed(block, shape, some, local, index, start)
+            return block.read(got, local, index, start=start, hidden=block.reader.tokens)
 
     def _resumed(
         self, block: Block, shape: Shape, rows: list[Rows], local: list[int], index: Tensor, start: int
     ) -> Tensor:
-        lab, layer = self.lab, shape.layer
+        """Logits of the last position; where every position is read, what leaves the last layer instead."""
+        lab, layer, whole = self.lab, shape.layer, block.reader.tokens
         assert layer is not None
         ones = self.worlds[shape.worlds[0]].interventions
         ids = block.ids[index]
         if shape.linear:
             deltas = block.deltas(ones[0])
             output = add_deltas(deltas, coefficients(ones[0], rows[0], deltas.delta.dtype), local, start)
-            return resume(lab, block.corrupted, layer, local, index, ids, start=start, output=output)
+            return resume(lab, block.corrupted, layer, local, index, ids, start=start, output=output, whole=whole)
         sources = [block.source(one) for one in ones]
-        edits, planned = edits_of(lab, ones, rows, sources, start=start)
+        edits, planned = edits_of(lab, ones, rows, sources, start=start, whole=whole)
         tape = Tape(edits=edits)
-        logits = resume(lab, block.corrupted, layer, local, index, ids, start=start, tape=tape)
+        logits = resume(lab, block.corrupted, layer, local, index, ids, start=start, tape=tape, whole=whole)
         check_fired(tape, planned)
         return logits
 
@@ -152,7 +161,7 @@ class Worker:
         edits, planned = edits_of(lab, ones, rows, [block.source(one) for one in ones])
         tape = Tape(edits=edits)
         with lab.tape(tape), skipping(lab, layer or 0, entering):
-            logits = forward(lab, block.ids[index]).logits
+            logits = forward(lab, block.ids[index], last=not block.reader.tokens).logits
         check_fired(tape, planned)
         return logits
 
@@ -178,11 +187,72 @@ class Block:
         length = len(self.pairs[0].corrupted.ids)
         self.group = [p for p in worker.pairs if len(p.corrupted.ids) == length]
         self.ids = tensor_of([p.corrupted for p in self.pairs], worker.lab.device)
-        self.readout = Readout(worker.lab, [p.corrupted for p in self.pairs])
+        self.reader = Reader(worker.lab, [p.corrupted for p in self.pairs], worker.readouts)
         self._sources: dict[tuple[Any, ...], Source] = {}
         self._deltas: dict[tuple[Any, ...], Deltas] = {}
         self._clean: dict[tuple[int, str], list[Tensor]] | None = None
         self._corrupted: Corrupted | None = None
+        self._unedited: tuple[tuple[int, ...], Tensor] | None = None
+        self._nats: Tensor | None = None
+
+    def read(self, got: Tensor, local: list[int], index: Tensor, *, start: int, hidden: bool = False) -> Tensor:
+        """Readouts [row, readout] of a batch: from its logits, or from what left the last layer (``hidden``).
+
+        ``local`` and ``index``: the block's pair of each row, plain and on the device (nothing waits for it).
+        """
+        reader, lab = self.reader, self.worker.lab
+        if reader.kl_at_read and reader.last is None:
+            reader.keep_last(self._clean_logits(range(len(self.pairs)), last=True))
+        ids = self.ids[index]
+        out = reader.at_read(head(lab, got[:, -1:], ids, ids.shape[1] - 1) if hidden else got, index)
+        if not reader.tokens:
+            return out
+        members = tuple(sorted(set(local)))
+        order = {m: n for n, m in enumerate(members)}
+        place = upload([order[i] for i in local], lab.device)
+
+        def edited(a: int, b: int) -> Tensor:
+            return head(lab, got[:, a - start : b - start], ids, a) if hidden else got[:, a:b]
+
+        def unedited(a: int, b: int) -> Tensor:
+            if hidden:
+                some = self.ids[list(members)]
+                return head(lab, self._leaving[list(members)][:, a:b], some, a)[place]
+            if self._unedited is None or self._unedited[0] != members:
+                self._unedited = (members, self._clean_logits(members, last=False))
+            return self._unedited[1][:, a:b][place]
+
+        block = max(1, LOGITS_HELD // (len(index) * lab.model.config.get_text_config().vocab_size))
+        before = self._before if start and any(r.kind == "loss" for r in reader.readouts) else None
+        reader.over_tokens(ids, index, start, edited, unedited, before, block=block, out=out)
+        return out
+
+    @property
+    def _leaving(self) -> Tensor:
+        """What leaves the last layer in the unedited run, [pair, position, d_model]."""
+        return self.corrupted.kept[self.worker.lab.grid.n_layers - 1, "resid"]
+
+    @property
+    def _before(self) -> Tensor:
+        """The unedited run's nats for the token after each position, [pair, position]."""
+        if self._nats is None:
+            lab, ids = self.worker.lab, self.ids
+            self._nats = torch.zeros(ids.shape, dtype=torch.float64, device=ids.device)
+            size = lab.model.config.get_text_config().vocab_size
+            step = max(1, LOGITS_HELD // (len(ids) * size))
+            for a in range(0, ids.shape[1] - 1, step):
+                b = min(a + step, ids.shape[1] - 1)
+                spread = torch.log_softmax(head(lab, self._leaving[:, a:b], ids, a).float(), -1)
+                self._nats[:, a:b] = -spread.gather(2, ids[:, a + 1 : b + 1, None])[..., 0].double()
+        return self._nats
+
+    def _clean_logits(self, members: Sequence[int], *, last: bool) -> Tensor:
+        """Logits of the unedited run of some of the block's pairs, by passes of their own."""
+        lab, ids = self.worker.lab, self.ids[list(members)]
+        step = max(1, self.worker.tokens // ids.shape[1])
+        with lab.tape(Tape()):
+            parts = [forward(lab, ids[i : i + step], last=last).logits for i in range(0, len(ids), step)]
+        return torch.cat([p[:, -1:] for p in parts] if last else parts)
 
     @property
     def corrupted(self) -> Corrupted:
@@ -195,6 +265,8 @@ class Block:
             for shape in shapes:
                 if shape.linear:
                     sites |= linear_needs(worker.worlds[shape.worlds[0]].interventions[0])
+            if self.reader.tokens and lab.can_resume:
+                sites |= {(lab.grid.n_layers - 1, "resid")}
             if lab.can_resume and lab.can_reuse and any(c.start for s in worker.plan.shards for c in s.cuts):
                 sites |= {(s.layer, site) for s in lab.slots if s.layer >= layers[0] for site in "kv"}
             self._corrupted = run_corrupted(lab, self.ids, layers, sites, tokens=worker.tokens)

@@ -90,7 +90,7 @@ def small_verdict(rates: Mapping[str, Estimate]) -> tuple[str, float | None, Est
     found = []
     for p in SMALL:
         e = rates[p.statistic]
-        gap = None if e.low is None or e.high is None else max(e.low - p.threshold, p.threshold - e.high)
+        gap = None if e.low is None or e.high is None else max(e.low - p.limit, p.limit - e.high)
         found.append((rule(p, e).outcome, gap, e))
     outcomes = [o for o, _, _ in found]
     outcome = next((o for o in ("refuted", "untestable", "undecided") if o in outcomes), "upheld")

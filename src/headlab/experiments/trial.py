@@ -374,7 +374,7 @@ def _call(given: Any, claim: Claim, lab: Lab, loading: Mapping[str, Any]) -> dic
     """The command and the line of Python that repeat this trial (a claim made in Python: the claim's own name)."""
     named = str(given) if isinstance(given, str | Path) else claim.id
     try:
-        origin = find_claim(named)
+        origin = _docketed(find_claim(named))
     except ClaimError:
         origin = claim
     flags = {k: getattr(claim, k) for k in _FLAGS if getattr(claim, k) != getattr(origin, k)}

@@ -57,10 +57,10 @@ class Choices:
             self.layers = tuple(attending)
         else:
             patches = doc.edit == "corrupted"
-            write = {} if patches else {"write": "mean", "over": "selection"}
+            write: dict[str, Any] = {} if patches else {"write": "mean", "over": "selection"}
             worlds = [
                 World(f"L{at}", (Intervention(whole_layer(grid, at), align=doc.align, **write),)) for at in attending
-            ]  # type: ignore[arg-type]
+            ]
             name = name_of(doc, "")
             kind = dict(doc.readouts[name])
             if kind["kind"] == "text":  # the layer is chosen by the margin: as many pairs in a fraction of the passes

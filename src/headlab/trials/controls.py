@@ -62,7 +62,9 @@ def wholes(doc: Document, grid: Grid, arms: Sequence[Arm]) -> list[Whole]:
 
 def no_ops(grid: Grid, arms: Sequence[Arm]) -> list[World]:
     """For each site that is written, its own activations written back at every head of the touched layers."""
-    places = sorted({(one.layer, one.site) for a in arms for w in a.draws for one in w.interventions})
+    places: list[tuple[int, Any]] = sorted(
+        {(one.layer, one.site) for a in arms for w in a.draws for one in w.interventions}
+    )
     out = []
     for site in sorted({s for _, s in places}):
         ones = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -205,7 +204,7 @@ class Document(_Plain):
     readout: str | dict[Name, Any] = "margin"
     reference: Reference | None = None
     predictions: Annotated[tuple[Prediction, ...], BeforeValidator(_tuple)] = Field(min_length=1, max_length=100)
-    eligible: Eligible = Eligible()
+    eligible: Eligible = Field(default_factory=lambda: Eligible.model_validate({}))
     controls: Strings = ()
     waive: dict[str, Text] = Field(default_factory=dict)
     only_because: Text = ""
@@ -287,9 +286,7 @@ class Document(_Plain):
         return cls.from_data(data, name=name, lines=lines)
 
     @classmethod
-    def from_data(
-        cls, data: Any, *, name: str = "claim", lines: Lines | None = None
-    ) -> Document:
+    def from_data(cls, data: Any, *, name: str = "claim", lines: Lines | None = None) -> Document:
         """From a mapping.  Raises ClaimError that says what was given and what was expected, with the line."""
         from headlab.trials.consistency import faults
 

@@ -99,7 +99,7 @@ def _worlds(doc: Document, estimates: Sequence[NamedEstimate]) -> list[Figure]:
                 out.append(
                     Figure(
                         kind="estimates", name=f"{word} {readout}", title=title,
-                        caption=f"Read: {unit}. Bars are 95 % intervals by cluster of prompts. Predicted or not, every world is here.",
+                        caption=f"Read: {unit}. Bars: 95 % intervals by cluster of prompts. Predicted or not, every world is here.",
                         data=tuple(rows), options={"threshold": 0.0, "x_title": f"{word} ({readout})"},
                     )
                 )  # fmt: skip

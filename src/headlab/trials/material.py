@@ -18,7 +18,7 @@ def material(subject: Any, folder: Path) -> Any:
     names = populations(doc)
     if not names:
         return None
-    from headlab.engine.material import Material
+    from headlab.material import Material  # pyright: ignore
 
     found = {}
     for name in sorted(names):

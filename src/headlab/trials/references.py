@@ -9,7 +9,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, product
 
 from headlab.designs import Matched, matched_sets
@@ -33,7 +33,7 @@ class Matching:
     norm_within: float = 1.25
     norms: Mapping[Head, float] | None = None
     among: Heads | None = None
-    exclude: Heads = Heads()
+    exclude: Heads = field(default_factory=Heads)
 
     def admits(self, drawn: Heads, observed: Heads) -> bool:
         """Whether a set of the right shape is in the pool, and near in norm."""

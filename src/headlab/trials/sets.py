@@ -211,12 +211,13 @@ def _one(found: Resolved, what: str) -> Heads:
 def _union(parts: list[Resolved]) -> Resolved:
     families = [p for p in parts if isinstance(p, Family)]
     if not families:
-        return Heads(h for p in parts for h in p if isinstance(p, Heads))
+        return Heads(h for p in parts if isinstance(p, Heads) for h in p)
     if len({len(f) for f in families}) > 1:
         raise SetError(f"families of {' and '.join(str(len(f)) for f in families)} members cannot be united one by one")
     members = []
     for k in range(len(families[0])):
-        members.append(Heads(h for p in parts for h in (p.members[k] if isinstance(p, Family) else p)))
+        each = [p.members[k] if isinstance(p, Family) else p for p in parts]
+        members.append(Heads(h for heads in each for h in heads))
     return Family(tuple(members))
 
 

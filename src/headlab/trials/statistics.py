@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -343,10 +344,8 @@ def cells(doc: Document, read: Expression) -> list[Expression]:
             out.append(own[0] if own else cell[axis])
         return replace(term, cell=tuple(out))
 
-    return [
-        read.mapped(lambda t, cell=dict(zip(free, map(str, values), strict=True)): pinned(t, cell))
-        for values in product(*free.values())
-    ]
+    combined = [dict(zip(free, map(str, values), strict=True)) for values in product(*free.values())]
+    return [read.mapped(partial(pinned, cell=cell)) for cell in combined]
 
 
 def _stays(axis: str, term: Term) -> bool:

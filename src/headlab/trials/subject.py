@@ -92,7 +92,7 @@ class Language:
 
         asked = tuple(Readout(kind=spec["kind"], name=name) for name, spec in readouts.items())
         table = sweep(
-            self.lab, pairs, worlds, readouts=asked, material=self.material, keep=self.run, engine=self.engine,
+            self.lab, pairs, worlds, readouts=asked, **self._drawn_on, keep=self.run, engine=self.engine,
             progress=self.progress, what=what, memory=self.memory,
         )  # fmt: skip
         shape = (len(pairs), len(worlds))
@@ -136,7 +136,7 @@ class Language:
         def compute() -> Any:
             made = generate(
                 self.lab, pairs, worlds, start=start, max_new_tokens=most, memory=self.memory, progress=self.progress,
-                what=what, material=self.material,
+                what=what, **self._drawn_on,
             )  # fmt: skip
             marks = [grade(t, pairs[i].pair, grader) for i, t in zip(made["pair"], made["text"], strict=True)]
             made["parsed"], made["right"] = [m.parsed is not None for m in marks], [m.right for m in marks]
@@ -146,8 +146,13 @@ class Language:
         self.spoken[what] = table
         order = {w.name: i for i, w in enumerate(worlds)}
         out = np.full((len(worlds), len(pairs)), np.nan)
-        out[table["world"].map(order).to_numpy(), table["pair"].to_numpy()] = table["right"].to_numpy(float)
+        out[[order[w] for w in table["world"]], table["pair"].to_numpy()] = table["right"].to_numpy(float)
         return out
+
+    @property
+    def _drawn_on(self) -> dict[str, Any]:
+        """Populations and directions, where the document names any."""
+        return {} if self.material is None else {"material": self.material}
 
     def __post_init__(self) -> None:
         self.spoken: dict[str, Any] = {}
