@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, runtime_checkable
 from typing import Protocol as Protocol_
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
@@ -329,6 +329,7 @@ def _answer(prediction: Prediction, finding: Estimate) -> str:
     return (finding.above if prediction.op == ">" else finding.below)(prediction.threshold)
 
 
+@runtime_checkable
 class Decidable(Protocol_):
     """What is decided: a claim or a document."""
 

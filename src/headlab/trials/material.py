@@ -18,7 +18,9 @@ def material(subject: Any, folder: Path) -> Any:
     names = populations(doc)
     if not names:
         return None
-    from headlab.material import Material  # pyright: ignore
+    import importlib
+
+    Material = importlib.import_module("headlab.material").Material
 
     found = {}
     for name in sorted(names):

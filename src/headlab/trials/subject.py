@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from headlab.trials.measured import Array, Measured
 UNEDITED = "unedited"
 
 
+@runtime_checkable
 class Subject(Protocol):
     """A model with test and selection prompts, and how worlds are measured on them."""
 
