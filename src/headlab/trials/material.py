@@ -18,10 +18,6 @@ def material(subject: Any, folder: Path) -> Any:
     names = populations(doc)
     if not names:
         return None
-    import importlib
-
-    Material = importlib.import_module("headlab.material").Material
-
     found = {}
     for name in sorted(names):
         if name == "selection":
@@ -29,4 +25,4 @@ def material(subject: Any, folder: Path) -> Any:
         else:
             read = PromptSet.from_file(beside(folder, name))
             found[name] = oriented([encode(p, subject.lab.tokenizer) for p in read], doc)
-    return Material(populations=found)
+    return found
