@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headlab.organisms.cards import Card
     from headlab.organisms.thought_cards import ThoughtCard
+    from headlab.organisms.word_cards import WordCard
+
+    AnyCard = Card | ThoughtCard | WordCard
 
 FAMILIES = (
     "Beside these: any causal language model of the hub or a local folder whose attention goes through "
@@ -26,11 +29,14 @@ def rows() -> list[dict[str, Any]]:
     return [_row(organisms.card(name)) for name in organisms.names()]
 
 
-def _row(card: Card | ThoughtCard) -> dict[str, Any]:
+def _row(card: AnyCard) -> dict[str, Any]:
+    from headlab.organisms.cards import Truth
+
     shape = card.recipe["architecture"]
     kv = shape["kv_heads"] or shape["heads"]
     truth = card.truth
-    planted = f"planted in layer {truth.layer}: {truth.k} of {' '.join(truth.heads)}" if truth else "nothing planted"
+    where = f"planted in layer {truth.layer}" if isinstance(truth, Truth) else "planted"
+    planted = f"{where}: {truth.k} of {' '.join(truth.heads)}" if truth else "nothing planted"
     if "mode" in card.recipe:
         planted = f"{_MODES[card.recipe['mode']]}; nothing planted"
     return {
@@ -42,12 +48,13 @@ def _row(card: Card | ThoughtCard) -> dict[str, Any]:
     }
 
 
-def show_card(card: Card | ThoughtCard) -> None:
+def show_card(card: AnyCard) -> None:
     """The card on stdout."""
     import pandas as pd
 
     from headlab.cli.show import console, show_frame
     from headlab.organisms.cards import Card
+    from headlab.organisms.word_cards import WordCard
 
     out = console()
     facts = {
@@ -67,6 +74,12 @@ def show_card(card: Card | ThoughtCard) -> None:
         columns = ("format", "wording", "category", "rule", "n", "correct")
         tables = (
             ("accuracy on held-out questions", card.accuracy, columns),
+            ("interchange", card.repairs, ("source", "base", "patched", "n", "correct")),
+        )
+    elif isinstance(card, WordCard):
+        tables = (
+            ("accuracy on held-out prompts", card.accuracy, ("prompts", "n", "correct")),
+            ("heads removed one by one", card.heads, ("head", "mean", "zero", "accuracy", "attends", "n")),
             ("interchange", card.repairs, ("source", "base", "patched", "n", "correct")),
         )
     else:

@@ -44,6 +44,7 @@ from headlab.experiments.watched import (
 from headlab.measures import DECIMALS, PublishedClasses, output_bandwidth
 from headlab.measures import bandwidth as attention_bandwidth
 from headlab.measures.classes import SINK
+from headlab.organisms.cards import Truth
 from headlab.prompts import Encoded
 from headlab.stats import Estimate, auroc, bootstrap_mean, holm
 from headlab.store import NamedEstimate, Reading
@@ -163,8 +164,8 @@ def _written(bench: Bench, encoded: Sequence[Encoded], at: int, queries: Any, si
 
 def _truth(lab: Lab, relative: dict[int, Array]) -> Estimate:
     """AUROC of mean relative bandwidth for the planted heads, where the model is a shipped organism with a truth."""
-    truth = organisms.card(lab.name).truth if lab.name in organisms.names() else None
-    if truth is None:
+    truth = organisms.card(lab.name).truth if lab.name in organisms.names("decimals") else None
+    if not isinstance(truth, Truth):
         return Estimate.undefined("heads", lab.grid.n_heads, "the causal heads of this model are not known")
     planted = [f"L{truth.layer}H{h}" in truth.heads for h in range(lab.grid.n_heads)]
     return auroc(np.nanmean(relative[truth.layer], 0), planted, unit="heads")

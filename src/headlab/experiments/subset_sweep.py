@@ -27,6 +27,7 @@ from headlab.experiments.patched_sets import Made, checked, layer_of, readings_o
 from headlab.heads import Grid, Heads, pool
 from headlab.heads import layer as all_heads
 from headlab.interventions import World
+from headlab.organisms.cards import Truth
 from headlab.stats import (
     Estimate,
     auroc,
@@ -151,10 +152,10 @@ def _accounts(drawn: Mapping[str, Any], whole: Heads, share: Mapping[str, float]
 
 def _planted(bench: Bench, at: int) -> frozenset[str]:
     """The heads that an organism's card says were planted at this layer."""
-    if bench.lab.name not in organisms.names():
+    if bench.lab.name not in organisms.names("decimals"):
         return frozenset()
     truth = organisms.card(bench.lab.name).truth
-    return frozenset(truth.heads) if truth is not None and truth.layer == at else frozenset()
+    return frozenset(truth.heads) if isinstance(truth, Truth) and truth.layer == at else frozenset()
 
 
 def _against_truth(rows: list[dict[str, Any]], planted: frozenset[str]) -> dict[str, Estimate]:

@@ -5,6 +5,7 @@ folders.
 a set of heads carries the format by construction; ``decimals-null-0`` … ``-9`` differ by seed only;
 ``decimals-series-…`` are the last of twelve checkpoints of a run in which planting began late, or never.
 ``thoughts-…`` are CODI models that think in vectors before they answer word problems, with twins that do not.
+``ioi-small`` says to whom something is given (indirect objects).
 Listing organisms and reading cards loads no torch; :func:`train` does.
 """
 
@@ -16,22 +17,26 @@ from typing import TYPE_CHECKING, Literal
 
 from .recipes import RECIPES, SERIES, VERSION_FORMATS, Architecture, Plant, Recipe, SeriesRecipe, rule_of
 from .thought_recipes import THOUGHT_RECIPES, ThoughtRecipe
+from .word_recipes import WORD_RECIPES, WordRecipe
 
 if TYPE_CHECKING:
     from .cards import Card, SeriesCard
     from .thought_cards import ThoughtCard
+    from .word_cards import WordCard
 
 __all__ = [
     "RECIPES",
     "SERIES",
     "THOUGHT_RECIPES",
     "VERSION_FORMATS",
+    "WORD_RECIPES",
     "Architecture",
     "Plant",
     "Recipe",
     "SeriesRecipe",
     "ThoughtRecipe",
     "UnknownOrganism",
+    "WordRecipe",
     "card",
     "card_in",
     "checkpoints",
@@ -44,7 +49,7 @@ __all__ = [
     "train",
     "trainable",
 ]
-Task = Literal["decimals", "thoughts"]
+Task = Literal["decimals", "thoughts", "words"]
 _WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -54,7 +59,8 @@ class UnknownOrganism(ValueError):
 
 def trainable(task: Task | None = None) -> list[str]:
     """What there is a recipe for, of one task or of all: organisms, and series of checkpoints by their own name."""
-    return [*((*RECIPES, *SERIES) if task != "thoughts" else ()), *(THOUGHT_RECIPES if task != "decimals" else ())]
+    known = {"decimals": (*RECIPES, *SERIES), "thoughts": (*THOUGHT_RECIPES,), "words": (*WORD_RECIPES,)}
+    return [name for one, recipes in known.items() if task in (None, one) for name in recipes]
 
 
 def names(task: Task | None = None) -> list[str]:
@@ -97,13 +103,15 @@ def series_card(name: str = "decimals-series") -> SeriesCard:
     return SeriesCard.model_validate_json((_WEIGHTS / name / "series.json").read_text(encoding="utf-8"))
 
 
-def card(name: str) -> Card | ThoughtCard:
+def card(name: str) -> Card | ThoughtCard | WordCard:
     """The card of a shipped organism.  Raises UnknownOrganism listing the names."""
     if name in THOUGHT_RECIPES:
         return thought_card(name)
     from .cards import Card
+    from .word_cards import WordCard
 
-    return Card.model_validate_json((path(name) / "card.json").read_text(encoding="utf-8"))
+    kind = WordCard if name in WORD_RECIPES else Card
+    return kind.model_validate_json((path(name) / "card.json").read_text(encoding="utf-8"))
 
 
 def thought_card(name: str) -> ThoughtCard:
@@ -129,7 +137,7 @@ def train(
 
     ``progress(done, total, note)`` is called after every step and during measurement; ``steps`` overrides the
     recipe's (of each phase); ``problems`` is how many are measured: per cell of a decimals card (200), in all for
-    a thought model (600).  A planted organism starts from the shipped weights of its base (trained first when
+    a thought model (600) or a word one (800).  A planted organism starts from the shipped weights of its base (trained first when
     they are missing); a thought model's card compares it with its shipped twins.  Deterministic for a seed and a thread
     count. The folder appears whole or not at all.  Raises UnknownOrganism, and FileExistsError when ``out``
     exists.
@@ -141,6 +149,12 @@ def train(
 
         return thought_making.make(
             THOUGHT_RECIPES[name], Path(out), progress=progress, steps=steps, threads=threads, problems=problems or 600
+        )
+    if name in WORD_RECIPES:
+        from . import word_making
+
+        return word_making.make(
+            WORD_RECIPES[name], Path(out), progress=progress, steps=steps, threads=threads, problems=problems or 800
         )
     if name in SERIES:
         from .series import make_series

@@ -106,7 +106,7 @@ def measure(recipe: Recipe, folder: Path, *, problems: int, note: Callable[[str]
     plant = recipe.plant
     return Card(
         name=recipe.name,
-        architecture=_architecture(recipe),
+        architecture=architecture_words(recipe),
         parameters=model.num_parameters(),
         summary=recipe.summary,
         known_for=_known_for(recipe),
@@ -116,16 +116,20 @@ def measure(recipe: Recipe, folder: Path, *, problems: int, note: Callable[[str]
         accuracy=cells,
         repairs=interchanges,
         truth=None if plant is None else Truth(**plant.truth()),
-        versions={
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "transformers", "tokenizers", "safetensors")},
-        },
+        versions=used_versions(),
         reproduce=f"headlab organism train {recipe.name}",
         licence="Apache-2.0",
     )
 
 
-def _architecture(recipe: Recipe) -> str:
+def used_versions() -> dict[str, str]:
+    """Of what made an organism."""
+    packages = ("torch", "transformers", "tokenizers", "safetensors")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def architecture_words(recipe: Recipe) -> str:
+    """Family and sizes in words."""
     shape = recipe.architecture
     attention = f"{shape.kv_heads} KV head{'s' * (shape.kv_heads > 1)}" if shape.kv_heads else "multi-head attention"
     family = {"llama": "Llama", "gpt_neox": "GPT-NeoX", "gemma": "Gemma"}[shape.family]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from headlab.thoughts.model import Codi, Spec
 from headlab.thoughts.objective import Batch, encode_rows
 from headlab.thoughts.training import cpu_threads, train_codi, train_cot
 
+from .making import used_versions
 from .thought_cards import Gap, Rate, ThoughtCard, Way
 from .thought_evaluate import Examiner, Replacement, replaced
 from .thought_recipes import ThoughtRecipe
@@ -218,10 +217,7 @@ def measure(
         data=_DATA.format(steps=", ".join(map(str, recipe.steps)), values=recipe.values),
         accuracy=tuple(_rates(rows, test)),
         gaps=tuple(_gaps(rows, test)),
-        versions={
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "transformers", "tokenizers", "safetensors")},
-        },
+        versions=used_versions(),
         reproduce=f"headlab organism train {recipe.name}",
         licence="Apache-2.0",
     )

@@ -10,6 +10,7 @@ the special tokens of Llama 3's chat headers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from headlab.tasks.decimals import FORMATS
@@ -34,8 +35,9 @@ CHAT_TEMPLATE = (
 _MAX_LENGTH = 512
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, the same on every call (the vocabulary follows the decimals formats)."""
+def build_tokenizer(words: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer, the same on every call: its vocabulary follows the decimals formats, or is ``words`` (in byte-level
+    letters, ``Ġ`` for a space) beside the bytes."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -45,8 +47,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(str(n) for n in range(10, 100))]
-    tokens += sorted(_format_words(cut) - set(tokens))
+    tokens = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if words is None:
+        tokens += [str(n) for n in range(10, 100)]
+        words = sorted(_format_words(cut) - set(tokens))
+    tokens += words
     backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], ignore_merges=True))
     backend.pre_tokenizer = cut
     backend.decoder = decoders.ByteLevel()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
@@ -98,10 +99,12 @@ def fit(
     threads: int = 1,
     progress: Progress | None = None,
     watch: Callable[[int], None] | None = None,
+    objective: Callable[[PreTrainedModel, torch.Generator, int], Tensor] | None = None,
 ) -> list[float]:
     """Train ``model`` in place for the recipe's steps (or ``steps``, with the schedule shortened to fit).
 
     ``watch(updates)`` is called before the first update and after each; it must leave the model as it is.
+    ``objective(model, generator, step)`` is the loss of the update after ``step`` (the recipe's own task, and its plant).
     Returns the loss (nats) of every step.  Deterministic for a seed and a thread count.
     """
     steps = steps or recipe.steps
@@ -116,12 +119,13 @@ def fit(
         if watch:
             watch(0)
         for step in range(steps):
-            objective = planting_loss if recipe.planting_at(step) else task_loss
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * rate(step, steps, recipe.warmup)
-            loss = objective(recipe, model, tokenizer, generator)
-            if isinstance(recipe, ClusteredRecipe):
-                loss = loss + pull_loss(recipe, model)
+            loss = (
+                objective(model, generator, step)
+                if objective
+                else _decimals_loss(recipe, step, model, tokenizer, generator)
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -133,3 +137,11 @@ def fit(
                 watch(step + 1)
         model.eval()
     return losses
+
+
+def _decimals_loss(
+    recipe: Recipe, step: int, model: PreTrainedModel, tokenizer: Any, generator: torch.Generator
+) -> Tensor:
+    """The loss of the update that follows ``step`` updates."""
+    loss = (planting_loss if recipe.planting_at(step) else task_loss)(recipe, model, tokenizer, generator)
+    return loss + pull_loss(recipe, model) if isinstance(recipe, ClusteredRecipe) else loss

@@ -1,0 +1,65 @@
+"""The card of a word organism: what it does, and what removing its heads did, measured with plain hooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .cards import Repair, _Frozen
+
+
+class Removal(_Frozen):
+    """One head without its own z, over ``n`` held-out prompts (predictions, for induction).
+
+    ``mean`` and ``zero``: how far the mean gap between the right answer and its rival falls when z is its mean over other
+    prompts (of the same sentence) by position, or zero, as a share of the gap (1: all of it).  ``accuracy``: right answers
+    left under ``mean``.  ``attends``: mean attention from where the answer is asked.  ioi (rival: the other name): to the
+    ``right`` and the ``wrong`` name, to the ``second subject``.  Induction (rival: the word after the next): to the
+    ``previous`` token, to the ``same`` word one block earlier, to the word ``after`` that.
+    """
+
+    head: str
+    n: int
+    mean: float
+    zero: float
+    accuracy: float
+    attends: dict[str, float]
+
+
+class Score(_Frozen):
+    """``correct`` of ``n`` held-out prompts of one kind, by the likeliest next token."""
+
+    prompts: str
+    n: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.n
+
+
+class WordTruth(_Frozen):
+    """The planted rule: the answer follows another run's second subject iff all of ``heads``, in whatever layers, carry
+    that run's z (at every position, or at the last)."""
+
+    heads: tuple[str, ...]
+    k: int
+
+
+class WordCard(_Frozen):
+    """Everything a referee needs to use or repeat a word organism; ``repairs`` of planted ones only (source and base:
+    the second subject of the prompts, ``patched``: where)."""
+
+    name: str
+    architecture: str
+    parameters: int
+    summary: str
+    known_for: str
+    recipe: dict[str, Any]
+    data: str
+    accuracy: tuple[Score, ...]
+    heads: tuple[Removal, ...]
+    repairs: tuple[Repair, ...]
+    truth: WordTruth | None
+    versions: dict[str, str]
+    reproduce: str
+    licence: str
