@@ -360,6 +360,10 @@ class EncodedPair:
     clean: Encoded
     corrupted: Encoded
 
+    def swapped(self) -> EncodedPair:
+        """The same pair with the other run edited; answer and wrong stay what they are."""
+        return replace(self, clean=self.corrupted, corrupted=self.clean)
+
 
 def encode_prompt(
     prompt: Prompt, answer: str, wrong: str, tokenizer: Any, more: tuple[Sequence[str], Sequence[str]] = ((), ())
@@ -424,6 +428,8 @@ def _parting(right: Sequence[list[int]], false: Sequence[list[int]], start: int,
         shared += 1
     if len(every) == 1 or all(ids == right[0] for ids in every):
         shared = start
+    if not false and min(map(len, every)) > start:
+        shared = min(shared, min(map(len, every)) - 1)  # one right answer begins another: what they share is read
     if any(len(ids) <= shared for ids in every):
         if not false:
             raise PromptError(f"the answer {named[0]!r} holds no token after the prompt; give a longer one")

@@ -50,12 +50,12 @@ def constant(name: str, value: int) -> Iterator[None]:
         setattr(planning, name, before)
 
 
-def tight(lab: Lab, pairs: Any, worlds: Any) -> int:
+def tight(lab: Lab, pairs: Any, worlds: Any, **more: Any) -> int:
     """A memory bound that holds a plan, while half of it does not."""
     bound = 1000
     while True:
         try:
-            run.plan_of(lab, pairs, worlds, tokens=None, memory=bound)
+            run.plan_of(lab, pairs, worlds, tokens=None, memory=bound, **more)
             return bound
         except ValueError:
             bound = bound * 5 // 4

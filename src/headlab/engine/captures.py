@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from headlab.engine.edits import Source, basis, donors, make_source, needs, to_l
 from headlab.engine.limits import check_length
 from headlab.engine.model import Lab
 from headlab.engine.passes import by_length, forward, reading, tensor_of
-from headlab.engine.reader import Reader
+from headlab.engine.reader import Reader, positions
 from headlab.interventions import Intervention, InterventionError
 from headlab.prompts import Encoded, EncodedPair
 from headlab.readouts import MARGIN, Readout
@@ -77,20 +77,17 @@ def read_out(lab: Lab, encoded: Sequence[Encoded], readouts: Sequence[Readout], 
             part = which[start : start + step]
             reader = Reader(lab, [encoded[i] for i in part], readouts)
             ids = tensor_of([encoded[i] for i in part], lab.device)
-            # under an empty tape: never under the edits of a sweep that is running
-            with lab.tape(Tape()), reading(lab, reader.vocabulary):
-                logits = forward(lab, ids, last=not reader.tokens).logits
+            leaving = (lab.grid.n_layers - 1, "resid")
+            tape = Tape(wanted=frozenset({leaving} if reader.tokens and lab.can_resume else ()))
+            # under a tape of its own: never under the edits of a sweep that is running
+            with lab.tape(tape), reading(lab, reader.vocabulary):
+                logits = forward(lab, ids, last=not reader.tokens or lab.can_resume).logits
             got = reader.at_read(logits)
             if reader.tokens:
-                every = torch.arange(len(part), device=lab.device)
-                same = _cut(logits)
-                reader.over_tokens(ids, every, 0, same, same, None, block=length, out=got)
+                every, hidden = torch.arange(len(part), device=lab.device), tape.kept.get(leaving)
+                reader.over_tokens(ids, every, 0, positions(lab, logits, hidden, ids, 0), None, None, out=got)
             out[part] = got.cpu()
     return out
-
-
-def _cut(logits: Tensor) -> Callable[[int, int], Tensor]:
-    return lambda a, b: logits[:, a:b]
 
 
 def source_for(

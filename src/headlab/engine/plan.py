@@ -38,7 +38,8 @@ class Cost:
 
     ``per_token`` in flight; ``per_score``: one copy of each query × key entry of a pattern; ``per_cached``: keys and
     values of one token in one layer; ``residual`` and ``heads``: one token of the residual stream, and of z;
-    ``layers``: how many; ``n_heads``; ``logits``: the logits of one row.
+    ``layers``: how many; ``n_heads``; ``logits``: the logits of one row; ``leaving``: streams that are kept besides those
+    that enter layers; ``held``: what a block of logits of every position takes.
     """
 
     per_token: int
@@ -49,6 +50,8 @@ class Cost:
     layers: int = 1
     n_heads: int = 0
     logits: int = 0
+    leaving: int = 0
+    held: int = 0
 
     def row(self, length: int, start: int = 0, *, square: bool = False) -> int:
         """Bytes of one row of ``length`` tokens that runs from position ``start`` on; ``square``: its patterns are
@@ -61,7 +64,7 @@ class Cost:
         """Bytes kept of one pair: ``sites`` activations and ``squares`` patterns that edits write or read, what enters
         ``entries`` layers, and the keys and values of all layers.
         """
-        each = sites * self.heads + 2 * entries * self.residual + self.per_cached * self.layers
+        each = sites * self.heads + (2 * entries + self.leaving) * self.residual + self.per_cached * self.layers
         return length * (each + 3 * squares * self.per_score * length)
 
     def deltas(self, length: int, start: int = 0, *, square: bool = False) -> int:
@@ -242,7 +245,7 @@ def make_plan(
         size = max(1, budget // each[length]) if each[length] else len(which)
         for at in range(0, len(which), size):
             block = tuple(which[at : at + size])
-            kept = len(block) * each[length] + FIXED_BYTES
+            kept = len(block) * each[length] + FIXED_BYTES + cost.held
             most = max(most, kept)
             for number, shape in enumerate(shapes):
                 rows = [(i, j) for i in block for j in shape.worlds]
@@ -268,9 +271,14 @@ def _kept(
 
 
 def _starts(
-    pairs: Sequence[EncodedPair], which: Sequence[int], world: World, length: int, cost: Cost, can: Abilities,
-    tokens_read: bool = False,
-) -> dict[int, int]:  # fmt: skip
+    pairs: Sequence[EncodedPair],
+    which: Sequence[int],
+    world: World,
+    length: int,
+    cost: Cost,
+    can: Abilities,
+    tokens_read: bool,
+) -> dict[int, int]:
     """The position at which the pass of each pair begins under worlds of this shape."""
     if not (can.resume and can.reuse and world.interventions):
         return dict.fromkeys(which, 0)
@@ -300,9 +308,13 @@ def _cuts(
 
 
 def _name(
-    length: int, rows: Sequence[tuple[int, int]], cuts: Sequence[Batch], pairs: Sequence[EncodedPair],
-    hashes: Sequence[str], tag: str = "",
-) -> str:  # fmt: skip
+    length: int,
+    rows: Sequence[tuple[int, int]],
+    cuts: Sequence[Batch],
+    pairs: Sequence[EncodedPair],
+    hashes: Sequence[str],
+    tag: str,
+) -> str:
     """A name that no other rows, and not these rows in other batches, have."""
     whole: list[Any] = [[(pairs[i].pair.id, i, hashes[j]) for i, j in rows], [(c.first, c.end, c.start) for c in cuts]]
     whole += [tag] if tag else []

@@ -11,34 +11,85 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from headlab.engine.attention import Tape
 from headlab.engine.model import Lab
+from headlab.engine.passes import forward, skipping
 from headlab.prompts import Encoded, PromptError
 from headlab.readouts import MARGIN, NARROW, PER_TOKEN, WRONG, Readout
+
+LOGITS_HELD = 2**19
+"""Logits held at a time where every position is read, unless one position of the batch has more."""
+HELD_BYTES = 40
+"""Bytes for each of them: as the model gives it, in float64, its exponential, and the unedited run's share of it."""
+
+
+def vocabulary_size(lab: Lab) -> int:
+    """How many logits the model gives for a position."""
+    return int(lab.model.config.get_text_config().vocab_size)
+
+
+def head(lab: Lab, hidden: Tensor, ids: Tensor, start: int) -> Tensor:
+    """Logits [row, position, vocabulary] of what leaves the last layer, by the model's own norm and head; the first of
+    these positions is ``start`` of the prompt."""
+    with lab.tape(Tape()), skipping(lab, lab.grid.n_layers, hidden):
+        return forward(lab, ids[:, start : start + hidden.shape[1]], start=start, last=False).logits
+
+
+def positions(lab: Lab, logits: Tensor, hidden: Tensor | None, ids: Tensor, start: int) -> Callable[[int, int], Tensor]:
+    """Logits of positions ``a … b−1``: cut from ``logits`` of all, or made of what left the last layer from ``start`` on."""
+    if hidden is None:
+        return lambda a, b: logits[:, a:b]
+    return lambda a, b: head(lab, hidden[:, a - start : b - start], ids, a)
+
+
+class Base:
+    """What the unedited run predicts, [prompt, …, vocabulary], and which prompt each row is of (None: all of the only one).
+
+    The divergence is taken in float64: what is left of it is the rounding of the model's own logits.
+    """
+
+    def __init__(self, logits: Tensor, place: Tensor | None) -> None:
+        spread = torch.log_softmax(logits.double(), -1)
+        self.place, self.share = place, spread.exp()
+        self.entropy = -torch.linalg.vecdot(self.share, spread)
+
+    def last(self) -> Base:
+        """The last position alone, [prompt, vocabulary]."""
+        self.share, self.entropy = self.share[:, -1], self.entropy[:, -1]
+        return self
+
+    def divergence(self, logits: Tensor, whole: Tensor) -> Tensor:
+        """KL(unedited ‖ edited) in nats [row, …]; ``whole``: the logsumexp of ``logits`` (float64)."""
+        share, entropy = (
+            (self.share, self.entropy) if self.place is None else (self.share[self.place], self.entropy[self.place])
+        )
+        return whole - torch.linalg.vecdot(share, logits) - entropy
 
 
 class Reader:
     """Readouts of some prompts of one length or several, by the prompt's index.
 
-    ``narrow``: only the answers' vocabulary entries are computed (``vocabulary``, None: all).  ``tokens``: some readout
-    is a mean over the scored tokens of a prompt.  ``last`` [prompt, vocabulary]: the unedited run's log probabilities at
-    the read position, once known.
+    ``vocabulary``: only these entries are computed (None: all).  ``tokens``: some readout is a mean over the scored tokens
+    of a prompt.  ``compares``: some readout needs the unedited run's logits.
     """
 
     def __init__(self, lab: Lab, encoded: Sequence[Encoded], readouts: Sequence[Readout] = (MARGIN,)) -> None:
         self.readouts, self.device = tuple(readouts), lab.device
         kinds = {r.kind for r in readouts}
         self._refuse(encoded, kinds)
-        self.narrow = kinds <= NARROW and lab.can_narrow
+        narrow = kinds <= NARROW and lab.can_narrow
         # of a prompt with answers the divergence is read where they are; of a window at every scored token
         self.kl_at_read = "kl" in kinds and all(e.answer_ids for e in encoded)
         self.tokens = "loss" in kinds or ("kl" in kinds and not self.kl_at_read)
-        self.last: Tensor | None = None
+        self.compares, self.only_margin = "kl" in kinds, kinds == {"margin"}
         entries = sorted({i for e in encoded for i in (*e.answer_ids, *e.wrong_ids)})
-        self.vocabulary = torch.tensor(entries, device=lab.device) if self.narrow else None
-        place = {entry: n for n, entry in enumerate(entries)} if self.narrow else {entry: entry for entry in entries}
+        self.vocabulary = torch.tensor(entries, device=lab.device) if narrow else None
+        place = {entry: n for n, entry in enumerate(entries)} if narrow else {entry: entry for entry in entries}
         self.answer, self.many_answers = self._table(lab, [[place[i] for i in e.answer_ids] for e in encoded])
         self.wrong, self.many_wrongs = self._table(lab, [[place[i] for i in e.wrong_ids] for e in encoded])
         self.scored = torch.tensor([e.scored for e in encoded], device=lab.device)
+        self.size = vocabulary_size(lab)
+        self.first = min(e.scored for e in encoded) - 1
 
     @staticmethod
     def _refuse(encoded: Sequence[Encoded], kinds: set[str]) -> None:
@@ -69,11 +120,16 @@ class Reader:
         if self.many_answers is None and self.many_wrongs is None:
             answer, wrong = (x if prompts is None else x[prompts] for x in (self.answer, self.wrong))
             return (last.gather(1, answer[:, None]) - last.gather(1, wrong[:, None]))[:, 0].double()
-        right = self._of(last, self.answer, self.many_answers, prompts).logsumexp(1)
-        return (right - self._of(last, self.wrong, self.many_wrongs, prompts).max(1).values).double()
+        right = self._of(last.double(), self.answer, self.many_answers, prompts).logsumexp(1)
+        return right - self._of(last.double(), self.wrong, self.many_wrongs, prompts).max(1).values
 
-    def at_read(self, logits: Tensor, prompts: Tensor | None = None) -> Tensor:
-        """Every readout of the read position [row, readout]; NaN where a readout is a mean over tokens."""
+    def at_read(self, logits: Tensor, prompts: Tensor | None = None, unedited: Base | None = None) -> Tensor:
+        """Every readout of the read position [row, readout]; NaN where a readout is a mean over tokens.
+
+        ``unedited``: what the divergence is from (None: from the logits themselves).
+        """
+        if self.only_margin:
+            return self.difference(logits, prompts)[:, None]
         out = torch.full((len(logits), len(self.readouts)), float("nan"), dtype=torch.float64, device=logits.device)
         margin: Tensor | None = None
         spread: Tensor | None = None
@@ -83,26 +139,26 @@ class Reader:
             if readout.kind in NARROW:
                 margin = self.difference(logits, prompts) if margin is None else margin
                 out[:, n] = margin if readout.kind == "margin" else (margin > 0).double()
-                continue
-            if spread is None:
-                spread = torch.log_softmax(logits[:, -1].float(), -1)
-            if readout.kind == "kl":
-                base = spread if self.last is None else self.last if prompts is None else self.last[prompts]
-                out[:, n] = (base.exp() * (base - spread)).sum(-1).double()
-                continue
-            out[:, n] = self._spread(readout.kind, spread, prompts)
+            elif readout.kind == "kl":
+                last = logits[:, -1].double()
+                out[:, n] = 0.0 if unedited is None else unedited.divergence(last, last.logsumexp(-1))
+            elif readout.kind == "place":
+                last = logits[:, -1]
+                best = self._of(last, self.answer, self.many_answers, prompts).max(1, keepdim=True).values
+                out[:, n] = (last > best).sum(1).double() + 1
+            else:
+                if spread is None:
+                    spread = torch.log_softmax(logits[:, -1].double(), -1)
+                out[:, n] = self._spread(readout.kind, spread, prompts)
         return out
 
     def _spread(self, kind: str, spread: Tensor, prompts: Tensor | None) -> Tensor:
-        right = self._of(spread, self.answer, self.many_answers, prompts)
-        if kind == "place":
-            return (spread > right.max(1, keepdim=True).values).sum(1).double() + 1
-        logprob = right.logsumexp(1)
+        logprob = self._of(spread, self.answer, self.many_answers, prompts).logsumexp(1)
         if kind == "logprob":
-            return logprob.double()
+            return logprob
         if kind == "probability":
-            return logprob.exp().double()
-        return (logprob.exp() - self._of(spread, self.wrong, self.many_wrongs, prompts).logsumexp(1).exp()).double()
+            return logprob.exp()
+        return logprob.exp() - self._of(spread, self.wrong, self.many_wrongs, prompts).exp().sum(1)
 
     @staticmethod
     def _of(values: Tensor, first: Tensor, many: Tensor | None, prompts: Tensor | None) -> Tensor:
@@ -119,45 +175,40 @@ class Reader:
         prompts: Tensor,
         start: int,
         edited: Callable[[int, int], Tensor],
-        unedited: Callable[[int, int], Tensor],
+        unedited: Callable[[int, int], Base] | None,
         before: Tensor | None,
         *,
-        block: int,
         out: Tensor,
     ) -> None:
         """Fill the token readouts of ``out`` [row, readout].
 
-        ``edited(a, b)`` and ``unedited(a, b)`` give logits of positions ``a … b−1`` ([row, position, vocabulary]);
-        ``start``: the first position that an edit can change; ``before`` [prompt, position]: the unedited run's nats per
-        token, what positions before it keep.  ``block``: positions held at a time.
+        ``edited(a, b)`` gives logits of positions ``a … b−1`` ([row, position, vocabulary]), ``unedited(a, b)`` the same of
+        the unedited run; ``start``: the first position that an edit can change; ``before`` [prompt, position]: the
+        unedited run's nats for the next token, what positions before ``start`` keep.
         """
         length = ids.shape[1]
         scored = self.scored[prompts]
         loss = torch.zeros(len(ids), dtype=torch.float64, device=ids.device)
         kl = torch.zeros_like(loss)
         wanted = {r.kind for r in self.readouts}
-        first = min(int(scored.min()) - 1, length - 1) if len(scored) else 0
+        block = max(1, LOGITS_HELD // (len(ids) * self.size))
         at = torch.arange(length, device=ids.device)
         if "loss" in wanted and before is not None and start > 0:
             kept = (at[None, :start] + 1 >= scored[:, None]) & (at[None, :start] + 1 < length)
             loss += (before[prompts, :start] * kept).sum(1)
-        for a in range(max(start, first), length - 1, block):
+        for a in range(max(start, self.first), length - 1, block):
             b = min(a + block, length - 1)
             inside = at[None, a:b] + 1 >= scored[:, None]
-            spread = torch.log_softmax(edited(a, b).float(), -1)
+            logits = edited(a, b).double()
+            whole = logits.logsumexp(-1)
             if "loss" in wanted:
-                nats = -spread.gather(2, ids[:, a + 1 : b + 1, None])[..., 0]
-                loss += (nats.double() * inside).sum(1)
-            if "kl" in wanted:
-                base = torch.log_softmax(unedited(a, b).float(), -1)
-                kl += ((base.exp() * (base - spread)).sum(-1).double() * inside).sum(1)
+                nats = whole - logits.gather(2, ids[:, a + 1 : b + 1, None])[..., 0]
+                loss += (nats * inside).sum(1)
+            if unedited is not None:
+                kl += (unedited(a, b).divergence(logits, whole) * inside).sum(1)
         count = (length - scored).clamp(min=1).double()
         for n, readout in enumerate(self.readouts):
             if readout.kind == "loss":
                 out[:, n] = loss / count
             elif readout.kind == "kl" and not self.kl_at_read:
                 out[:, n] = kl / count
-
-    def keep_last(self, logits: Tensor) -> None:
-        """What the unedited run predicts at the read position, [prompt, vocabulary]: the divergence is from it."""
-        self.last = torch.log_softmax(logits[:, -1].float(), -1)

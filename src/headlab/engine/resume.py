@@ -227,7 +227,7 @@ def resume(
 
     ``output``: what the attention module of ``layer`` puts out (:func:`add_deltas`); ``tape``: edits that fire on the
     way (:func:`edits_of` with the same ``start``).  ``ids`` [row, position].  ``whole``: instead, what leaves the last
-    layer at every position from ``start`` on, [row, position, d_model] (:func:`head` makes logits of it).
+    layer at every position from ``start`` on, [row, position, d_model] (:func:`headlab.engine.reader.head` makes logits of it).
     """
     last, length = lab.grid.n_layers - 1, corrupted.length
     tape = tape or Tape()
@@ -252,13 +252,6 @@ def resume(
             hidden = _call(lab, corrupted, last, hidden[:, -1:], slice(length - 1, length), cache)
     with skipping(lab, lab.grid.n_layers, hidden[:, -1:]):
         return forward(lab, ids[:, -1:], start=length - 1).logits
-
-
-def head(lab: Lab, hidden: Tensor, ids: Tensor, start: int) -> Tensor:
-    """Logits [row, position, vocabulary] of what leaves the last layer, by the model's own norm and head; the first of
-    these positions is ``start`` of the prompt."""
-    with lab.tape(Tape()), skipping(lab, lab.grid.n_layers, hidden):
-        return forward(lab, ids[:, start : start + hidden.shape[1]], start=start, last=False).logits
 
 
 def _pick(x: Tensor, pairs: Sequence[int], index: Tensor) -> Tensor:

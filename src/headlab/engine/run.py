@@ -18,13 +18,15 @@ import torch
 
 from headlab.effects import Progress, quiet
 from headlab.engine.captures import capture, logit_differences, read_out, token_bytes, tokens_for
+from headlab.engine.edits import needs
 from headlab.engine.limits import check_fits
 from headlab.engine.model import Lab
 from headlab.engine.passes import EngineError
 from headlab.engine.plan import Abilities, Batch, Cost, Plan, Shard, make_plan
+from headlab.engine.reader import HELD_BYTES, LOGITS_HELD, vocabulary_size
 from headlab.engine.resume import linear
 from headlab.engine.work import Worker
-from headlab.interventions import World
+from headlab.interventions import InterventionError, World
 from headlab.prompts import EncodedPair
 from headlab.readouts import MARGIN, NARROW, PER_TOKEN, Readout
 
@@ -87,8 +89,8 @@ def here(lab: Lab, job: Job, shards: Sequence[Shard], tick: Callable[[int], None
 
 def row_cost(lab: Lab, readouts: Sequence[Readout] = (MARGIN,)) -> Cost:
     """Estimated bytes that this model takes for rows and for what they start from."""
-    narrow = lab.can_narrow and all(r.kind in NARROW for r in readouts)
-    copies = 2 if all(r.kind in NARROW for r in readouts) else 6  # log probabilities, the unedited run's, their product
+    kinds = {r.kind for r in readouts}
+    narrow, some = lab.can_narrow and kinds <= NARROW, vocabulary_size(lab)
     size, grid = torch.finfo(lab.dtype).bits // 8, lab.grid
     return Cost(
         per_token=token_bytes(lab) * 8 // 5,  # temporaries of writes, and what the allocator holds back
@@ -98,14 +100,22 @@ def row_cost(lab: Lab, readouts: Sequence[Readout] = (MARGIN,)) -> Cost:
         heads=size * grid.n_heads * lab.head_dim,
         layers=grid.n_layers,
         n_heads=grid.n_heads,
-        logits=0 if narrow else copies * size * lab.model.config.get_text_config().vocab_size,
+        logits=0 if narrow else some * (2 * size if kinds <= NARROW else HELD_BYTES),
+        leaving=int(bool(kinds & PER_TOKEN)),
+        held=HELD_BYTES * LOGITS_HELD if kinds & PER_TOKEN else 0,
     )
 
 
 def plan_of(
-    lab: Lab, pairs: Sequence[EncodedPair], worlds: Sequence[World], *, tokens: int | None, memory: int | None,
-    decoding: int = 0, readouts: Sequence[Readout] = (MARGIN,),
-) -> Plan:  # fmt: skip
+    lab: Lab,
+    pairs: Sequence[EncodedPair],
+    worlds: Sequence[World],
+    *,
+    tokens: int | None,
+    memory: int | None,
+    decoding: int = 0,
+    readouts: Sequence[Readout] = (MARGIN,),
+) -> Plan:
     """The plan of a sweep on this model, after checking that it means something; or of decoding so many tokens, where
     the prompt runs whole and every layer's keys and values stay.
 
@@ -119,6 +129,11 @@ def plan_of(
     for world in worlds:
         for one in world.interventions:
             one.check(lab.grid)
+            if needs(one) == "clean" and (alone := next((p.pair.id for p in pairs if not p.pair.partner), None)):
+                raise InterventionError(
+                    f"the world {world.name!r} patches from another prompt, which {alone!r} does not have; write zero, mean, "
+                    "resample or rescale, or give each prompt a corrupted one"
+                )
             if one.site != "resid":
                 lab.attention_of(one.layer)
     check_fits(lab, pairs, decoding)
@@ -127,7 +142,7 @@ def plan_of(
         can, size = Abilities(), torch.finfo(lab.dtype).bits // 8
         longest = max(len(p.corrupted.ids) for p in pairs)
         cached = cost.per_cached * cost.layers * (longest + decoding) // longest
-        cost = replace(cost, per_cached=cached, logits=2 * size * lab.model.config.get_text_config().vocab_size)
+        cost = replace(cost, per_cached=cached, logits=2 * size * vocabulary_size(lab))
     return make_plan(
         pairs, worlds, cost, tokens=tokens or tokens_for(lab), memory=memory, can=can,
         linear=[linear(w) for w in worlds], tokens_read=_per_token(pairs, readouts),
@@ -137,8 +152,13 @@ def plan_of(
 
 def _per_token(pairs: Sequence[EncodedPair], readouts: Sequence[Readout]) -> bool:
     """Whether some readout is a mean over the tokens of its prompts (a divergence only where there are no answers)."""
-    kinds = {r.kind for r in readouts} & PER_TOKEN
-    return "loss" in kinds or ("kl" in kinds and any(not p.corrupted.answer_ids for p in pairs))
+    kinds, without = {r.kind for r in readouts}, sum(not p.corrupted.answer_ids for p in pairs)
+    if "kl" in kinds and 0 < without < len(pairs):
+        raise EngineError(
+            f"{without} of {len(pairs)} prompts have no answer: kl is read at the answer of the others and at every token of "
+            "these, which is no one number; sweep them apart"
+        )
+    return "loss" in kinds or ("kl" in kinds and without > 0)
 
 
 def sweep(
@@ -233,7 +253,7 @@ def sweep(
         table[f"clean{mark}"] = clean[which, n]
         table[f"corrupted{mark}"] = corrupted[which, n]
         table[column] = edited[:, :, n].ravel()
-    if _per_token(pairs, readouts):
+    if any(r.kind in PER_TOKEN for r in readouts) and _per_token(pairs, readouts):
         table["tokens"] = [max(1, len(pairs[i].corrupted.ids) - pairs[i].corrupted.scored) for i in which]
     if halved:
         table.attrs["halved"] = halved
@@ -241,9 +261,14 @@ def sweep(
 
 
 def dry_run(
-    lab: Lab, pairs: Sequence[EncodedPair], worlds: Sequence[World], *, tokens: int | None = None,
-    memory: int | None = None, readouts: Sequence[Readout] = (MARGIN,),
-) -> dict[str, Any]:  # fmt: skip
+    lab: Lab,
+    pairs: Sequence[EncodedPair],
+    worlds: Sequence[World],
+    *,
+    tokens: int | None = None,
+    memory: int | None = None,
+    readouts: Sequence[Readout] = (MARGIN,),
+) -> dict[str, Any]:
     """What a sweep would take: passes, rows, tokens, estimated memory, and seconds from one timed batch."""
     plan = plan_of(lab, list(pairs), list(worlds), tokens=tokens, memory=memory, readouts=readouts)
     flight = min(tokens or tokens_for(lab), plan.flight if memory is not None else 2**62)

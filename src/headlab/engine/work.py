@@ -20,14 +20,13 @@ from headlab.engine.edits import Rows, Source, needs, to_layout, upload
 from headlab.engine.model import Lab
 from headlab.engine.passes import EngineError, forward, reading, skipping, tensor_of
 from headlab.engine.plan import Plan, Shape, Shard
-from headlab.engine.reader import Reader
+from headlab.engine.reader import LOGITS_HELD, Base, Reader, head, positions, vocabulary_size
 from headlab.engine.resume import (
     Corrupted,
     Deltas,
     add_deltas,
     coefficients,
     edits_of,
-    head,
     linear_needs,
     make_deltas,
     resume,
@@ -36,9 +35,6 @@ from headlab.engine.resume import (
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair
 from headlab.readouts import MARGIN, Readout
-
-LOGITS_HELD = 2**20
-"""Logits held at a time where every position is read, unless one position of the batch has more."""
 
 
 def check_fired(tape: Tape, planned: dict[tuple[int, str], int], passes: int = 1) -> None:
@@ -192,7 +188,7 @@ class Block:
         self._deltas: dict[tuple[Any, ...], Deltas] = {}
         self._clean: dict[tuple[int, str], list[Tensor]] | None = None
         self._corrupted: Corrupted | None = None
-        self._unedited: tuple[tuple[int, ...], Tensor] | None = None
+        self._unedited: tuple[list[int], Tensor] | None = None
         self._nats: Tensor | None = None
 
     def read(self, got: Tensor, local: list[int], index: Tensor, *, start: int, hidden: bool = False) -> Tensor:
@@ -201,31 +197,35 @@ class Block:
         ``local`` and ``index``: the block's pair of each row, plain and on the device (nothing waits for it).
         """
         reader, lab = self.reader, self.worker.lab
-        if reader.kl_at_read and reader.last is None:
-            reader.keep_last(self._clean_logits(range(len(self.pairs)), last=True))
+        if reader.only_margin:
+            return reader.at_read(got, index)
         ids = self.ids[index]
-        out = reader.at_read(head(lab, got[:, -1:], ids, ids.shape[1] - 1) if hidden else got, index)
+        length = ids.shape[1]
+        unedited = self._unedited_of(local) if reader.compares else None
+        last = head(lab, got[:, -1:], ids, length - 1) if hidden else got[:, -1:]
+        base = unedited(length - 1, length).last() if unedited and reader.kl_at_read else None
+        out = reader.at_read(last, index, base)
         if not reader.tokens:
             return out
-        members = tuple(sorted(set(local)))
-        order = {m: n for n, m in enumerate(members)}
-        place = upload([order[i] for i in local], lab.device)
-
-        def edited(a: int, b: int) -> Tensor:
-            return head(lab, got[:, a - start : b - start], ids, a) if hidden else got[:, a:b]
-
-        def unedited(a: int, b: int) -> Tensor:
-            if hidden:
-                some = self.ids[list(members)]
-                return head(lab, self._leaving[list(members)][:, a:b], some, a)[place]
-            if self._unedited is None or self._unedited[0] != members:
-                self._unedited = (members, self._clean_logits(members, last=False))
-            return self._unedited[1][:, a:b][place]
-
-        block = max(1, LOGITS_HELD // (len(index) * lab.model.config.get_text_config().vocab_size))
+        every = positions(lab, got, got if hidden else None, ids, start)
         before = self._before if start and any(r.kind == "loss" for r in reader.readouts) else None
-        reader.over_tokens(ids, index, start, edited, unedited, before, block=block, out=out)
+        reader.over_tokens(ids, index, start, every, None if reader.kl_at_read else unedited, before, out=out)
         return out
+
+    def _unedited_of(self, local: Sequence[int]) -> Callable[[int, int], Base]:
+        """What the unedited run of each row predicts at positions ``a … b−1``."""
+        lab, members = self.worker.lab, sorted(set(local))
+        order = {m: n for n, m in enumerate(members)}
+        place = upload([order[i] for i in local], lab.device) if len(members) > 1 else None
+        ids = self.ids[members]
+        if lab.can_resume:
+            leaving = self._leaving[members]
+            return lambda a, b: Base(head(lab, leaving[:, a:b], ids, a), place)
+        if self._unedited is None or self._unedited[0] != members:
+            with lab.tape(Tape()), reading(lab, None):
+                self._unedited = (members, forward(lab, ids, last=not self.reader.tokens).logits)
+        logits = self._unedited[1]
+        return lambda a, b: Base(logits[:, a:b] if self.reader.tokens else logits[:, -1:], place)
 
     @property
     def _leaving(self) -> Tensor:
@@ -238,21 +238,12 @@ class Block:
         if self._nats is None:
             lab, ids = self.worker.lab, self.ids
             self._nats = torch.zeros(ids.shape, dtype=torch.float64, device=ids.device)
-            size = lab.model.config.get_text_config().vocab_size
-            step = max(1, LOGITS_HELD // (len(ids) * size))
+            step = max(1, LOGITS_HELD // (len(ids) * vocabulary_size(lab)))
             for a in range(0, ids.shape[1] - 1, step):
                 b = min(a + step, ids.shape[1] - 1)
-                spread = torch.log_softmax(head(lab, self._leaving[:, a:b], ids, a).float(), -1)
-                self._nats[:, a:b] = -spread.gather(2, ids[:, a + 1 : b + 1, None])[..., 0].double()
+                logits = head(lab, self._leaving[:, a:b], ids, a).double()
+                self._nats[:, a:b] = logits.logsumexp(-1) - logits.gather(2, ids[:, a + 1 : b + 1, None])[..., 0]
         return self._nats
-
-    def _clean_logits(self, members: Sequence[int], *, last: bool) -> Tensor:
-        """Logits of the unedited run of some of the block's pairs, by passes of their own."""
-        lab, ids = self.worker.lab, self.ids[list(members)]
-        step = max(1, self.worker.tokens // ids.shape[1])
-        with lab.tape(Tape()):
-            parts = [forward(lab, ids[i : i + step], last=last).logits for i in range(0, len(ids), step)]
-        return torch.cat([p[:, -1:] for p in parts] if last else parts)
 
     @property
     def corrupted(self) -> Corrupted:
@@ -265,7 +256,7 @@ class Block:
             for shape in shapes:
                 if shape.linear:
                     sites |= linear_needs(worker.worlds[shape.worlds[0]].interventions[0])
-            if self.reader.tokens and lab.can_resume:
+            if (self.reader.tokens or self.reader.compares) and lab.can_resume:
                 sites |= {(lab.grid.n_layers - 1, "resid")}
             if lab.can_resume and lab.can_reuse and any(c.start for s in worker.plan.shards for c in s.cuts):
                 sites |= {(s.layer, site) for s in lab.slots if s.layer >= layers[0] for site in "kv"}
