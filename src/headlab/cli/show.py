@@ -150,11 +150,15 @@ def _children(children: Sequence[Record]) -> Table:
 
 
 def _ruling(ruling: Ruling) -> str:
+    from headlab.report import words
+
     if ruling.value is None or ruling.low is None or ruling.high is None:
         return "undefined"
+    if ruling.prediction.op == "rank<":
+        return words.chance(ruling.value, ruling.low, ruling.high)
     if ruling.low == ruling.value == ruling.high:
-        return f"{ruling.value:.3g} (exact)"
-    return f"{ruling.value:.2f} [{ruling.low:.2f}, {ruling.high:.2f}]"
+        return f"{words.span(ruling.value)} (exact)"
+    return words.span(ruling.value, ruling.low, ruling.high)
 
 
 def _places(record: Record, store: Store, report: Path | None) -> Table:
@@ -165,7 +169,7 @@ def _places(record: Record, store: Store, report: Path | None) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     facts = {
-        "run": f"{record.id} ({record.status}" + (f", {record.seconds:.1f} s)" if record.seconds is not None else ")"),
+        "run": f"{record.id} ({record.status}" + (f", {record.seconds:.3g} s)" if record.seconds is not None else ")"),
         "record": str(store.root / record.id / "record.json"),
         "report": "" if report is None else str(report),
         "again": record.call.get("command", ""),
@@ -204,7 +208,7 @@ def cell(value: Any) -> str:
 
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def frame_json(frame: pd.DataFrame) -> str:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 WIDTH = 640
 """Width in pixels of a saved figure; on a page a figure is as wide as its column."""
 
+NUMBER, TIP = ".12~g", ".6~g"
+"""How an axis writes its numbers (no two of them alike, and 1,234,567 not as 1.23457e+6), and how a tooltip does."""
+
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4], [1, 3]]
 _SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down"]
 
@@ -81,7 +84,9 @@ def describe(figure: Figure) -> str:
         from . import timeline
 
         return timeline.describe(figure)
-    threshold = "" if o.get("threshold") is None else f" The dashed line is the threshold, {o['threshold']:g}."
+    threshold = (
+        "" if o.get("threshold") is None else f" The dashed line is the threshold, {words.exact(o['threshold'])}."
+    )
     if figure.kind == "curve":
         series = words.listed(_series(figure))
         axes = f"{o.get('y_title', 'y')} against {o.get('x_title', 'x')}"
@@ -100,7 +105,7 @@ def beside(figure: Figure) -> str:
         said = "at least as" in figure.caption
         return describe(figure).split(". ", 1)[0] + "." if said else describe(figure)
     limit = figure.options.get("threshold")
-    return "" if limit is None else f"The dashed line is the threshold, {limit:g}."
+    return "" if limit is None else f"The dashed line is the threshold, {words.exact(limit)}."
 
 
 def _describe_null(figure: Figure) -> str:
@@ -116,7 +121,7 @@ def _describe_null(figure: Figure) -> str:
     size = "small" if tail == "less" else "large"
     return (
         f"{seen}. {count:,} of {len(values):,} {sets} are at least as {size}; "
-        f"they range from {min(values):.2f} to {max(values):.2f}."
+        f"they range from {words.span(min(values))} to {words.span(max(values))}."
     )
 
 
@@ -177,7 +182,7 @@ def _threshold(value: Any, axis: str, extent: Sequence[float]) -> list[Any]:
 
     if _finite(value) is None:
         return []
-    line = alt.Chart(_data([{"threshold": value, "label": f"threshold {value:g}"}]))
+    line = alt.Chart(_data([{"threshold": value, "label": f"threshold {words.exact(value)}"}]))
     at = {axis: alt.datum(value, type="quantitative")}
     if axis == "y":
         name = line.mark_text(style="threshold-label", align="right", baseline="bottom", dy=-4).encode(
@@ -207,14 +212,14 @@ def _null(figure: Figure) -> Any:
                 "bin:Q",
                 title=x_title,
                 scale=alt.Scale(domain=extent, nice=False, zero=False),
-                axis=alt.Axis(format="~g", grid=False),
+                axis=alt.Axis(format=NUMBER, grid=False),
             ),
             x2="bin_end:Q",
             y=alt.Y("count:Q", title=o.get("y_title") or sets, axis=alt.Axis(tickMinStep=1, format=",~r")),
             y2=alt.datum(0),
             tooltip=[
-                alt.Tooltip("bin:Q", title="from", format=".3~g"),
-                alt.Tooltip("bin_end:Q", title="to", format=".3~g"),
+                alt.Tooltip("bin:Q", title="from", format=NUMBER),
+                alt.Tooltip("bin_end:Q", title="to", format=NUMBER),
                 alt.Tooltip("count:Q", title=sets),
             ],
         )
@@ -298,7 +303,7 @@ def _curve(figure: Figure) -> Any:
             "x:Q",
             title=o.get("x_title") or "x",
             scale=alt.Scale(nice=False, zero=False, padding=6),
-            axis=alt.Axis(grid=False, format="~g", tickMinStep=1 if whole else alt.Undefined),
+            axis=alt.Axis(grid=False, format=NUMBER, tickMinStep=1 if whole else alt.Undefined),
         ),
         color=colour,
     )
@@ -306,9 +311,9 @@ def _curve(figure: Figure) -> Any:
         "y:Q",
         title=o.get("y_title") or "y",
         scale=alt.Scale(domain=y, nice=False),
-        axis=alt.Axis(format="~g"),
+        axis=alt.Axis(format=NUMBER),
     )
-    tips = ["series:N", *(alt.Tooltip(f"{k}:Q", format=".3~g") for k in ("x", "y", "low", "high"))]
+    tips = ["series:N", *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("x", "y", "low", "high"))]
     band = base.mark_area(style="series-band").encode(y=alt.Y("low:Q", scale=alt.Scale(domain=y)), y2="high:Q")
     dash = alt.StrokeDash(
         "series:N", sort=names, scale=alt.Scale(domain=names, range=_cycle(_DASHES, names)), legend=key
@@ -346,12 +351,12 @@ def _estimates(figure: Figure) -> Any:
         tooltip=[
             "label:N",
             "group:N",
-            *(alt.Tooltip(f"{k}:Q", format=".3~g") for k in ("value", "low", "high")),
+            *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("value", "low", "high")),
         ],
     )
     scale = alt.Scale(domain=extent, nice=False)
     bars = base.mark_rule(style="interval-bar").encode(
-        x=alt.X("low:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format="~g")),
+        x=alt.X("low:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format=NUMBER)),
         x2="high:Q",
     )
     shapes = alt.Scale(domain=groups, range=_cycle(_SHAPES, groups))
@@ -375,7 +380,7 @@ def _pairs(figure: Figure) -> Any:
     extent = _extent(*(r["value"] for r in rows), o.get("threshold"), zero_one=False)
     scale = alt.Scale(domain=extent, nice=False)
     base = alt.Chart(_data(rows)).encode(
-        x=alt.X("value:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format="~g")),
+        x=alt.X("value:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format=NUMBER)),
         y=alt.Y(
             "world:N",
             sort=worlds,
@@ -387,7 +392,7 @@ def _pairs(figure: Figure) -> Any:
     spread = base.transform_window(row="row_number()").transform_calculate(jitter="(datum.row * 0.618034) % 1")
     dots = spread.mark_circle(style="dot", size=28).encode(
         yOffset=alt.YOffset("jitter:Q", scale=alt.Scale(domain=[-0.35, 1.35])),
-        tooltip=["pair:N", "world:N", alt.Tooltip("value:Q", format=".3~g")],
+        tooltip=["pair:N", "world:N", alt.Tooltip("value:Q", format=TIP)],
     )
     middle = base.mark_tick(style="middle", size=34).encode(
         x=alt.X("median(value):Q", scale=scale), tooltip=["world:N", "median(value):Q"]

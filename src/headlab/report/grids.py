@@ -7,7 +7,7 @@ from typing import Any
 from headlab.effects import Figure
 
 from . import words
-from .figures import _SHAPES, _cycle, _data, _extent, _finite, _legend, _threshold
+from .figures import _SHAPES, NUMBER, TIP, _cycle, _data, _extent, _finite, _legend, _threshold
 
 CELL = 17
 """Height of a cell in pixels."""
@@ -28,12 +28,12 @@ def heatmap(figure: Figure) -> Any:
         "value:Q",
         title=o.get("value_title") or "value",
         scale=alt.Scale(domain=domain, scheme="blueorange" if diverging else "blues"),
-        legend=alt.Legend(orient="bottom", gradientLength=220, format="~g"),
+        legend=alt.Legend(orient="bottom", gradientLength=220, format=NUMBER),
     )
     across = alt.X(
         "x:N", sort=xs, title=o.get("x_title"), axis=alt.Axis(labelAngle=0, grid=False, ticks=False, domain=False)
     )
-    tips = [*(["panel:N"] if len(panels) > 1 else []), "y:N", "x:N", alt.Tooltip("value:Q", format=".3~g")]
+    tips = [*(["panel:N"] if len(panels) > 1 else []), "y:N", "x:N", alt.Tooltip("value:Q", format=TIP)]
     plain = alt.Axis(grid=False, ticks=False, domain=False)
     base = alt.Chart(_data(rows))
     if len(panels) == 1:
@@ -63,13 +63,13 @@ def scatter(figure: Figure) -> Any:
     key = alt.Legend(**_legend(groups)) if len(groups) > 1 else None
     base = alt.Chart(_data(rows)).encode(
         x=alt.X(
-            "x:Q", title=o.get("x_title") or "x", scale=alt.Scale(domain=x, nice=False), axis=alt.Axis(format="~g")
+            "x:Q", title=o.get("x_title") or "x", scale=alt.Scale(domain=x, nice=False), axis=alt.Axis(format=NUMBER)
         ),
         y=alt.Y(
-            "y:Q", title=o.get("y_title") or "y", scale=alt.Scale(domain=y, nice=False), axis=alt.Axis(format="~g")
+            "y:Q", title=o.get("y_title") or "y", scale=alt.Scale(domain=y, nice=False), axis=alt.Axis(format=NUMBER)
         ),
         color=alt.Color("group:N", sort=groups, scale=alt.Scale(domain=groups), legend=key),
-        tooltip=["label:N", "group:N", *(alt.Tooltip(f"{k}:Q", format=".3~g") for k in ("x", "y"))],
+        tooltip=["label:N", "group:N", *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("x", "y"))],
     )
     shapes = alt.Scale(domain=groups, range=_cycle(_SHAPES, groups))
     layers: list[Any] = [

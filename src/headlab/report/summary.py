@@ -63,7 +63,7 @@ def _claim(row: Mapping[str, Any], child: Record | None) -> dict[str, Any]:
         "others": [_badge(r) | {"name": view.PROTOCOLS.get(r.protocol, r.protocol)} for r in others if r],
         "rulings": rulings,
         "reason": "" if first else row["effect"],
-        "p": f"{row['p']:.2g} ({row['p_holm']:.2g})" if row["p"] == row["p"] else "",
+        "p": f"{words.small(row['p'])} ({words.small(row['p_holm'])})" if row["p"] == row["p"] else "",
     }
 
 

@@ -45,11 +45,11 @@ def theme(dark: bool = False) -> dict[str, Any]:
             "labelColor": c["quiet"], "titleColor": c["ink"], "gridColor": c["grid"],
             "domainColor": c["quiet"], "tickColor": c["quiet"],
             "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
-            "titlePadding": 8, "labelLimit": 220, "labelFlush": False, "tickCount": 6,
+            "titlePadding": 8, "labelLimit": 0, "labelFlush": False, "tickCount": 6,
         },
         "legend": {
             "labelColor": c["ink"], "titleColor": c["ink"], "labelFontSize": 12, "titleFontSize": 12,
-            "labelLimit": 300, "symbolSize": 90,
+            "labelLimit": 0, "symbolSize": 90,
         },
         "range": {"category": c["series"]},
         "style": {

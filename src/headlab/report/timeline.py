@@ -13,7 +13,7 @@ from typing import Any
 from headlab.effects import Figure
 
 from . import words
-from .figures import _DASHES, _SHAPES, _cycle, _data, _extent, _finite, _legend, _series, _threshold
+from .figures import _DASHES, _SHAPES, NUMBER, TIP, _cycle, _data, _extent, _finite, _legend, _series, _threshold
 
 HEIGHT = 300
 """Height of the plot in pixels, without the lanes."""
@@ -45,12 +45,12 @@ def timeline(figure: Figure) -> Any:
         return alt.X(f"{field}:Q", title=o.get("x_title") or "step", scale=scale, axis=axis)
 
     whole_y = alt.Scale(domain=domain, nice=False)
-    up = alt.Y("y:Q", title=o.get("y_title") or "y", scale=whole_y, axis=alt.Axis(format="~g", values=_ticks(ends)))
+    up = alt.Y("y:Q", title=o.get("y_title") or "y", scale=whole_y, axis=alt.Axis(format=NUMBER, values=_ticks(ends)))
     base = alt.Chart(_data(rows)).encode(x=across("x"), color=colour)
     tips = [
         "series:N",
         alt.Tooltip("x:Q", title="step", format=",d"),
-        *(alt.Tooltip(f"{k}:Q", format=".3~g") for k in ("y", "low", "high")),
+        *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("y", "low", "high")),
     ]
     dash = alt.StrokeDash(
         "series:N", sort=names, scale=alt.Scale(domain=names, range=_cycle(_DASHES, names)), legend=key
@@ -92,13 +92,13 @@ def _lanes(
     rows = []
     for n, band in enumerate(bands):
         low = top + unit * (LANE * n + 5)
-        text = f"between {band['from']:,g} and {band['to']:,g}"
+        text = f"between {band['from']:,.12g} and {band['to']:,.12g}"
         left = place(band["low"]) > 0.4
         rows.append(
             {
                 **band, "series": str(band["series"]), "bottom": low, "top": low + unit * (LANE - 8), "text": text,
                 "middle": low + unit * (LANE - 8) / 2, "left": left,
-                "said": f"{band['series']}: change {text}; possible from {band['low']:,g} to {band['high']:,g}",
+                "said": f"{band['series']}: change {text}; possible from {band['low']:,.12g} to {band['high']:,.12g}",
             }
         )  # fmt: skip
     colour = alt.Color("series:N", sort=list(names), scale=alt.Scale(domain=list(names)), legend=None)
@@ -166,9 +166,8 @@ def describe(figure: Figure) -> str:
     o, parts = figure.options, []
     for name in _series(figure):
         rows = sorted((r for r in figure.data if str(r.get("series", "")) == name), key=lambda r: r["x"])
-        parts.append(
-            f"{name}: {words.span(rows[0]['y'])} at step {rows[0]['x']:g}, {words.span(rows[-1]['y'])} at {rows[-1]['x']:g}"
-        )
-    found = [f"{b['series']} between {b['from']:g} and {b['to']:g}" for b in o.get("bands", ())]
+        ends = (f"{words.span(r['y'])} at step {words.exact(r['x'])}" for r in (rows[0], rows[-1]))
+        parts.append(f"{name}: {', '.join(ends)}")
+    found = [f"{b['series']} between {words.exact(b['from'])} and {words.exact(b['to'])}" for b in o.get("bands", ())]
     onsets = "".join(f" {x['label'].capitalize()}." for x in o.get("onsets", ()))
     return f"{'; '.join(parts[:8])}. Changes found: {'; '.join(found) or 'none'}.{onsets}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from headlab.claims import Ruling, Verdict
 from headlab.effects import Figure
 from headlab.stats import Estimate
 
-from . import figures, words
+from . import figures, stills, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,7 +177,6 @@ def figure(f: Figure, where: str) -> dict[str, Any]:
     """A figure for the page: its specification, a still picture, its words and its data."""
     specification = figures.spec(f)
     bare = {k: v for k, v in specification.items() if k not in {"config", "$schema"}}
-    still = figures.svg(specification, titled=False)
     rows = _csv_rows(f)
     return {
         "id": f"{where}-{f.name}".replace(" ", "-"),
@@ -189,14 +187,9 @@ def figure(f: Figure, where: str) -> dict[str, Any]:
         "alt": f"{f.title}. {figures.describe(f)}",
         "words": figures.beside(f),
         "spec": bare,
-        "still": "data:image/svg+xml;base64," + base64.b64encode(_slim(still).encode()).decode(),
+        "still": stills.still(specification),
         "csv": data_link(rows.to_csv(index=False)),
     }
-
-
-def _slim(svg: str) -> str:
-    """A picture without what only a live chart needs: a name for every mark, and hundredths of a pixel."""
-    return re.sub(r"(\d\.\d\d)\d+", r"\1", re.sub(r' aria-[a-z]+="[^"]*"', "", svg))
 
 
 def _csv_rows(f: Figure) -> pd.DataFrame:
@@ -313,7 +306,7 @@ def _readout(row: Any, which: str, *, graded: bool = False) -> dict[str, str]:
     value, text = row.get(which), row.get(f"{which}_text")
     cell = {"text": "" if text is None or pd.isna(text) else str(text).strip(), "logits": "", "mark": ""}
     if value is not None and not pd.isna(value):
-        cell["logits"] = f"{value:+.2f}"
+        cell["logits"] = f"{value:+.3g}"
     if graded and row.get("right") is not None and not pd.isna(row.get("right")):
         unread = row.get("parsed") is not None and not bool(row.get("parsed"))
         cell["mark"] = "not parsed" if unread else "right" if bool(row["right"]) else "wrong"
@@ -329,7 +322,7 @@ def provenance(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
         ("schema", str(record.schema_version)),
         ("created", record.created),
         ("finished", record.finished or "–"),
-        ("seconds", f"{record.seconds:.1f}" if record.seconds is not None else "–"),
+        ("seconds", words.span(record.seconds) if record.seconds is not None else "–"),
     ]
     stored = [(name, f"{t.rows:,} rows, SHA-256 {t.sha256}") for name, t in record.tables.items()]
     groups = [

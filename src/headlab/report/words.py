@@ -28,7 +28,7 @@ def span(value: Number | None, low: Number | None = None, high: Number | None = 
     if value is None:
         return "undefined"
     if low is None or high is None:
-        return f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     # Estimate owns the rounding, so that a page and a printed verdict never differ in a digit.
     return str(Estimate(value, low, high, 1, "x", "x")).split(" (")[0]
 
@@ -55,16 +55,20 @@ def chance(p: Number | None, low: Number | None, high: Number | None) -> str:
     """``p = 0.012 [0.006, 0.022]``; an enumerated p is exact and has no interval."""
     if p is None:
         return "p undefined"
-    shown = f"p = {_small(p)}"
+    shown = f"p = {small(p)}"
     if low is None or high is None:
         return shown
-    return f"{shown} (exact)" if low == high else f"{shown} [{_small(low)}, {_small(high)}]"
+    return f"{shown} (exact)" if low == high else f"{shown} [{small(low)}, {small(high)}]"
 
 
-def _small(p: Number) -> str:
-    if 0 < p < 0.0001:
-        return "< 0.0001"
-    return f"{p:.3f}" if p >= 0.0995 or p == 0 else f"{p:.2g}"
+def small(p: Number) -> str:
+    """A p to three figures, however small; rounding neither makes 0 or 1 of it."""
+    return f"{p:.3g}" if p <= 0.999 else exact(p)
+
+
+def exact(x: Number) -> str:
+    """A threshold, a step or a count as it was given: ``0.05``, ``143000``; twelve figures at most."""
+    return f"{x:.12g}"
 
 
 def tail_count(observed: Number, values: Sequence[Number], tail: str = "greater", tolerance: float = 1e-9) -> int:
@@ -105,4 +109,4 @@ def plain(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(plain(v) for v in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
