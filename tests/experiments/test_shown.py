@@ -104,8 +104,8 @@ def check(figure: Figure, still: str) -> list[str]:
     """A still's text nodes, which are those that the chart was drawn with; none was shortened, no axis repeats itself."""
     found = texts(still)
     assert found == texts(figures.svg(figures.spec(figure), titled=False)), figure.name
-    given = str(figure.plain())
-    assert not [t for t in found if "…" in t and t not in given], figure.name
+    given = "".join(str(figure.plain()).split())  # the lines of a folded label stand in one text node
+    assert not [t for t in found if "…" in t and "".join(t.split()) not in given], figure.name
     for axis in re.findall(r'class="mark-text role-axis-label".*?</g>', still):
         ticks = re.findall(r"<text[^>]*>([^<]*)</text>", axis)
         assert len(ticks) == len(set(ticks)), (figure.name, ticks)

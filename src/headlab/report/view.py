@@ -220,7 +220,7 @@ def prompt_rows(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str,
     if "pair" not in effects:
         return _problem_rows(effects, record) if {"problem_id", "text"} <= set(effects.columns) else None
     rows, named = _named_rows(effects, tables.get("worlds"), record)
-    if not named:
+    if not named or rows.duplicated(["pair", "world"]).any():  # several layers or labellings: no one row for a pair
         return None
     by_world = {world: rows[rows["world"] == world].set_index("pair") for world in named}
     first = next(iter(by_world.values()))
