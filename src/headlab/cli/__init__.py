@@ -26,11 +26,11 @@ import sys
 import traceback
 import warnings
 
-from headlab.cli import crossing, emerging, interrupt, looking, models, numbering, reanalysing, trying
+from headlab.cli import claims, crossing, emerging, interrupt, looking, models, numbering, reanalysing, trying
 from headlab.cli.errors import explain
 from headlab.cli.tree import app
 
-__all__ = ["app", "crossing", "emerging", "looking", "main", "models", "numbering", "reanalysing", "trying"]
+__all__ = ["app", "claims", "crossing", "emerging", "looking", "main", "models", "numbering", "reanalysing", "trying"]
 
 
 def main(arguments: list[str] | None = None) -> int:

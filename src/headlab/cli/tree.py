@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 _ORDER = (
-    "demo", "trial", "run", "cross-model", "emergence", "null-rates", "reanalyse", "simulate", "list", "show", "repeat", "export",
-    "query", "models", "organism",
+    "demo", "trial", "check", "new", "run", "cross-model", "emergence", "null-rates", "reanalyse", "simulate", "list", "show", "repeat",
+    "export", "query", "models", "organism",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from headlab.cli import options as o
+from headlab.cli.claims import ChosenOption, HeadsOption, TaskOption, WriteOption, draft
 from headlab.cli.errors import BadInput, meant, one_of
 from headlab.cli.tree import app, open_store, print_json, print_record
 
@@ -30,8 +31,14 @@ def demo(pairs: o.Pairs = None, store: o.StoreOption = None, json: o.Json = Fals
 
 @app.command()
 def trial(
-    claim: Annotated[str, typer.Argument(metavar="CLAIM", help="A built-in claim, or a .yaml or .toml file.")],
+    claim: Annotated[
+        str | None, typer.Argument(metavar="[CLAIM]", help="A claim's name, or a .yaml or .toml file; or give --heads.")
+    ] = None,
     model: o.Model = None,
+    heads: HeadsOption = None,
+    task: TaskOption = None,
+    write: WriteOption = None,
+    chosen_on: ChosenOption = "other",
     revision: o.Revision = None,
     adapter: o.Adapter = None,
     layer: o.Layer = None,
@@ -52,7 +59,20 @@ def trial(
     json: o.Json = False,
     dry_run: o.DryRun = False,
 ) -> None:
-    """Put a claim on trial: verdict, effect, controls, record."""
+    """Put a claim on trial: verdict, effect, controls, record.
+
+    With --heads alone every default is written out as a document, shown and saved, and that document is tried.
+    """
+    if (claim is None) == (heads is None):
+        raise BadInput(
+            'name a claim (headlab list claims), or heads of your own: --heads "L3H1 L5H0" --prompts pairs.csv'
+        )
+    if heads is None and (task or write):
+        raise BadInput("--task and --write go with --heads; a claim of its own says both inside")
+    if heads is not None:
+        _model(model)
+        claim, prompts = _drafted(heads, prompts, task, write, chosen_on, json), None
+    assert claim is not None
     given = o.trial_options(
         protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, pool=pool, seed=seed, memory=memory,
         prompts=prompts, problems=problems, engine=engine, workers=workers, address=address, revision=revision, adapter=adapter,
@@ -105,6 +125,20 @@ def run(
     _try(experiment, chosen, given, store, json, dry_run, experiments.run, full=full)
 
 
+def _drafted(heads: str, prompts: Path | None, task: str | None, write: str | None, chosen_on: str, json: bool) -> str:
+    """The document about these heads, shown and saved before anything runs: beside its prompts, or here."""
+    import yaml
+
+    from headlab.trials.starting import saved
+
+    text = draft(heads, prompts, task, write, chosen_on)
+    folder = prompts.parent if prompts is not None else Path(".")
+    path = saved(text, folder, yaml.safe_load(text)["id"])
+    if not json:
+        print(f"{text}\nsaved as {path}\n")
+    return str(path)
+
+
 def _model(given: str | None) -> str:
     if given is None:
         raise BadInput(
@@ -119,13 +153,14 @@ def _claim(given: str) -> str:
     The file is read here already, because that needs none of the heavy rooms.
     """
     if Path(given).suffix in {".yaml", ".yml", ".toml"}:
-        from headlab.claims import Claim
+        from headlab.trials import registry
 
-        Claim.from_file(given)
+        registry.from_file(given)
         return given
     from headlab import experiments
+    from headlab.trials import registry
 
-    names = list(experiments.builtin_claims())
+    names = [*experiments.builtin_claims(), *registry.library()]
     if given not in names:
         known = f"expected one of {', '.join(names)}, or a .yaml or .toml file"
         raise BadInput(f"no claim {given!r}; {known}{meant(given, names)}")

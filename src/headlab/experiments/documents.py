@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from headlab.claims import Claim, ClaimError, read_file, read_text
+from headlab.claims import ClaimError
 from headlab.effects import Progress, quiet
 from headlab.engine.model import Lab
 from headlab.experiments.base import Result
 from headlab.prompts import PromptSet
-from headlab.reading import Lines
 from headlab.store import Record, Store, content_hash
 from headlab.trials import ledger, prompts
 from headlab.trials.document import Document
@@ -28,32 +25,6 @@ from headlab.trials.subject import Language, oriented
 
 LANGUAGE = 1
 _CHANGES = {"layer", "pairs", "seed", "matched_sets"}
-
-
-def from_data(data: Any, name: str, lines: Lines) -> Claim | Document:
-    """A claim of the docket (``experiment``) or a document (``worlds``).  Raises ClaimError."""
-    if isinstance(data, Mapping) and ("worlds" in data or "language" in data or "experiment" not in data):
-        return Document.from_data(data, name=name, lines=lines)
-    return Claim.from_data(data, name, lines)
-
-
-def from_file(path: str | Path) -> Claim | Document:
-    """From a YAML or TOML file.  Raises ClaimError with file and line."""
-    data, lines, name = read_file(path)
-    return from_data(data, name, lines)
-
-
-@cache
-def library() -> dict[str, Document]:
-    """The published claims that ship with headlab as documents, by id."""
-    folder = resources.files("headlab.trials") / "library"
-    found = {}
-    for file in sorted(folder.iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".yaml"):
-            data, lines = read_text(file.read_text("utf-8"), ".yaml", file.name)
-            doc = Document.from_data(data, name=file.name, lines=lines)
-            found[doc.id] = doc
-    return found
 
 
 def adjusted(doc: Document, changes: Mapping[str, Any]) -> tuple[Document, dict[str, Any]]:
@@ -235,4 +206,4 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
     )  # fmt: skip
 
 
-__all__ = ["adjusted", "from_data", "from_file", "library", "prepared", "repeat", "trial"]
+__all__ = ["adjusted", "prepared", "repeat", "trial"]

@@ -72,6 +72,7 @@ from headlab.prompts import PromptSet
 from headlab.store import Record, Store
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
+from headlab.trials import registry
 from headlab.trials.document import Document
 from headlab.trials.loading import load, load_thinker
 from headlab.trials.record import model_facts, plain_loading, versions
@@ -137,13 +138,13 @@ def find_claim(claim: Claim | Document | Mapping[str, Any] | str | Path) -> Clai
     if isinstance(claim, Claim | Document):
         return claim
     if isinstance(claim, Mapping):
-        return documents.from_data(claim, "claim", {})
+        return registry.from_data(claim, "claim", {})
     known = builtin_claims()
     if str(claim) in known:
         return known[str(claim)]
     if Path(claim).suffix in {".yaml", ".yml", ".toml"}:
-        return documents.from_file(claim)
-    if str(claim) in (library := documents.library()):
+        return registry.from_file(claim)
+    if str(claim) in (library := registry.library()):
         return library[str(claim)]
     raise ClaimError(f"no claim {str(claim)!r}; expected one of {', '.join(known)}, or a .yaml or .toml file")
 

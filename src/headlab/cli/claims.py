@@ -1,0 +1,127 @@
+"""Commands about claims before they are tried: check, new."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headlab.cli import options as o
+from headlab.cli.errors import BadInput, meant
+from headlab.cli.tree import app, print_json
+
+HeadsOption = Annotated[
+    str | None, typer.Option("--heads", metavar="NAMES", help='Heads by name, such as "L3H1 L5H0": a claim of its own.')
+]
+TaskOption = Annotated[str | None, typer.Option("--task", metavar="NAME", help="A built-in task, with --heads.")]
+WriteOption = Annotated[
+    str | None,
+    typer.Option("--write", metavar="NAME", help="With --heads: mean, zero, resample or patch (all ablations)."),
+]
+ChosenOption = Annotated[
+    str,
+    typer.Option("--chosen-on", metavar="WHERE", help="With --heads: where they were found: published, other, these."),
+]
+
+
+@app.command()
+def check(
+    claim: Annotated[str, typer.Argument(metavar="CLAIM", help="A claim's name, or a .yaml or .toml file.")],
+    model: o.Model = None,
+    json: o.Json = False,
+) -> None:
+    """Say what a claim says, what will run and what cannot, without running it."""
+    from headlab.claims import Claim
+    from headlab.trials import explain
+
+    found: Any = _found(claim)
+    if isinstance(found, Claim):
+        said = {
+            "claim": [found.words],
+            "experiment": [found.experiment],
+            "predictions": [f"{p.words or p.statistic}: {p.asked}" for p in found.predictions],
+            "controls": list(found.controls),
+        }
+        faults: list[str] = []
+    else:
+        folder = Path(claim).parent if Path(claim).is_file() else Path(".")
+        got = explain.explain(found, explain.grid_of(model) if model else None, folder)
+        said, faults = got.lines, got.faults
+    if json:
+        print_json({**said, "faults": faults})
+    else:
+        from headlab.cli.show import console
+
+        out = console()
+        for heading, lines in said.items():
+            out.print(heading, style="bold", markup=False)
+            for line in lines:
+                out.print(f"  {line}", markup=False)
+        for fault in faults:
+            out.print(f"cannot be decided: {fault}", markup=False)
+    if faults:
+        raise typer.Exit(3)
+
+
+def _found(claim: str) -> Any:
+    from headlab.trials import registry
+
+    if Path(claim).suffix in {".yaml", ".yml", ".toml"}:
+        return registry.from_file(claim)
+    library = registry.library()
+    if claim in library:
+        return library[claim]
+    from headlab import experiments
+
+    names = {**experiments.builtin_claims(), **library}
+    if claim not in names:
+        raise BadInput(
+            f"no claim {claim!r}; `headlab list claims` shows them, or give a .yaml file{meant(claim, names)}"
+        )
+    return names[claim]
+
+
+@app.command()
+def new(
+    heads: HeadsOption = None,
+    prompts: o.Prompts = None,
+    task: TaskOption = None,
+    write: WriteOption = None,
+    chosen_on: ChosenOption = "other",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write it here instead of printing.")
+    ] = None,
+) -> None:
+    """Write a commented document to start from."""
+    text = draft(heads or typer.prompt("Heads (such as L3H1 L5H0)"), prompts, task, write, chosen_on)
+    if out is None:
+        print(text, end="")
+        return
+    if out.exists():
+        raise BadInput(f"{out} exists; name a new file")
+    from headlab.store.files import write_atomic
+
+    if not out.parent.is_dir():
+        raise BadInput(f"there is no folder {out.parent}; make it first")
+    write_atomic(out, text.encode())
+    print(out)
+
+
+def draft(heads: str, prompts: Path | None, task: str | None, write: str | None, chosen_on: str) -> str:
+    """The YAML of a document about these heads; it is checked before it is handed out."""
+    from headlab.cli.errors import one_of
+    from headlab.prompts import PromptSet
+    from headlab.trials.document import Document
+    from headlab.trials.starting import starting
+
+    one_of(chosen_on, ("published", "other", "these"), "place")
+    paired = True
+    if prompts is not None:
+        paired = all(p.partner for p in PromptSet.from_file(prompts))
+    edit = "corrupted" if write == "patch" else "clean"
+    text = starting(
+        heads, prompts=prompts, task=task or "", write=write or "", edit=edit, paired=paired, chosen_on=chosen_on
+    )
+    Document.from_text(text, name="the document")
+    return text

@@ -1,0 +1,135 @@
+"""What a document says, what will run, what cannot: without a forward pass, and without a model where it can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headlab.claims import ClaimError
+from headlab.heads import Grid, Heads
+from headlab.trials import choices, words
+from headlab.trials.consistency import ablations_left_out
+from headlab.trials.document import ALWAYS, Document
+from headlab.trials.references import Matching, least_p, redrawn
+from headlab.trials.sets import Family, Scene, SetError, everything, resolve
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Lines by heading, and what stands in the way (``faults``: the trial could only end untestable, or not run)."""
+
+    lines: dict[str, list[str]]
+    faults: list[str]
+
+    def plain(self) -> dict[str, Any]:
+        return {**self.lines, "faults": self.faults}
+
+
+def grid_of(model: str) -> Grid:
+    """Layers, heads and KV heads as a model's config states them; no weight is read.  Raises ClaimError."""
+    from transformers import AutoConfig
+
+    from headlab import organisms
+
+    where = str(organisms.path(model)) if model in organisms.names() else model
+    try:
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False).get_text_config()
+    except Exception as error:
+        raise ClaimError(
+            f"{model}: its config cannot be read ({type(error).__name__}); check without --model"
+        ) from error
+    n = int(config.num_attention_heads)
+    return Grid(int(config.num_hidden_layers), n, int(getattr(config, "num_key_value_heads", None) or n))
+
+
+def explain(doc: Document, grid: Grid | None = None, folder: Path = Path(".")) -> Explained:
+    """Everything that can be said of a document, for a model of this shape (None: of any)."""
+    faults: list[str] = []
+    sets_said = [f"{n}: {words.set_words(s)}" for n, s in doc.set_specs().items()]
+    worlds = [f"{n}{_axes(doc, n)}" for n in doc.worlds]
+    lines = {
+        "claim": [doc.words],
+        "method": [words.method(doc)],
+        "sets": sets_said,
+        "worlds": worlds,
+        "predictions": [words.prediction_words(p) for p in doc.predictions],
+        "controls": [*(f"{c} (waived: {doc.waive[c]})" if c in doc.waive else c for c in ALWAYS), *doc.controls],
+        "chosen": list(_chosen(doc)),
+    }
+    if grid is not None:
+        lines["model"] = list(_on(doc, grid, folder, faults))
+    return Explained(lines, faults)
+
+
+def _axes(doc: Document, world: str) -> str:
+    said = words.axes_words(doc, world)
+    return f" ({said})" if said else ""
+
+
+def _chosen(doc: Document) -> Iterator[str]:
+    if choices.needs_selection(doc):
+        yield f"on up to {doc.selection_pairs} selection prompts that share no cluster with the {doc.pairs} test prompts"
+    else:
+        yield f"nothing: all {doc.pairs} prompts are test prompts"
+    if doc.chosen_on:
+        yield {
+            "published": "the heads are those of a publication",
+            "other": "the heads were found on other prompts",
+            "these": "the heads were found on these prompts: exploratory, at most undecided",
+        }[doc.chosen_on]
+    if left := ablations_left_out(doc):
+        yield f"{' and '.join(left)} ablation is not tried, because {doc.only_because}"
+
+
+def _on(doc: Document, grid: Grid, folder: Path, faults: list[str]) -> Iterator[str]:
+    """What the document comes to on a model of this shape."""
+    known = _resolved(doc, grid, folder, faults)
+    for name, found in known.items():
+        yield f"{name} = {f'{len(found)} sets' if isinstance(found, Family) else str(found) or 'no head'}"
+    ref = doc.reference
+    if ref is None or not any(p.op == "rank<" for p in doc.predictions):
+        return
+    observed = known.get(ref.redraw)
+    if not isinstance(observed, Heads) or "norm" in ref.match or ref.among != "all" or ref.exclude:
+        yield "the alternatives depend on selection prompts; their number is known when it runs"
+        return
+    try:
+        matched = redrawn(grid, observed, Matching(frozenset(ref.match)), n=ref.n, seed=doc.seed)
+    except ValueError as error:
+        faults.append(str(error))
+        return
+    least = least_p(matched)
+    how = "all there are" if matched.enumerated else f"drawn from {matched.total:,}"
+    yield f"{len(matched.sets):,} alternatives ({how}); the least attainable p is {least:.3g}"
+    for p in doc.predictions:
+        if p.op == "rank<" and least >= p.limit:
+            faults.append(
+                f"{p.statistic}: the least attainable p is {least:.3g}, not under {p.limit:g}, so it can only end "
+                "untestable; match less, name more heads, or use a larger model"
+            )
+
+
+def _resolved(doc: Document, grid: Grid, folder: Path, faults: list[str]) -> dict[str, Any]:
+    """Sets that need no prompts."""
+    layers = (
+        (doc.layer if isinstance(doc.layer, tuple) else (doc.layer,)) if doc.layer != "auto" else (grid.n_layers // 2,)
+    )
+    known: dict[str, Any] = {"all": everything(grid)}
+
+    def score(_: str) -> Any:
+        raise KeyError
+
+    for _ in doc.sets:
+        for name, spec in doc.set_specs().items():
+            if name in known or not spec.names <= set(known):
+                continue
+            try:
+                known[name] = resolve(spec, Scene(grid, tuple(map(int, layers)), known, score, doc.seed, folder), name)
+            except KeyError:
+                continue
+            except (SetError, ValueError) as error:
+                faults.append(str(error))
+                return {k: v for k, v in known.items() if k != "all"}
+    return {k: v for k, v in known.items() if k != "all"}

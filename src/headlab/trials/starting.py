@@ -1,0 +1,98 @@
+"""A document to start from: named heads, their prompts, and every default written out with what it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from headlab.claims import ClaimError
+from headlab.heads import Heads
+from headlab.trials.document import ABLATIONS
+
+LOST, LEVEL = 0.2, 0.05
+
+
+def starting(
+    heads: str,
+    *,
+    prompts: Path | None = None,
+    task: str = "",
+    write: str = "",
+    edit: str = "clean",
+    paired: bool = True,
+    chosen_on: str = "other",
+    words: str = "",
+) -> str:
+    """The YAML of a document about ``heads``.
+
+    ``prompts``: a file of pairs (named as it lies beside the document), else ``task``; ``write``: one ablation instead of
+    all three; ``paired``: whether there are corrupted prompts to measure the loss against.
+
+    Raises ClaimError for heads that cannot be read, or neither prompts nor a task.
+    """
+    try:
+        named = Heads.parse(heads)
+    except ValueError as error:
+        raise ClaimError(str(error)) from error
+    if not len(named):
+        raise ClaimError("no heads given; expected names such as 'L3H1 L5H0'")
+    if prompts is None and not task:
+        raise ClaimError("a claim needs prompts: a file of pairs (--prompts pairs.csv), or a task (--task ioi)")
+    if write and write not in (*ABLATIONS, "patch"):
+        raise ClaimError(f"no write {write!r} here; expected one of {', '.join((*ABLATIONS, 'patch'))}")
+    patched = write == "patch" or edit == "corrupted"
+    source = f"{{file: {_quoted(prompts.name)}}}" if prompts is not None else f"{{name: {task}}}"
+    said = words or f"{named} {'give the answer back' if patched else 'are needed for the answer'}."
+    # a lone head has few alternatives in its layer: it is ranked among all heads of the model
+    match = "[]" if len(named) == 1 else "[layer, sharing]"
+    cell = "patch" if patched else write or "{each: [mean, zero, resample]}"
+    word = "recovery" if edit == "corrupted" else "lost" if paired else "drop"
+    least = 0 if word == "drop" else LOST
+    lines = [
+        "language: 1",
+        f"id: claim-{str(named).replace(' ', '-').lower()}",
+        f"words: {_quoted(said)}",
+        "source: a hunch",
+        f"chosen_on: {chosen_on}  # where the heads were found: published | other | these (then nothing is upheld)",
+        f"task: {source}",
+        f"edit: {edit}  # the run that is edited: clean (are they needed?) or corrupted (are they enough?)",
+        "pairs: 200  # at most; of a file, what there is",
+        "selection_pairs: 60  # kept apart: means and donors come from them, never from the test",
+        "sets:",
+        f"  named: {named}",
+        "worlds:",
+        f"  edited: {{heads: named, write: {cell}}}",
+        *([f"only_because: {write} was asked for"] if write in ABLATIONS else []),
+        "readout: margin  # logit of the right answer minus the wrong one",
+        "reference:  # what the effect is ranked among: sets of the same size that nobody named",
+        f"  {{redraw: named, match: {match}, n: 999}}",
+        "predictions:",
+        f'  - {{statistic: "{word}:edited", op: ">", threshold: {least}, words: {_quoted(_effect(word, least))}}}',
+        f'  - {{statistic: "rank:{word}:edited", op: "rank<", threshold: {LEVEL}, words: more than other sets of heads}}',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _effect(word: str, least: float) -> str:
+    return {
+        "lost": f"more than {least:.0%} of the lead is lost",
+        "recovery": f"more than {least:.0%} of the lead comes back",
+        "drop": "the answer gets worse",
+    }[word]
+
+
+def _quoted(text: str) -> str:
+    """A YAML scalar that can only be read as this text."""
+    import json
+
+    return json.dumps(text, ensure_ascii=False)
+
+
+def saved(text: str, folder: Path, name: str) -> Path:
+    """Write a document into a folder under a name that is free, or that holds the same text already."""
+    for number in range(1, 1000):
+        path = folder / (f"{name}.yaml" if number == 1 else f"{name}-{number}.yaml")
+        if path.exists() and path.read_text("utf-8") != text:
+            continue
+        path.write_text(text, "utf-8")
+        return path
+    raise ClaimError(f"{folder} holds a thousand claims called {name}; give another name")
