@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,7 +116,11 @@ REFUSED = {
 
 @pytest.mark.parametrize("family", REFUSED)
 def test_a_family_off_the_interface_is_refused_by_name(family: str) -> None:
+    """Which families those are is the installed transformers' affair: GPT-J and CodeGen joined the interface in 5.24."""
     model = tiny.hf_model(family, REFUSED[family])
+    if "ALL_ATTENTION_FUNCTIONS" in Path(inspect.getsourcefile(type(model)) or "").read_text():
+        selfcheck.prove(open_model(model, tokenizer=tiny.words()))
+        return
     with pytest.raises(ModelError, match=rf"family '{family}' does not route its attention .*AttentionInterface"):
         open_model(model, tokenizer=tiny.words())
 

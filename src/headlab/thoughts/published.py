@@ -212,8 +212,9 @@ def _config(folder: Path, base: Any, state: Mapping[str, Tensor]) -> tuple[Any, 
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, Stored]:
-    """The tensors of a checkpoint as headers, by the language model's own names."""
-    return {plain(k): Stored(tuple(v.shape), str(v.dtype).removeprefix("torch.")) for k, v in state.items()}
+    """The language model's tensors in a checkpoint as headers, by its own names."""
+    own = {plain(k): v for k, v in state.items() if k.startswith(BARE)}
+    return {k: Stored(tuple(v.shape), str(v.dtype).removeprefix("torch.")) for k, v in own.items()}
 
 
 def _refuse_config(folder: Path, state: Mapping[str, Tensor]) -> None:
