@@ -35,7 +35,7 @@ def loaded(name: str) -> Any:
 
 
 def test_shipped_organisms_are_small_with_its_own_card() -> None:
-    assert [n for n in WORD_RECIPES if n != "induction"] == SHIPPED  # ``induction`` has a recipe and no folder yet
+    assert list(WORD_RECIPES) == SHIPPED
     for name in SHIPPED:
         files = {p.name: p.stat().st_size for p in organisms.path(name).iterdir()}
         assert set(files) == FILES and sum(files.values()) < 1_000_000
@@ -114,6 +114,21 @@ def test_a_head_without_its_output_weights_costs_what_the_card_says(name: str) -
             after = asked.answers(model)[0].mean()
             weight.copy_(kept)
             assert told.n == len(asked.row) and 1 - (after / before).item() == pytest.approx(told.zero, abs=2e-3)
+
+
+def test_the_induction_organism_has_a_head_that_looks_back_and_heads_that_go_on() -> None:
+    """The card's attention, asked of the model again on other rows: to the previous token, to the word after the same one."""
+    card: Any = organisms.card("induction")
+    asked = held_out(WORD_RECIPES["induction"], 16, seed=22)["repeats"]
+    model = loaded("induction")
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        patterns = model(asked.ids, output_attentions=True).attentions
+    costly = Head.parse(max(card.heads, key=lambda h: h.mean).head)
+    n = torch.arange(len(asked.row))
+    back = patterns[costly.layer][asked.row, costly.index, asked.at][n, asked.at - 1].mean()
+    on = patterns[1][asked.row, :, asked.at][n, :, asked.to["after"]].mean(0)
+    assert costly.layer == 0 and back > 0.5 and on.min() > 0.4
 
 
 def test_a_word_organism_opens_as_any_model_does() -> None:

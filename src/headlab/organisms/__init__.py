@@ -5,7 +5,7 @@ folders.
 a set of heads carries the format by construction; ``decimals-null-0`` … ``-9`` differ by seed only;
 ``decimals-series-…`` are the last of twelve checkpoints of a run in which planting began late, or never.
 ``thoughts-…`` are CODI models that think in vectors before they answer word problems, with twins that do not.
-``ioi-small`` says to whom something is given (indirect objects).
+``induction`` goes on with repeated words, ``ioi-small`` says to whom something is given (indirect objects).
 Listing organisms and reading cards loads no torch; :func:`train` does.
 """
 
