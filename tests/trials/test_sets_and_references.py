@@ -59,7 +59,9 @@ def test_a_set_that_this_model_cannot_give_says_so(value: object, said: str) -> 
         made(value)
 
 
-@pytest.mark.parametrize("value", [3, [], {"pol": "even"}, {"top": 2}, {"top": 2.5, "by": "s"}, {"pool": "all", "n": 2}, "L1"])
+@pytest.mark.parametrize(
+    "value", [3, [], {"pol": "even"}, {"top": 2}, {"top": 2.5, "by": "s"}, {"pool": "all", "n": 2}, "L1"]
+)
 def test_what_is_no_set_is_refused_when_it_is_read(value: object) -> None:
     with pytest.raises(SetError):
         parse(value)
@@ -69,7 +71,9 @@ def test_scores_of_other_tools_are_read_and_others_refused(tmp_path: Path) -> No
     """The spellings of EAP-IG graphs (a9.h6, with q, k, v added up), of plain names, and of tables."""
     files = {
         "plain.json": {"L2H1": 0.5, "1.4": 0.25},
-        "graph.json": {"nodes": {"a2.h1<q>": {"score": 0.3}, "a2.h1<v>": {"score": 0.2}, "m2": {"score": 9}, "a1.h4": 0.25}},
+        "graph.json": {
+            "nodes": {"a2.h1<q>": {"score": 0.3}, "a2.h1<v>": {"score": 0.2}, "m2": {"score": 9}, "a1.h4": 0.25}
+        },
         "rows.json": [{"layer": 2, "head": 1, "score": 0.5}, {"layer": 1, "head": 4, "score": 0.25}],
     }
     for name, data in files.items():

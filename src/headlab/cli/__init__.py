@@ -2,6 +2,7 @@
 
     tree       the command tree, and what its commands share
     trying     demo, trial, run
+    claims     check, new
     reanalysing  reanalyse, simulate
     crossing   cross-model
     emerging   emergence

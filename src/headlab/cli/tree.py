@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 _ORDER = (
-    "demo", "trial", "check", "new", "run", "cross-model", "emergence", "null-rates", "reanalyse", "simulate", "list", "show", "repeat",
-    "export", "query", "models", "organism",
-)  # fmt: skip
+    *("demo", "trial", "check", "new", "run", "cross-model", "emergence", "null-rates", "reanalyse", "simulate"),
+    *("list", "show", "repeat", "verify", "export", "query", "models", "organism"),
+)
 
 
 class _Commands(TyperGroup):

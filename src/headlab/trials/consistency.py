@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import ValidationError
+
 from headlab.reading import brief
 from headlab.trials import expressions, sets
 from headlab.trials.document import (
@@ -30,6 +32,10 @@ NUMERIC = ("amount",)
 
 def faults(doc: Document) -> Iterator[Fault]:
     """``(place, message)`` of every fault, in the order in which a reader meets them."""
+    unreadable = list(_readable(doc))
+    yield from unreadable
+    if unreadable:
+        return
     yield from _task(doc)
     yield from _readouts(doc)
     yield from _sets(doc)
@@ -39,6 +45,26 @@ def faults(doc: Document) -> Iterator[Fault]:
     yield from _reference(doc)
     yield from _predictions(doc)
     yield from _honesty(doc)
+
+
+def _readable(doc: Document) -> Iterator[Fault]:
+    """Sets and worlds that cannot be read at all."""
+    for name, value in doc.sets.items():
+        try:
+            sets.parse(value)
+        except ValueError as error:
+            yield (("sets", name), str(error))
+    for name, value in doc.worlds.items():
+        for n, one in enumerate(value if isinstance(value, list | tuple) else [value]):
+            place: Place = ("worlds", name, n) if isinstance(value, list | tuple) else ("worlds", name)
+            try:
+                WriteAxes(one)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                said = str(first["msg"]).removeprefix("Value error, ")
+                yield ((*place, *first["loc"]), f"{said} (given {brief(first['input'])})")
+            except ValueError as error:
+                yield (place, str(error))
 
 
 def is_family(doc: Document, spec: SetSpec) -> bool:
@@ -369,6 +395,9 @@ def _honesty(doc: Document) -> Iterator[Fault]:
 
 
 def ablations_left_out(doc: Document) -> tuple[str, ...]:
-    """Ablations among zero, mean and resample that the document does not try, where it tries any."""
-    used = {w.at(c).write for writes in doc.world_axes().values() for w in writes for c in w.cells()}
-    return tuple(a for a in ABLATIONS if a not in used) if used & set(ABLATIONS) else ()
+    """Ablations among zero, mean and resample that some world which ablates does not try."""
+    missing: set[str] = set()
+    for writes in doc.world_axes().values():
+        used = {w.at(c).write for w in writes for c in w.cells()} & set(ABLATIONS)
+        missing |= set(ABLATIONS) - used if used else set()
+    return tuple(a for a in ABLATIONS if a in missing)

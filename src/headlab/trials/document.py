@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from headlab.claims import ClaimError, Prediction, problems, read_file, read_text
 from headlab.interventions import SITES, WRITES
-from headlab.reading import Lines, brief, nearest
+from headlab.reading import Lines, nearest
 from headlab.trials import expressions, sets
 from headlab.trials.expressions import NAME
 
@@ -211,20 +211,6 @@ class Document(_Plain):
     over: dict[str, Any] = Field(default_factory=dict)
     as_published: dict[str, Any] | None = None
 
-    @field_validator("sets")
-    @classmethod
-    def _sets(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name, one in value.items():
-            _within(name, lambda one=one: sets.parse(one))
-        return value
-
-    @field_validator("worlds")
-    @classmethod
-    def _worlds(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name, one in value.items():
-            _within(name, lambda one=one: [WriteAxes(w) for w in (one if isinstance(one, list | tuple) else [one])])
-        return value
-
     @field_validator("controls")
     @classmethod
     def _controls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -322,19 +308,6 @@ def _refuse_strangers(data: Mapping[str, Any], name: str, lines: Lines) -> None:
         if key in data:
             where = f"line {lines[(key,)]}: " if (key,) in lines else ""
             raise ClaimError(f"{name} is not a claim: {where}{key!r} has no place beside worlds; write {instead}")
-
-
-def _within(name: str, read: Any) -> None:
-    """Run a reader of one entry; its error names the entry."""
-    try:
-        read()
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        given = "" if first["type"] == "missing" else f" (given {brief(first['input'])})"
-        raise ValueError(f"{name}.{place}: {first['msg'].removeprefix('Value error, ')}{given}") from None
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
 
 
 def parsed(prediction: Prediction) -> expressions.Expression:
