@@ -67,7 +67,7 @@ def read_model(
         _refuse_larger(name, config, stored)
         with quietly():
             tok = tokenizer or AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            hf, found = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -78,6 +78,7 @@ def read_model(
                 ignore_mismatched_sizes=True,  # not ignored: refused below, by name
                 trust_remote_code=False,
             )
+        hf, found = loaded
         if any(k.startswith("codi.") for k in found["unexpected_keys"]):
             raise ModelError(_THINKS.format(name=name))
         check_landed(name, found)
