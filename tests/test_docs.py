@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from headlab.claims import Claim
+from headlab.claims import read_text
 from headlab.prompts import PromptSet
+from headlab.trials.registry import from_data
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -79,7 +80,8 @@ assert (text["baseline"] != text["another problem's thought 0"]).mean() > 0.4, t
 
 def test_the_documented_claim_parses() -> None:
     for text in blocks(ROOT / "docs" / "claims.md", "yaml"):
-        assert Claim.from_text(text, ".yaml", "docs/claims.md").predictions
+        data, lines = read_text(text, ".yaml", "docs/claims.md")
+        assert from_data(data, "docs/claims.md", lines).predictions
 
 
 def test_the_documented_csv_parses(tmp_path: Path) -> None:
