@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
     {"heads", "prompts", "readouts", "stats"},
     {"interventions", "effects", "claims"},
     {"designs", "tasks", "store", "engine.checkpoint"},
-    {"engine.attention", "engine.edits", "engine.loading", "engine.adapters"},
+    {"engine.attention", "engine.between", "engine.edits", "engine.loading", "engine.adapters"},
     {"engine.model"},
     {"engine.passes", "engine.limits"},
     {"engine.reader"},

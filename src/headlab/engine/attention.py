@@ -7,7 +7,8 @@ k and v and projects what this function returns; here activations are read and w
 1. Nobody looks inside: the call goes to sdpa, or to the model's own eager function where sdpa is not equal to it.
 2. q, k or v is edited, then 1.
 3. A pattern is read or written: the model's own eager function gives the pattern (its soft-caps, sinks, windows and
-   scaling stay its own), the pattern is edited, and z = pattern · v.
+   scaling stay its own), the pattern is edited, and z = pattern · v.  Where the function does more to z than that
+   (Granite's sinks scale it), the pattern is what the function does to values: its z for values that are unit vectors.
 4. Scores are read or written: scores are recomputed here (q·kᵀ·scaling, soft-cap), allowed only where the load-time
    check found them equal to what the model's own function uses.
 
@@ -68,12 +69,23 @@ class Tape:
 
 @dataclass
 class Slot:
-    """One attention module's place in the model: its layer, how it may be delegated, and the tape now running."""
+    """One attention module's place in the model: its layer, how it may be delegated, and the tape now running.
+
+    ``scores``, ``pattern``: the site is offered (the load-time check says so); ``unit``: the pattern is read off as z
+    for values that are unit vectors.
+    """
 
     layer: int
     sdpa: bool = False
     scores: bool = False
+    pattern: bool = True
+    unit: bool = False
     tape: Tape | None = None
+
+    @property
+    def proved(self) -> dict[str, bool]:
+        """How this module's attention is computed, as the load-time check found it."""
+        return {"sdpa": self.sdpa, "scores": self.scores, "pattern": self.pattern, "unit": self.unit}
 
 
 _met: list[torch.nn.Module] | None = None
@@ -147,13 +159,31 @@ def attend(
     if tape.asks(layer, "scores"):
         z, pattern = _through_scores(slot, tape, query, key, value, attention_mask, kwargs)
     elif tape.asks(layer, "pattern"):
-        pattern = _eager(module, query, key, value, attention_mask, kwargs)[1]
+        pattern = _pattern(module, slot, query, key, value, attention_mask, kwargs)
         pattern = tape.touch(layer, "pattern", pattern)
         z = (pattern @ repeat_kv(value, query.shape[1])).transpose(1, 2).contiguous()
     else:
         z, pattern = _delegate(module, slot, query, key, value, attention_mask, kwargs)
     z = tape.touch(layer, "z", z)
     return z, pattern
+
+
+def _pattern(
+    module: torch.nn.Module,
+    slot: Slot,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """The pattern [row, head, query, key] with which z = pattern · v."""
+    if not slot.pattern:
+        raise RuntimeError("the site 'pattern' is not available for this model: its z is not pattern times values")
+    if not slot.unit:
+        return _eager(module, q, k, v, mask, kwargs)[1]
+    unit = torch.eye(k.shape[2], dtype=v.dtype, device=v.device).expand(*v.shape[:2], -1, -1)
+    return _eager(module, q, k, unit, mask, kwargs)[0].transpose(1, 2)
 
 
 def _eager(

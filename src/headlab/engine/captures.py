@@ -26,6 +26,8 @@ def token_bytes(lab: Lab) -> int:
     """Estimated activation bytes of one token in flight through one layer."""
     text = lab.model.config.get_text_config()
     wide = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * lab.d_model
+    if isinstance(wide, list | tuple):  # one width for each layer (Gemma 3n)
+        wide = max(wide)
     size = torch.finfo(lab.dtype).bits // 8
     return size * (6 * lab.d_model + 3 * wide + 6 * lab.grid.n_heads * lab.head_dim)
 

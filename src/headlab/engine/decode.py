@@ -16,9 +16,10 @@ from torch import Tensor
 
 from headlab.effects import Progress, quiet
 from headlab.engine.attention import Tape
+from headlab.engine.between import turning_point
 from headlab.engine.edits import Rows, Source
 from headlab.engine.model import Lab
-from headlab.engine.passes import cache_of, forward
+from headlab.engine.passes import EngineError, cache_of, forward
 from headlab.engine.resume import edits_of
 from headlab.engine.run import plan_of
 from headlab.engine.work import Worker, check_fired
@@ -65,6 +66,7 @@ def generate(
     import pandas as pd
 
     pairs = list(pairs)
+    _refuse_unfit(lab, pairs, start, max_new_tokens)
     if start == "prompt":
         pairs = [replace(p, clean=without_start(p.clean), corrupted=without_start(p.corrupted)) for p in pairs]
     plan = plan_of(lab, pairs, worlds, tokens=tokens, memory=memory, decoding=max_new_tokens)
@@ -92,6 +94,20 @@ def generate(
             "stopped": [found[row][1] for row in index],
         }
     )
+
+
+def _refuse_unfit(lab: Lab, pairs: Sequence[EncodedPair], start: From, more: int) -> None:
+    """Decoding that would not be what the model itself writes."""
+    if lab.no_decoding:
+        raise EngineError(f"{lab.name} cannot be decoded under interventions: {lab.no_decoding}")
+    turn = turning_point(lab.model)
+    for pair in pairs if turn is not None else ():
+        given = pair.corrupted.n_prompt if start == "prompt" else len(pair.corrupted.ids)
+        if turn is not None and given <= turn < given + more - 1:
+            raise EngineError(
+                f"pair {pair.pair.id}: its {given} tokens and {more} to generate cross the length of {turn} beyond which "
+                f"{lab.name} encodes every position otherwise; use shorter prompts or fewer new tokens"
+            )
 
 
 def _decode(

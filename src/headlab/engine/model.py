@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from headlab.engine import attention
+from headlab.engine import attention, between
 from headlab.engine.adapters import with_adapter
 from headlab.engine.attention import Slot, Tape
 from headlab.engine.checkpoint import ModelError
@@ -26,6 +26,9 @@ from headlab.engine.loading import pick_device, pick_dtype, read_model
 from headlab.heads import Grid
 
 __all__ = ["Geometry", "Lab", "ModelError", "Projection", "fingerprint", "open_model", "probe_ids"]
+
+CANNOT = (RuntimeError, LookupError, TypeError, AttributeError, ValueError, AssertionError, NotImplementedError)
+"""What a family's own code may raise when something that it does not bear is tried on it."""
 
 _WITHOUT_INTERFACE = "does not route its attention through transformers' AttentionInterface"
 
@@ -61,7 +64,8 @@ class Lab:
     What the load-time check found to equal a full pass: ``can_skip`` layers below an edit are replaced by their cached
     output; ``can_resume`` rows start at the edited layer and end at the last position; ``can_reuse`` and after the
     first changed position; ``can_add`` linear edits are added after the output projection; ``can_narrow`` logits are
-    computed only where they are read.
+    computed only where they are read.  ``no_decoding`` says why token by token gives other logits, where it does.
+    ``between`` is what the model keeps from pass to pass, as it is put back before each new prompt.
     """
 
     model: Any
@@ -83,6 +87,8 @@ class Lab:
     can_reuse: bool = False
     can_add: bool = False
     can_narrow: bool = False
+    no_decoding: str = ""
+    between: between.Kept = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -156,6 +162,8 @@ def _toucher(tape: Tape, layer: int, site: str) -> Any:
     """A forward hook that shows a module's (first) output to the tape."""
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if site == "resid" and (output[0] if isinstance(output, tuple) else output).dim() != 3:
+            raise ModelError("the site 'resid' is not available for this model: its layers pass on several streams")
         if isinstance(output, tuple):
             return (tape.touch(layer, site, output[0]), *output[1:])
         return tape.touch(layer, site, output)
@@ -192,7 +200,14 @@ def open_model(
         hf = with_adapter(hf, adapter)
     hf.eval().requires_grad_(False)
     _refuse_unfit(hf, name)
-    lab = _fit(hf, tok, name, revision)
+    try:
+        lab = _fit(hf, tok, name, revision)
+    except CANNOT as error:  # whatever a family's own code raises when it is looked into
+        family = getattr(hf.config, "model_type", type(hf).__name__)
+        raise ModelError(
+            f"the family {family!r} cannot be opened: its heads could not be located "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from error
     # what makes a replica elsewhere; a model in memory has no such recipe
     named = {"model": str(model), "revision": revision, "dtype": dtype, "device_map": device_map, "adapter": adapter}
     lab.info["loaded"] = named if isinstance(model, str | Path) else None
@@ -221,6 +236,7 @@ def _fit(hf: Any, tokenizer: Any, name: str, revision: str | None) -> Lab:
     family = getattr(hf.config, "model_type", type(hf).__name__)
     ids = probe_ids(hf, 6)
     hf.set_attn_implementation("eager")
+    before = between.snapshot(hf)
     wanted = hf(ids, use_cache=False).logits
     met = _meet(hf, ids, family)
     layers = _decoder_layers(hf, met, family)
@@ -238,7 +254,7 @@ def _fit(hf: Any, tokenizer: Any, name: str, revision: str | None) -> Lab:
     weight = hf.get_input_embeddings().weight
     return Lab(
         hf, tokenizer, name, revision, grid, z[3], hf.config.get_text_config().hidden_size, list(slots.values()),
-        attentions, layers, geometry, weight.device, weight.dtype, fingerprint(hf),
+        attentions, layers, geometry, weight.device, weight.dtype, fingerprint(hf), between=between.changed(hf, before),
         info={"family": family, "architecture": type(hf).__name__},
     )  # fmt: skip
 
@@ -280,8 +296,13 @@ def _shapes(hf: Any, ids: Tensor, slots: list[Slot], family: str) -> tuple[torch
     with attention.running(slots, Tape(wanted=wanted)) as tape:
         hf(ids, use_cache=False)
     shapes = {site: {tape.kept[s.layer, site].shape for s in slots} for site in ("q", "k", "z")}
-    if any(len(s) != 1 for s in shapes.values()):
-        raise ModelError(f"the layers of this {family} model differ in their numbers of heads; that is not supported")
+    for at, what in ((1, "numbers of heads"), (3, "sizes of a head")):
+        for site, found in shapes.items():
+            if len({shape[at] for shape in found}) != 1:
+                given = ", ".join(map(str, sorted({shape[at] for shape in found})))
+                raise ModelError(
+                    f"the layers of this {family} model differ in their {what} ({site}: {given}); that is not supported"
+                )
     return tuple(next(iter(shapes[s])) for s in ("q", "k", "z"))  # type: ignore[return-value]
 
 
@@ -292,7 +313,7 @@ def _allow_sdpa(hf: Any, ids: Tensor, slots: list[Slot], wanted: Tensor) -> None
     try:
         got = hf(ids, use_cache=False).logits
         equal = (got - wanted).abs().max() <= 50 * torch.finfo(got.dtype).eps * wanted.abs().max().clamp(min=1)
-    except (ValueError, RuntimeError):
+    except CANNOT:
         equal = torch.tensor(False)
     if not equal:
         for slot in slots:
@@ -308,6 +329,11 @@ def fingerprint(hf: Any) -> str:
         total = flat.double().sum().item() if flat.is_floating_point() else 0.0
         digest.update(f"{key} {tuple(value.shape)} {total!r}".encode() + picks.numpy().tobytes())
     return digest.hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def _child(module: nn.Module, path: str) -> nn.Module:
@@ -389,9 +415,9 @@ def _channels(x: Tensor, made: dict[str, Tensor]) -> Projection | None:
     """
     size = x.shape[-1]
     weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x) + 3.0
-    names = list(made)
+    names = [n for n in made if x.requires_grad]  # without one, no linear map of the module makes x (JetMoE's experts)
     best: dict[str, list[tuple[int, ...]]] = {n: [] for n in names}
-    for h in range(x.shape[1]):
+    for h in range(x.shape[1] if names else 0):
         grads = torch.autograd.grad(
             (x[:, h] * weights[:, h]).sum(), [made[n] for n in names], retain_graph=True, allow_unused=True
         )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headlab.engine.between import put_back
 from headlab.engine.model import Lab
 from headlab.prompts import Encoded
 
@@ -33,7 +34,12 @@ def tensor_of(encoded: Sequence[Encoded], device: Any) -> Tensor:
 
 
 def forward(lab: Lab, ids: Tensor, *, past: Any = None, start: int = 0, cache: bool = False, last: bool = True) -> Any:
-    """One pass over ``ids`` [row, position] of equal length: nothing is padded and positions are explicit."""
+    """One pass over ``ids`` [row, position] of equal length: nothing is padded and positions are explicit.
+
+    Without ``past`` the model begins anew: what it kept of other prompts is put back.
+    """
+    if past is None and lab.between:
+        put_back(lab.between)
     accepted = _accepted(type(lab.model))
     extra: dict[str, Any] = {}
     if "position_ids" in accepted:

@@ -73,6 +73,7 @@ def run_corrupted(
 ) -> Corrupted:
     """Run ``ids`` [pair, position] and keep what enters ``layers``, and ``sites``."""
     parts: dict[Any, list[Tensor]] = {}
+    layers = layers if lab.can_skip else ()
     step = max(1, tokens // ids.shape[1])
     for first in range(0, len(ids), step):
         with lab.tape(Tape(wanted=frozenset(sites))) as tape, _watching(lab, layers) as seen:
@@ -80,6 +81,8 @@ def run_corrupted(
         for key, value in [*tape.kept.items(), *((at, seen[at][0]) for at in layers)]:
             parts.setdefault(key, []).append(value)
     whole = {key: values[0] if len(values) == 1 else torch.cat(values) for key, values in parts.items()}
+    if not layers:
+        return Corrupted(ids.shape[1], {}, whole, {})
     # the arguments that a lone row gets: every layer is passed by, so this pass costs next to nothing
     with lab.tape(Tape()), _watching(lab, range(min(layers), lab.grid.n_layers)) as seen:
         nothing = whole[min(layers)][:1]

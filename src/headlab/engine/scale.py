@@ -468,7 +468,7 @@ def proof_of(lab: Lab) -> dict[str, Any]:
     return {
         "fingerprint": fingerprint(lab.model),
         "steps": {name: getattr(lab, name) for name in STEPS},
-        "slots": [(slot.sdpa, slot.scores) for slot in lab.slots],
+        "slots": [slot.proved for slot in lab.slots],
         "software": software(),
         "driver_threads": torch.get_num_threads(),
         "precision": torch.get_float32_matmul_precision(),
@@ -608,7 +608,7 @@ def replica(seed: Mapping[str, Any]) -> Lab:
         )
     prove(lab)
     missing = [name for name, needed in seed["steps"].items() if needed and not getattr(lab, name)]
-    slots = [(slot.sdpa, slot.scores) for slot in lab.slots]
+    slots = [slot.proved for slot in lab.slots]
     if missing or slots != seed["slots"]:
         raise EngineError(
             f"the replica of {lab.name} in a worker did not prove what the driver's model did "

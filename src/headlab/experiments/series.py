@@ -191,12 +191,15 @@ def open_checkpoint(
     if proven is not None and _alike(lab) == _alike(proven):
         for able in _ABILITIES:
             setattr(lab, able, getattr(proven, able))
+        for slot, other in zip(lab.slots, proven.slots, strict=True):
+            for name, value in other.proved.items():
+                setattr(slot, name, value)
     elif prompts:
         prove(lab)
     return lab
 
 
-_ABILITIES = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow")
+_ABILITIES = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow", "no_decoding")
 
 
 def _alike(lab: Lab) -> tuple[Any, ...]:
