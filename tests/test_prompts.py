@@ -11,7 +11,18 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from headlab.prompts import EncodedPair, Pair, Prompt, PromptError, PromptSet, Span, align, encode, encode_prompt
+from headlab.prompts import (
+    EncodedPair,
+    Pair,
+    Prompt,
+    PromptError,
+    PromptSet,
+    Span,
+    align,
+    encode,
+    encode_prompt,
+    remarks,
+)
 
 WORDS = ("The", "cat", "sat", "dog", "on", "mat", "in", "rain", ".", "yes", "no", "not", "now")
 
@@ -253,7 +264,7 @@ def test_a_spreadsheets_mark_and_line_ends_are_no_matter(tmp_path: Path) -> None
 
 def test_a_jsonl_file(tmp_path: Path) -> None:
     row = {"clean": "The\u2028cat", "corrupted": "dog", "answer": "yes", "wrong": "no", "clean_spans": {"who": [4, 7]}}
-    text = json.dumps(row, ensure_ascii=False) + "\n\n" + json.dumps({**row, "id": "b"}) + "\n"
+    text = json.dumps(row, ensure_ascii=False) + "\n\n" + json.dumps({**row, "id": "b", "answer": "now"}) + "\n"
     one = PromptSet.from_file(file(tmp_path, text, "p.jsonl"))
     assert [p.id for p in one] == ["1", "b"] and one[0].clean.text == "The\u2028cat"
 
@@ -284,7 +295,7 @@ def test_a_data_frame_with_gaps() -> None:
             'The cat,The dog,yes,no,"{""who"": [4]}",,\n',
             r"p.csv, row 3: clean_spans: role 'who' is \[4\]; expected \[start, end\]",
         ),
-        ("The cat,The dog,yes,no,,who 4 7,\n", "p.csv, row 3: corrupted_spans is not JSON .*'who 4 7'"),
+        ("The cat,The dog,yes,no,,who 4 7,\n", "p.csv, row 3: corrupted_spans is not JSON: .*given 'who 4 7'"),
         ('The cat,The dog,yes,no,"[4, 7]",,\n', "p.csv, row 3: clean_spans must be an object of role"),
         ('"The cat,The dog,yes,no,,,\n', "p.csv, line .*: not CSV"),
     ],
@@ -295,7 +306,7 @@ def test_a_bad_row_is_named_with_its_reason(tmp_path: Path, rows: str, reason: s
 
 
 def test_ids_that_repeat_name_both_rows(tmp_path: Path) -> None:
-    text = "id,clean,corrupted,answer,wrong\na,x,y,1,2\nb,x,y,1,2\na,x,y,1,2\n"
+    text = "id,clean,corrupted,answer,wrong\na,x,y,1,2\nb,x,y,1,3\na,x,y,1,4\n"
     with pytest.raises(PromptError, match=r"p.csv, row 4: its id 'a' is that of row 2 too"):
         PromptSet.from_file(file(tmp_path, text))
 
@@ -310,7 +321,7 @@ def test_ids_that_repeat_name_both_rows(tmp_path: Path) -> None:
         ("p.jsonl", "{}\n", "p.jsonl, row 1: column 'clean' is None; expected text"),
         ("p.jsonl", '{"clean": 1}\n', "p.jsonl, row 1: column 'clean' is 1; expected text"),
         ("p.jsonl", "\n[1]\n", "p.jsonl, row 2: expected an object, given list"),
-        ("p.jsonl", "{clean}\n", "p.jsonl, row 1: not JSON"),
+        ("p.jsonl", "{clean}\n", "p.jsonl, row 1 is not JSON"),
         ("p.txt", "x", "expected a .csv or .jsonl file, given .txt"),
     ],
 )
@@ -322,3 +333,153 @@ def test_a_file_that_is_no_prompt_file(tmp_path: Path, name: str, text: str | by
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match=r"no such prompt file: .*none.csv; expected a .csv or .jsonl with clean"):
         PromptSet.from_file(tmp_path / "none.csv")
+
+
+PLAIN = "clean,corrupted,answer,wrong\n"
+
+
+def eight_pairs() -> list[str]:
+    return [f"The cat {n},The dog {n},yes,no\n" for n in range(8)]
+
+
+def test_a_row_that_stands_again_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    """Copies do not make pairs.  Looked for: equal rows in CSV, JSONL, frames and rows in memory; copies with ids, clusters
+    or categories of their own; copies of prompts with other answers, spaces, capitals or forms of a character (next test);
+    word problems; test and selection prompts given apart."""
+    import pandas as pd
+
+    with pytest.raises(PromptError, match=r"p.csv, row 10: it repeats row 2 \(prompts and answers are the same\)"):
+        PromptSet.from_file(file(tmp_path, PLAIN + "".join(eight_pairs() * 15)))
+    row = {"clean": "a", "corrupted": "b", "answer": "c", "wrong": "d"}
+    rows = [row, {**row, "id": "other", "cluster": "k", "category": "z"}]
+    with pytest.raises(PromptError, match=r"p.jsonl, row 2: it repeats row 1"):
+        PromptSet.from_file(file(tmp_path, "\n".join(map(json.dumps, rows)), "p.jsonl"))
+    with pytest.raises(PromptError, match="mine, row 2: it repeats row 1"):
+        PromptSet.from_rows(rows, name="mine")
+    with pytest.raises(PromptError, match="DataFrame, row 1: it repeats row 0"):
+        PromptSet.from_frame(pd.DataFrame([row, row]))
+
+
+def test_pairs_with_equal_prompts_share_a_cluster_and_no_split_parts_them(tmp_path: Path, words: Any) -> None:
+    """By hand: eight prompts, each with three wrong answers; clusters declared apart are joined, and what they held with
+    them.  All seeds: no prompt stands on both sides."""
+    wrongs = ("no", "not", "now")
+    rows = [f"The cat {n}{' ' * k},the DOG {n},yes,{w}\n" for n in range(8) for k, w in enumerate(wrongs)]
+    one = PromptSet.from_file(file(tmp_path, PLAIN + "".join(rows)))
+    assert len(one) == 24 and len({p.cluster for p in one}) == 8
+    assert [p.cluster for p in one][:6] == ["2", "2", "2", "5", "5", "5"]
+    for seed in range(40):
+        first, second = one.split(0.4, seed)
+        assert len(first) + len(second) == 24
+        assert {p.clean.text.strip() for p in first}.isdisjoint({p.clean.text.strip() for p in second})
+    texts = ["a/k", "b/l", "a/m", "c/m", "d/l", "é/", "e\u0301/"]
+    made = [
+        Pair(str(i), Prompt(t.split("/")[0]), Prompt("x"), "yes", "no" * (i + 1), t.split("/")[1])
+        for i, t in enumerate(texts)
+    ]
+    assert [p.cluster for p in PromptSet(tuple(made))] == ["k", "l", "k", "k", "l", "", "5"]
+    (said,) = remarks(one.pairs, words)
+    assert said.startswith("16 of 24 pairs have the prompts of another one")
+    assert remarks(one.pairs[::3], words) == []
+
+
+def test_a_row_without_a_cluster_stands_in_nobody_elses(tmp_path: Path) -> None:
+    """Row 5 and the cluster named 5; an id that is a cluster's name; the same in sets made in Python."""
+    rows = [
+        "a,b,yes,no,,5\n",
+        "c,d,yes,no,,\n",
+        "e,f,yes,no,,5\n",
+        "g,h,yes,no,,\n",
+        "i,j,yes,no,k,\n",
+        "l,m,yes,no,,k\n",
+    ]
+    one = PromptSet.from_file(file(tmp_path, PLAIN.replace("\n", ",id,cluster\n") + "".join(rows)))
+    assert [p.id for p in one] == ["2", "3", "4", "5", "k", "7"]
+    assert [p.cluster for p in one] == ["5", "3", "5", "5 (no cluster)", "k (no cluster)", "k"]
+    made = PromptSet(
+        (Pair("a", Prompt("x"), Prompt("y"), "1", "2", "b"), Pair("b", Prompt("z"), Prompt("y"), "1", "2"))
+    )
+    assert len({p.cluster or p.id for p in made}) == 2
+
+
+def test_cells_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    """A quote after a space is refused, not read into the answer; line ends within cells are one newline.  Looked for: each
+    column; spaces, tabs; quotes around commas; \\r\\n, \\r and \\n between rows and within cells."""
+    for row in ('a,b, "c",d\n', 'a,b,c,\t"d"\n', 'a,b, "c",d\n', 'a, "b",c,d\n', 'a,b, "c,e",d\n'):
+        with pytest.raises(PromptError, match=r"p.csv, row 3: column .* holds a quote after a space"):
+            PromptSet.from_file(file(tmp_path, PLAIN + "x,y,1,2\n" + row))
+    assert PromptSet.from_file(file(tmp_path, PLAIN + 'a,b," c","say ""d"""\n'))[0].wrong == 'say "d"'
+    for end in ("\n", "\r\n", "\r"):
+        one = PromptSet.from_file(file(tmp_path, (PLAIN + '"a\nb",c,d,e\n').replace("\n", end)))
+        assert one[0].clean.text == "a\nb"
+
+
+@pytest.mark.parametrize(
+    ("column", "hint"),
+    [
+        ("clean_span", "did you mean clean_spans"),
+        ("Cluster", "did you mean cluster"),
+        (" corrupted_spans", "did you mean corrupted_spans"),
+        ("notes", "the columns are clean, corrupted"),
+        ("", "the columns are"),
+    ],
+)
+def test_a_column_that_nobody_reads_is_refused(tmp_path: Path, column: str, hint: str) -> None:
+    """In files of both kinds, frames and rows; a column of one's own begins with an underscore; none stands twice."""
+    import pandas as pd
+
+    row = {"clean": "a", "corrupted": "b", "answer": "c", "wrong": "d"}
+    message = rf"the column '{column}' is not read; {hint}"
+    with pytest.raises(PromptError, match="p.csv: " + message):
+        PromptSet.from_file(file(tmp_path, f"clean,corrupted,answer,wrong,{column}\na,b,c,d,1\n"))
+    with pytest.raises(PromptError, match="p.jsonl, row 1: it: " + message):
+        PromptSet.from_file(file(tmp_path, json.dumps({**row, column: 1}), "p.jsonl"))
+    with pytest.raises(PromptError, match=message):
+        PromptSet.from_frame(pd.DataFrame([{**row, column: 1}]))
+    own = PromptSet.from_file(file(tmp_path, "clean,corrupted,answer,wrong,_mine\na,b,c,d,1\n"))
+    assert own == PromptSet.from_file(file(tmp_path, PLAIN + "a,b,c,d\n"))
+    with pytest.raises(PromptError, match="the column 'clean' stands twice"):
+        PromptSet.from_file(file(tmp_path, "clean,clean,corrupted,answer,wrong\na,b,c,d,1\n"))
+
+
+def test_a_text_that_begins_with_the_first_token_gets_no_second_one(words: Any) -> None:
+    """A rendered chat template: the ids are those of the text without special tokens, and the record says so.  Looked for:
+    clean and corrupted prompts, prompts with spans, answers after them, tokenizers without a first token of their own."""
+    for text in ("<s> The cat", "<s>The cat"):
+        begun = encode_prompt(prompt(text, who="cat"), "yes", "no", words)
+        bare = encode_prompt(prompt("The cat", who="cat"), "yes", "no", words)
+        assert begun.ids == bare.ids == (13, 0, 1) and begun.n_prompt == 3 and begun.roles["who"] == (2,)
+    pair = Pair("p", Prompt("<s> The cat", (), " "), Prompt("The dog", (), " "), "yes", "no")
+    (said,) = remarks([pair], words)
+    assert said == "1 of 2 prompts begin with the tokenizer's own '<s>': no second one was put before them"
+    twice = encode_prompt(Prompt("<s> <s> The", (), " "), "yes", "no", words)
+    assert twice.ids == (13, 13, 0), "what the text says twice stays"
+
+
+def test_hostile_cells_are_told_in_one_short_line(tmp_path: Path) -> None:
+    """Depth, size, half characters and numbers of every cell that is more than text."""
+    row: dict[str, Any] = {"clean": "The cat", "corrupted": "b", "answer": "c", "wrong": "d"}
+    deep = "[" * 100_000 + "]" * 100_000
+    for change in (
+        {"clean_spans": deep},
+        {"clean_spans": {"who": [0, True]}},
+        {"clean_spans": {"who": [0.0, 3]}},
+        {"clean_spans": {"x" * 10**6: [4, 1]}},
+        {"clean_spans": [deep]},
+        {"id": "x" * 10**6},
+        {"id": ["a"]},
+        {"cluster": {"a": 1}},
+        {"category": True},
+        {"clean": "x" * 10**6, "clean_spans": {"a": [0, 10**7]}},
+        {"answer": 5},
+        {"wrong": "c"},
+        {"clean": ""},
+        {"id": "\ud800"},
+        {"k" * 10**6: 1},
+    ):
+        path = file(tmp_path, json.dumps({**row, **change}), "p.jsonl")
+        with pytest.raises(PromptError) as refused:
+            PromptSet.from_file(path)
+        assert len(str(refused.value)) <= 500 and "\n" not in str(refused.value), change
+    with pytest.raises(PromptError, match="nested more than 32 deep"):
+        PromptSet.from_file(file(tmp_path, deep, "p.jsonl"))

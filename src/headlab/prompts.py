@@ -11,16 +11,21 @@ which they part: that is where the logit difference is read.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import random
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
+from headlab.reading import ReadingError, brief, check_columns, csv_rows, json_rows, read_document
+
 Alignment = Literal["role", "end", "left"]
 COLUMNS = ("clean", "corrupted", "answer", "wrong")
+OPTIONAL_COLUMNS = ("id", "cluster", "category", "clean_spans", "corrupted_spans")
+MOST_PAIRS = 100_000
 
 
 class PromptError(ValueError):
@@ -62,7 +67,7 @@ class Prompt:
         for s in self.spans:
             if not 0 <= s.start < s.end <= len(self.text):
                 raise PromptError(
-                    f"span {s.role!r} is {s.start}:{s.end} but the prompt has {len(self.text)} characters: {self.text!r}"
+                    f"span {brief(s.role)} is {s.start}:{s.end} but the prompt has {len(self.text)} characters: {brief(self.text)}"
                 )
 
 
@@ -103,9 +108,9 @@ class Pair:
         if self.partner and not self.wrong.strip():
             raise PromptError(f"pair {self.id}: answer and wrong answer must not be empty")
         if twice := sorted(set(self.answers) & set(self.wrongs) - {self.answer}):
-            raise PromptError(f"pair {self.id}: {twice[0]!r} is both a right and a wrong answer")
+            raise PromptError(f"pair {self.id}: {brief(twice[0])} is both a right and a wrong answer")
         if self.answer and self.answer == self.wrong:
-            raise PromptError(f"pair {self.id}: answer and wrong answer are both {self.answer!r}; they must differ")
+            raise PromptError(f"pair {self.id}: answer and wrong answer are both {brief(self.answer)}; they must differ")
 
     def plain(self) -> dict[str, Any]:
         """As JSON-ready data."""
@@ -164,8 +169,9 @@ class PromptSet:
         seen: set[str] = set()
         for p in self.pairs:
             if p.id in seen:
-                raise PromptError(f"two pairs have the id {p.id!r}; ids must be unique")
+                raise PromptError(f"two pairs have the id {brief(p.id)}; ids must be unique")
             seen.add(p.id)
+        object.__setattr__(self, "pairs", _clustered(self.pairs))
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -212,109 +218,168 @@ class PromptSet:
         """From mappings with ``clean``, ``corrupted``, ``answer``, ``wrong`` and optionally ``id``, ``cluster``,
         ``category``, ``clean_spans``, ``corrupted_spans`` (``{"role": [start, end]}``, characters).
 
-        Raises PromptError with the row number and the reason.
+        Raises PromptError with the row number and the reason: a key that is none of these and does not begin with ``_``,
+        two rows that are equal in prompts and answers.
         """
+        return cls._from_numbered(enumerate(rows, start=first_row), name)
+
+    @classmethod
+    def _from_numbered(cls, rows: Iterable[tuple[int, Mapping[str, Any]]], name: str) -> PromptSet:
         pairs: list[Pair] = []
-        seen: dict[str, int] = {}
-        for number, row in enumerate(rows, start=first_row):
+        ids: dict[str, int] = {}
+        texts: dict[tuple[str, ...], int] = {}
+        for number, row in rows:
             try:
+                check_columns(row, (*COLUMNS, *OPTIONAL_COLUMNS), (), "it", PromptError)
                 pair = _pair_from_row(row, number)
-                if pair.id in seen:
-                    raise PromptError(f"its id {pair.id!r} is that of row {seen[pair.id]} too; ids must be unique")
+                if (first := ids.setdefault(pair.id, number)) != number:
+                    raise PromptError(f"its id {brief(pair.id)} is that of row {first} too; ids must be unique")
+                said = (pair.clean.text, pair.corrupted.text, pair.answer, pair.wrong)
+                if (first := texts.setdefault(said, number)) != number:
+                    raise PromptError(f"it repeats row {first} (prompts and answers are the same); give each pair once")
+                if len(pairs) == MOST_PAIRS:
+                    raise PromptError(f"more than {MOST_PAIRS:,} pairs")
             except (PromptError, TypeError, ValueError) as error:
                 raise PromptError(f"{name}, row {number}: {error}") from error
-            seen[pair.id] = number
             pairs.append(pair)
         if not pairs:
             raise PromptError(f"{name} has no rows; expected at least one with columns {', '.join(COLUMNS)}")
-        return cls(tuple(pairs), name)
+        return cls(tuple(replace(p, cluster=p.cluster or p.id) for p in _clustered(pairs)), name)
 
     @classmethod
     def from_frame(cls, frame: Any, *, name: str = "DataFrame") -> PromptSet:
         """From a pandas DataFrame (row numbers in errors count from 0, as pandas does)."""
+        check_columns(frame.columns, (*COLUMNS, *OPTIONAL_COLUMNS), COLUMNS, name, PromptError)
         return cls.from_rows(frame.to_dict("records"), name=name, first_row=0)
 
     @classmethod
     def from_file(cls, path: str | Path) -> PromptSet:
         """From a ``.csv`` or ``.jsonl`` file."""
-        import csv
-
         path = Path(path)
+        if path.suffix not in {".csv", ".jsonl"}:
+            raise PromptError(f"{path}: expected a .csv or .jsonl file, given {path.suffix or 'no suffix'}")
         if not path.is_file():
             raise PromptError(f"no such prompt file: {path}; expected a .csv or .jsonl with {', '.join(COLUMNS)}")
-        if path.suffix == ".csv":
-            reader = csv.DictReader(io.StringIO(_text_of(path), newline=""), strict=True)
-            try:
-                missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
-                if missing:
-                    raise PromptError(f"{path} lacks the column(s) {', '.join(missing)}; it has {reader.fieldnames}")
-                return cls.from_rows(reader, name=path.name, first_row=2)
-            except csv.Error as error:
-                raise PromptError(f"{path.name}, line {reader.line_num}: not CSV ({error})") from error
         if path.suffix == ".jsonl":
-            return cls.from_rows(_json_lines(path), name=path.name)
-        raise PromptError(f"{path}: expected a .csv or .jsonl file, given {path.suffix or 'no suffix'}")
+            return cls._from_numbered(json_rows(path, error=PromptError), path.name)
+        columns, rows = csv_rows(path, error=PromptError)
+        check_columns(columns, (*COLUMNS, *OPTIONAL_COLUMNS), COLUMNS, path.name, PromptError)
+        return cls.from_rows(rows, name=path.name, first_row=2)
 
 
-def _text_of(path: Path) -> str:
-    """A file's text, with or without the mark that spreadsheets put before UTF-8."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise PromptError(f"{path.name}, line {row}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+def _same(prompt: Prompt) -> str:
+    """What two prompts share that differ in nothing but spaces, capitals and ways to write a character (windows: tokens)."""
+    if prompt.ids:
+        return " ".join(map(str, prompt.ids))
+    return " ".join(unicodedata.normalize("NFKC", prompt.text).casefold().split())
 
 
-def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(_text_of(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PromptError(f"{path.name}, row {number}: not JSON ({error.msg} at column {error.colno})") from error
-        if not isinstance(row, dict):
-            raise PromptError(f"{path.name}, row {number}: expected an object, given {type(row).__name__}")
-        yield row
+def prompts_of(pair: Pair) -> tuple[str, str]:
+    """What tells the prompts of a pair from those of every other: both texts without regard to spaces and capitals."""
+    return _same(pair.clean), _same(pair.corrupted)
+
+
+def _clustered(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """Pairs with equal prompts share one cluster, whatever was declared; a pair without a cluster of its own stands in
+    nobody else's, whatever its id."""
+    declared = {p.cluster for p in pairs if p.cluster}
+    first: dict[tuple[str, str], str] = {}
+    joined: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while name in joined:
+            name = joined[name]
+        return name
+
+    names = []
+    for p in pairs:
+        name = p.cluster or (p.id if p.id not in declared else f"{p.id} (no cluster)")
+        other = root(first.setdefault(prompts_of(p), name))
+        if other != root(name):
+            joined[root(name)] = other
+        names.append(name)
+    return tuple(
+        p if root(name) == (p.cluster or p.id) else replace(p, cluster=root(name))
+        for p, name in zip(pairs, names, strict=True)
+    )
+
+
+def remarks(pairs: Sequence[Pair], tokenizer: Any) -> list[str]:
+    """What a reader of a record should know of its prompts: prompts that stand in several pairs, and prompts that begin
+    with the tokenizer's own first token, to which no second one is added."""
+    again = len(pairs) - len({prompts_of(p) for p in pairs})
+    prompts = [q for p in pairs for q in (p.clean, p.corrupted)]
+    begun = sum(q.special and not q.ids and _begun(tokenizer(q.text)["input_ids"], tokenizer) > 0 for q in prompts)
+    said = []
+    if again:
+        said.append(
+            f"{again} of {len(pairs)} pairs have the prompts of another one (with other answers, spaces or capitals): they "
+            "share a cluster, and count once towards the pairs that eligibility asks for"
+        )
+    if begun:
+        said.append(
+            f"{begun} of {len(prompts)} prompts begin with the tokenizer's own {tokenizer.bos_token!r}: no second one was put "
+            "before them"
+        )
+    return said
+
+
+def _begun(ids: Sequence[int], tokenizer: Any) -> int:
+    """1 where the tokenizer put its first token before a text that begins with it, else 0."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return int(bos is not None and len(ids) > 1 and ids[0] == ids[1] == bos)
 
 
 def _pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
     for column in COLUMNS:
         if not isinstance(row.get(column), str) or not row[column].strip():
-            raise PromptError(f"column {column!r} is {row.get(column)!r}; expected text")
-    surplus: Any = dict(row).get(None)  # type: ignore[call-overload]
-    if surplus is not None:
-        raise PromptError(f"has more fields than the header: {surplus!r}")
+            raise PromptError(f"column {column!r} is {brief(row.get(column))}; expected text")
 
     def spans(column: str) -> tuple[Span, ...]:
         value = row.get(column)
-        if value is None or value == "" or value != value:
+        if _blank(value):
             return ()
-        try:
-            data = json.loads(value) if isinstance(value, str) else value
-        except json.JSONDecodeError as error:
-            raise PromptError(f"{column} is not JSON ({error.msg}): {value!r}") from error
+        data = value
+        if isinstance(value, str):
+            try:
+                data = read_document(value, "json", name=column)[0]
+            except ReadingError as error:
+                raise PromptError(f"{error} (given {brief(value)})") from error
         if not isinstance(data, Mapping):
-            raise PromptError(f"{column} must be an object of role: [start, end], given {value!r}")
+            raise PromptError(f"{column} must be an object of role: [start, end], given {brief(value)}")
         for role, ends in data.items():
-            if not (isinstance(ends, list | tuple) and len(ends) == 2 and all(isinstance(e, int) for e in ends)):
-                raise PromptError(f"{column}: role {role!r} is {ends!r}; expected [start, end] in characters")
-        return tuple(Span(str(r), *ends) for r, ends in data.items())
+            if not (isinstance(ends, list | tuple) and len(ends) == 2 and all(_whole(e) for e in ends)):
+                raise PromptError(f"{column}: role {brief(role)} is {brief(ends)}; expected [start, end] in characters")
+        return tuple(Span(str(r), int(ends[0]), int(ends[1])) for r, ends in data.items())
 
-    def optional(column: str, default: str) -> str:
+    def optional(column: str) -> str:
         value = row.get(column)
-        return default if value is None or value == "" or value != value else str(value)
+        if _blank(value):
+            return ""
+        if not isinstance(value, str | Real) or isinstance(value, bool) or len(str(value)) > 200:
+            raise PromptError(f"column {column!r} is {brief(value)}; expected a name of at most 200 characters")
+        return str(value)
 
-    name = optional("id", str(number))
     return Pair(
-        id=name,
+        id=optional("id") or str(number),
         clean=Prompt(row["clean"], spans("clean_spans")),
         corrupted=Prompt(row["corrupted"], spans("corrupted_spans")),
         answer=row["answer"],
         wrong=row["wrong"],
-        cluster=optional("cluster", name),
-        category=optional("category", ""),
+        cluster=optional("cluster"),
+        category=optional("category"),
     )
+
+
+def _blank(value: Any) -> bool:
+    """An empty cell, as a file or a frame has it."""
+    return (
+        value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and value != value)
+    )
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -383,7 +448,7 @@ def encode_prompt(
     false = [_continued(prompt, alone, text, tokenizer) for text in (wrong, *more[1])] if wrong else []
     shared = _parting(right, false, len(alone), (answer, wrong))
     if shared == 0:
-        raise PromptError(f"no token comes before the answers {answer!r} / {wrong!r}: the prompt is empty")
+        raise PromptError(f"no token comes before the answers {brief(answer)} / {brief(wrong)}: the prompt is empty")
     full = right[0]
     forced_text = tokenizer.decode(full[len(alone) : shared], clean_up_tokenization_spaces=False)
     roles, optional = _roles(prompt, offsets)
@@ -402,7 +467,8 @@ def _tokens(prompt: Prompt, text: str, tokenizer: Any) -> tuple[list[int], list[
     while prompt.special and ids and ids[-1] == eos and offsets[-1][0] == offsets[-1][1]:
         ids.pop()
         offsets.pop()
-    return ids, offsets
+    doubled = _begun(ids, tokenizer) if prompt.special else 0
+    return ids[doubled:], offsets[doubled:]
 
 
 def _continued(prompt: Prompt, alone: list[int], text: str, tokenizer: Any) -> list[int]:
@@ -412,7 +478,7 @@ def _continued(prompt: Prompt, alone: list[int], text: str, tokenizer: Any) -> l
         return ids
     if not (prompt.text.endswith("\n") and not prompt.lead):
         raise PromptError(
-            f"the answer {prompt.lead + text!r} merges with the end of the prompt {prompt.text[-20:]!r} in this "
+            f"the answer {brief(prompt.lead + text)} merges with the end of the prompt {prompt.text[-20:]!r} in this "
             "tokenizer, so no answer position exists; move the space between prompt and answer"
         )
     # "\n\n" is one token alone and two before a digit in GPT-2-like tokenizers; a model that continues the
@@ -432,9 +498,9 @@ def _parting(right: Sequence[list[int]], false: Sequence[list[int]], start: int,
         shared = min(shared, min(map(len, every)) - 1)  # one right answer begins another: what they share is read
     if any(len(ids) <= shared for ids in every):
         if not false:
-            raise PromptError(f"the answer {named[0]!r} holds no token after the prompt; give a longer one")
+            raise PromptError(f"the answer {brief(named[0])} holds no token after the prompt; give a longer one")
         raise PromptError(
-            f"the answers {named[0]!r} and {named[1]!r} start with the same tokens and one ends inside the other, so no "
+            f"the answers {brief(named[0])} and {brief(named[1])} start with the same tokens and one ends inside the other, so no "
             "token tells them apart; end both with a mark such as '.'"
         )
     if both := {ids[shared] for ids in right} & {ids[shared] for ids in false}:
@@ -457,7 +523,7 @@ def _roles(prompt: Prompt, offsets: Sequence[tuple[int, int]]) -> tuple[dict[str
         if not inside:  # a span of spaces only
             inside = [i for i, (a, b) in enumerate(offsets) if a < span.end and b > span.start]
         if not inside:
-            raise PromptError(f"role {span.role!r} ({prompt.text[span.start : span.end]!r}) covers no token")
+            raise PromptError(f"role {brief(span.role)} ({brief(prompt.text[span.start : span.end])}) covers no token")
         roles[span.role] = (*roles.get(span.role, ()), *inside)
     roles["last"] = (len(offsets) - 1,)
     return roles, frozenset({s.role for s in prompt.spans if s.optional} | {"bos"})
@@ -519,7 +585,7 @@ def _align_spans(pair: EncodedPair) -> dict[int, int]:
             if role in optional:
                 continue
             raise PromptError(
-                f"pair {name}: role {role!r} has {len(source)} token(s) in the clean and {len(target)} in the "
+                f"pair {name}: role {brief(role)} has {len(source)} token(s) in the clean and {len(target)} in the "
                 "corrupted prompt, so role alignment is undefined; use prompts that match, or align by end"
             )
         lent = dict(zip(target, source, strict=True))
@@ -528,7 +594,7 @@ def _align_spans(pair: EncodedPair) -> dict[int, int]:
             continue
         if clash:
             raise PromptError(
-                f"pair {name}: corrupted position {clash[0]} would take two clean positions (role {role!r})"
+                f"pair {name}: corrupted position {clash[0]} would take two clean positions (role {brief(role)})"
             )
         mapping |= lent
     return mapping

@@ -11,8 +11,9 @@ from headlab.claims import Claim, ClaimError
 from headlab.engine import work
 from headlab.engine.model import ModelError
 from headlab.experiments import builtin_claims, catalogue, load, plan, repeat, trial
+from headlab.experiments.base import draw
 from headlab.experiments.trial import adjusted
-from headlab.prompts import PromptSet
+from headlab.prompts import PromptError, PromptSet
 from headlab.store import Store
 
 SMALL = {"pairs": 100, "matched_sets": 120}
@@ -117,6 +118,32 @@ def test_a_users_own_pairs(even, store) -> None:
     assert result.record.prompts["test"]["n"] == 12
     again = repeat(result.record, store=store)
     assert again.record.key == result.record.key
+
+
+def test_prompts_count_once_whatever_else_differs(even, store) -> None:
+    """Twenty prompts with six wrong answers each are twenty pairs to eligibility, one cluster each to every interval, and
+    never on both sides of the choice of a layer; the record says so.  (Equal rows are refused: tests/test_prompts.py.)"""
+    rows = [
+        {
+            "clean": f"{n}.8 or {n}.11? Answer:",
+            "corrupted": f"{n}.8 or {n}.85? Answer:",
+            "answer": f" {n}.8",
+            "wrong": f" {n}.{w}",
+        }
+        for n in range(2, 22)
+        for w in (85, 86, 87, 11, 12, 13)
+    ]
+    pairs = PromptSet.from_rows(rows, name="mine")
+    claim = adjusted(builtin_claims()["parity"], readings=("standard",), matched_sets=20, pairs=120)
+    result = trial(claim, even, prompts=pairs, layer=1, store=store)
+    assert len(pairs) == 120 and result.verdict.outcome in {"untestable", "void"}
+    assert "needs at least 100 pairs, given 20" in result.record.eligibility["reason"]
+    assert result.effects["cluster"].nunique() == 20
+    assert result.record.notes[0].startswith("100 of 120 pairs have the prompts of another one")
+    test, selection = draw(claim, even.tokenizer, pairs)
+    assert {p.clean.text for p in test}.isdisjoint({p.clean.text for p in selection}) and len(selection) > 0
+    with pytest.raises(PromptError, match="test and selection share 1 prompt pair"):
+        draw(claim, even.tokenizer, (test, test.subset(test.pairs[:2])))
 
 
 def test_a_model_in_memory_is_tried_like_a_shipped_one(even, store) -> None:

@@ -184,7 +184,7 @@ def test_a_line_is_read_as_it_should_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "not JSON"),
+        ("{", "is not JSON"),
         ("[1]", "expected an object"),
         (json.dumps({"question": "x"}), "'answer' is None"),
         (json.dumps({**GOOD, "question": 5}), "'question' is 5"),

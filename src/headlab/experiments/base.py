@@ -18,7 +18,8 @@ from headlab.engine.selfcheck import TOLERANCE
 from headlab.heads import Grid, Heads
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
-from headlab.prompts import EncodedPair, PromptError, PromptSet, encode
+from headlab.prompts import EncodedPair, PromptError, PromptSet, encode, prompts_of
+from headlab.reading import brief
 from headlab.stats import Estimate, bootstrap_rate, paired_difference
 from headlab.store import NamedEstimate, Record, Run
 from headlab.tasks.decimals import capacity, decimals
@@ -133,6 +134,11 @@ def draw(
 ) -> tuple[PromptSet, PromptSet]:
     """Test pairs and selection pairs that share no cluster (``prompts`` may be both, already parted)."""
     if isinstance(prompts, tuple):
+        given = [{prompts_of(p) for p in part} for part in prompts]
+        if both := given[0] & given[1]:
+            raise PromptError(
+                f"test and selection share {len(both)} prompt pair(s), first {brief(min(both)[0])}; part them"
+            )
         return prompts
     n_selection = claim.selection_pairs if claim.layer == "auto" else 0
     wanted = claim.pairs + n_selection
@@ -190,6 +196,11 @@ class Eligibility:
         }
 
 
+def distinct(pairs: Sequence[EncodedPair]) -> int:
+    """Pairs that differ in their prompts: what eligibility counts."""
+    return len({prompts_of(p.pair) for p in pairs})
+
+
 def eligibility(bench: Bench, protocol: Protocol) -> Eligibility:
     """Clean and corrupted accuracy under the protocol's own decoding and grading; eligible pairs are answered rightly
     from the clean prompt and wrongly from the corrupted one."""
@@ -207,8 +218,8 @@ def eligibility(bench: Bench, protocol: Protocol) -> Eligibility:
     right, bug = clean["right"].to_numpy(bool), ~corrupted["right"].to_numpy(bool)
     kept = tuple(p for p, a, b in zip(pairs, right, bug, strict=True) if a and b)
     problems = []
-    if len(pairs) < PAIRS_AT_LEAST:
-        problems.append(f"eligibility needs at least {PAIRS_AT_LEAST} pairs, given {len(pairs)}")
+    if (n := distinct(pairs)) < PAIRS_AT_LEAST:
+        problems.append(f"eligibility needs at least {PAIRS_AT_LEAST} pairs, given {n}")
     if right.mean() < CLEAN_AT_LEAST:
         problems.append(
             f"it answers only {right.mean():.0%} of the clean prompts (at least {CLEAN_AT_LEAST:.0%} needed)"

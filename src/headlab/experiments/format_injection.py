@@ -21,7 +21,7 @@ from headlab.claims import PROTOCOLS, Control, decide
 from headlab.effects import Figure
 from headlab.engine.captures import logit_differences
 from headlab.engine.model import Lab
-from headlab.experiments.base import Bench, Experiment, Outcome, named
+from headlab.experiments.base import Bench, Experiment, Outcome, distinct, named
 from headlab.experiments.edited import CONTROLS, controls
 from headlab.experiments.padding import Cell, design_cells, padded
 from headlab.experiments.watched import (
@@ -72,7 +72,7 @@ def format_injection(bench: Bench) -> Outcome:
         _shuffled(filled, bench.seed),
         _text_control(rows, texts),
     ]
-    able = _able(ruled["accuracy:base"], len(bench.encoded))
+    able = _able(ruled["accuracy:base"], distinct(bench.encoded))
     readings = [
         Reading(
             protocol="standard",

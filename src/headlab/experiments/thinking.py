@@ -233,8 +233,8 @@ def eligibility(base: pd.DataFrame, problems: ProblemSet, seed: int) -> Able:
     found, parsed = accuracy(base, "baseline", seed=seed), parse_rate(base, "baseline", seed=seed)
     _, majority = problems.majority()
     reasons = []
-    if len(problems) < PROBLEMS_AT_LEAST:
-        reasons.append(f"at least {PROBLEMS_AT_LEAST} problems are needed, given {len(problems)}")
+    if (n := len({p.question for p in problems})) < PROBLEMS_AT_LEAST:
+        reasons.append(f"at least {PROBLEMS_AT_LEAST} problems are needed, given {n}")
     if found.above(majority) != "yes":
         reasons.append(f"accuracy {found} is not surely above the share of the commonest answer, {majority:.1%}")
     if parsed.value is None or parsed.value < PARSED_AT_LEAST:

@@ -68,7 +68,7 @@ from headlab.experiments.thinking import ThoughtBench, draw_problems
 from headlab.heads import layer as all_heads
 from headlab.heads import pool
 from headlab.interventions import Intervention, World
-from headlab.prompts import PromptSet
+from headlab.prompts import PromptSet, remarks
 from headlab.store import Record, Store
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
@@ -301,6 +301,7 @@ def trial(
         outcome = experiment(chosen.experiment).run(bench)
         if not isinstance(subject, Thinker):
             outcome.notes.extend(beyond(subject, test))
+            outcome.notes[:0] = remarks([*test, *selection], lab.tokenizer)
         record = _finish(run, draft, outcome)
     return Result(record, outcome.tables)
 

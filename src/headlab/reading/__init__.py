@@ -6,7 +6,8 @@ Every refusal is one line with the file, the line where it is known, what was gi
 """
 
 from headlab.reading.bounds import MOST_BYTES, Kind, Lines, Place, ReadingError, brief, nearest, some
-from headlab.reading.document import read_document, read_json_line, text_of
+from headlab.reading.document import read_document, text_of
+from headlab.reading.tables import check_columns, csv_rows, json_rows
 
 __all__ = [
     "MOST_BYTES",
@@ -15,9 +16,11 @@ __all__ = [
     "Place",
     "ReadingError",
     "brief",
+    "check_columns",
+    "csv_rows",
+    "json_rows",
     "nearest",
     "read_document",
-    "read_json_line",
     "some",
     "text_of",
 ]

@@ -86,11 +86,6 @@ def _reader(kind: Kind) -> Callable[[str, dict[Place, int]], Any]:
     return _json
 
 
-def read_json_line(text: str, *, name: str, error: type[Exception] = ReadingError) -> Any:
-    """One line of a file of JSON lines; ``name`` says which.  Raises ``error``."""
-    return read_document(text, "json", name=name, error=error)[0]
-
-
 def _json(text: str, lines: dict[Place, int]) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made: dict[str, Any] = {}

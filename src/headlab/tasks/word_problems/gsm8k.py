@@ -6,12 +6,12 @@ Double spaces in questions are collapsed once, as the published inference does.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from headlab.prompts import PromptError
+from headlab.reading import brief, read_document
 from headlab.tasks.word_problems.problems import Problem, ProblemSet, parse_answer
 
 _STEP = re.compile(r"<<([^<>]*)>>")
@@ -25,17 +25,12 @@ def read_gsm8k(path: str | Path) -> ProblemSet:
     """
 
     def problem(line: str, name: str) -> Problem:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PromptError(
-                f"not JSON ({error.msg} at column {error.colno}); expected one object on each line"
-            ) from error
+        row = read_document(line, "json", name="the line", error=PromptError)[0]
         if not isinstance(row, dict):
             raise PromptError(f"expected an object with 'question' and 'answer', given {type(row).__name__}")
         for key in ("question", "answer"):
             if not isinstance(row.get(key), str):
-                raise PromptError(f"{key!r} is {row.get(key)!r}; expected text")
+                raise PromptError(f"{key!r} is {brief(row.get(key))}; expected text")
         return _problem(name, row["question"], row["answer"])
 
     return _read(Path(path), problem)
@@ -61,7 +56,7 @@ def _problem(name: str, question: str, solution: str) -> Problem:
     if not mark:
         raise PromptError("the solution has no '####'; expected the answer after it")
     if not _GOLD.fullmatch(gold):
-        raise PromptError(f"the answer after '####' is {gold.strip()!r}; expected one number")
+        raise PromptError(f"the answer after '####' is {brief(gold.strip())}; expected one number")
     steps = tuple(re.sub(r"\s+", "", s) for s in _STEP.findall(thoughts))
     if not thoughts.count("<<") == thoughts.count(">>") == len(steps):
         raise PromptError("a step is not closed; expected every '<<' to have its '>>'")
@@ -86,9 +81,12 @@ def _read(path: Path, problem: Callable[[str, str], Problem]) -> ProblemSet:
     if not path.is_file():
         raise PromptError(f"no such problem file: {path}; expected GSM8K (.jsonl) or GSM8K-Aug (.txt)")
     made = []
+    first: dict[str, int] = {}
     for number, line in _lines(path):
         try:
             made.append(problem(line, f"{path.stem}-{number}"))
+            if (other := first.setdefault(made[-1].question, number)) != number:
+                raise PromptError(f"it asks what line {other} asks; give each problem once")
         except PromptError as error:
             raise PromptError(f"{path.name}, line {number}: {error}") from error
     if not made:
