@@ -15,13 +15,14 @@ from typing import Protocol as Protocol_
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
-from headlab.reading import MOST_BYTES, Lines, Place, brief, nearest, read_document, text_of
+from headlab import reading
+from headlab.reading import MOST_BYTES, Lines, plain_or_why, read_document, text_of
 from headlab.stats import Estimate, Rank
 
 Outcome = Literal["upheld", "refuted", "undecided", "void", "untestable"]
 ProtocolName = Literal["standard", "published"]
-MOST_PROBLEMS = 3
-"""Problems of a malformed claim that one message names; it counts the others."""
+MOST = 100_000
+"""Pairs, and random sets, that a claim may ask for."""
 
 
 class ClaimError(ValueError):
@@ -32,7 +33,13 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class TaskSpec(_Frozen):
+class _Given(_Frozen):
+    """What is read from a file: its numbers are finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class TaskSpec(_Given):
     """Where the prompt pairs come from: a built-in task, or a file of the user's own.
 
     ``word-problems`` are for thinking models: the generator's, or a ``file``'s (GSM8K .jsonl, GSM8K-Aug .txt).
@@ -48,7 +55,7 @@ class TaskSpec(_Frozen):
     file: str | None = None
 
 
-class Prediction(_Frozen):
+class Prediction(_Given):
     """One statistic and the side of a threshold on which it must lie.
 
     ``>`` and ``<``: the whole interval beyond the threshold upholds, the whole interval on the other side refutes.
@@ -141,7 +148,7 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-class Claim(_Frozen):
+class Claim(_Given):
     """Words, source, task, predictions with thresholds, controls.
 
     ``layer`` is a number, or "auto": chosen by ``layer_rule`` on pairs that the test never sees.
@@ -157,15 +164,15 @@ class Claim(_Frozen):
     task: TaskSpec = TaskSpec()
     layer: int | Literal["auto"] = "auto"
     layer_rule: str = "the layer at which patching every head repairs most selection pairs; the lowest of equals"
-    pairs: int = Field(200, ge=2)
-    selection_pairs: int = Field(60, ge=2)
+    pairs: int = Field(200, ge=2, le=MOST)
+    selection_pairs: int = Field(60, ge=2, le=MOST)
     predictions: tuple[Prediction, ...] = Field(min_length=1)
     controls: tuple[str, ...] = Field(min_length=1)
-    matched_sets: int = Field(999, ge=1)
-    subsets_per_size: int = Field(50, ge=1)
+    matched_sets: int = Field(999, ge=1, le=MOST)
+    subsets_per_size: int = Field(50, ge=1, le=MOST)
     pool: str = "any"
     alpha: float = Field(0.05, gt=0, lt=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     readings: tuple[ProtocolName, ...] = ("standard", "published")
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -179,6 +186,13 @@ class Claim(_Frozen):
     def _standard_first(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or len(set(value)) != len(value):
             raise ValueError("expected one or both of standard, published, each once")
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if why := plain_or_why(value):
+            raise ValueError(why)
         return value
 
     def content_hash(self) -> str:
@@ -216,23 +230,7 @@ def read_file(path: str | Path) -> tuple[Any, Lines, str]:
 
 def problems(error: ValidationError, lines: Lines) -> str:
     """What a validation found, each with its line; the first few of many."""
-    found = [_problem(e, lines) for e in error.errors(include_url=False)[:MOST_PROBLEMS]]
-    more = error.error_count() - len(found)
-    return "; ".join(found) + (f"; and {more} more" if more > 0 else "")
-
-
-def _problem(error: Any, lines: Lines) -> str:
-    place = tuple(error["loc"])
-    known = nearest(lines, place)
-    where = f"line {known}: " if known else ""
-    given = "" if error["type"] == "missing" else f" (given {brief(error['input'])})"
-    return f"{where}{brief_place(place)}: {error['msg']}{given}"
-
-
-def brief_place(place: Place) -> str:
-    """Where a value stands, as error messages say it: ``predictions.0.op``."""
-    text = ".".join(map(str, place))
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return reading.problems(error.errors(include_url=False, include_context=False), lines)
 
 
 def read_text(text: str, suffix: str, name: str) -> tuple[Any, Lines]:
@@ -253,6 +251,12 @@ class Control(_Frozen):
     passed: bool
     words: str
     value: float | None = None
+
+    @field_validator("passed", "value", mode="before")
+    @classmethod
+    def _of_numpy(cls, value: Any) -> Any:
+        """numpy's booleans and numbers are booleans and numbers."""
+        return value.item() if hasattr(value, "item") else value
 
 
 class Ruling(_Frozen):

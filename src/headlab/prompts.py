@@ -110,7 +110,9 @@ class Pair:
         if twice := sorted(set(self.answers) & set(self.wrongs) - {self.answer}):
             raise PromptError(f"pair {self.id}: {brief(twice[0])} is both a right and a wrong answer")
         if self.answer and self.answer == self.wrong:
-            raise PromptError(f"pair {self.id}: answer and wrong answer are both {brief(self.answer)}; they must differ")
+            raise PromptError(
+                f"pair {self.id}: answer and wrong answer are both {brief(self.answer)}; they must differ"
+            )
 
     def plain(self) -> dict[str, Any]:
         """As JSON-ready data."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
-from headlab import report
+from headlab import organisms, report
 from headlab.claims import ClaimError
 from headlab.experiments import cross_model as room
 from headlab.experiments import trial
 from headlab.experiments.cross_model import cross_model, preset
+from headlab.experiments.models_table import counted_as
 from headlab.experiments.trial import EXPERIMENTS, find_claim
 from headlab.store import Store
 
@@ -68,6 +71,24 @@ def test_a_reference_that_is_not_found_makes_the_table_void(crossed) -> None:
     known = [records.get(m, {}) for m in MODELS]
     reading, _ = room._read(find_claim("cross-model"), result.tables["models"], known, controls)
     assert reading.verdict.outcome == "void"
+
+
+def test_a_copy_of_a_model_counts_once(store, tmp_path, monkeypatch) -> None:
+    """The same weights under another name, here a copied folder: one row counts, the other says why; the same in null-rates.
+    (Series of checkpoints: tests/experiments/test_training_dynamics.py.)"""
+    copy = tmp_path / "another-name"
+    shutil.copytree(organisms.path("decimals-null-8"), copy)
+    models = ["decimals-null-8", str(copy)]
+    monkeypatch.setattr(room, "REFERENCES", {})  # two trials less
+    home = Store(store)
+    table = cross_model(models, pairs=12, matched_sets=8, protocol="standard", store=home).tables["models"]
+    assert table.set_index("model").loc[str(copy), "reason"] == "the same weights as decimals-null-8: counted once"
+    assert "same weights" not in table.set_index("model").loc["decimals-null-8", "reason"]
+    weights: dict[str, str] = {}
+    record = next(r for r in home.records()[0] if r.model)
+    assert counted_as(weights, "one", [record]) == "" == counted_as(weights, "one", [record])
+    assert counted_as(weights, "two", [record]) == "the same weights as one: counted once"
+    assert counted_as(weights, "three", []) == ""
 
 
 def test_presets_and_lists() -> None:

@@ -12,10 +12,12 @@ from headlab import organisms
 from headlab.experiments import changes, checkpoints, series, series_looks, training_dynamics
 from headlab.experiments.emergence import emergence
 from headlab.experiments.series import Checkpoint, Series, SeriesError
+from headlab.experiments.steps import steps_of
 from headlab.experiments.trial import builtin_claims, experiment, trial
 from headlab.measures.weights import HeadWeights, LayerWeights, head_weights
 from headlab.report import figures, page
 from headlab.stats.change_point import change_point
+from headlab.store import Store
 
 PLANTED, CONTROL = "decimals-series-planted", "decimals-series-control"
 CLAIM = builtin_claims()["training-dynamics"]
@@ -267,8 +269,8 @@ def test_lists_of_folders_make_series(tmp_path):
     [
         ([], (), "no model given"),
         (["some/hub-model"], (), "which checkpoints of some/hub-model"),
-        (["some/hub-model"], ("main", "step5"), "names no step"),
-        (["some/hub-model"], ("step5", "v5"), "step 5 twice"),
+        (["some/hub-model"], ("main", "step5"), "does not say its step"),
+        (["some/hub-model"], ("step5", "step-5"), "step 5 twice"),
         (["some/hub-model"], ("step5",), "needs at least 2"),
         (["decimals-natural"], (), "shipped as one model"),
         (["MADE", "decimals-series-planted"], (), "checkpoints only"),
@@ -279,6 +281,85 @@ def test_lists_that_are_no_series_say_so(tmp_path, models, revisions, message):
     (tmp_path / "step1" / "config.json").write_text("{}")
     with pytest.raises(SeriesError, match=message):
         series.listed([str(tmp_path / "step1") if m == "MADE" else m for m in models], revisions)
+
+
+@pytest.mark.parametrize(
+    ("names", "steps"),
+    [
+        (["step1000-tokens4B", "step101000-tokens424B", "step9000-tokens37B"], [1000, 101000, 9000]),
+        (["stage1-step101000-tokens424B", "stage1-step2000-tokens8B"], [101000, 2000]),
+        (["step-50K-105b", "step-240k-503b", "step-1431k-3T"], [50_000, 240_000, 1_431_000]),
+        (["TinyLlama-1.1B-step-50K-105b", "TinyLlama-1.1B-intermediate-step-1431k-3T"], [50_000, 1_431_000]),
+        (["checkpoint-1000-v2", "checkpoint-500-v2", "checkpoint-20000-v2"], [1000, 500, 20_000]),
+        (["checkpoint-1000", "checkpoint-500-v2"], [1000, 500]),
+        (["global_step143000", "global_step1000"], [143_000, 1000]),
+        (["iter_0001000", "iter_0020000"], [1000, 20_000]),
+        (["iter-010000-ckpt", "iter-002000-ckpt"], [10_000, 2000]),
+        (["ckpt-1.5M", "ckpt_300k", "CKPT-2b"], [1_500_000, 300_000, 2 * 10**9]),
+        (["epoch=3-step=4000", "epoch=1-step=2000"], [4000, 2000]),
+        (["model-7b-2000", "model-7b-500"], [2000, 500]),
+        (["1000", "20"], [1000, 20]),
+        (["v2.0_tokens_3", "v2.0_tokens_1"], [3, 1]),
+        (["gpt2-step1000"], [1000]),
+        (["run_5k"], [5000]),
+    ],
+)
+def test_the_step_of_a_checkpoint_is_the_number_after_its_word(names, steps):
+    """Names as OLMo (1 and 2), TinyLlama, Pythia, Transformers, DeepSpeed, Megatron, LitGPT and Lightning write them.  Looked
+    for: units in both cases, decimals, versions and token counts before and after, leading zeros, names without a word."""
+    assert steps_of(names) == steps
+    assert series.of_hub("some/model", names).steps == tuple(sorted(steps)) if len(names) > 1 else True
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["stage1-step1000", "stage2-step1000"], "several stages .stage1, stage2., whose steps begin anew"),
+        (["stage2-ingredient1-step1000", "stage2-ingredient2-step2000"], "several stages"),
+        (["stage1-step1000", "step2000"], "several stages .none, stage1."),
+        (["main", "step5"], "'main' does not say its step as the others do"),
+        (["main", "5"], "'main' names no step"),
+        (["a-1-2", "a-3-4"], "which number of 'a-1-2' is the step"),
+        (["model-7b-2000"], "which number"),
+        (["step1000-step2000", "step3000"], "says several steps .1000, 2000."),
+        (["step1.0005k", "step2k"], "'1.0005k' is no step"),
+        (["step" + "9" * 400, "step1"], "is no step; expected a whole number"),
+    ],
+)
+def test_a_name_whose_step_is_not_certain_is_refused(names, message):
+    with pytest.raises(SeriesError, match=message) as refused:
+        steps_of(names)
+    assert len(str(refused.value)) <= 500
+
+
+def test_the_order_is_said():
+    one = series.of_hub("some/model", ["step-1431k-3T", "step-50K-105b"])
+    assert one.order == "step-50K-105b = 50000, step-1431k-3T = 1431000"
+
+
+def test_equal_weights_under_two_names_are_one_look(tmp_path, monkeypatch, capsys):
+    """Three checkpoints and a copy of one: three looks, said in the record and on the terminal.  Looked for: series from
+    folders, lists of models in cross-model and null-rates (their tests), all copies of one checkpoint."""
+    from headlab.cli import main
+
+    run = tmp_path / "mine"
+    for step, folder in list(organisms.checkpoints(CONTROL).items())[-3:]:
+        shutil.copytree(folder, run / f"step{step}")
+    shutil.copytree(run / "step864", run / "step1000-v2")
+    monkeypatch.setattr(training_dynamics, "PLANTED", "not shipped")
+    monkeypatch.setattr(training_dynamics, "CONTROL", "not shipped")
+    assert main(["emergence", str(run), "--weights-only", "--store", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr().out
+    home = Store(tmp_path / "runs")
+    ((record,), _) = home.records()
+    looks = home.table(record.id, "looks")
+    steps = sorted(set(looks[looks["series"] == "mine"]["step"]))
+    assert len(steps) == 3 and 1000 not in steps
+    (same,) = [n for n in record.notes if "are one look" in n]
+    assert "step 1000 has those of step 864" in same and same in " ".join(said.split())
+    assert any("looked at in the order step" in n for n in record.notes)
+    with pytest.raises(SeriesError, match="all checkpoints of x have the same weights"):
+        Series("x", (Checkpoint(1, "a"), Checkpoint(2, "b"))).without({2: 1})
 
 
 def test_a_stored_series_that_is_none_is_refused():

@@ -61,6 +61,9 @@ def emergence(
             weights_only=weights_only, store=home, progress=meter, **{k: v for k, v in given.items() if v is not None},
         )  # fmt: skip
     print_record(result.record, home, json)
+    if not json:
+        for line in (n for n in result.record.notes if " looked at in the order " in n or " are one look: " in n):
+            typer.echo(line)
 
 
 def _revisions(revisions: str | None, steps: str | None, preset: bool) -> list[str]:

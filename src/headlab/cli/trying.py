@@ -119,7 +119,7 @@ def run(
     chosen = _model(model)
     from headlab import experiments
 
-    one_of(experiment, [e["slug"] for e in experiments.catalogue()], "experiment")
+    one_of(experiment, experiments.slugs(), "experiment")
     if dry_run and experiment == "scorecard":
         raise BadInput("--dry-run counts the passes of one experiment; name one (headlab list experiments)")
     _try(experiment, chosen, given, store, json, dry_run, experiments.run, full=full)

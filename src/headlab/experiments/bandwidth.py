@@ -302,4 +302,5 @@ EXPERIMENT = Experiment(
     STATISTICS,
     controls=(*CONTROLS, "shuffled-roles"),
     options={"queries": "last", "sink": "out"},
+    needs="numbers",
 )

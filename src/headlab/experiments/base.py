@@ -144,6 +144,10 @@ def draw(
     wanted = claim.pairs + n_selection
     own = prompts is not None or claim.task.name == "file"
     if prompts is None:
+        if own and not claim.task.file:
+            raise PromptError(
+                "the claim's task is a file and names none; write task: {name: file, file: pairs.csv}, or give --prompts"
+            )
         prompts = PromptSet.from_file(claim.task.file or "") if own else _decimals(claim, 2 * wanted, tokenizer)
     share = n_selection / wanted if len(prompts) >= wanted else min(n_selection / wanted, 0.25)
     selection, test = prompts.split(share, claim.seed)
@@ -339,7 +343,8 @@ class Experiment:
 
     ``statistics`` and ``controls`` are what a claim may predict and ask for (a trailing ``*`` stands for the rest of a
     name).  ``options`` are the settings of its own that a claim may give, with their defaults.  ``design(grid, claim,
-    layer)`` lists the worlds that most of the time goes to, for ``--dry-run``.
+    layer)`` lists the worlds that most of the time goes to, for ``--dry-run``.  ``needs``: "numbers" where every prompt must
+    name the two numbers that it compares by their roles.
     """
 
     slug: str
@@ -349,6 +354,7 @@ class Experiment:
     controls: tuple[str, ...] = CONTROLS
     options: Mapping[str, Any] = field(default_factory=dict)
     design: Callable[[Grid, Claim, int], list[World]] | None = None
+    needs: str = ""
 
     def check(self, claim: Claim) -> None:
         """Refuse a claim that predicts what nobody measures, before anything runs.  Raises ClaimError."""
@@ -367,7 +373,9 @@ class Experiment:
                 raise ClaimError(f"{self.slug} has no option {key!r}; it has {known}")
             default = self.options[key]
             if isinstance(default, bool) != isinstance(value, bool) or not isinstance(value, _like(default)):
-                raise ClaimError(f"option {key!r} of {self.slug}: given {value!r}, expected something like {default!r}")
+                raise ClaimError(
+                    f"option {key!r} of {self.slug}: given {brief(value)}, expected something like {default!r}"
+                )
 
 
 def _like(default: Any) -> tuple[type, ...]:

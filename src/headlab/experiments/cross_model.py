@@ -23,7 +23,7 @@ import numpy as np
 from headlab.claims import Claim, Control, decide
 from headlab.effects import Figure, Progress, quiet
 from headlab.experiments.base import Bench, Experiment, Outcome, Result, named
-from headlab.experiments.models_table import CANNOT, PRESETS, listed, number, preset, row
+from headlab.experiments.models_table import CANNOT, PRESETS, counted_as, listed, number, preset, row
 from headlab.experiments.swaps import estimates_figure
 from headlab.stats import Estimate, clopper_pearson
 from headlab.stats.heterogeneity import chance_of_pattern, heterogeneity
@@ -51,7 +51,8 @@ def cross_model(
 
     ``head_count``: that claim too, where parity can be tried.  ``loading`` (dtype, device, memory, engine, protocol …)
     goes to every trial.  Returns a summary record whose children are the trials; its table ``models`` has a row for each model.
-    An interrupted call goes on with the trials that it had not finished.
+    A model with the weights of an earlier one counts once, whatever it is called.  An interrupted call goes on with the
+    trials that it had not finished.
 
     Raises ClaimError for no model, a model named twice or an unknown preset.
     """
@@ -74,11 +75,13 @@ def cross_model(
         kind="run", slug="cross-model", title=f"Parity on {len(entries)} models", inputs=inputs, draft=draft
     ) as run:
         every = list(dict.fromkeys([*entries, *REFERENCES.values()]))
-        rows, children = {}, {}
+        rows, children, weights = {}, {}, {}
         for n, entry in enumerate(every):
             slugs = list(claims) if entry in entries else ["parity"]
             tell = partial(_tell, progress, n, len(every))
             made, reason = _tried(entry, slugs, home, run, tell, options)
+            if entry in entries and (same := counted_as(weights, entry, made.values())):
+                made, reason = {}, same
             children[entry] = made
             rows[entry] = row(entry, made, reason)
         table = run.table("models", pd.DataFrame([rows[e] for e in entries]))

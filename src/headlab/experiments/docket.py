@@ -6,8 +6,8 @@ from typing import Any
 
 from headlab.experiments import scorecard, thought_scorecard
 from headlab.experiments.base import Result
-from headlab.experiments.thinking import TASK as THINKING
-from headlab.experiments.trial import EXPERIMENTS, builtin_claims, experiment, trial
+from headlab.experiments.fitting import THINKING, unread
+from headlab.experiments.trial import _BESIDE, EXPERIMENTS, builtin_claims, experiment, trial
 
 
 def catalogue() -> list[dict[str, str]]:
@@ -26,6 +26,11 @@ def catalogue() -> list[dict[str, str]]:
     ]
 
 
+def slugs() -> list[str]:
+    """Whatever :func:`run` takes."""
+    return [*(row["slug"] for row in catalogue()), *_BESIDE]
+
+
 def run(slug: str, model: Any, *, full: bool = False, **options: Any) -> Result:
     """Run an experiment of the docket with its built-in claim, ``scorecard`` or ``thought-scorecard``; options as for
     :func:`trial`.
@@ -40,7 +45,8 @@ def run(slug: str, model: Any, *, full: bool = False, **options: Any) -> Result:
     if slug == thought_scorecard.SLUG:
         return thought_scorecard.thought_scorecard(model, full=full, **options)
     experiment(slug)
-    thinking = builtin_claims()[slug].task.name == THINKING
-    sizes = (thought_scorecard.FULL if thinking else scorecard.FULL) if full else {}
+    own = builtin_claims()[slug]
+    sizes = (thought_scorecard.FULL if own.task.name == THINKING else scorecard.FULL) if full else {}
+    sizes = {k: v for k, v in sizes.items() if not unread([k], own)}
     given = {**sizes, **{k: v for k, v in options.items() if v is not None}}
-    return trial(builtin_claims()[slug], model, kind="run", **given)
+    return trial(own, model, kind="run", **given)

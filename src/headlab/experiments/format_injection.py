@@ -328,4 +328,5 @@ EXPERIMENT = Experiment(
     STATISTICS,
     controls=(*CONTROLS, "shuffled-shares", "text"),
     options={"words": [8, 16, 32], "shares": [0.0, 0.25, 0.5, 0.75, 1.0], "step": 0.6, "queries": "last"},
+    needs="numbers",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from headlab.claims import ClaimError
@@ -104,3 +104,10 @@ def number(record: Record, name: str) -> Estimate | None:
             found = Estimate.from_dict(e.estimate)
             return found if found.defined else None
     return None
+
+
+def counted_as(weights: dict[str, str], entry: str, records: Iterable[Record]) -> str:
+    """Why a model does not count: an earlier entry has the same weights under another name.  Empty for the first; ``weights``
+    keeps which entry each fingerprint came from."""
+    first = {weights.setdefault(r.model["fingerprint"], entry) for r in records if r.model} - {entry}
+    return f"the same weights as {min(first)}: counted once" if first else ""

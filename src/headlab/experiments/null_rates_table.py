@@ -19,7 +19,7 @@ from headlab.claims import Claim, Control, decide
 from headlab.effects import Figure, Progress, quiet
 from headlab.experiments import null_rates
 from headlab.experiments.base import Result, named
-from headlab.experiments.models_table import CANNOT, listed
+from headlab.experiments.models_table import CANNOT, counted_as, listed
 from headlab.experiments.null_rates import COLUMNS, LABELS, NOMINAL, UNIT, allowed, parity_of, shares, words
 from headlab.experiments.swaps import estimates_figure
 from headlab.stats import Estimate, bootstrap_rate
@@ -74,9 +74,12 @@ def over_models(
     with home.open(kind="run", slug="null-rates", title=title, inputs=inputs, draft=draft) as run:
         every = list(dict.fromkeys([*entries, PLANTED]))
         made: dict[str, tuple[Record | None, str]] = {}
+        weights: dict[str, str] = {}
         for n, entry in enumerate(every):
             tell = _Gauge(progress, n, len(every))
-            made[entry] = _tried(entry, claim, home, run, tell, loading)
+            found, why = _tried(entry, claim, home, run, tell, loading)
+            same = counted_as(weights, entry, [found]) if found is not None and entry in entries else ""
+            made[entry] = (None, same) if same else (found, why)
         rows = {m: home.table(r.id, "trials") for m, (r, _) in made.items() if r is not None}
         dealt = [t[t["relabelling"] > 0].assign(model=m) for m, t in rows.items() if m in entries]
         pooled = run.table(

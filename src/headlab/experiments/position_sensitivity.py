@@ -213,4 +213,5 @@ EXPERIMENT = Experiment(
     STATISTICS,
     controls=CONTROLS,
     options={"queries": "last"},
+    needs="numbers",
 )

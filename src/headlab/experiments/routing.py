@@ -196,4 +196,5 @@ EXPERIMENT = Experiment(
     STATISTICS,
     controls=CONTROLS,
     options={"query": "last"},
+    needs="numbers",
 )

@@ -17,6 +17,7 @@ from headlab.claims import ClaimError
 from headlab.effects import Progress, quiet
 from headlab.engine.passes import EngineError
 from headlab.experiments.base import Result
+from headlab.experiments.fitting import unread
 from headlab.experiments.thinking import TASK as THINKING
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims, load, trial
 from headlab.interventions import InterventionError
@@ -132,7 +133,9 @@ def _try(slug: str, lab: Any, home: Store, tell: Progress, options: dict[str, An
     import pandas as pd
 
     try:
-        made = trial(builtin_claims()[slug], lab, store=home, progress=tell, kind="run", **options)
+        own = builtin_claims()[slug]
+        read = {k: v for k, v in options.items() if not unread([k], own)}
+        made = trial(own, lab, store=home, progress=tell, kind="run", **read)
         return pd.DataFrame({"id": [made.record.id], "reason": [""]})
     except (ClaimError, PromptError, InterventionError, EngineError, ValueError) as error:
         return pd.DataFrame({"id": [""], "reason": [str(error)]})

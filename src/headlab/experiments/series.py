@@ -6,15 +6,15 @@ by name.  Nothing here measures anything.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from headlab import organisms
 from headlab.engine.model import Lab, ModelError, open_model
 from headlab.engine.selfcheck import prove
+from headlab.experiments.steps import SeriesError, ordered, steps_of
 
 PYTHIA_STEPS = (0, *(2**n for n in range(10)), *range(1000, 143001, 1000))
 """The 154 steps at which every Pythia model was saved, as revisions ``step0`` … ``step143000``."""
@@ -25,10 +25,6 @@ PYTHIA_SEEDS = tuple(f"EleutherAI/pythia-160m-seed{n}" for n in range(1, 10))
 PRESETS = {"pythia-160m": ("EleutherAI/pythia-160m", *PYTHIA_SEEDS)}
 STEPS = {"all": PYTHIA_STEPS, "log": PYTHIA_LOG_STEPS}
 LEAST = 2
-
-
-class SeriesError(ValueError):
-    """A list of checkpoints that makes no series: what was given, what was expected."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,18 @@ class Series:
     @property
     def steps(self) -> tuple[int, ...]:
         return tuple(c.step for c in self.checkpoints)
+
+    def without(self, steps: Container[int]) -> Series:
+        """The series without some steps.  Raises SeriesError when fewer than two are left."""
+        kept = tuple(c for c in self.checkpoints if c.step not in steps)
+        if len(kept) < LEAST:
+            raise SeriesError(f"all checkpoints of {self.name} have the same weights; a series needs at least {LEAST}")
+        return self if len(kept) == len(self.checkpoints) else replace(self, checkpoints=kept)
+
+    @property
+    def order(self) -> str:
+        """The checkpoints in the order in which they are looked at, with the step that each name was read as."""
+        return ordered([c.revision or Path(c.model).name for c in self.checkpoints], self.steps)
 
     @property
     def last(self) -> Checkpoint:
@@ -115,26 +123,18 @@ def siblings(name: str) -> list[Series]:
 
 
 def of_folders(folders: Sequence[str | Path], name: str = "") -> Series:
-    """A series of local folders, their steps read from the last number of each name (``step1000``,
-    ``checkpoint-500``).  A folder without a tokenizer takes that of the last step.  Raises SeriesError."""
+    """A series of local folders, their steps read from their names (:func:`steps_of`).  A folder without a tokenizer takes
+    that of the last step.  Raises SeriesError."""
     paths = [Path(f) for f in folders]
-    steps = [step_of(p.name) for p in paths]
+    steps = steps_of([p.name for p in paths])
     last = str(paths[max(range(len(paths)), key=lambda i: steps[i])])
     looks = tuple(Checkpoint(s, str(p), None, last) for s, p in zip(steps, paths, strict=True))
     return Series(name or paths[0].resolve().parent.name, looks)
 
 
 def of_hub(model: str, revisions: Sequence[str]) -> Series:
-    """A series of revisions of a hub model, their steps read from the last number of each.  Raises SeriesError."""
-    return Series(model, tuple(Checkpoint(step_of(r), model, r) for r in revisions))
-
-
-def step_of(text: str) -> int:
-    """The last number in a name.  Raises SeriesError."""
-    numbers = re.findall(r"\d+", text)
-    if not numbers:
-        raise SeriesError(f"{text!r} names no step; expected a number in it, such as step1000 or checkpoint-500")
-    return int(numbers[-1])
+    """A series of revisions of a hub model, their steps read from their names (:func:`steps_of`).  Raises SeriesError."""
+    return Series(model, tuple(Checkpoint(s, model, r) for s, r in zip(steps_of(revisions), revisions, strict=True)))
 
 
 def listed(models: Sequence[str], revisions: Sequence[str] = ()) -> list[Series]:
@@ -230,5 +230,4 @@ def one_at_a_time(series: Sequence[Series]) -> Iterator[Checkpoint]:
 __all__ = [
     "PRESETS", "PYTHIA_LOG_STEPS", "PYTHIA_SEEDS", "PYTHIA_STEPS", "STEPS", "Checkpoint", "ModelError", "Series",
     "SeriesError", "listed", "of_folders", "of_hub", "of_organism", "one_at_a_time", "open_checkpoint", "siblings",
-    "step_of",
 ]  # fmt: skip

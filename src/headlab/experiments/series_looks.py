@@ -37,9 +37,12 @@ def prompts_of(bench: Bench, elsewhere: int) -> Pairs:
 
 def looks_of(
     bench: Bench, series: Sequence[Series], own: set[str], prompts: Pairs, *, draws: int, pairs_elsewhere: int
-) -> Any:
+) -> tuple[Any, dict[str, dict[int, int]]]:
     """Every checkpoint measured, weights and prompts for the series in ``own``, repairs alone for the others; a row for
-    each series × step × quantity × layer.  The first checkpoint is measured twice.  What is stored is not run again."""
+    each series × step × quantity × layer.  The first checkpoint is measured twice.  What is stored is not run again.
+
+    With the table: by series, the steps that were left out because their weights are those of an earlier look (its step).
+    """
     import pandas as pd
 
     reference: tuple[Lab | None, Pairs] = (None, {})
@@ -55,9 +58,27 @@ def looks_of(
         found[one.key] = bench.run.shard(f"look {one.key}", look)
     bench.progress("checkpoints", len(every), len(every))
     again = bench.run.shard(f"again {every[0].key}", partial(_measured, bench, every[0], bench.lab, prompts, draws))
-    parts = [found[c.key].assign(series=s.name, step=c.step) for s in series for c in s.checkpoints]
+    dropped: dict[str, dict[int, int]] = {s.name: _repeated(s, found) for s in series}
+    parts = [
+        found[c.key].assign(series=s.name, step=c.step)
+        for s in series
+        for c in s.checkpoints
+        if c.step not in dropped[s.name]
+    ]
     table = pd.concat([*parts, again.assign(series=AGAIN, step=every[0].step)], ignore_index=True)
-    return table[_COLUMNS]
+    return table[_COLUMNS], {name: steps for name, steps in dropped.items() if steps}
+
+
+def _repeated(one: Series, found: Mapping[str, Any]) -> dict[int, int]:
+    """Steps of a series whose weights are those of an earlier look, with that look's step: they are no further looks."""
+    first: dict[str, int] = {}
+    out = {}
+    for c in one.checkpoints:
+        table = found[c.key]
+        print_ = str(table["weights"].iloc[0]) if "weights" in table and len(table) else c.key
+        if (step := first.setdefault(print_, c.step)) != c.step:
+            out[c.step] = step
+    return out
 
 
 def _reference(one: Checkpoint, n: int, seed: int) -> tuple[Lab, Pairs]:
@@ -75,4 +96,4 @@ def _measured(bench: Bench, one: Checkpoint, proven: Lab | None, prompts: Pairs,
     lab = open_checkpoint(one, proven=proven, prompts=bool(prompts), device=str(bench.lab.device), dtype=dtype)
     rows = [] if draws is None else weight_rows(lab, draws=draws, seed=bench.seed)
     asked = behaviour_rows(lab, prompts, seed=bench.seed, memory=bench.memory) if prompts else []
-    return pd.DataFrame([*rows, *asked])
+    return pd.DataFrame([*rows, *asked]).assign(weights=lab.fingerprint)

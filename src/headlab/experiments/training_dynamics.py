@@ -60,7 +60,8 @@ def training_dynamics(bench: Bench) -> Outcome:
     alone = own + [s for s in references if s.name not in {o.name for o in own}]
     settings = {k: bench.option(k, EXPERIMENT) for k in ("draws", "pairs_elsewhere")}
     prompts = prompts_of(bench, settings["pairs_elsewhere"]) if bench.option("behaviour", EXPERIMENT) else {}
-    looks = looks_of(bench, alone, {s.name for s in own}, prompts, **settings)
+    looks, same = looks_of(bench, alone, {s.name for s in own}, prompts, **settings)
+    own, alone = ([s.without(same.get(s.name, {})) for s in some] for some in (own, alone))
     layer, scan = choose_layer(bench, [encode(p, bench.lab.tokenizer) for p in bench.selection]) if prompts else (0, [])
     first = next(iter(prompts)) if prompts else bench.claim.task.category
     asked = {
@@ -84,7 +85,7 @@ def training_dynamics(bench: Bench) -> Outcome:
         },
         settings={"layer": layer, "layer_scan": scan, "series": [s.plain() for s in own]},
         sections=[_looked(own), *_SECTIONS],
-        notes=_notes(changes, own),
+        notes=[*_order(own, same), *_notes(changes, own)],
     )
 
 
@@ -246,6 +247,15 @@ def _looked(own: Sequence[Series]) -> dict[str, str]:
         "text": " ".join(lines)
         + " Nothing is known of the steps between: a change is placed between two looks, never at a step.",
     }
+
+
+def _order(own: Sequence[Series], same: Mapping[str, Mapping[int, int]]) -> list[str]:
+    """The order that was read from the names, and which of them were no further looks."""
+    said = [f"{s.name}: looked at in the order {s.order}." for s in own if isinstance(s.plain(), list)]
+    for name, steps in same.items():
+        which = ", ".join(f"step {a} has those of step {b}" for a, b in steps.items())
+        said.append(f"{name}: equal weights under different names are one look: {which}.")
+    return said
 
 
 def _notes(changes: Any, own: Sequence[Series]) -> list[str]:

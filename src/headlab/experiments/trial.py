@@ -63,6 +63,7 @@ from headlab.experiments import (
     weight_clusters,
 )
 from headlab.experiments.base import Bench, Experiment, Outcome, Result, draw
+from headlab.experiments.fitting import check_fit, check_prompts
 from headlab.experiments.thinking import TASK as THINKING
 from headlab.experiments.thinking import ThoughtBench, draw_problems
 from headlab.heads import layer as all_heads
@@ -176,7 +177,9 @@ def _prepared(
     if protocol is not None:
         changes["readings"] = (protocol,)
     chosen = adjusted(_docketed(find_claim(claim)), **changes)
-    experiment(chosen.experiment).check(chosen)
+    tried = experiment(chosen.experiment)
+    tried.check(chosen)
+    check_fit(chosen, changes, builtin_claims().get(tried.slug))
     given = {k: v for k, v in loading.items() if v is not None}
     if chosen.task.name == THINKING:
         thinker = load_thinker(model, **given)
@@ -189,7 +192,10 @@ def _prepared(
     if isinstance(chosen.layer, int):
         lab.grid.check_layer(chosen.layer)
     pool(lab.grid, 0, chosen.pool)  # an unknown or empty pool is refused before anything runs
+    if isinstance(prompts, ProblemSet):
+        raise ClaimError(f"{chosen.id} is about prompt pairs; expected those, given word problems")
     test, selection = draw(chosen, lab.tokenizer, prompts)
+    check_prompts(tried.slug, tried.needs, [*test, *selection])
     return chosen, lab, test, selection
 
 

@@ -5,8 +5,9 @@ before anything is built; what two readers could take for two things (``010``, `
 Every refusal is one line with the file, the line where it is known, what was given and what to write instead.
 """
 
-from headlab.reading.bounds import MOST_BYTES, Kind, Lines, Place, ReadingError, brief, nearest, some
+from headlab.reading.bounds import MOST_BYTES, Kind, Lines, Place, ReadingError, brief, nearest, plain_or_why, some
 from headlab.reading.document import read_document, text_of
+from headlab.reading.problems import problems
 from headlab.reading.tables import check_columns, csv_rows, json_rows
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "csv_rows",
     "json_rows",
     "nearest",
+    "plain_or_why",
+    "problems",
     "read_document",
     "some",
     "text_of",

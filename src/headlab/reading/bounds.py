@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -58,6 +59,15 @@ def nearest(lines: Lines, place: Place) -> int | None:
     return next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
 
 
+def plain_or_why(data: Any) -> str:
+    """Why data made in Python is not what a document could have said; empty where it is.  Tuples count as lists."""
+    try:
+        check(data, {}, MOST_VALUES)
+    except Refused as refused:
+        return str(refused)
+    return ""
+
+
 def check(data: Any, lines: Lines, most: int | None) -> None:
     """Bounds that hold for every kind, in memory that grows with depth alone.  Raises Refused."""
     place: list[str | int] = []
@@ -78,7 +88,7 @@ def check(data: Any, lines: Lines, most: int | None) -> None:
             raise Refused(f"nested more than {MOST_DEPTH} deep", nearest(lines, here))
         if isinstance(key, str) and (wrong := _wrong_text(key)):
             raise Refused(wrong, nearest(lines, here))
-        if isinstance(value, dict | list):
+        if isinstance(value, dict | list | tuple):
             place.append(key)
             left.append(iter(value.items() if isinstance(value, dict) else enumerate(value)))
         elif wrong := _wrong(value):
@@ -94,7 +104,9 @@ def _wrong(value: Any) -> str:
         return "" if math.isfinite(value) else f"{value} is no finite number"
     if isinstance(value, int):
         return "" if SMALLEST <= value <= LARGEST else f"{brief(value)} is beyond 64 bits"
-    return f"{brief(str(value))} is a date or a time; quote it"
+    if isinstance(value, datetime.date | datetime.time):
+        return f"{brief(str(value))} is a date or a time; quote it"
+    return f"{brief(value)} is no plain value ({type(value).__name__})"
 
 
 def _wrong_text(text: str) -> str:
