@@ -389,3 +389,67 @@ def test_what_cannot_be_measured_is_untestable_and_shows_no_controls() -> None:
     verdict = decide(parity, {}, [], impossible="it cannot run: 64 channels do not divide into 12 slices")
     assert verdict.outcome == "untestable" and verdict.controls == () and "12 slices" in verdict.sentence
     assert decide(parity, {}, [], ineligible="no bug to repair").outcome == "void"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("threshold: 0.2,", "threshold: 050,", "c.yaml: line 10: '050' is read as a number"),
+        ("layer: 10", "layer: 010", "c.yaml: line 5: '010' is read as a number"),
+        ("pairs: 100", "pairs: 2:00", "c.yaml: line 6: '2:00' is read as a number"),
+        ("threshold: 0.2,", "threshold: .nan,", "c.yaml: line 10: '.nan' is read as"),
+        ("threshold: 0.2,", "threshold: 1.0e999,", "c.yaml: line 10: inf is no finite number"),
+        ("pairs: 100", "pairs: &n 100", "c.yaml: line 6: an anchor or alias"),
+        ("pairs: 100", "pairs: !!int 100", "c.yaml: line 6: the tag"),
+        ("pairs: 100", "pairs: 100001", "line 6: pairs: Input should be less than or equal to 100000"),
+    ],
+)
+def test_numbers_of_a_claim_are_what_they_look_like(old: str, new: str, words: str) -> None:
+    """The whole list of guesses: tests/test_reading.py.  Looked for: layers, sizes, thresholds; YAML, TOML, Python."""
+    assert old in YAML
+    with pytest.raises(ClaimError, match=words):
+        Claim.from_text(YAML.replace(old, new), ".yaml", "c.yaml")
+
+
+def test_a_number_that_is_none_is_refused_in_toml_and_python_too() -> None:
+    for word in ("nan", "inf", "-inf"):
+        with pytest.raises(ClaimError, match=f"line 21: {word} is no finite number"):
+            Claim.from_text(TOML.replace("threshold = 0.2", f"threshold = {word}"), ".toml", "c.toml")
+        with pytest.raises(ValueError, match="finite"):
+            Prediction(statistic="x", op=">", threshold=float(word))
+    for options in ({"dose": float("nan")}, {"list": [1, [float("inf")]]}, {"x": {1: 2}}, {"when": object()}):
+        with pytest.raises(ValueError, match=r"finite|plain value|string"):
+            Claim.model_validate({**claim().model_dump(), "options": options})
+
+
+def test_a_wrong_type_is_told_once_and_many_problems_are_counted() -> None:
+    with pytest.raises(ClaimError) as refused:
+        Claim.from_text(YAML.replace("threshold: 0.2,", "threshold: low,"), ".yaml", "c.yaml")
+    said = str(refused.value)
+    expected = "Input should be a valid number or Input should be a list (given 'low')"
+    assert said == f"c.yaml is not a claim: line 10: predictions.1.threshold: {expected}"
+    with pytest.raises(ClaimError) as refused:
+        Claim.from_text(YAML.replace("layer: 10", "layer: ten"), ".yaml", "c.yaml")
+    assert "layer: Input should be a valid integer or Input should be 'auto' (given 'ten')" in str(refused.value)
+    many = YAML + "".join(f"colour{n}: red\n" for n in range(4000))
+    with pytest.raises(ClaimError, match=r"and 3997 more$") as refused:
+        Claim.from_text(many, ".yaml", "c.yaml")
+    assert len(str(refused.value)) < 500
+
+
+def test_claim_files_of_other_encodings(tmp_path: Path) -> None:
+    for name, text in (("c.yaml", YAML), ("c.toml", TOML)):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert Claim.from_file(tmp_path / name) == claim()
+        (tmp_path / name).write_bytes(text.replace("Even", "Évén", 1).encode("latin-1"))
+        with pytest.raises(ClaimError, match=f"{name}, line .: not UTF-8 .*; save the file as UTF-8"):
+            Claim.from_file(tmp_path / name)
+
+
+def test_numpys_booleans_and_numbers_are_taken_in_a_control() -> None:
+    import numpy as np
+
+    made = Control(name="a", kind="negative", passed=np.bool_(True), words="w", value=np.float32(0.5))  # type: ignore[arg-type]
+    assert made.passed is True and made.value == 0.5 and type(made.value) is float
+    with pytest.raises(ValueError, match="valid boolean"):
+        Control(name="a", kind="negative", passed=np.int64(1), words="w")  # type: ignore[arg-type]

@@ -319,3 +319,24 @@ def test_json_is_read_in_bounded_memory() -> None:
     tracemalloc.stop()
     assert peak < 100 * len(text)
     assert json.loads("[]") == []
+
+
+def test_time_grows_with_the_size_of_a_text_and_not_with_its_square(tmp_path: Path) -> None:
+    """Long words, many columns and many quotes: what a fuzzer found to take minutes, and others of the kind."""
+    from headlab.reading import csv_rows
+
+    start = time.process_time()
+    wide = tmp_path / "wide.csv"
+    wide.write_text(",".join(f"c{n}" for n in range(60_000)) + "\n")
+    assert len(csv_rows(wide)[0]) == 60_000
+    wide.write_text("," * 60_000 + "\n")
+    with pytest.raises(ReadingError, match="the column '' stands twice"):
+        csv_rows(wide)
+    for word in ("x", "_", "9", "'", '"', "a.", ". ", "a ", "[", "{", "-", "#", "0_", "1:", "\t", "\n", "=", "\\", "é"):
+        for kind in ("yaml", "toml", "json"):
+            for text in (word * 20_000, f"a: {word * 20_000}", f"a = {word * 20_000}"):
+                try:
+                    read_document(text, kind)  # type: ignore[arg-type]
+                except ReadingError as error:
+                    assert len(str(error)) <= 500
+    assert time.process_time() - start < 30

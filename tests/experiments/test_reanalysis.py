@@ -273,7 +273,7 @@ def test_the_family_is_the_commonest_size_from_the_pool_most_of_it_is_from():
         ("blocks,success\n0 0,1\n", "line 2: column 'blocks' holds '0 0'; expected distinct"),
         ("blocks,success\n,1\n", "line 2: column 'blocks'"),
         ("blocks,success\n0 1,0.5\n", "line 2: column 'success' holds '0.5'; expected 0 or 1"),
-        ("blocks,success\n0 1,1\n1 0,0\n", "line 3: the subset 0 1 stood at line 2 already"),
+        ("blocks,success\n0 1,1\n1 0,0\n", "line 3: the subset '0 1' stood at line 2 already"),
         ("size,blocks,success\n3,0 1,1\n", "line 2: column 'size' says 3, but 'blocks' holds 2"),
         ("blocks,success\n0 1\n", "line 2: 1 cells, expected 2"),
         ("blocks,success\n0 1,1\n", "1 subset"),

@@ -81,5 +81,10 @@ def _usage(error: BaseException) -> str:
     return f"{_line(text).rstrip('.')}; see {path} --help"
 
 
+MOST = 400
+"""Characters of what went wrong, at most: with the program's name before and a hint behind, a line has fewer than 500."""
+
+
 def _line(text: object) -> str:
-    return " ".join(str(text).split()) or type(text).__name__
+    line = " ".join(str(text).split()) or type(text).__name__
+    return line if len(line) <= MOST else f"{line[: MOST - 1]}…"

@@ -19,7 +19,7 @@ from headlab.heads import Grid, Heads
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, PromptError, PromptSet, encode, prompts_of
-from headlab.reading import brief
+from headlab.reading import brief, some
 from headlab.stats import Estimate, bootstrap_rate, paired_difference
 from headlab.store import NamedEstimate, Record, Run
 from headlab.tasks.decimals import capacity, decimals
@@ -361,16 +361,18 @@ class Experiment:
         for p in claim.predictions:
             if not any(fnmatchcase(p.statistic, known) for known in self.statistics):
                 raise ClaimError(
-                    f"{self.slug} measures no {p.statistic!r}; expected one of {', '.join(self.statistics)}"
+                    f"{self.slug} measures no {brief(p.statistic)}; expected one of {some(self.statistics, 12)}"
                 )
             if (p.op == "rank<") != p.statistic.startswith("rank:"):
-                raise ClaimError(f"{p.statistic!r} with {p.op!r}: ranks, and only ranks, are predicted with 'rank<'")
+                raise ClaimError(
+                    f"{brief(p.statistic)} with {p.op!r}: ranks, and only ranks, are predicted with 'rank<'"
+                )
         if unknown := [c for c in claim.controls if c not in self.controls]:
-            raise ClaimError(f"no control {unknown[0]!r}; expected {', '.join(self.controls)}")
+            raise ClaimError(f"no control {brief(unknown[0])}; expected {', '.join(self.controls)}")
         for key, value in claim.options.items():
             if key not in self.options:
                 known = ", ".join(self.options) or "none"
-                raise ClaimError(f"{self.slug} has no option {key!r}; it has {known}")
+                raise ClaimError(f"{self.slug} has no option {brief(key)}; it has {known}")
             default = self.options[key]
             if isinstance(default, bool) != isinstance(value, bool) or not isinstance(value, _like(default)):
                 raise ClaimError(

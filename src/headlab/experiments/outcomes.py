@@ -18,9 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from headlab.reading import brief, repeated, some, text_of
+
 SHIPPED = "even_head_subsets.csv"
 SHIPPED_RANDOM = ("spec", "spatial+spec")
 """Sources of the shipped table whose 8-subsets were drawn at random."""
+
+MOST_BYTES = 8 * 1024 * 1024
 
 _YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -97,13 +101,7 @@ def read(given: Any) -> Outcomes:
         path = Path(given)
         if not path.is_file():
             raise ValueError(f"no such file: {path}; expected a CSV with the columns blocks and success")
-        try:
-            text = path.read_text("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is not text in UTF-8; expected a CSV with the columns blocks and success"
-            ) from error
-        return _from_rows(*_rows(text, str(path)), path.name)
+        return _from_rows(*_rows(text_of(path, most=MOST_BYTES, error=ValueError), str(path)), path.name)
     if not hasattr(given, "columns") or not hasattr(given, "to_dict"):
         raise ValueError(f"expected a CSV file's path or a DataFrame, given {type(given).__name__}")
     _check_columns([str(c) for c in given.columns], "the frame")
@@ -124,7 +122,7 @@ def _rows(text: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
         place = f"{name}, line {number}"
         cells = next(csv.reader(io.StringIO(line)))
         if len(cells) != len(columns):
-            raise ValueError(f"{place}: {len(cells)} cells, expected {len(columns)} ({', '.join(columns)})")
+            raise ValueError(f"{place}: {len(cells)} cells, expected {len(columns)} ({some(columns)})")
         rows.append(dict(zip(columns, cells, strict=True)))
         places.append(place)
     return rows, places
@@ -133,9 +131,9 @@ def _rows(text: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
 def _check_columns(columns: Sequence[str], place: str) -> None:
     for wanted in ("blocks", "success"):
         if wanted not in columns:
-            raise ValueError(f"{place}: there is no column {wanted!r}; it has {', '.join(columns) or 'none'}")
-    if twice := sorted({c for c in columns if columns.count(c) > 1}):
-        raise ValueError(f"{place}: the column {twice[0]!r} stands twice")
+            raise ValueError(f"{place}: there is no column {wanted!r}; it has {some(columns) or 'none'}")
+    if (twice := repeated(columns)) is not None:
+        raise ValueError(f"{place}: the column {brief(twice)} stands twice")
 
 
 def _from_rows(rows: Iterable[Mapping[str, Any]], places: Sequence[str], name: str) -> Outcomes:
@@ -145,13 +143,13 @@ def _from_rows(rows: Iterable[Mapping[str, Any]], places: Sequence[str], name: s
         members = _members(row["blocks"], place)
         if members in seen:
             raise ValueError(
-                f"{place}: the subset {' '.join(map(str, members))} stood at {seen[members]} already; give each subset "
+                f"{place}: the subset {brief(' '.join(map(str, members)))} stood at {seen[members]} already; give each subset "
                 "once (a repeated greedy run is no new sample)"
             )
         seen[members] = place.rsplit(", ", 1)[-1]
         size = str(row.get("size", len(members))).strip()
         if size not in {str(len(members)), f"{len(members)}.0"}:
-            raise ValueError(f"{place}: column 'size' says {size}, but 'blocks' holds {len(members)}")
+            raise ValueError(f"{place}: column 'size' says {brief(size)}, but 'blocks' holds {len(members)}")
         success.append(_yes(row["success"], place))
         source = row.get("sources")
         sources.append("" if source is None or source != source else str(source).strip())
@@ -166,17 +164,17 @@ def _members(value: Any, place: str) -> tuple[int, ...]:
         members = [int(str(w)) for w in words]
     except ValueError as error:
         raise ValueError(
-            f"{place}: column 'blocks' holds {value!r}; expected whole numbers parted by spaces, such as 0 2 14"
+            f"{place}: column 'blocks' holds {brief(value)}; expected whole numbers parted by spaces, such as 0 2 14"
         ) from error
     if not members or min(members) < 0 or max(members) > 4095 or len(set(members)) != len(members):
-        raise ValueError(f"{place}: column 'blocks' holds {value!r}; expected distinct numbers from 0 to 4095")
+        raise ValueError(f"{place}: column 'blocks' holds {brief(value)}; expected distinct numbers from 0 to 4095")
     return tuple(sorted(members))
 
 
 def _yes(value: Any, place: str) -> bool:
     word = str(value).strip().lower().removesuffix(".0")
     if word not in _YES:
-        raise ValueError(f"{place}: column 'success' holds {value!r}; expected 0 or 1")
+        raise ValueError(f"{place}: column 'success' holds {brief(value)}; expected 0 or 1")
     return _YES[word]
 
 

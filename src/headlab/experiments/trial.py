@@ -70,6 +70,7 @@ from headlab.heads import layer as all_heads
 from headlab.heads import pool
 from headlab.interventions import Intervention, World
 from headlab.prompts import PromptSet, remarks
+from headlab.reading import brief, problems
 from headlab.store import Record, Store
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
@@ -160,8 +161,7 @@ def adjusted(claim: Claim, **changes: Any) -> Claim:
     try:
         return Claim.model_validate({**claim.model_dump(), **given})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ClaimError(f"{'.'.join(map(str, first['loc']))}: {first['msg']} (given {first['input']!r})") from error
+        raise ClaimError(problems(error.errors(include_url=False, include_context=False), {})) from error
 
 
 def _prepared(
@@ -210,7 +210,7 @@ def experiment(slug: str) -> Experiment:
     """The experiment of that name.  Raises ClaimError."""
     known = EXPERIMENTS | _BESIDE
     if slug not in known:
-        raise ClaimError(f"no experiment {slug!r}; expected one of {', '.join(known)}")
+        raise ClaimError(f"no experiment {brief(slug)}; expected one of {', '.join(known)}")
     return known[slug]
 
 

@@ -8,7 +8,7 @@ Every refusal is one line with the file, the line where it is known, what was gi
 from headlab.reading.bounds import MOST_BYTES, Kind, Lines, Place, ReadingError, brief, nearest, plain_or_why, some
 from headlab.reading.document import read_document, text_of
 from headlab.reading.problems import problems
-from headlab.reading.tables import check_columns, csv_rows, json_rows
+from headlab.reading.tables import check_columns, csv_rows, json_rows, repeated
 
 __all__ = [
     "MOST_BYTES",
@@ -24,6 +24,7 @@ __all__ = [
     "plain_or_why",
     "problems",
     "read_document",
+    "repeated",
     "some",
     "text_of",
 ]

@@ -88,6 +88,8 @@ def check(data: Any, lines: Lines, most: int | None) -> None:
             raise Refused(f"nested more than {MOST_DEPTH} deep", nearest(lines, here))
         if isinstance(key, str) and (wrong := _wrong_text(key)):
             raise Refused(wrong, nearest(lines, here))
+        if isinstance(value, dict) and not all(isinstance(k, str) for k in value):
+            raise Refused("a key is no text (string)", nearest(lines, here))
         if isinstance(value, dict | list | tuple):
             place.append(key)
             left.append(iter(value.items() if isinstance(value, dict) else enumerate(value)))

@@ -10,7 +10,7 @@ from typing import Any
 from headlab.reading.bounds import MOST_DEPTH, Place, Refused
 
 _PART = r"""(?>[\w-]+|"[^"\n]*"|'[^'\n]*')"""
-_DEEP_KEY = re.compile(rf"{_PART}(?:[ \t]*\.[ \t]*{_PART}){{{MOST_DEPTH}}}")
+_DEEP_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*\.[ \t]*{_PART}){{{MOST_DEPTH}}}")
 """tomllib takes time quadratic in the parts of a dotted key."""
 _TOKEN = re.compile(
     r'#[^\n]*|"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|\n|[][{}=,.]|[^][{}=,.\s"\'#]+',

@@ -36,8 +36,8 @@ def csv_rows(path: Path, *, error: type[Exception] = ReadingError) -> tuple[list
 
     rows = cells()
     columns = next(rows, [])
-    if twice := sorted({c for c in columns if columns.count(c) > 1}):
-        raise error(f"{path.name}: the column {brief(twice[0])} stands twice")
+    if (twice := repeated(columns)) is not None:
+        raise error(f"{path.name}: the column {brief(twice)} stands twice")
 
     def made() -> Iterator[dict[str, str]]:
         for number, row in enumerate(rows, start=2):
@@ -53,6 +53,12 @@ def csv_rows(path: Path, *, error: type[Exception] = ReadingError) -> tuple[list
             yield dict(zip(columns, row, strict=False))
 
     return columns, made()
+
+
+def repeated(columns: Sequence[str]) -> str | None:
+    """The first column that stands twice, or None."""
+    seen: set[str] = set()
+    return next((c for c in columns if c in seen or seen.add(c)), None)
 
 
 def json_rows(path: Path, *, error: type[Exception] = ReadingError) -> Iterator[tuple[int, dict[str, Any]]]:

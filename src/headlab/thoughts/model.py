@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headlab.reading import brief, read_document
+
 Mode = Literal["codi", "none", "filler"]
 SPEC = "codi.json"
 """The file of a model folder that says that, and how, its model thinks."""
@@ -26,6 +28,15 @@ SPEC = "codi.json"
 
 class ThoughtError(ValueError):
     """A thought model or a request to it that cannot be served; the message says why and what to do."""
+
+
+_BOUNDS = {
+    "pad": (0, 2**31),
+    "bot": (0, 2**31),
+    "eot": (0, 2**31),
+    "prj_dim": (1, 2**17),
+    "n_thoughts": (0, 10_000),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,11 @@ class Spec:
 
     def __post_init__(self) -> None:
         if self.mode not in ("codi", "none", "filler"):
-            raise ThoughtError(f"unknown mode {self.mode!r}; expected codi, none or filler")
+            raise ThoughtError(f"unknown mode {brief(self.mode)}; expected codi, none or filler")
+        for name, (least, most) in _BOUNDS.items():
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ThoughtError(f"{name} is {brief(value)}; expected a whole number from {least} to {most:,}")
         if (self.mode == "none") != (self.n_thoughts == 0):
             raise ThoughtError(f"mode {self.mode!r} does not go with {self.n_thoughts} thoughts")
 
@@ -135,7 +150,9 @@ def spec_of(folder: str | Path) -> Spec | None:
     path = Path(folder) / SPEC
     if not path.is_file():
         return None
+    data, _ = read_document(path, "json", most=2**16, error=ThoughtError)
     try:
-        return Spec(**json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, json.JSONDecodeError) as error:
-        raise ThoughtError(f"{path} does not say how the model thinks: {error}") from error
+        return Spec(**data)
+    except (TypeError, ThoughtError) as error:
+        said = " ".join(str(error).replace("Spec.__init__()", "it").split())[:200]
+        raise ThoughtError(f"{path} does not say how the model thinks: {said}") from error
