@@ -28,13 +28,18 @@ from headlab.prompts import Alignment, Encoded, EncodedPair, align
 
 Site = Literal["q", "k", "v", "scores", "pattern", "z", "out_block", "subspace", "resid"]
 Write = Literal[
-    "patch", "noop", "zero", "mean", "resample", "noise", "rescale", "exchange", "mask", "force", "redistribute"
+    "patch", "noop", "zero", "mean", "resample", "noise", "rescale", "add", "exchange", "mask", "force", "redistribute"
 ]
 When = Literal["prefill", "every_step"]
 SITES: tuple[str, ...] = get_args(Site)
 WRITES: tuple[str, ...] = get_args(Write)
 KEY_WRITES = ("mask", "force", "redistribute")
 """Writes that move weight between the keys of a pattern's rows."""
+
+FROM_OTHERS = ("mean", "resample")
+"""Writes whose source is other prompts: of the sweep, or of a population (``over``)."""
+PATH_SITES = ("q", "k", "v", "z")
+"""Where ``computed_in`` is defined: a receiver reads or is a head."""
 
 _PATTERN_WRITES = {"patch", "noop", "exchange", "rescale", *KEY_WRITES}
 
@@ -53,6 +58,7 @@ class Intervention:
         ``zero``; ``mean``: over the corrupted prompts of the set with the same length, position by position;
         ``resample``: the activation of another corrupted prompt of the set (a seeded derangement);
         ``noise``: a random direction of the own norm (seeded); ``rescale``: ``amount·own``;
+        ``add``: own + ``amount`` · the ``direction`` of that name, head by head (:mod:`headlab.material`);
         ``exchange``: slot ``i`` receives the own run's head ``donors[i]`` (at ``pattern``: it borrows that head's
         pattern for its own values).
         At ``pattern`` alone, on the keys of the token roles ``keys``: ``mask`` scales their weight by 1 − ``amount``;
@@ -60,14 +66,20 @@ class Intervention:
         on the roles ``from_keys`` to them.  Weight is dealt out in proportion to what is there, the others keep their
         proportions, and every row keeps its sum.  A row in which no such key has weight, or no other key has, stays
         as it is.
+    ``over``  ``mean`` and ``resample`` take their donors from the population of that name (:mod:`headlab.material`)
+        instead of the sweep's own prompts, matched position by position or role by role (``by``).
+    ``computed_in``  a ``patch`` writes what the site held in another run of the edited prompt: one in which these
+        interventions act, every other head between their first layer and this one keeps the z of the unedited run,
+        and everything else (MLPs, norms) runs.  ``free``: no head is held.  So a head's way to a receiver is tried.
     ``align``  which clean position lends to which corrupted one (only ``patch`` reads it).
-    ``roles``  only these token roles of the corrupted prompt (None: every aligned position for ``patch``, every
-        position for other writes).
+    ``roles``  only these token roles of the edited prompt (None: every aligned position for ``patch``, every
+        position for other writes).  Beside its spans a prompt has ``last`` (its last token), ``answer`` (the
+        teacher-forced shared start) and ``read`` (where the logits are read: the last of both).
     ``decoy`` instead of ``keys``, as many other keys of the prompt, drawn for each pair with ``seed`` (neither the
         first token nor one of ``keys`` or ``from_keys``): the control for a class of keys.
     ``when``  ``prefill``: the prompt and the teacher-forced shared start of the answer; ``every_step``: at each
         generated token too, where a ``patch`` must say what it writes (``beyond``): ``first`` the clean run's first
-        position (what published hooks did), ``last`` its last one.
+        position (what published hooks did), ``last`` its last one; a ``mean`` its population's mean at ``read``.
 
     A pattern patched between prompts of different length puts each clean weight on the aligned key and rescales the
     row to the clean row's sum; weights on keys without a partner are lost.  ``scores`` can be patched only where
@@ -87,6 +99,11 @@ class Intervention:
     from_keys: tuple[str, ...] | None = None
     decoy: bool = False
     seed: int = 0
+    over: str | None = None
+    by: Literal["auto", "position", "role"] = "auto"
+    direction: str | None = None
+    computed_in: tuple[Intervention, ...] | None = None
+    free: bool = False
 
     def __post_init__(self) -> None:
         if self.site not in SITES:
@@ -100,13 +117,17 @@ class Intervention:
         if self.site == "pattern" and self.write == "rescale":
             raise InterventionError("'rescale' at 'pattern' would leave the simplex; rescale z instead")
         self._check_keys()
+        self._check_sources()
         if self.write == "exchange" and len(self.donors) != len(self.heads):
             raise InterventionError(f"'exchange' needs one donor for each of the {len(self.heads)} heads")
         if self.write == "exchange" and self.site in {"out_block", "subspace", "resid"}:
             raise InterventionError(f"'exchange' is defined between heads, not at {self.site!r}")
         if self.when == "every_step" and self.write == "patch" and self.beyond is None:
             raise InterventionError("a patch at every step must say what is written beyond the prompt: first or last")
-        if self.when == "every_step" and self.write in {"noop", "mean", "resample", "noise", "exchange"}:
+        lasting = self.write not in {"noop", "mean", "resample", "noise", "exchange"} or bool(
+            self.write == "mean" and self.over
+        )
+        if self.when == "every_step" and not lasting:
             raise InterventionError(f"{self.write!r} has no source beyond the prompt; use when='prefill'")
         if self.when == "every_step" and self.write == "patch" and self.site in {"scores", "pattern"}:
             raise InterventionError(f"a patch of {self.site!r} has no keys beyond the prompt; use when='prefill'")
@@ -127,6 +148,32 @@ class Intervention:
         if not 0 <= self.amount <= 1:
             raise InterventionError(f"{self.write!r} takes a share between 0 and 1, given {self.amount}")
 
+    def _check_sources(self) -> None:
+        """Where a write takes its values from: a population, a direction, another run."""
+        if self.over is not None and self.write not in FROM_OTHERS:
+            raise InterventionError(f"{self.write!r} takes nothing from a population; 'over' is for mean and resample")
+        if self.by not in {"auto", "position", "role"}:
+            raise InterventionError(f"by is {self.by!r}; expected auto, position or role")
+        if self.by != "auto" and self.over is None:
+            raise InterventionError("'by' says how a population's prompts are matched; name the population with 'over'")
+        if (self.write == "add") != (self.direction is not None):
+            raise InterventionError(f"'add' needs a direction and nothing else takes one, given {self.direction!r}")
+        if self.write == "add" and self.site in {"scores", "pattern", "subspace"}:
+            raise InterventionError(f"'add' is not defined at {self.site!r}; expected q, k, v, z, out_block or resid")
+        if self.computed_in is None:
+            if self.free:
+                raise InterventionError("'free' lifts the freeze of computed_in; there is none")
+            return
+        if self.write != "patch" or self.site not in PATH_SITES or self.when != "prefill":
+            raise InterventionError(
+                f"computed_in belongs to a patch of q, k, v or z before generation, given {self.write!r} at "
+                f"{self.site!r}, {self.when!r}"
+            )
+        if not self.computed_in or any(one.computed_in is not None for one in self.computed_in):
+            raise InterventionError(
+                "computed_in takes at least one intervention, and none that has a computed_in itself"
+            )
+
     @property
     def layer(self) -> int:
         """The layer edited (an empty set of heads edits none: layer 0)."""
@@ -140,7 +187,9 @@ class Intervention:
     def shape(self) -> tuple[Any, ...]:
         """What must be equal for two interventions to share a pass: everything but heads, amounts and donors."""
         edit = (self.layer, self.site, self.write, self.align, self.when, self.roles, self.beyond, self.seed)
-        return (*edit, self.keys, self.from_keys, self.decoy)
+        inner = None if self.computed_in is None else tuple(one.shape for one in self.computed_in)
+        sources = (self.over, self.by, self.direction, inner, self.free)
+        return (*edit, self.keys, self.from_keys, self.decoy, *sources)
 
     def check(self, grid: Grid) -> None:
         """Raise ValueError when a head does not exist in the model."""
@@ -153,11 +202,16 @@ class Intervention:
         n = grid.n_kv_heads if isinstance(self.heads, KVHeads) else grid.n_heads
         if any(not 0 <= d < n for d in self.donors):
             raise ValueError(f"a donor is out of range: {self.site!r} of this model has heads 0 to {n - 1}")
+        for one in self.computed_in or ():
+            one.check(grid)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-ready data."""
+        """As JSON-ready data.  Fields of later versions are left out at their defaults, so that hashes stay."""
         kind = "kv_heads" if isinstance(self.heads, KVHeads) else "heads"
-        out = {k: v for k, v in self.__dict__.items() if k != "heads"}
+        later = {"over": None, "by": "auto", "direction": None, "computed_in": None, "free": False}
+        out = {k: v for k, v in self.__dict__.items() if k != "heads" and (k not in later or v != later[k])}
+        if self.computed_in is not None:
+            out["computed_in"] = [one.plain() for one in self.computed_in]
         return {
             kind: str(self.heads),
             **out,
@@ -166,13 +220,35 @@ class Intervention:
         }
 
 
+def across(grid: Grid, heads: Heads, *, site: Site = "z", **fields: Any) -> tuple[Intervention, ...]:
+    """The same write on heads of any layers: one intervention for each layer, at k and v on the KV groups of the heads."""
+
+    def of(layer: int) -> Heads | KVHeads:
+        if site in {"k", "v"}:
+            return KVHeads(layer, tuple({grid.kv_group_of(h) for h in heads.at(layer)}))
+        return Heads.of(layer, heads.at(layer))
+
+    return tuple(Intervention(of(layer), site, **fields) for layer in heads.layers)
+
+
+def lasts(write: Write) -> When:
+    """When a write acts by default where text is read: a patch has no source beyond the prompt, nor have exchanged or
+    resampled heads; what needs none goes on."""
+    return "every_step" if write in {"zero", "mean", "add", "mask", "rescale", "force", "redistribute"} else "prefill"
+
+
 def role_positions(encoded: Encoded, role: str) -> tuple[int, ...]:
-    """Positions of a role; ``answer`` is the teacher-forced shared start.  Raises InterventionError if unknown."""
+    """Positions of a role; ``answer`` is the teacher-forced shared start, ``read`` where the logits are read.
+
+    Raises InterventionError if unknown.
+    """
     if role == "answer":
         return tuple(range(encoded.n_prompt, len(encoded.ids)))
+    if role == "read":
+        return (len(encoded.ids) - 1,)
     if role not in encoded.roles:
         raise InterventionError(
-            f"no token role {role!r} in the corrupted prompt; it has {', '.join(encoded.roles)}, answer"
+            f"no token role {role!r} in the edited prompt; it has {', '.join(encoded.roles)}, answer, read"
         )
     return encoded.roles[role]
 
@@ -180,12 +256,12 @@ def role_positions(encoded: Encoded, role: str) -> tuple[int, ...]:
 def written(one: Intervention, pair: EncodedPair) -> tuple[tuple[int, int], ...]:
     """``(corrupted position, position that lends)`` for every position that ``one`` writes in this pair, in order.
 
-    A ``patch`` takes them from its alignment; other writes edit a position from itself.
+    A ``patch`` from the other run takes them from its alignment; other writes edit a position from itself.
 
     Raises InterventionError for an unknown role, or when no position is left to write at (law 3: such an edit would
     fire without taking hold).
     """
-    if one.write == "patch":
+    if one.write == "patch" and one.computed_in is None:
         found = align(pair, one.align)
     else:
         found = tuple((p, p) for p in range(len(pair.corrupted.ids)))
@@ -233,15 +309,25 @@ def first_change(one: Intervention, pair: EncodedPair, shared: int = 0) -> int:
 
     Before it nothing is written, or what is written was there: a ``patch`` from the same position after the same
     tokens, a ``mean`` or ``resample`` over prompts that all begin with the same ``shared`` tokens (causal models).
-    A ``noop`` counts as a change: it is there to be executed.
+    What was computed in another run changes where that run's edits do.  A ``noop`` counts as a change: it is there to
+    be executed.
     """
     found = written(one, pair)
-    if one.write == "patch":
+    if one.computed_in is not None:
+        first = min(first_change(inner, pair, shared) for inner in one.computed_in)
+        found = tuple(f for f in found if f[0] >= first)
+    elif one.write == "patch":
         same = shared_prefix([pair.clean.ids, pair.corrupted.ids])
         found = tuple(f for f in found if f[0] != f[1] or f[0] >= same)
-    elif one.write in {"mean", "resample"}:
+    elif one.write in FROM_OTHERS and one.over is None:
         found = tuple(f for f in found if f[0] >= shared)
     return found[0][0] if found else len(pair.corrupted.ids)
+
+
+def _arrives(sender: Intervention, receiver: Intervention) -> bool:
+    """Whether what ``sender`` writes is computed before the receiver's site."""
+    inside = receiver.site == "z" and sender.site in {"q", "k", "v", "scores", "pattern", "z"}
+    return sender.layer < receiver.layer or (sender.layer == receiver.layer and inside)
 
 
 @dataclass(frozen=True)
@@ -252,9 +338,21 @@ class World:
     interventions: tuple[Intervention, ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
+    def __post_init__(self) -> None:
+        paths = [one for one in self.interventions if one.computed_in is not None]
+        if paths and not any(_arrives(inner, one) for one in paths for inner in one.computed_in or ()):
+            one = paths[0]
+            raise InterventionError(
+                f"world {self.name!r}: nothing that computed_in does lies before {one.site!r} of layer {one.layer}, so "
+                "nothing could arrive; senders stand in lower layers than receivers"
+            )
+
     @property
     def shape(self) -> tuple[Any, ...]:
-        return tuple(i.shape for i in self.interventions)
+        each = tuple(i.shape for i in self.interventions)
+        runs = [(i.computed_in, i.free) for i in self.interventions]
+        shared = tuple(runs.index(run) for run in runs) if any(run[0] for run in runs) else ()
+        return (*each, *shared)
 
     @property
     def first_layer(self) -> int | None:

@@ -420,7 +420,9 @@ def test_a_sweep_refuses_nothing_to_do_and_two_worlds_of_one_name() -> None:
         sweep(lab, pairs, [World("w"), World("w")])
     with pytest.raises(ValueError, match=r"memory bound of 0\.0 MiB does not hold one row of 11 tokens"):
         sweep(lab, pairs, [World("w")], memory=100)
-    with pytest.raises(InterventionError, match="no token role 'nobody' in the corrupted prompt; it has last, answer"):
+    with pytest.raises(
+        InterventionError, match="no token role 'nobody' in the edited prompt; it has last, answer, read"
+    ):
         sweep(lab, pairs, [World("w", (tiny.edit(lab, 1, "z", write="zero", roles=("nobody",)),))])
     with pytest.raises(PromptError, match="role alignment is undefined: the prompts have 11 and 7 tokens"):
         one, other = tiny.equal_pairs(1)[0], tiny.equal_pairs(1, 7)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headlab.prompts import Pair, Prompt
-from headlab.tasks.grading import first_number, grade
+from headlab.tasks.grading import Grader, first_number, grade
 
 PAIR = Pair("p", Prompt("x"), Prompt("y"), "9.8", "9.11")
 WORDS = Pair("q", Prompt("x"), Prompt("y"), "no", "not now")
@@ -64,3 +64,35 @@ def test_a_longer_wrong_answer_is_told_apart_from_its_prefix() -> None:
 def test_the_published_rule_takes_any_mention(text: str, right: bool) -> None:
     """Also where the honest rule says no ("9.11, then 9.8", "9.85"): that is why it stands apart."""
     assert grade(text, PAIR, "number", "published strings").right is right
+
+
+@pytest.mark.parametrize(
+    ("grader", "text", "parsed", "right"),
+    [
+        (Grader("exact"), " no.", "no", True), (Grader("exact"), "no way", "no way", False),
+        (Grader("exact", ignore_case=True), "NO", "no", True), (Grader("exact"), " ", None, False),
+        (Grader("contains"), "I say no to it", "no", True), (Grader("contains"), "nothing", None, False),
+        (Grader("contains"), "not now", "not now", False), (Grader("contains"), "not now, no", "no", False),
+        (Grader("contains", ("yes", "aye")), "well, aye", "aye", True),
+        (Grader("choice", ("no", "yes")), "no!", "no", True), (Grader("choice", ("no", "yes")), "yes", "yes", False),
+        (Grader("choice", ("no", "yes")), "yes and no", None, False),
+        (Grader("choice", ("no", "no way")), "no way", "no way", False),
+        (Grader("choice", ("no", "yes")), "noyes", None, False), (Grader("choice", ("a.c", "no")), "abc", None, False),
+    ],
+)  # fmt: skip
+def test_a_graders_literal_words(grader: Grader, text: str, parsed: str | None, right: bool) -> None:
+    """Whole words, never patterns: a dot is a dot, a word inside another is not there."""
+    made = grader.grade(text, WORDS)
+    assert (made.parsed, made.right) == (parsed, right)
+    assert Grader.from_plain(grader.plain()) == grader
+
+
+def test_a_grader_that_cannot_decide_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown grader 'regex'; expected one of exact, contains, choice"):
+        Grader("regex")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'choice' takes two or more different words"):
+        Grader("choice", ("Yes", "yes"), ignore_case=True)
+    with pytest.raises(ValueError, match="not empty"):
+        Grader("exact", (" ",))
+    with pytest.raises(ValueError, match="a grader has no pattern; it has kind, words, ignore_case"):
+        Grader.from_plain({"kind": "exact", "pattern": "x"})

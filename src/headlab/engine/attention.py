@@ -42,7 +42,8 @@ class Tape:
     """What to read and write during passes, and what was read and how often each edit fired.
 
     ``edits[(layer, site)]`` are applied in order; ``wanted`` are the (layer, site) pairs to keep in ``kept``.
-    ``stop_at``: raise :class:`Stop` before this layer's attention is computed (its K/V are in the cache by then).
+    ``stop_at``: raise :class:`Stop` before this layer's attention is computed (its K/V are in the cache by then);
+    ``stop_after``: once this site has been touched.
     """
 
     edits: dict[tuple[int, str], list[Edit]] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class Tape:
     calls: list[int] = field(default_factory=list)
     grad: bool = False
     stop_at: int | None = None
+    stop_after: tuple[int, str] | None = None
 
     def touch(self, layer: int, site: str, value: Tensor) -> Tensor:
         """Apply the edits of a site, then keep the value if it is wanted."""
@@ -60,6 +62,8 @@ class Tape:
             self.fired[layer, site] = self.fired.get((layer, site), 0) + 1
         if (layer, site) in self.wanted:
             self.kept[layer, site] = value if self.grad else value.detach()
+        if self.stop_after == (layer, site):
+            raise Stop
         return value
 
     def asks(self, layer: int, *sites: str) -> bool:

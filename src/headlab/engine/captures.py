@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -92,6 +92,15 @@ def read_out(lab: Lab, encoded: Sequence[Encoded], readouts: Sequence[Readout], 
     return out
 
 
+@runtime_checkable
+class Lending(Protocol):
+    """Lends from populations and directions (:class:`headlab.engine.populations.Lender`)."""
+
+    def lend(self, one: Intervention, pairs: Sequence[EncodedPair]) -> tuple[list[Tensor], list[Tensor]]:
+        """For each pair what it receives, and what a generated token does (nothing: an empty list)."""
+        ...
+
+
 def source_for(
     lab: Lab,
     pairs: Sequence[EncodedPair],
@@ -100,12 +109,21 @@ def source_for(
     group: Sequence[EncodedPair] | None = None,
     tokens: int | None = None,
     known: Sequence[Tensor] | None = None,
+    lender: Lending | None = None,
 ) -> Source:
     """The source of an intervention for pairs whose corrupted prompts have one length.
 
     ``group``: the population of ``mean`` and ``resample``, all pairs of that length (default: ``pairs``).
     ``known``: what each pair receives, where that has been captured (not for ``resample``).
+    ``lender``: lends what comes from populations and directions.
     """
+    if one.over is not None or one.direction is not None:
+        if lender is None:
+            raise InterventionError(f"{one.write!r} takes from {one.over or one.direction!r}; give its material")
+        lent, beyond = lender.lend(one, pairs)
+        made = make_source(one, pairs, _turned(lab, one, lent), lab.model.get_input_embeddings().weight)
+        made.beyond = torch.stack(_turned(lab, one, beyond)) if beyond else None
+        return made
     group = pairs if group is None else group
     key = (one.layer, "out_block" if one.site == "subspace" else one.site)
     lent: list[Tensor] | None = None
@@ -122,9 +140,16 @@ def source_for(
     elif (run := needs(one)) is not None:
         encoded = [p.clean if run == "clean" else p.corrupted for p in pairs]
         lent = capture(lab, encoded, [key], tokens=tokens)[key]
-    if lent is not None and (rotation := rotation_for(lab, one)) is not None:
-        lent = [(x.flatten(1) @ rotation).unflatten(1, (lab.grid.n_heads, -1)) for x in lent]
+    lent = None if lent is None else _turned(lab, one, lent)
     return make_source(one, pairs, lent, lab.model.get_input_embeddings().weight)
+
+
+def _turned(lab: Lab, one: Intervention, lent: Sequence[Tensor]) -> list[Tensor]:
+    """``lent`` in the basis of the site."""
+    rotation = rotation_for(lab, one)
+    if rotation is None:
+        return list(lent)
+    return [(x.flatten(1) @ rotation).unflatten(1, (lab.grid.n_heads, -1)) for x in lent]
 
 
 @torch.inference_mode()

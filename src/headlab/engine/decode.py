@@ -22,8 +22,9 @@ from headlab.engine.model import Lab
 from headlab.engine.passes import EngineError, cache_of, forward
 from headlab.engine.resume import edits_of
 from headlab.engine.run import plan_of
-from headlab.engine.work import Worker, check_fired
+from headlab.engine.work import Worker, check_fired, tables_of
 from headlab.interventions import Intervention, World
+from headlab.material import Material
 from headlab.prompts import Encoded, EncodedPair
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def generate(
     max_new_tokens: int = 8,
     tokens: int | None = None,
     memory: int | None = None,
+    material: Material | None = None,
     progress: Progress = quiet,
     what: str = "decoding",
 ) -> pd.DataFrame:
@@ -69,18 +71,18 @@ def generate(
     _refuse_unfit(lab, pairs, start, max_new_tokens)
     if start == "prompt":
         pairs = [replace(p, clean=without_start(p.clean), corrupted=without_start(p.corrupted)) for p in pairs]
-    plan = plan_of(lab, pairs, worlds, tokens=tokens, memory=memory, decoding=max_new_tokens)
-    worker = Worker(lab, pairs, worlds, plan, tokens=plan.flight if memory is not None else tokens, readouts=())
+    plan = plan_of(lab, pairs, worlds, tokens=tokens, memory=memory, decoding=max_new_tokens, material=material)
+    worker = Worker(
+        lab, pairs, worlds, plan, tokens=plan.flight if memory is not None else tokens, readouts=(), material=material
+    )
     found: dict[tuple[int, int], tuple[str, bool]] = {}
     for shard in plan.shards:
         block = worker.block(shard)
         ones = worlds[shard.rows[0][1]].interventions
-        sources = [block.source(one) for one in ones]
         for rows in shard.batches():
             local = [block.place[i] for i, _ in rows]
-            chosen = [worlds[j].interventions for _, j in rows]
-            table = [Rows.of([c[n] for c in chosen], local, lab.grid, lab.device) for n in range(len(ones))]
-            out = _decode(lab, block.ids[local], ones, table, sources, max_new_tokens)
+            tables = tables_of(lab, [worlds[j].interventions for _, j in rows], local)
+            out = _decode(lab, block.ids[local], ones, *block.ready(ones, tables), max_new_tokens)
             found.update({row: _text(lab, pairs[row[0]], ids) for row, ids in zip(rows, out, strict=True)})
             progress(what, len(found), plan.rows)
     for j, original in plan.same.items():

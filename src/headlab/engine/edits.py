@@ -81,7 +81,8 @@ def make_source(one: Intervention, pairs: Sequence[EncodedPair], lent: Sequence[
     """The source of an intervention for pairs whose corrupted prompts have one length.
 
     ``lent``: for each pair the activation [position, head, rest] that it receives: the clean run's for ``patch``,
-    with the clean prompt's positions; the corrupted one's own, mean or donor's for ``noop``, ``mean``, ``resample``.
+    with the clean prompt's positions; the corrupted one's own, mean or donor's for ``noop``, ``mean``, ``resample``;
+    [1, head, rest] for ``add``, the same for all pairs.
     """
     n, length = len(pairs), len(pairs[0].corrupted.ids)
     where = torch.zeros(n, length, dtype=torch.bool)
@@ -94,6 +95,9 @@ def make_source(one: Intervention, pairs: Sequence[EncodedPair], lent: Sequence[
     if one.write in {"noop", "mean", "resample"}:
         assert lent is not None
         return Source(torch.stack(list(lent)).to(like.device), where.to(like.device))
+    if one.write == "add":
+        assert lent is not None
+        return Source(lent[0].expand(n, length, *lent[0].shape[1:]), where.to(like.device))
     if one.keys:
         sides = torch.zeros(2, n, length, dtype=torch.bool)
         for i, pair in enumerate(pairs):
@@ -291,6 +295,9 @@ def _written(write: str, own: Tensor, value: Tensor | None, rows: Rows, noise: T
     if write in {"patch", "noop", "mean", "resample"}:
         assert value is not None
         return (1 - amount) * own + amount * value
+    if write == "add":
+        assert value is not None
+        return own + amount * value
     if write == "zero":
         return torch.zeros_like(own)
     if write == "rescale":

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headlab.interventions import World, first_change, shared_prefix
+from headlab.material import every
 from headlab.prompts import EncodedPair
 
 SHARD_ROWS = 8192
@@ -53,12 +54,14 @@ class Cost:
     leaving: int = 0
     held: int = 0
 
-    def row(self, length: int, start: int = 0, *, square: bool = False) -> int:
+    def row(self, length: int, start: int = 0, *, square: bool = False, paths: int = 0) -> int:
         """Bytes of one row of ``length`` tokens that runs from position ``start`` on; ``square``: its patterns are
         edited, which takes more copies of them."""
         run = length - start
         scores = (12 if square else 3) * self.per_score * run * length
-        return self.per_token * run + scores + 2 * self.per_cached * length + self.logits
+        return (
+            self.per_token * run + scores + 2 * self.per_cached * length + self.logits + 3 * paths * self.heads * length
+        )
 
     def kept(self, length: int, sites: int, squares: int, entries: int) -> int:
         """Bytes kept of one pair: ``sites`` activations and ``squares`` patterns that edits write or read, what enters
@@ -78,13 +81,14 @@ class Shape:
     """Worlds that differ in heads, amounts and donors only: indices into the sweep's worlds.
 
     ``linear``: their rows start from prepared deltas instead of running the edited layer; ``square``: patterns or
-    scores are edited.
+    scores are edited; ``paths``: how many writes are computed in another run.
     """
 
     worlds: tuple[int, ...]
     layer: int | None
     linear: bool
     square: bool
+    paths: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ class Plan:
     def peak_bytes(self, cost: Cost) -> int:
         """Estimated memory beside the model: the widest batch, what is kept of a block, and what is fixed."""
         widest = (
-            (c.end - c.first) * cost.row(s.length, c.start, square=_square(self.shapes[s.shape]))
+            (c.end - c.first) * cost.row(s.length, c.start, **_extra(self.shapes[s.shape]))
             for s in self.shards
             for c in s.cuts
         )
@@ -166,21 +170,23 @@ class Abilities:
     linear: bool = False
 
 
-def _square(shape: Shape) -> bool:
-    """Whether rows of this shape edit patterns as they run."""
-    return shape.square and not shape.linear
+def _extra(shape: Shape) -> dict[str, Any]:
+    """What rows of this shape take beside a plain pass: patterns edited as they run, values of a path."""
+    return {"square": shape.square and not shape.linear, "paths": shape.paths}
 
 
 def batch_size(
-    length: int, cost: Cost, *, tokens: int, memory: int | None, start: int = 0, kept: int = 0, square: bool = False
+    length: int, cost: Cost, *, tokens: int, memory: int | None, start: int = 0, kept: int = 0, **extra: Any
 ) -> int:
     """Rows a batch: about ``tokens`` tokens, and no more than ``memory`` bytes beside the ``kept`` ones.
+
+    ``extra``: as in :meth:`Cost.row`.
 
     Raises ValueError when not even one row fits.
     """
     rows = min(max(1, tokens // (length - start)), BATCH_ROWS)
     if memory is not None:
-        need = cost.row(length, start, square=square)
+        need = cost.row(length, start, **extra)
         fit = (memory - kept) // need
         if fit < 1:
             raise ValueError(
@@ -202,17 +208,19 @@ def make_plan(
     linear: Sequence[bool] = (),
     tokens_read: bool = False,
     tag: str = "",
+    marks: Sequence[str] = (),
 ) -> Plan:
     """Every pair × every world, once, in shards.
 
     ``linear[j]``: world j is linear in z (:func:`headlab.engine.resume.linear`).  ``tokens_read``: every position is
     read, not the last alone.  ``tag``: what else shards of this sweep differ in from those of others (readouts …).
+    ``marks[j]``: the content of what a world takes from elsewhere (:meth:`headlab.material.Material.mark`).
     """
     can = can or Abilities()
     contents: dict[str, int] = {}
     same: dict[int, int] = {}
     groups: dict[object, list[int]] = {}
-    hashes = [w.content_hash() for w in worlds]
+    hashes = [w.content_hash() + mark for w, mark in zip(worlds, marks or [""] * len(worlds), strict=True)]
     for j, (world, content) in enumerate(zip(worlds, hashes, strict=True)):
         if contents.setdefault(content, j) == j:
             groups.setdefault(world.shape, []).append(j)
@@ -236,7 +244,8 @@ def make_plan(
         # few worlds, or prompts so long that one pair's deltas take too much: the edited layer runs for each row
         flat = can.linear and bool(linear) and linear[members[0]] and len(members) >= MANY and deltas <= budget
         square = any(one.site in {"pattern", "scores"} for one in world.interventions)
-        shapes.append(Shape(tuple(members), world.first_layer, flat, square))
+        paths = sum(one.computed_in is not None for one in world.interventions)
+        shapes.append(Shape(tuple(members), world.first_layer, flat, square, paths))
         starts.append(at)
     each = {n: _kept(n, which, shapes, starts, worlds, cost) for n, which in lengths.items()}
     shards, most = [], 0
@@ -251,7 +260,7 @@ def make_plan(
                 rows = [(i, j) for i in block for j in shape.worlds]
                 for first in range(0, len(rows), SHARD_ROWS):
                     some = tuple(rows[first : first + SHARD_ROWS])
-                    limits = {"tokens": tokens, "memory": memory, "kept": kept, "square": _square(shape)}
+                    limits = {"tokens": tokens, "memory": memory, "kept": kept, **_extra(shape)}
                     cuts = _cuts(some, starts[number], length, cost, limits)
                     name = _name(length, some, cuts, pairs, hashes, tag)
                     shards.append(Shard(name, length, block, number, some, cuts))
@@ -263,9 +272,11 @@ def _kept(
     worlds: Sequence[World], cost: Cost,
 ) -> int:  # fmt: skip
     """Bytes kept of one pair of this length: what all shapes share, and the deltas of one of them at a time."""
-    ones = [one for s in shapes for one in worlds[s.worlds[0]].interventions]
+    ones = list(every(one for s in shapes for one in worlds[s.worlds[0]].interventions))
+    held = sum(max(0, one.layer - min(i.layer for i in one.computed_in)) for one in ones if one.computed_in)
     squares = sum(one.site in {"pattern", "scores"} for one in ones)
-    shared = cost.kept(length, 2 * (len(ones) - squares), squares, len({s.layer for s in shapes}))
+    entries = {s.layer for s in shapes} | {one.layer for one in ones if held}
+    shared = cost.kept(length, 2 * (len(ones) - squares) + min(held, cost.layers), squares, len(entries))
     flat = [(min(at[i] for i in which), s.square) for s, at in zip(shapes, starts, strict=True) if s.linear]
     return shared + max((cost.deltas(length, at, square=square) for at, square in flat), default=0)
 
@@ -282,10 +293,11 @@ def _starts(
     """The position at which the pass of each pair begins under worlds of this shape."""
     if not (can.resume and can.reuse and world.interventions):
         return dict.fromkeys(which, 0)
-    if world.first_layer == cost.layers - 1 and not tokens_read:
+    ones = list(every(world.interventions))  # a path's own run begins where its senders do
+    if world.first_layer == cost.layers - 1 and len(ones) == len(world.interventions) and not tokens_read:
         return dict.fromkeys(which, length - 1)
     shared = shared_prefix([pairs[i].corrupted.ids for i in which])
-    first = {i: min(first_change(one, pairs[i], shared) for one in world.interventions) for i in which}
+    first = {i: min(first_change(one, pairs[i], shared) for one in ones) for i in which}
     return {i: min(at, length - 1) for i, at in first.items()}
 
 

@@ -37,7 +37,7 @@ from headlab.engine.passes import EngineError, forward, reading, replaced, skipp
 from headlab.interventions import Intervention, World
 
 LINEAR_SITES = ("z", "pattern", "v")
-_LINEAR_WRITES = {"patch", "noop", "mean", "resample", "zero", "rescale"}
+_LINEAR_WRITES = {"patch", "noop", "mean", "resample", "zero", "rescale", "add"}
 
 
 def linear(world: World) -> bool:
@@ -45,7 +45,7 @@ def linear(world: World) -> bool:
     if len(world.interventions) != 1:
         return False
     one = world.interventions[0]
-    return one.site in LINEAR_SITES and one.write in _LINEAR_WRITES
+    return one.site in LINEAR_SITES and one.write in _LINEAR_WRITES and one.computed_in is None
 
 
 def linear_needs(one: Intervention) -> set[tuple[int, str]]:
@@ -154,6 +154,9 @@ def _moved(one: Intervention, own: Tensor, value: Tensor | None, where: Tensor) 
     """By how much a coefficient of 1 moves the site."""
     if one.write == "rescale":
         return own * where
+    if one.write == "add":
+        assert value is not None
+        return (value * where).to(own.dtype)
     return (torch.zeros_like(own) if value is None else value).sub(own) * where
 
 
@@ -255,6 +258,17 @@ def resume(
             hidden = _call(lab, corrupted, last, hidden[:, -1:], slice(length - 1, length), cache)
     with skipping(lab, lab.grid.n_layers, hidden[:, -1:]):
         return forward(lab, ids[:, -1:], start=length - 1).logits
+
+
+def run_through(
+    lab: Lab, corrupted: Corrupted, layers: range, pairs: Sequence[int], index: Tensor, start: int, tape: Tape
+) -> None:
+    """Run ``layers`` on every position from ``start`` on, for what ``tape`` keeps and until it stops (:class:`Stop`)."""
+    hidden = _pick(corrupted.entering[layers.start][:, start:], pairs, index)
+    with lab.tape(tape), suppress(Stop):
+        for at in layers:
+            cache = _cache(corrupted, at, pairs, index, start) if start else None
+            hidden = _call(lab, corrupted, at, hidden, slice(start, corrupted.length), cache)
 
 
 def _pick(x: Tensor, pairs: Sequence[int], index: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -27,6 +27,7 @@ from headlab.engine.reader import HELD_BYTES, LOGITS_HELD, vocabulary_size
 from headlab.engine.resume import linear
 from headlab.engine.work import Worker
 from headlab.interventions import InterventionError, World
+from headlab.material import Material, every
 from headlab.prompts import EncodedPair
 from headlab.readouts import MARGIN, NARROW, PER_TOKEN, Readout
 
@@ -62,6 +63,7 @@ class Job:
     plan: Plan
     tokens: int
     readouts: tuple[Readout, ...] = (MARGIN,)
+    material: Material = field(default_factory=Material)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,10 @@ Engine = Callable[[Lab, Job, Sequence[Shard], Callable[[int], None]], Iterator[M
 
 def here(lab: Lab, job: Job, shards: Sequence[Shard], tick: Callable[[int], None]) -> Iterator[Made]:
     """The engine of one process: one shard after another on the model as it is loaded."""
-    worker, done = Worker(lab, job.pairs, job.worlds, job.plan, tokens=job.tokens, readouts=job.readouts), 0
+    worker, done = (
+        Worker(lab, job.pairs, job.worlds, job.plan, tokens=job.tokens, readouts=job.readouts, material=job.material),
+        0,
+    )
     for shard in shards:
         edited = worker.run(shard, lambda n, done=done: tick(done + n))
         done += len(shard.rows)
@@ -115,6 +120,7 @@ def plan_of(
     memory: int | None,
     decoding: int = 0,
     readouts: Sequence[Readout] = (MARGIN,),
+    material: Material | None = None,
 ) -> Plan:
     """The plan of a sweep on this model, after checking that it means something; or of decoding so many tokens, where
     the prompt runs whole and every layer's keys and values stay.
@@ -129,13 +135,17 @@ def plan_of(
     for world in worlds:
         for one in world.interventions:
             one.check(lab.grid)
-            if needs(one) == "clean" and (alone := next((p.pair.id for p in pairs if not p.pair.partner), None)):
+        for one in every(world.interventions):
+            lends = needs(one) == "clean" and one.computed_in is None
+            if lends and (alone := next((p.pair.id for p in pairs if not p.pair.partner), None)):
                 raise InterventionError(
                     f"the world {world.name!r} patches from another prompt, which {alone!r} does not have; write zero, mean, "
                     "resample or rescale, or give each prompt a corrupted one"
                 )
             if one.site != "resid":
                 lab.attention_of(one.layer)
+    material = material or Material()
+    material.check(pairs, worlds)
     check_fits(lab, pairs, decoding)
     can, cost = Abilities(lab.can_resume, lab.can_reuse, lab.can_add), row_cost(lab, readouts)
     if decoding:
@@ -146,6 +156,7 @@ def plan_of(
     return make_plan(
         pairs, worlds, cost, tokens=tokens or tokens_for(lab), memory=memory, can=can,
         linear=[linear(w) for w in worlds], tokens_read=_per_token(pairs, readouts),
+        marks=[material.mark(w) for w in worlds],
         tag="" if tuple(readouts) == (MARGIN,) else json.dumps([r.plain() for r in readouts]),
     )  # fmt: skip
 
@@ -168,6 +179,7 @@ def sweep(
     *,
     tokens: int | None = None,
     memory: int | None = None,
+    material: Material | None = None,
     keep: Keep | None = None,
     engine: Engine | None = None,
     progress: Progress = quiet,
@@ -181,10 +193,10 @@ def sweep(
     tokens, ``tokens`` counts those of the edited prompt.  All of them come from the same passes.
 
     ``tokens`` in flight and ``memory`` (bytes beside the model) bound a batch; they change the time, never a number
-    (law 1).  ``keep`` stores shards so that an interrupted sweep goes on where it stopped.  ``engine`` runs the shards
-    (default: in this process).  Rows come in the order pair, world; worlds that are equal but for their names are run
-    once.  ``attrs["halved"]`` names shards whose batches were cut because memory ran out: their rows hold to the
-    tolerance of law 1, not bit for bit.
+    (law 1).  ``material``: the populations and directions that worlds name.  ``keep`` stores shards so that an
+    interrupted sweep goes on where it stopped.  ``engine`` runs the shards (default: in this process).  Rows come in
+    the order pair, world; worlds that are equal but for their names are run once.  ``attrs["halved"]`` names shards
+    whose batches were cut because memory ran out: their rows hold to the tolerance of law 1, not bit for bit.
 
     Raises EngineError when a planned edit did not fire, ValueError when a head does not exist.
     """
@@ -195,7 +207,7 @@ def sweep(
     readouts = tuple(readouts)
     if len({r.name for r in readouts}) != len(readouts) or not readouts:
         raise EngineError(f"readouts need names of their own, given {', '.join(r.name for r in readouts) or 'none'}")
-    plan = plan_of(lab, pairs, worlds, tokens=tokens, memory=memory, readouts=readouts)
+    plan = plan_of(lab, pairs, worlds, tokens=tokens, memory=memory, readouts=readouts, material=material)
     flight = min(tokens or tokens_for(lab), plan.flight if memory is not None else 2**62)
     prompts = [p.clean for p in pairs] + [p.corrupted for p in pairs]
     if readouts == (MARGIN,):
@@ -221,7 +233,7 @@ def sweep(
             put(frame)
             done += len(shard.rows)
     progress(what, done, plan.rows)
-    job = Job(tuple(pairs), tuple(worlds), plan, flight, readouts)
+    job = Job(tuple(pairs), tuple(worlds), plan, flight, readouts, material or Material())
     for made in (engine or here)(lab, job, todo, lambda n: progress(what, done + n, plan.rows)):
         i, j = zip(*made.shard.rows, strict=True)
         numbers = dict(zip(columns, np.asarray(made.edited).reshape(len(i), -1).T, strict=True))
@@ -268,11 +280,12 @@ def dry_run(
     tokens: int | None = None,
     memory: int | None = None,
     readouts: Sequence[Readout] = (MARGIN,),
+    material: Material | None = None,
 ) -> dict[str, Any]:
     """What a sweep would take: passes, rows, tokens, estimated memory, and seconds from one timed batch."""
-    plan = plan_of(lab, list(pairs), list(worlds), tokens=tokens, memory=memory, readouts=readouts)
+    plan = plan_of(lab, list(pairs), list(worlds), tokens=tokens, memory=memory, readouts=readouts, material=material)
     flight = min(tokens or tokens_for(lab), plan.flight if memory is not None else 2**62)
-    worker = Worker(lab, list(pairs), list(worlds), plan, tokens=flight, readouts=readouts)
+    worker = Worker(lab, list(pairs), list(worlds), plan, tokens=flight, readouts=readouts, material=material)
     widest = max(plan.shards, key=lambda s: s.tokens)
     cut = widest.cuts[0]
     sample = replace(widest, rows=widest.rows[cut.first : cut.end], cuts=(Batch(0, cut.end - cut.first, cut.start),))

@@ -536,7 +536,15 @@ class Replica:
                 self.lab = self.worker = None  # the last replica goes before the next one comes
                 self.seed = seed[0]
                 self.lab, self.threads = replica(made), made["threads"]
-            self.worker = Worker(self.lab, job.pairs, job.worlds, job.plan, tokens=job.tokens, readouts=job.readouts)
+            self.worker = Worker(
+                self.lab,
+                job.pairs,
+                job.worlds,
+                job.plan,
+                tokens=job.tokens,
+                readouts=job.readouts,
+                material=job.material,
+            )
             self.shards = job.plan.shards
             return os.getpid()
 

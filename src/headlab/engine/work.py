@@ -16,10 +16,12 @@ from torch import Tensor
 
 from headlab.engine.attention import Tape
 from headlab.engine.captures import capture, mean_of, source_for, tokens_for
-from headlab.engine.edits import Rows, Source, needs, to_layout, upload
+from headlab.engine.edits import Rows, Source, to_layout, upload
 from headlab.engine.model import Lab
 from headlab.engine.passes import EngineError, forward, reading, skipping, tensor_of
+from headlab.engine.paths import computed, kept_of, runs_of
 from headlab.engine.plan import Plan, Shape, Shard
+from headlab.engine.populations import Lender, key_of
 from headlab.engine.reader import LOGITS_HELD, Base, Reader, head, positions, vocabulary_size
 from headlab.engine.resume import (
     Corrupted,
@@ -32,7 +34,8 @@ from headlab.engine.resume import (
     resume,
     run_corrupted,
 )  # fmt: skip
-from headlab.interventions import Intervention, World
+from headlab.interventions import Intervention, World, first_change, shared_prefix
+from headlab.material import Material, every
 from headlab.prompts import EncodedPair
 from headlab.readouts import MARGIN, Readout
 
@@ -56,14 +59,18 @@ class Worker:
         *,
         tokens: int | None = None,
         readouts: Sequence[Readout] = (MARGIN,),
+        material: Material | None = None,
     ) -> None:
         self.lab, self.pairs, self.worlds, self.plan = lab, pairs, worlds, plan
         self.readouts = tuple(readouts)
         self.tokens = tokens or tokens_for(lab)
+        self.ones = list(every(one for s in plan.shapes for one in worlds[s.worlds[0]].interventions))
+        """One intervention of each kind in the plan."""
+        self.lender = Lender(lab, material or Material(), pairs, self.ones, tokens=self.tokens)
         self.halvings = 0
         self._limit: int | None = None
         self._block: Block | None = None
-        self._tables: dict[int, tuple[dict[int, int], list[Rows]]] = {}
+        self._tables: dict[int, tuple[dict[int, int], list[list[Rows]]]] = {}
         self.means: dict[Any, Tensor] = {}
         self.first: dict[tuple[tuple[int, ...], Any], int] = {}
         for shard in plan.shards:
@@ -122,7 +129,7 @@ class Worker:
         members, tables = self._table(shard.shape)
         chosen = [members[j] for _, j in rows]
         index = upload(local, self.lab.device)
-        some = [table.take(chosen, local, index) for table in tables]
+        some = [[rows.take(chosen, local, index) for rows in table] for table in tables]
         with reading(self.lab, block.reader.vocabulary):
             if shape.layer is None or not self.lab.can_resume:
                 got = self._full(block, shape, some, index)
@@ -131,7 +138,7 @@ class Worker:
             return block.read(got, local, index, start=start, hidden=block.reader.tokens)
 
     def _resumed(
-        self, block: Block, shape: Shape, rows: list[Rows], local: list[int], index: Tensor, start: int
+        self, block: Block, shape: Shape, rows: list[list[Rows]], local: list[int], index: Tensor, start: int
     ) -> Tensor:
         """Logits of the last position; where every position is read, what leaves the last layer instead."""
         lab, layer, whole = self.lab, shape.layer, block.reader.tokens
@@ -140,37 +147,46 @@ class Worker:
         ids = block.ids[index]
         if shape.linear:
             deltas = block.deltas(ones[0])
-            output = add_deltas(deltas, coefficients(ones[0], rows[0], deltas.delta.dtype), local, start)
+            output = add_deltas(deltas, coefficients(ones[0], rows[0][0], deltas.delta.dtype), local, start)
             return resume(lab, block.corrupted, layer, local, index, ids, start=start, output=output, whole=whole)
-        sources = [block.source(one) for one in ones]
-        edits, planned = edits_of(lab, ones, rows, sources, start=start, whole=whole)
+        edits, planned = edits_of(lab, ones, *block.ready(ones, rows), start=start, whole=whole)
         tape = Tape(edits=edits)
         logits = resume(lab, block.corrupted, layer, local, index, ids, start=start, tape=tape, whole=whole)
         check_fired(tape, planned)
         return logits
 
-    def _full(self, block: Block, shape: Shape, rows: list[Rows], index: Tensor) -> Tensor:
+    def _full(self, block: Block, shape: Shape, rows: list[list[Rows]], index: Tensor) -> Tensor:
         """A pass through the model from the first edited layer on, edits applied where they take hold."""
         lab, layer = self.lab, shape.layer
         ones = self.worlds[shape.worlds[0]].interventions
         entering = block.corrupted.entering[layer][index] if layer and lab.can_skip else None
-        edits, planned = edits_of(lab, ones, rows, [block.source(one) for one in ones])
+        edits, planned = edits_of(lab, ones, *block.ready(ones, rows))
         tape = Tape(edits=edits)
         with lab.tape(tape), skipping(lab, layer or 0, entering):
             logits = forward(lab, block.ids[index], last=not block.reader.tokens).logits
         check_fired(tape, planned)
         return logits
 
-    def _table(self, shape: int) -> tuple[dict[int, int], list[Rows]]:
+    def _table(self, shape: int) -> tuple[dict[int, int], list[list[Rows]]]:
         """What differs between the worlds of a shape, as tensors, made once."""
         if shape not in self._tables:
-            worlds = [self.worlds[j] for j in self.plan.shapes[shape].worlds]
-            tables = [
-                Rows.of([w.interventions[n] for w in worlds], [0] * len(worlds), self.lab.grid, self.lab.device)
-                for n in range(len(worlds[0].interventions))
-            ]
-            self._tables[shape] = ({j: n for n, j in enumerate(self.plan.shapes[shape].worlds)}, tables)
+            members = self.plan.shapes[shape].worlds
+            worlds = [self.worlds[j].interventions for j in members]
+            tables = tables_of(self.lab, worlds, [0] * len(worlds))
+            self._tables[shape] = ({j: n for n, j in enumerate(members)}, tables)
         return self._tables[shape]
+
+
+def tables_of(lab: Lab, worlds: Sequence[Sequence[Intervention]], pairs: Sequence[int]) -> list[list[Rows]]:
+    """For each intervention of worlds of one shape its rows (row r: world r on the pair ``pairs[r]``), and those of
+    the interventions in whose run it is computed."""
+    return [
+        [
+            Rows.of([list(every([world[n]]))[m] for world in worlds], pairs, lab.grid, lab.device)
+            for m in range(1 + len(one.computed_in or ()))
+        ]
+        for n, one in enumerate(worlds[0])
+    ]
 
 
 class Block:
@@ -188,6 +204,8 @@ class Block:
         self._deltas: dict[tuple[Any, ...], Deltas] = {}
         self._clean: dict[tuple[int, str], list[Tensor]] | None = None
         self._corrupted: Corrupted | None = None
+        self._first: dict[Any, int] = {}
+        self._shared: int | None = None
         self._unedited: tuple[list[int], Tensor] | None = None
         self._nats: Tensor | None = None
 
@@ -251,11 +269,16 @@ class Block:
         if self._corrupted is None:
             lab, worker = self.worker.lab, self.worker
             shapes = [s for s in worker.plan.shapes if s.layer is not None]
-            layers = sorted({s.layer for s in shapes if s.layer is not None})
-            sites = {_key(one) for one in self._ones() if needs(one) == "corrupted" and one.write == "noop"}
+            layers = {s.layer for s in shapes if s.layer is not None}
+            sites = {key_of(one) for one in worker.ones if one.write == "noop"}
             for shape in shapes:
+                ones = worker.worlds[shape.worlds[0]].interventions
                 if shape.linear:
-                    sites |= linear_needs(worker.worlds[shape.worlds[0]].interventions[0])
+                    sites |= linear_needs(ones[0])
+                for run in runs_of(ones):
+                    layers.add(run.layers.start)
+                    sites |= kept_of(lab, run)
+            layers = sorted(layers)
             if (self.reader.tokens or self.reader.compares) and lab.can_resume:
                 sites |= {(lab.grid.n_layers - 1, "resid")}
             if lab.can_resume and lab.can_reuse and any(c.start for s in worker.plan.shards for c in s.cuts):
@@ -263,10 +286,20 @@ class Block:
             self._corrupted = run_corrupted(lab, self.ids, layers, sites, tokens=worker.tokens)
         return self._corrupted
 
-    def _ones(self) -> list[Intervention]:
-        """One intervention of each kind in the plan."""
-        worker = self.worker
-        return [one for s in worker.plan.shapes for one in worker.worlds[s.worlds[0]].interventions]
+    def first(self, one: Intervention, pair: int) -> int:
+        """The first position of the block's pair at which ``one`` can change anything."""
+        key = (one.shape, pair)
+        if key not in self._first:
+            if self._shared is None:
+                self._shared = shared_prefix([p.corrupted.ids for p in self.group])
+            self._first[key] = first_change(one, self.pairs[pair], self._shared)
+        return self._first[key]
+
+    def ready(self, ones: Sequence[Intervention], rows: Sequence[Sequence[Rows]]) -> tuple[list[Rows], list[Source]]:
+        """The rows of a batch and what their interventions write, what is computed in another run included."""
+        made = computed(self.worker.lab, self, ones, dict(enumerate(rows))) if runs_of(ones) else {}
+        both = [made[n] if n in made else (self.source(one), rows[n][0]) for n, one in enumerate(ones)]
+        return [some for _, some in both], [source for source, _ in both]
 
     def source(self, one: Intervention) -> Source:
         """What ``one`` (and every intervention of its shape) writes, for the pairs of the block."""
@@ -275,17 +308,20 @@ class Block:
             known: Sequence[Tensor] | None = None
             if one.write == "patch":
                 if self._clean is None:
-                    wanted = list(dict.fromkeys(_key(o) for o in self._ones() if o.write == "patch"))
+                    patches = [o for o in self.worker.ones if o.write == "patch" and o.computed_in is None]
+                    wanted = list(dict.fromkeys(key_of(o) for o in patches))
                     self._clean = capture(lab, [p.clean for p in self.pairs], wanted, tokens=tokens)
-                known = self._clean[_key(one)]
+                known = self._clean[key_of(one)]
             elif one.write == "noop":
-                key = _key(one)
+                key = key_of(one)
                 known = list(to_layout(key[1], self.corrupted.kept[key], lab.grid.n_heads, None))
-            elif one.write == "mean":
-                if (mean := (self.ids.shape[1], _key(one))) not in self.worker.means:
-                    self.worker.means[mean] = mean_of(lab, self.group, _key(one), tokens=tokens)
+            elif one.write == "mean" and one.over is None:
+                if (mean := (self.ids.shape[1], key_of(one))) not in self.worker.means:
+                    self.worker.means[mean] = mean_of(lab, self.group, key_of(one), tokens=tokens)
                 known = [self.worker.means[mean]] * len(self.pairs)
-            self._sources[one.shape] = source_for(lab, self.pairs, one, group=self.group, tokens=tokens, known=known)
+            self._sources[one.shape] = source_for(
+                lab, self.pairs, one, group=self.group, tokens=tokens, known=known, lender=self.worker.lender
+            )
         return self._sources[one.shape]
 
     def deltas(self, one: Intervention) -> Deltas:
@@ -295,11 +331,6 @@ class Block:
             first = self.worker.first[self.members, (one.shape,)]
             self._deltas[one.shape] = make_deltas(self.worker.lab, one, self.source(one), self.corrupted, first)
         return self._deltas[one.shape]
-
-
-def _key(one: Intervention) -> tuple[int, str]:
-    """What is captured for an intervention."""
-    return one.layer, "out_block" if one.site == "subspace" else one.site
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -7,14 +7,16 @@ is *unparsed*, which is reported beside every accuracy and counts as not right.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from headlab.prompts import Pair
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 Grading = Literal["answer", "published strings"]
+Rule = Literal["exact", "contains", "choice"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,76 @@ def by_published_strings(text: str, pair: Pair) -> Graded:
     named = good in text
     denied = any(f"{bad} is {word}" in text for word in ("bigger", "larger", "greater"))
     return Graded(good if named else bad if bad in text else None, named and not denied)
+
+
+@dataclass(frozen=True)
+class Grader:
+    """How a document reads an answer out of text; literal words, no patterns.
+
+    ``exact``: the whole text, without space around it and a closing ``.``, is one of the answers;
+    ``contains``: an answer occurs as a whole word (not inside a longer one) and no wrong answer does;
+    ``choice``: of ``words`` (at least two) exactly one occurs as a whole word, and it is an answer.  The text is
+    unparsed where none occurs, or several do.
+    ``words``: for ``exact`` and ``contains``, what is right instead of the pair's own answers.
+    """
+
+    kind: Rule = "contains"
+    words: tuple[str, ...] = ()
+    ignore_case: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Rule):
+            raise ValueError(f"unknown grader {self.kind!r}; expected one of {', '.join(get_args(Rule))}")
+        if not all(isinstance(w, str) and w.strip() for w in self.words):
+            raise ValueError(f"the words of a grader are texts that are not empty, given {list(self.words)}")
+        if self.kind == "choice" and len({self._plain(w) for w in self.words}) < max(2, len(self.words)):
+            raise ValueError(f"the grader 'choice' takes two or more different words, given {list(self.words)}")
+
+    def _plain(self, text: str) -> str:
+        text = " ".join(text.split())
+        return text.casefold() if self.ignore_case else text
+
+    def grade(self, text: str, pair: Pair) -> Graded:
+        """What was said, and whether it is right."""
+        given = self._plain(text)
+        answers = self.words if self.words and self.kind != "choice" else _several(pair, "answer")
+        right = [self._plain(a) for a in answers]
+        if self.kind == "exact":
+            said = given.removesuffix(".").rstrip()
+            return Graded(said or None, said in {r.removesuffix(".").rstrip() for r in right})
+        options = self.words if self.kind == "choice" else (*answers, *_several(pair, "wrong"))
+        found = [o for o in dict.fromkeys(map(self._plain, options)) if _occurs(o, given)]
+        found = [o for o in found if not any(o != f and _occurs(o, f) and not _alone(o, f, given) for f in found)]
+        if self.kind == "choice":
+            return Graded(found[0] if len(found) == 1 else None, len(found) == 1 and found[0] in right)
+        return Graded(found[0] if found else None, bool(found) and all(f in right for f in found))
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        return {**asdict(self), "words": list(self.words)}
+
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any]) -> Grader:
+        """Raises ValueError for an unknown key or kind."""
+        if unknown := sorted(set(data) - {"kind", "words", "ignore_case"}):
+            raise ValueError(f"a grader has no {', '.join(unknown)}; it has kind, words, ignore_case")
+        return cls(**{**data, "words": tuple(data.get("words", ()))})
+
+
+def _several(pair: Pair, which: str) -> tuple[str, ...]:
+    """All answers of a pair that are accepted (``answer``) or wrong."""
+    some = getattr(pair, f"{which}s", None) or (getattr(pair, which),)
+    return tuple(a for a in some if a and a.strip())
+
+
+def _occurs(word: str, text: str) -> bool:
+    """Whether ``word`` stands in ``text`` and not inside a longer word."""
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
+
+
+def _alone(word: str, longer: str, text: str) -> bool:
+    """Whether ``word`` stands in ``text`` outside every ``longer``, of which it is a part."""
+    return _occurs(word, re.sub(rf"(?<!\w){re.escape(longer)}(?!\w)", "\0", text))
 
 
 def grade(text: str, pair: Pair, grader: str, rule: Grading = "answer") -> Graded:
