@@ -483,3 +483,40 @@ def test_hostile_cells_are_told_in_one_short_line(tmp_path: Path) -> None:
         assert len(str(refused.value)) <= 500 and "\n" not in str(refused.value), change
     with pytest.raises(PromptError, match="nested more than 32 deep"):
         PromptSet.from_file(file(tmp_path, deep, "p.jsonl"))
+
+
+def test_lists_of_answers_and_prompts_that_stand_alone(tmp_path: Path) -> None:
+    """By hand, the same from CSV, JSONL and a frame.  A text that only begins with a bracket is a text."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = [
+        {"clean": "The cat", "corrupted": "The dog", "answer": ["yes", "now"], "wrong": ["no"]},
+        {"clean": "in rain", "corrupted": "", "answer": "yes", "wrong": ""},
+        {"clean": "on mat", "corrupted": "", "answer": "[sic]", "wrong": ["no", "not"]},
+    ]
+    text = 'clean,corrupted,answer,wrong\nThe cat,The dog,"[""yes"", ""now""]","[""no""]"\nin rain,,yes,\n'
+    text += 'on mat,,[sic],"[""no"", ""not""]"\n'
+    sets = [
+        PromptSet.from_file(file(tmp_path, text)),
+        PromptSet.from_file(file(tmp_path, "\n".join(map(json.dumps, rows)), "p.jsonl")),
+        PromptSet.from_frame(pd.DataFrame(rows)),
+    ]
+    for one in sets:
+        assert [p.answers for p in one] == [("yes", "now"), ("yes",), ("[sic]",)]
+        assert [p.wrongs for p in one] == [("no",), (), ("no", "not")]
+        assert [p.partner for p in one] == [True, False, False] and one[1].corrupted == one[1].clean
+        assert PromptSet.from_plain(json.loads(json.dumps(one.plain()))) == one
+    alone = PromptSet.from_file(file(tmp_path, "clean,answer\nThe cat,yes\n"))
+    assert not alone[0].partner and alone[0].wrongs == ()
+    row = {"clean": "a", "corrupted": "b", "answer": "c", "wrong": "d"}
+    for change, words in (
+        ({"answer": []}, "column 'answer' is ..; expected text"),
+        ({"answer": ["x", 1]}, "expected text"),
+        ({"wrong": ["d", "d"]}, "holds one text twice"),
+        ({"wrong": ["d", "c"], "answer": ["c"]}, "both a right and a wrong"),
+        ({"corrupted": "", "corrupted_spans": {"a": [0, 1]}}, "'corrupted_spans' is given and 'corrupted' is not"),
+        ({"wrong": ""}, "column 'wrong' is ''; expected text"),
+        ({"corrupted": 5}, "column 'corrupted' is 5"),
+    ):
+        with pytest.raises(PromptError, match=words):
+            PromptSet.from_rows([{**row, **change}], name="x")

@@ -107,12 +107,12 @@ class Pair:
             raise PromptError(f"pair {self.id}: the answer must not be empty")
         if self.partner and not self.wrong.strip():
             raise PromptError(f"pair {self.id}: answer and wrong answer must not be empty")
-        if twice := sorted(set(self.answers) & set(self.wrongs) - {self.answer}):
-            raise PromptError(f"pair {self.id}: {brief(twice[0])} is both a right and a wrong answer")
         if self.answer and self.answer == self.wrong:
             raise PromptError(
                 f"pair {self.id}: answer and wrong answer are both {brief(self.answer)}; they must differ"
             )
+        if twice := sorted(set(self.answers) & set(self.wrongs)):
+            raise PromptError(f"pair {self.id}: {brief(twice[0])} is both a right and a wrong answer")
 
     def plain(self) -> dict[str, Any]:
         """As JSON-ready data."""
@@ -220,6 +220,9 @@ class PromptSet:
         """From mappings with ``clean``, ``corrupted``, ``answer``, ``wrong`` and optionally ``id``, ``cluster``,
         ``category``, ``clean_spans``, ``corrupted_spans`` (``{"role": [start, end]}``, characters).
 
+        ``answer`` and ``wrong`` may each be a list of accepted texts, or a JSON list of strings in a cell.  Without
+        ``corrupted`` a prompt has no partner, and may have no ``wrong``.
+
         Raises PromptError with the row number and the reason: a key that is none of these and does not begin with ``_``,
         two rows that are equal in prompts and answers.
         """
@@ -236,7 +239,7 @@ class PromptSet:
                 pair = _pair_from_row(row, number)
                 if (first := ids.setdefault(pair.id, number)) != number:
                     raise PromptError(f"its id {brief(pair.id)} is that of row {first} too; ids must be unique")
-                said = (pair.clean.text, pair.corrupted.text, pair.answer, pair.wrong)
+                said = (pair.clean.text, pair.corrupted.text, repr(pair.answers), repr(pair.wrongs), repr(pair.partner))
                 if (first := texts.setdefault(said, number)) != number:
                     raise PromptError(f"it repeats row {first} (prompts and answers are the same); give each pair once")
                 if len(pairs) == MOST_PAIRS:
@@ -251,7 +254,8 @@ class PromptSet:
     @classmethod
     def from_frame(cls, frame: Any, *, name: str = "DataFrame") -> PromptSet:
         """From a pandas DataFrame (row numbers in errors count from 0, as pandas does)."""
-        check_columns(frame.columns, (*COLUMNS, *OPTIONAL_COLUMNS), COLUMNS, name, PromptError)
+        columns = list(frame.columns)
+        check_columns(columns, (*COLUMNS, *OPTIONAL_COLUMNS), _needed(columns), name, PromptError)
         return cls.from_rows(frame.to_dict("records"), name=name, first_row=0)
 
     @classmethod
@@ -265,7 +269,7 @@ class PromptSet:
         if path.suffix == ".jsonl":
             return cls._from_numbered(json_rows(path, error=PromptError), path.name)
         columns, rows = csv_rows(path, error=PromptError)
-        check_columns(columns, (*COLUMNS, *OPTIONAL_COLUMNS), COLUMNS, path.name, PromptError)
+        check_columns(columns, (*COLUMNS, *OPTIONAL_COLUMNS), _needed(columns), path.name, PromptError)
         return cls.from_rows(rows, name=path.name, first_row=2)
 
 
@@ -332,10 +336,37 @@ def _begun(ids: Sequence[int], tokenizer: Any) -> int:
     return int(bos is not None and len(ids) > 1 and ids[0] == ids[1] == bos)
 
 
+def _needed(columns: Sequence[Any]) -> tuple[str, ...]:
+    """The columns that a table of these must have: prompts alone need only a right answer."""
+    return COLUMNS if not columns or {"corrupted", "wrong"} & set(columns) else ("clean", "answer")
+
+
+def _texts(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    """The accepted texts of a cell: one, or a list.  Raises PromptError for anything else."""
+    value = row.get(column)
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            data = read_document(value, "json", name=column)[0]
+        except ReadingError:
+            data = None  # a text that begins with a bracket
+        value = data if isinstance(data, list) and data and all(isinstance(d, str) for d in data) else value
+    every = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not every or not all(isinstance(v, str) and v.strip() for v in every):
+        raise PromptError(f"column {column!r} is {brief(value)}; expected text")
+    if len(set(every)) < len(every):
+        raise PromptError(f"column {column!r} holds one text twice: {brief(value)}")
+    return every
+
+
 def _pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
-    for column in COLUMNS:
+    partner = not _blank(row.get("corrupted"))
+    for column in ("clean", "corrupted") if partner else ("clean",):
         if not isinstance(row.get(column), str) or not row[column].strip():
             raise PromptError(f"column {column!r} is {brief(row.get(column))}; expected text")
+    answers = _texts(row, "answer")
+    wrongs = _texts(row, "wrong") if partner or not _blank(row.get("wrong")) else ("",)
+    if not partner and not _blank(row.get("corrupted_spans")):
+        raise PromptError("column 'corrupted_spans' is given and 'corrupted' is not")
 
     def spans(column: str) -> tuple[Span, ...]:
         value = row.get(column)
@@ -362,14 +393,18 @@ def _pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
             raise PromptError(f"column {column!r} is {brief(value)}; expected a name of at most 200 characters")
         return str(value)
 
+    clean = Prompt(row["clean"], spans("clean_spans"))
     return Pair(
         id=optional("id") or str(number),
-        clean=Prompt(row["clean"], spans("clean_spans")),
-        corrupted=Prompt(row["corrupted"], spans("corrupted_spans")),
-        answer=row["answer"],
-        wrong=row["wrong"],
+        clean=clean,
+        corrupted=Prompt(row["corrupted"], spans("corrupted_spans")) if partner else clean,
+        answer=answers[0],
+        wrong=wrongs[0],
         cluster=optional("cluster"),
         category=optional("category"),
+        more_answers=answers[1:],
+        more_wrongs=wrongs[1:],
+        partner=partner,
     )
 
 

@@ -58,11 +58,16 @@ def check_fit(claim: Claim, changes: Mapping[str, Any], shipped: Claim | None) -
 
 
 def check_prompts(slug: str, needs: str, pairs: Iterable[Pair]) -> None:
-    """Raises PromptError where prompts lack what an experiment measures: with ``needs`` "numbers", the two numbers of each
-    prompt by their roles."""
-    if needs != "numbers":
-        return
+    """Raises PromptError where prompts lack what an experiment measures: a corrupted prompt, and with ``needs`` "numbers" the
+    two numbers of each prompt by their roles."""
     for pair in pairs:
+        if not pair.partner:
+            raise PromptError(
+                f"{slug} compares clean with corrupted prompts; {brief(pair.id)} has no corrupted one (a document of your own "
+                "can do without: headlab new)"
+            )
+        if needs != "numbers":
+            continue
         for which, prompt in (("clean", pair.clean), ("corrupted", pair.corrupted)):
             named = {s.role[0] for s in prompt.spans if s.role in NUMBER_ROLES}
             if named != {"a", "b"}:
