@@ -36,7 +36,8 @@ PART = (
 _HEAD = """# Versions that were run
 
 pyproject.toml has ranges, constraints.txt the one set that the whole suite runs with. Here part of the suite ran with the
-lowest or the newest of a range in its place (`make ranges`); everything else stayed pinned. A row is the newest run of its
+lowest or the newest of a range in its place (`make ranges`); what it is built with moved with it (with numpy
+pandas, scipy, statsmodels, scikit-learn), the rest stayed pinned. A row is the newest run of its
 package and end; what has no row was not run.
 
 | package | end | version | outcome | tests | date | commit |
