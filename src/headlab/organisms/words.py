@@ -16,58 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .tokenizer import build_tokenizer
+from headlab.tasks.ioi import NAMES, OBJECTS, PLACES, TEMPLATES
+from headlab.tasks.words import COMMON
 
-_NAMES = """
-Aaron Adam Alexander Alicia Allison Amanda Amber Amy Andrea Andrew Angela Anthony Ashley Benjamin Bradley Brandon
-Brian Bryan Charles Christina Christine Christopher Cody Courtney Crystal Daniel Danielle David Dustin Elizabeth
-Emily Eric Erica Erin Gregory Heather Jacob James Jamie Jason Jeffrey Jennifer Jeremy Jesse Jessica John Jonathan
-Jose Joseph Joshua Justin Katherine Katie Kelly Kenneth Kevin Kimberly Kyle Laura Lauren Lisa Mark Mary Matthew
-Megan Melissa Michael Michelle Nathan Nicholas Nicole Patrick Paul Rachel Rebecca Richard Robert Ryan Samantha
-Samuel Sara Sarah Scott Sean Shannon Stephanie Stephen Steven Susan Thomas Timothy Tom Travis Tyler Vanessa William
-"""
-_PLACES = """
-store garden restaurant school hospital office house station park library market beach
-"""
-_OBJECTS = """
-ring kiss bone basketball computer necklace drink snack book ball letter coin
-"""
-_COMMON = """
-air animal apple arm army art baby back bag bank base bed bird blood board boat body book box boy bread bridge
-brother building bus cake camp car card care case cat center chair chance child church city class clock cloud coast
-coffee college color corner country course court cover cream cross crowd cup dance day deal desk dinner doctor dog
-door dream dress east edge egg engine evening eye face fact family farm father field film fire fish floor flower
-food foot forest friend fruit game gate girl glass gold grass green ground group hair hall hand hat head heart hill
-history hole home horse hour ice island job king kitchen lady lake land law leaf leg level light line list lunch
-machine man map master meal meat milk mind minute mirror money month moon morning mother mountain mouth movie music
-name neck news night north nose note ocean oil page paint paper part party path person phone picture piece plan
-plane plant plate point pool power price queen question race radio rain record red rest rice river road rock roof
-room rose salt sand scene school science sea season seat second shadow shape ship shirt shoe shop sign silver sister
-skin sky sleep smile snow soil song sound south space spirit sport spring square stage star stone storm story
-stranger street student sugar summer sun table tail talk tea teacher team test thing thought time title tool tooth
-top town toy track train tree trip truck unit valley view village voice wall war water wave way week west wheel wind
-window wine wing winter woman wood word work world year
-"""
-NAMES, PLACES, OBJECTS, COMMON = (tuple(x.split()) for x in (_NAMES, _PLACES, _OBJECTS, _COMMON))
-TEMPLATES = (
-    "Then,[A] and[B] went to the[PLACE].[S] gave a[OBJECT] to",
-    "Then,[A] and[B] had a lot of fun at the[PLACE].[S] gave a[OBJECT] to",
-    "Then,[A] and[B] were working at the[PLACE].[S] decided to give a[OBJECT] to",
-    "Then,[A] and[B] were thinking about going to the[PLACE].[S] wanted to give a[OBJECT] to",
-    "Then,[A] and[B] had a long argument, and afterwards[S] said to",
-    "After[A] and[B] went to the[PLACE],[S] gave a[OBJECT] to",
-    "When[A] and[B] went to the[PLACE],[S] gave a[OBJECT] to",
-    "When[A] and[B] got a[OBJECT] at the[PLACE],[S] decided to give it to",
-    "When[A] and[B] got a[OBJECT] at the[PLACE],[S] decided to give the[OBJECT] to",
-    "While[A] and[B] were working at the[PLACE],[S] gave a[OBJECT] to",
-    "While[A] and[B] were commuting to the[PLACE],[S] gave a[OBJECT] to",
-    "After the lunch,[A] and[B] went to the[PLACE].[S] gave a[OBJECT] to",
-    "Afterwards,[A] and[B] went to the[PLACE].[S] gave a[OBJECT] to",
-    "Then,[A] and[B] had a long argument. Afterwards[S] said to",
-    "The[PLACE][A] and[B] went to had a[OBJECT].[S] gave it to",
-    "Friends[A] and[B] found a[OBJECT] at the[PLACE].[S] gave it to",
-)
-"""The sentences of Wang et al. (2022), cut before the answer; ``[SLOT]`` stands for a space and a word."""
+from .tokenizer import build_tokenizer
 
 LEAST, MOST, FILLER, LENGTH = 6, 20, 8, 48
 """Of repeats: words of a block, words before it at most, tokens after the first."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from headlab.prompts import PromptSet
+from headlab.prompts import PromptError, PromptSet
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,13 @@ class Task:
     source: str = ""
 
     def pairs(self, n: int, *, seed: int, tokenizer: Any, **options: Any) -> PromptSet:
-        """At most ``n`` pairs.  Raises PromptError where the task cannot be built for this tokenizer."""
+        """At most ``n`` pairs.
+
+        Raises PromptError for an option that the task does not have, or where it cannot be built for this tokenizer.
+        """
+        if unknown := sorted(set(options) - set(self.options)):
+            known = ", ".join(self.options) or "none"
+            raise PromptError(f"the task {self.name!r} has no option {unknown[0]!r}; expected one of {known}")
         module, _, function = self.make.partition(":")
         made: PromptSet = getattr(importlib.import_module(module), function)(
             n, seed=seed, tokenizer=tokenizer, **{**self.options, **options}
@@ -57,6 +63,22 @@ _OWN = (
             "split": "held-out",
         },
         source="arXiv 2508.19414",
+    ),
+    Task(
+        "ioi",
+        "To whom is something given, of two people one of whom gives it?",
+        "headlab.tasks.ioi:ioi",
+        {"order": "mixed", "corruption": "swap", "templates": "all"},
+        ("io", "s1", "place", "object", "s2"),
+        source="arXiv 2211.00593",
+    ),
+    Task(
+        "induction",
+        "What came after this word when it stood here before?",
+        "headlab.tasks.induction:induction",
+        {"kind": "tokens", "length": 16},
+        ("first", "after", "again"),
+        source="arXiv 2209.11895",
     ),
 )
 

@@ -1,0 +1,141 @@
+"""Every generator on the vocabularies that models have: enough independent items, aligned roles, answers that part."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headlab.prompts import Pair, PromptError, PromptSet, align, encode
+from headlab.tasks import TASKS
+
+ENOUGH = 500
+SAMPLE = 40
+OWN = tuple(t for t in TASKS if t != "decimals")
+REAL = ("llama-3", "gpt-neox-20b", "gpt2")
+
+
+@cache
+def load(folder: Path) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), clean_up_tokenization_spaces=False)
+
+
+@cache
+def made(name: str, tokenizer: str, shared: Path, n: int = ENOUGH) -> PromptSet:
+    return TASKS[name].pairs(n, seed=1, tokenizer=load(shared / "data" / "tokenizers" / tokenizer))
+
+
+def bare(text: str) -> str:
+    return "".join(text.split())
+
+
+def check(pair: Pair, tokenizer: Any, roles: tuple[str, ...]) -> None:
+    """The roles are the words they name, both runs align role by role, and the tokens read are those of the answers."""
+    found = encode(pair, tokenizer)
+    lent = dict(align(found, "role"))
+    for prompt, one in ((pair.clean, found.clean), (pair.corrupted, found.corrupted)):
+        spans = [s for s in prompt.spans if s.role != "text"]
+        assert {s.role for s in spans} <= set(roles)
+        for role in {s.role for s in spans}:
+            said = "".join(prompt.text[s.start : s.end] for s in spans if s.role == role)
+            assert bare(tokenizer.decode([one.ids[i] for i in one.roles[role]])).endswith(bare(said))
+    for role in {s.role for s in pair.corrupted.spans if s.role != "text"}:
+        assert tuple(lent[i] for i in found.corrupted.roles[role]) == found.clean.roles[role]
+    assert lent[found.corrupted.n_prompt - 1] == found.clean.n_prompt - 1
+    assert set(found.clean.answer_ids).isdisjoint(found.clean.wrong_ids)
+    assert found.clean.answer_ids == found.corrupted.answer_ids
+    full = tokenizer(pair.clean.text + pair.clean.lead + pair.answer)["input_ids"]
+    assert tuple(full[: len(found.clean.ids) + 1]) == (*found.clean.ids, found.clean.answer_id)
+
+
+@pytest.mark.parametrize("tokenizer", REAL)
+@pytest.mark.parametrize("name", OWN)
+def test_items_are_usable_on_real_vocabularies(name: str, tokenizer: str, shared: Path) -> None:
+    """A sample of each; ``test_a_task_has_enough_items`` looks at every one."""
+    for pair in made(name, tokenizer, shared, 4 if name == "greater-than" else SAMPLE):
+        check(pair, load(shared / "data" / "tokenizers" / tokenizer), TASKS[name].roles)
+
+
+@pytest.mark.accept
+@pytest.mark.parametrize("tokenizer", REAL)
+@pytest.mark.parametrize("name", OWN)
+def test_a_task_has_enough_items(name: str, tokenizer: str, shared: Path) -> None:
+    """Five hundred clusters and no two pairs of one."""
+    pairs = made(name, tokenizer, shared)
+    assert len(pairs) == len({p.cluster for p in pairs}) == ENOUGH
+    for pair in pairs:
+        check(pair, load(shared / "data" / "tokenizers" / tokenizer), TASKS[name].roles)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_task_follows_its_seed_alone(name: str, shared: Path) -> None:
+    """The same seed gives the same texts, and fewer of them are the first of more; another seed gives others."""
+    tokenizer = load(shared / "data" / "tokenizers" / "gpt2")
+    few = TASKS[name].pairs(20, seed=1, tokenizer=tokenizer)
+    more = made(name, "gpt2", shared, SAMPLE)
+    assert few.content_hash() == more.subset(more.pairs[:20]).content_hash()
+    assert few.content_hash() != TASKS[name].pairs(20, seed=2, tokenizer=tokenizer).content_hash()
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_options_are_refused_by_name_and_by_value(name: str, shared: Path) -> None:
+    tokenizer = load(shared / "data" / "tokenizers" / "gpt2")
+    with pytest.raises(PromptError, match=f"{name}.*no option 'colour'"):
+        TASKS[name].pairs(4, seed=0, tokenizer=tokenizer, colour="red")
+    for option, default in TASKS[name].options.items():
+        unheard = "unheard-of" if isinstance(default, str) else -7
+        with pytest.raises(PromptError, match=f"{name}.*{option}.*{unheard}"):
+            TASKS[name].pairs(4, seed=0, tokenizer=tokenizer, **{option: unheard})
+    with pytest.raises(PromptError, match="expected at least 1"):
+        TASKS[name].pairs(0, seed=0, tokenizer=tokenizer)
+
+
+def organism(name: str) -> Any:
+    return load(Path(str(files("headlab"))) / "organisms" / "weights" / name)
+
+
+@pytest.mark.parametrize(("name", "model"), [("ioi", "ioi-small"), ("induction", "induction")])
+def test_the_organism_of_a_task_knows_its_words(name: str, model: str) -> None:
+    """Every word of the sentences is one token of the organism's, so nothing falls back to bytes."""
+    tokenizer = organism(model)
+    pairs = TASKS[name].pairs(SAMPLE, seed=0, tokenizer=tokenizer)
+    assert len({p.cluster for p in pairs}) == SAMPLE
+    for pair in pairs:
+        check(pair, tokenizer, TASKS[name].roles)
+        words = pair.clean.text.replace(",", " ,").replace(".", " .").split()
+        assert len(tokenizer(pair.clean.text)["input_ids"]) == len(words) + 1
+
+
+@pytest.mark.parametrize("order", ["abba", "baba"])
+def test_ioi_stands_as_published(order: str, shared: Path) -> None:
+    """By hand: who gives is named twice, the answer once; "abc" has neither name; the order is the one asked for."""
+    tokenizer = load(shared / "data" / "tokenizers" / "gpt2")
+    options = {"order": order, "templates": "0 6"}
+    for corruption in ("swap", "abc"):
+        for pair in TASKS["ioi"].pairs(30, seed=3, tokenizer=tokenizer, corruption=corruption, **options):
+            said = bare(pair.clean.text)
+            assert (said.count(pair.wrong), said.count(pair.answer)) == (2, 1)
+            assert (pair.clean.text.index(pair.answer) < pair.clean.text.index(pair.wrong)) == (order == "abba")
+            other = [pair.corrupted.text.count(x) for x in (pair.answer, pair.wrong)]
+            assert other == ([2, 1] if corruption == "swap" else [0, 0])
+            assert pair.clean.text.startswith(("Then,", "When"))
+
+
+@pytest.mark.parametrize("kind", ["tokens", "words", "text"])
+def test_what_followed_before_follows_again(kind: str, shared: Path) -> None:
+    """By hand: the last word stood once before, and after it came the answer (in the corrupted run, the wrong one)."""
+    tokenizer = load(shared / "data" / "tokenizers" / "gpt2")
+    for pair in TASKS["induction"].pairs(20, seed=2, tokenizer=tokenizer, kind=kind, length=6):
+        for prompt, follows in ((pair.clean, pair.answer), (pair.corrupted, pair.wrong)):
+            words = prompt.text.replace("likes ", "").replace(".", "").removesuffix(" likes").split()
+            assert words.count(words[-1]) == 2 and words[words.index(words[-1]) + 1] == follows
+
+
+def test_a_vocabulary_of_too_few_words_is_named(shared: Path) -> None:
+    with pytest.raises(PromptError, match=r"'ioi' needs at least 6 names .* this tokenizer has \d"):
+        TASKS["ioi"].pairs(10, seed=0, tokenizer=load(shared / "data" / "models" / "stories260k"))
