@@ -139,3 +139,34 @@ def test_what_followed_before_follows_again(kind: str, shared: Path) -> None:
 def test_a_vocabulary_of_too_few_words_is_named(shared: Path) -> None:
     with pytest.raises(PromptError, match=r"'ioi' needs at least 6 names .* this tokenizer has \d"):
         TASKS["ioi"].pairs(10, seed=0, tokenizer=load(shared / "data" / "models" / "stories260k"))
+
+
+def test_every_kind_of_order_goes_on_by_one(shared: Path) -> None:
+    """By hand, against the calendar and the code points: the wrong answer follows the corrupted prompt's item."""
+    from datetime import date, timedelta
+
+    kinds = set()
+    for pair in made("successor", "gpt2", shared, SAMPLE):
+        kinds.add(pair.category)
+        for prompt, then in ((pair.clean, pair.answer), (pair.corrupted, pair.wrong)):
+            item = prompt.text.split()[-4]
+            if pair.category == "days":
+                some = next(d for i in range(7) if (d := date(2024, 1, 1 + i)).strftime("%A") == item)
+                assert then == (some + timedelta(1)).strftime("%A")
+            elif pair.category == "months":
+                month = next(m for m in range(1, 13) if date(2024, m, 1).strftime("%B") == item)
+                assert then == date(2024, month % 12 + 1, 1).strftime("%B")
+            else:
+                assert int(then) == int(item) + 1 if item.isdecimal() else ord(then) == ord(item) + 1
+    assert kinds == {"days", "months", "numbers", "letters"}
+
+
+@pytest.mark.parametrize(("tokenizer", "digits"), [("gpt2", 2), ("llama-3", 1)])
+def test_later_years_are_right(tokenizer: str, digits: int, shared: Path) -> None:
+    """By hand: the prompt and any right answer give a later year than the first, any wrong one gives none."""
+    for pair in made("greater-than", tokenizer, shared, 4):
+        first, begun = pair.clean.text.split("from the year ")[1].split(" to the year ")
+        assert all(int(begun + a) > int(first) for a in pair.answers)
+        assert all(int(begun + a) <= int(first) for a in pair.wrongs)
+        assert {len(a) for a in (*pair.answers, *pair.wrongs)} == {digits}
+        assert int(pair.corrupted.text.split("from the year ")[1][:4]) < int(first)

@@ -80,6 +80,22 @@ _OWN = (
         ("first", "after", "again"),
         source="arXiv 2209.11895",
     ),
+    Task(
+        "successor",
+        "Which day, month, number or letter comes next?",
+        "headlab.tasks.successor:successor",
+        {"kind": "mixed"},
+        ("e1", "f1", "e2", "f2", "item"),
+        source="arXiv 2312.09230",
+    ),
+    Task(
+        "greater-than",
+        "Which years come after the one in which something began?",
+        "headlab.tasks.greater_than:greater_than",
+        {"digits": "auto"},
+        ("noun", "century", "start"),
+        source="arXiv 2305.00586",
+    ),
 )
 
 
