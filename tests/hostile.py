@@ -118,8 +118,10 @@ TOKENS = [
 
 
 def places(data: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place of plain data."""
+    """Every place of plain data that is not too deep to be of interest."""
     found = [here]
+    if len(here) > 60:
+        return found
     if isinstance(data, dict):
         for k, v in data.items():
             found += places(v, (*here, k))
@@ -237,7 +239,10 @@ def mutated(data: Any, write: Callable[[Any], str], kind: str, n: int) -> bytes:
     how = rng.random()
     if how < 0.08:
         return bomb(kind, rng)
-    plain = write(structural(data, rng)) if how < 0.55 else write(data)
+    try:
+        plain = write(structural(data, rng)) if how < 0.55 else write(data)
+    except RecursionError:  # too deep to be written; brackets are not
+        plain = "[" * 3000 + "]" * 3000
     text = plain.encode("utf-8", "surrogatepass")
     return textual(text, rng) if how > 0.45 else text
 
