@@ -350,7 +350,7 @@ def _texts(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
         except ReadingError:
             data = None  # a text that begins with a bracket
         value = data if isinstance(data, list) and data and all(isinstance(d, str) for d in data) else value
-    every = tuple(value) if isinstance(value, list | tuple) else (value,)
+    every: tuple[Any, ...] = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not every or not all(isinstance(v, str) and v.strip() for v in every):
         raise PromptError(f"column {column!r} is {brief(value)}; expected text")
     if len(set(every)) < len(every):
