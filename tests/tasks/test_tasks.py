@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from headlab.prompts import Pair, PromptError, PromptSet, align, encode
-from headlab.tasks import TASKS
+from headlab.tasks import TASKS, capitals, pronouns
 
 ENOUGH = 500
 SAMPLE = 40
@@ -170,3 +170,35 @@ def test_later_years_are_right(tokenizer: str, digits: int, shared: Path) -> Non
         assert all(int(begun + a) <= int(first) for a in pair.wrongs)
         assert {len(a) for a in (*pair.answers, *pair.wrongs)} == {digits}
         assert int(pair.corrupted.text.split("from the year ")[1][:4]) < int(first)
+
+
+@pytest.mark.parametrize("kind", ["stories", "names"])
+def test_girls_are_she_and_boys_are_he(kind: str, shared: Path) -> None:
+    """By hand, in both runs and both directions."""
+    tokenizer = load(shared / "data" / "tokenizers" / "gpt2")
+    pairs = TASKS["pronouns"].pairs(SAMPLE, seed=4, tokenizer=tokenizer, kind=kind)
+    female = {"girl", "princess", "queen", "woman", "mom", *pronouns.WOMEN}
+    for pair in pairs:
+        check(pair, tokenizer, TASKS["pronouns"].roles)
+        for prompt, says in ((pair.clean, pair.answer), (pair.corrupted, pair.wrong)):
+            named = bool(female & set(prompt.text.split()))
+            assert says.lower() == ("she" if named else "he")
+    assert {p.category for p in pairs} == {"she", "he"}
+
+
+def test_a_model_of_children_s_stories_has_its_pronouns(shared: Path) -> None:
+    """Llama's kind of tokenizer, 512 tokens: girl and boy are three each, and hundreds of items stand."""
+    tokenizer = load(shared / "data" / "models" / "stories260k")
+    pairs = TASKS["pronouns"].pairs(300, seed=0, tokenizer=tokenizer)
+    assert len({p.cluster for p in pairs}) == 300
+    for pair in pairs.sample(20, 0):
+        check(pair, tokenizer, TASKS["pronouns"].roles)
+
+
+def test_capitals_belong_to_their_countries(shared: Path) -> None:
+    """No capital twice, none a country's name; a few by hand."""
+    facts = capitals.CAPITALS
+    assert len(set(facts.values())) == len(facts) and not set(facts) & set(facts.values())
+    assert (facts["France"], facts["Australia"], facts["Turkey"]) == ("Paris", "Canberra", "Ankara")
+    for pair in made("capitals", "gpt2", shared, SAMPLE):
+        assert facts[pair.clean.text.split()[3]] == pair.answer and facts[pair.corrupted.text.split()[3]] == pair.wrong

@@ -96,6 +96,21 @@ _OWN = (
         ("noun", "century", "start"),
         source="arXiv 2305.00586",
     ),
+    Task(
+        "capitals",
+        "What is a country's capital?",
+        "headlab.tasks.capitals:capitals",
+        {"wording": "plain"},
+        ("subject",),
+        source="arXiv 2202.05262",
+    ),
+    Task(
+        "pronouns",
+        "Is somebody she or he?",
+        "headlab.tasks.pronouns:pronouns",
+        {"kind": "stories"},
+        ("size", "subject", "adjective", "object", "place"),
+    ),
 )
 
 
