@@ -202,3 +202,33 @@ def test_capitals_belong_to_their_countries(shared: Path) -> None:
     assert (facts["France"], facts["Australia"], facts["Turkey"]) == ("Paris", "Canberra", "Ankara")
     for pair in made("capitals", "gpt2", shared, SAMPLE):
         assert facts[pair.clean.text.split()[3]] == pair.answer and facts[pair.corrupted.text.split()[3]] == pair.wrong
+
+
+@pytest.mark.parametrize("attractor", ["opposite", "same"])
+def test_verbs_follow_their_subject(attractor: str, shared: Path) -> None:
+    """By hand: plural nouns here end in s; the corrupted prompt changes the subject's number and nothing else."""
+    tokenizer = load(shared / "data" / "tokenizers" / "gpt2")
+    for pair in TASKS["agreement"].pairs(SAMPLE, seed=0, tokenizer=tokenizer, attractor=attractor):
+        clean, corrupted = (p.text.split() for p in (pair.clean, pair.corrupted))
+        assert (
+            clean[2:] == corrupted[2:] and clean[1].rstrip("s") == corrupted[1].rstrip("s") and clean[1] != corrupted[1]
+        )
+        assert pair.answers == (("are", "were", "have") if clean[1].endswith("s") else ("is", "was", "has"))
+        assert (clean[-1].endswith("s") == clean[1].endswith("s")) == (attractor == "same")
+
+
+@pytest.mark.parametrize("corruption", ["random-answer", "random-def", "random-doc"])
+def test_the_next_argument_is_documented_next(corruption: str, shared: Path) -> None:
+    """Against Python's own parser: the answer is the argument after the two that the docstring treats."""
+    import ast
+
+    tokenizer = load(shared / "data" / "tokenizers" / "gpt2")
+    for pair in TASKS["docstring"].pairs(10, seed=0, tokenizer=tokenizer, corruption=corruption):
+        (function,) = ast.parse(pair.clean.text + f' {pair.answer}: it\n    """').body
+        assert isinstance(function, ast.FunctionDef)
+        _, *arguments = (a.arg for a in function.args.args)
+        treated = [x.split(":")[0] for x in (ast.get_docstring(function) or "").split(":param ")[1:]]
+        k = arguments.index(pair.answer)
+        assert treated == arguments[k - 2 : k + 1]
+        assert sorted(pair.wrongs) == sorted(set(arguments) - {pair.answer})
+        assert (pair.answer in pair.corrupted.text) == (corruption != "random-answer")

@@ -111,6 +111,22 @@ _OWN = (
         {"kind": "stories"},
         ("size", "subject", "adjective", "object", "place"),
     ),
+    Task(
+        "agreement",
+        "Is the subject one or many, whatever stands between it and its verb?",
+        "headlab.tasks.agreement:agreement",
+        {"attractor": "mixed"},
+        ("subject", "link", "attractor"),
+        source="arXiv 1611.01368",
+    ),
+    Task(
+        "docstring",
+        "Which argument of a function does its docstring treat next?",
+        "headlab.tasks.docstring:docstring",
+        {"corruption": "random-answer"},
+        ("name", "x", "y", "a_def", "b_def", "c_def", "z", "one", "two", "a_doc", "three", "b_doc", "four"),
+        source="Heimersheim and Janiak 2023, A circuit for Python docstrings in a 4-layer attention-only transformer",
+    ),
 )
 
 

@@ -1,0 +1,65 @@
+"""Agreement of verb and subject across another noun (Linzen et al. 2016, arXiv 1611.01368): "The doctor near the cars" is,
+"The doctors near the cars" are.
+
+Roles: ``subject``, the last token of the noun that the verb follows; ``link``; ``attractor``, the last token of the noun between.
+In the corrupted prompt the subject has the other number, so the answers change places.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from headlab.prompts import Pair, PromptSet
+from headlab.tasks.building import choice, fill, keep
+
+_SUBJECTS = """
+doctor teacher student boy girl brother sister friend king queen driver farmer lawyer singer player actor writer author
+artist soldier guard nurse pilot judge worker officer manager visitor leader neighbor guest customer painter
+"""
+_ATTRACTORS = """
+car house tree book table window garden river school church bridge boat tower picture flower door chair box farm store
+train hotel road mountain building horse dog bird island wall
+"""
+SUBJECTS, ATTRACTORS = (tuple(dict.fromkeys(x.split())) for x in (_SUBJECTS, _ATTRACTORS))
+LINKS = ("near", "behind", "beside", "in front of", "next to")
+SINGULAR, PLURAL = ("is", "was", "has"), ("are", "were", "have")
+BETWEEN = ("opposite", "same", "mixed")
+
+
+def agreement(n: int, *, seed: int, tokenizer: Any, attractor: str = "mixed") -> PromptSet:
+    """At most ``n`` pairs, each of another subject and another noun between (the cluster), either number first.
+
+    ``attractor``: the noun between has the other number than the clean subject ("opposite"), its own ("same") or either
+    ("mixed").  Right are all verbs of the subject's number.  Raises PromptError for an unknown value.
+    """
+    choice("agreement", "attractor", attractor, BETWEEN)
+    return keep(
+        _drawn(attractor, random.Random(f"agreement {seed}")), n, tokenizer, task="agreement", same_length=False
+    )
+
+
+def _drawn(attractor: str, rng: random.Random) -> Iterator[Pair]:
+    while True:
+        subject, between = rng.choice(SUBJECTS), rng.choice(ATTRACTORS)
+        many = rng.random() < 0.5
+        apart = attractor == "opposite" or (attractor == "mixed" and rng.random() < 0.5)
+        words = {"link": rng.choice(LINKS), "attractor": between + "s" * (many != apart)}
+        clean, corrupted = (
+            fill("The {subject} {link} the {attractor}", words | {"subject": x}, ends=("subject", "attractor"))
+            for x in (subject + "s" * many, subject + "s" * (not many))
+        )
+        right, false = (PLURAL, SINGULAR) if many else (SINGULAR, PLURAL)
+        yield Pair(
+            id=f"{subject}|{between}",
+            clean=clean,
+            corrupted=corrupted,
+            answer=right[0],
+            wrong=false[0],
+            cluster=f"{subject}|{between}",
+            category="opposite" if apart else "same",
+            labels=(("attractor", "opposite" if apart else "same"), ("subject", "plural" if many else "singular")),
+            more_answers=right[1:],
+            more_wrongs=false[1:],
+        )
