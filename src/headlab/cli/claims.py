@@ -9,7 +9,8 @@ import typer
 
 from headlab.cli import options as o
 from headlab.cli.errors import BadInput, meant
-from headlab.cli.tree import app, print_json
+from headlab.cli.tree import app, print_json, say
+from headlab.reading.shown import clean
 
 HeadsOption = Annotated[
     str | None, typer.Option("--heads", metavar="NAMES", help='Heads by name, such as "L3H1 L5H0": a claim of its own.')
@@ -96,7 +97,7 @@ def new(
     """Write a commented document to start from."""
     text = draft(heads or typer.prompt("Heads (such as L3H1 L5H0)"), prompts, task, write, chosen_on)
     if out is None:
-        print(text, end="")
+        print(clean(text), end="")
         return
     if out.exists():
         raise BadInput(f"{out} exists; name a new file")
@@ -105,7 +106,7 @@ def new(
     if not out.parent.is_dir():
         raise BadInput(f"there is no folder {out.parent}; make it first")
     write_atomic(out, text.encode())
-    print(out)
+    say(out)
 
 
 def draft(heads: str, prompts: Path | None, task: str | None, write: str | None, chosen_on: str) -> str:

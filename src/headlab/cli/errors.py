@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 import typer
 
-INPUT, FAILURE, DIFFERENT, INTERRUPTED = 2, 1, 3, 130
-"""Exit codes: bad input, another failure, a repeat that differs, Ctrl-C.  0: the trial ran, whatever the
-verdict.
+INPUT, FAILURE, DIFFERENT, INTERRUPTED, UNREAD = 2, 1, 3, 130, 141
+"""Exit codes: bad input, another failure, a repeat that differs, Ctrl-C (or SIGTERM, SIGHUP), output that nobody reads
+any more.  0: the trial ran, whatever the verdict.
 """
 
 _INPUT_ERRORS = {

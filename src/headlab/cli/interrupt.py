@@ -1,4 +1,4 @@
-"""Ctrl-C that cannot get lost.
+"""Ctrl-C that cannot get lost; SIGTERM and SIGHUP (a job that is ended, a terminal that goes away) count as Ctrl-C.
 
 Python raises KeyboardInterrupt wherever the program stands, also inside a callback or a destructor, where it is
 printed and dropped.  Here it is remembered too, and the next report of progress raises it again.
@@ -13,21 +13,23 @@ from contextlib import contextmanager
 from types import FrameType
 
 _asked = threading.Event()
+_ENDINGS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Remember Ctrl-C inside (main thread only; a SIGINT that the shell told us to ignore stays ignored)."""
+    """Remember Ctrl-C inside (main thread only; a signal that is ignored, as under nohup, stays ignored)."""
     _asked.clear()
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before in {signal.SIG_IGN, None}:
-        yield
-        return
-    signal.signal(signal.SIGINT, _remember)
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in _ENDINGS if main}
+    heard = {number: handler for number, handler in before.items() if handler not in {signal.SIG_IGN, None}}
     try:
+        for number in heard:
+            signal.signal(number, _remember)
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in heard.items():
+            signal.signal(number, handler)
         _asked.clear()
 
 

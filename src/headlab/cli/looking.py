@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,8 @@ import typer
 
 from headlab.cli import options as o
 from headlab.cli.errors import DIFFERENT, BadInput, one_of
-from headlab.cli.tree import app, make_page, open_store, print_frame, print_json, print_record
+from headlab.cli.tree import app, make_page, open_store, print_frame, print_json, print_record, say
+from headlab.reading.shown import clean, csv_text
 
 if TYPE_CHECKING:
     from headlab.store import Record
@@ -120,7 +122,7 @@ def export(
     if json:
         print_json({"id": record.id, "path": str(path)})
     else:
-        print(path)
+        say(path)
 
 
 @app.command()
@@ -136,6 +138,7 @@ def query(
     """
     frame = open_store(store).query(sql)
     if csv:
-        print(frame.to_csv(index=False), end="")
+        text = csv_text(frame)
+        print(clean(text) if sys.stdout.isatty() else text, end="")  # a pipe gets the data, a screen what can be seen
     else:
         print_frame(frame, json, "no rows")

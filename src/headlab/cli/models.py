@@ -9,7 +9,7 @@ import typer
 
 from headlab.cli import options as o
 from headlab.cli.errors import one_of
-from headlab.cli.tree import app, organism, print_frame, print_json
+from headlab.cli.tree import app, organism, print_frame, print_json, say
 
 
 @app.command()
@@ -71,7 +71,7 @@ def organism_train(
             steps=steps,
             threads=threads,
         )
-    print(path)
+    say(path)
 
 
 @organism.command("relabel")
@@ -91,4 +91,4 @@ def organism_relabel(
         path = organisms.relabelled(
             name, out, seed=seed, problems=problems, progress=lambda done, total, note: meter(name, done, total)
         )
-    print(path)
+    say(path)

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from headlab.cli import interrupt
+from headlab.reading.shown import clean
 
 PATIENCE = 1.0
 """Seconds of work before anything is shown."""
@@ -46,7 +47,7 @@ class Meter:
             self._draw(what, done, total, now)
         elif now - self._spoken >= SPARSE:
             self._spoken = now
-            print(self.line(what, done, total, now), file=self._stream, flush=True)
+            print(clean(self.line(what, done, total, now)), file=self._stream, flush=True)
 
     def line(self, what: str, done: int, total: int, now: float) -> str:
         """``what: 120/999 (12/s, 1:13 left)``."""
@@ -66,7 +67,7 @@ class Meter:
         if what not in self._tasks:
             for task in self._tasks.values():
                 self._bars.update(task, visible=False)
-            self._tasks[what] = self._bars.add_task(what, total=total)
+            self._tasks[what] = self._bars.add_task(clean(what), total=total)
         self._bars.update(self._tasks[what], completed=done, total=total, visible=True)
 
 
@@ -78,6 +79,7 @@ def _bars(stream: Any) -> Any:
         Progress,
         ProgressColumn,
         Task,
+        TextColumn,
         TimeRemainingColumn,
     )
     from rich.text import Text
@@ -89,5 +91,6 @@ def _bars(stream: Any) -> Any:
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:.3g}/s")
 
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    text = TextColumn("{task.description}", markup=False)
+    columns = (text, BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     return Progress(*columns, console=Console(file=stream), transient=True, get_time=lambda: time.monotonic())

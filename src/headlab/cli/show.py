@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headlab.claims import Ruling
+from headlab.reading.shown import clean, clean_json
 from headlab.stats import Estimate
 from headlab.store import Record, Store
 
@@ -28,21 +29,36 @@ _WIDE, _SIDE_BY_SIDE = 160, 120
 
 
 def console() -> Console:
-    """Results go to stdout; where that is no terminal, lines are wide enough not to be cut."""
+    """Results go to stdout; where that is no terminal, lines are wide enough not to be cut.
+
+    Text is text: no markup, no emoji names, no control characters.
+    """
     from rich.console import Console
 
+    class Plain(Console):
+        """Cleans every string that is printed, measured or put into a table's cell."""
+
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(clean(text), **options)
+
     wide = None if sys.stdout.isatty() else _WIDE
-    return Console(file=sys.stdout, width=wide, highlight=False, soft_wrap=False)
+    return Plain(file=sys.stdout, width=wide, highlight=False, soft_wrap=False, markup=False, emoji=False)
+
+
+def shown(text: str, style: str = "") -> Text:
+    """Text that somebody else wrote, as rich prints it."""
+    from rich.text import Text
+
+    return Text(clean(text), style=style)
 
 
 def show_record(out: Console, record: Record, store: Store, report: Path | None, children: Sequence[Record]) -> None:
     """Everything that a reader of one run wants first."""
-    from rich.text import Text
 
-    out.print(Text(record.title, style="bold"))
+    out.print(shown(record.title, style="bold"))
     _verdict(out, record)
     if record.error:
-        out.print(Text(f"{record.status}: {record.error}", style="red"))
+        out.print(shown(f"{record.status}: {record.error}", style="red"))
     if children:
         out.print(_children(children))
     if any(r.estimates for r in record.readings):
@@ -50,25 +66,24 @@ def show_record(out: Console, record: Record, store: Store, report: Path | None,
     if record.readings and record.readings[0].verdict.controls:
         out.print(_controls(record))
     for section in record.sections if record.kind == "demo" else ():
-        out.print(Text(section.get("heading", ""), style="bold"))
-        out.print(Text(section.get("text", "")))
+        out.print(shown(section.get("heading", ""), style="bold"))
+        out.print(shown(section.get("text", "")))
     for warning in record.warnings:
-        out.print(Text(f"warning: {warning}", style="yellow"))
+        out.print(shown(f"warning: {warning}", style="yellow"))
     out.print(_places(record, store, report))
 
 
 def _verdict(out: Console, record: Record) -> None:
-    from rich.text import Text
 
     if not record.readings:
         return
     binding, *others = record.readings
-    out.print(Text(binding.verdict.sentence, style=_COLOURS[binding.verdict.outcome]))
-    out.print(Text(f"  read by: {binding.protocol}: {binding.words}", style="dim"))
+    out.print(shown(binding.verdict.sentence, style=_COLOURS[binding.verdict.outcome]))
+    out.print(shown(f"  read by: {binding.protocol}: {binding.words}", style="dim"))
     for other in others:
-        out.print(Text(f"  beside it, {other.protocol} ({other.words}): {other.verdict.sentence}", style="dim"))
+        out.print(shown(f"  beside it, {other.protocol} ({other.words}): {other.verdict.sentence}", style="dim"))
     if binding.verdict.would_change:
-        out.print(Text(f"  {binding.verdict.would_change}", style="dim"))
+        out.print(shown(f"  {binding.verdict.would_change}", style="dim"))
 
 
 def _readings(record: Record, width: int) -> Table | Text:
@@ -84,22 +99,22 @@ def _readings(record: Record, width: int) -> Table | Text:
     if width < _SIDE_BY_SIDE:
         out = Text().append("readings", style="italic")
         for (_, arm), (label, cells) in rows.items():
-            out.append(f"\n{label} ({arm})")
+            out.append(clean(f"\n{label} ({arm})"))
             for i, e in cells.items():
-                out.append(f"\n  {record.readings[i].protocol:<11}{_number(e):>24}  {e.n} {e.unit}")
+                out.append(clean(f"\n  {record.readings[i].protocol:<11}{_number(e):>24}  {e.n} {e.unit}"))
         return out
     table = Table(title="readings", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("", "arm"):
         table.add_column(column)
     for r in record.readings:
-        head = Text(f"{r.protocol}\n").append(r.verdict.outcome, style=_COLOURS[r.verdict.outcome])
+        head = shown(f"{r.protocol}\n").append(r.verdict.outcome, style=_COLOURS[r.verdict.outcome])
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("n", justify="right")
     table.add_column("unit")
     for (_, arm), (label, cells) in rows.items():
         counts = "/".join(dict.fromkeys(str(e.n) for e in cells.values()))
-        shown = [Text(_number(cells[i]) if i in cells else "") for i in range(len(record.readings))]
-        table.add_row(Text(label), arm, *shown, counts, next(iter(cells.values())).unit)
+        numbers = [shown(_number(cells[i]) if i in cells else "") for i in range(len(record.readings))]
+        table.add_row(shown(label), arm, *numbers, counts, next(iter(cells.values())).unit)
     return table
 
 
@@ -115,14 +130,13 @@ def _controls(record: Record) -> Table:
     table = Table(title="controls", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
     for control in record.readings[0].verdict.controls:
         mark = Text("passed", style="green") if control.passed else Text("failed", style="red")
-        table.add_row(mark, control.name, Text(control.words))
+        table.add_row(mark, control.name, shown(control.words))
     return table
 
 
 def _children(children: Sequence[Record]) -> Table:
     """One line for each trial: what each reading said, and the numbers that decided."""
     from rich.table import Table
-    from rich.text import Text
 
     protocols = list(dict.fromkeys(r.protocol for c in children for r in c.readings))
     several = len({c.slug for c in children}) > 1  # many claims on one model: what they measured is not one column
@@ -139,7 +153,7 @@ def _children(children: Sequence[Record]) -> Table:
         rulings = {r.prediction.statistic: r for reading in child.readings[:1] for r in reading.verdict.rulings}
         table.add_row(
             child.slug if several else str(child.model.get("name", "")),
-            *(Text(said.get(p, "–"), style=_COLOURS.get(said.get(p, ""), "")) for p in protocols),
+            *(shown(said.get(p, "–"), style=_COLOURS.get(said.get(p, ""), "")) for p in protocols),
             *(_ruling(rulings[s]) if s in rulings else "–" for s in statistics),
             child.id,
         )
@@ -163,7 +177,6 @@ def _ruling(ruling: Ruling) -> str:
 
 def _places(record: Record, store: Store, report: Path | None) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -177,7 +190,7 @@ def _places(record: Record, store: Store, report: Path | None) -> Table:
     }
     for name, value in facts.items():
         if value:
-            table.add_row(Text(name, style="bold"), Text(value))
+            table.add_row(shown(name, style="bold"), shown(value))
     return table
 
 
@@ -188,17 +201,16 @@ def _store_option(store: Store) -> str:
 def show_frame(out: Console, frame: pd.DataFrame, empty: str) -> None:
     """A DataFrame as a plain table; ``empty`` is said when it has no rows."""
     from rich.table import Table
-    from rich.text import Text
 
     if frame.empty:
-        out.print(Text(empty))
+        out.print(shown(empty))
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in frame.columns:
         numeric = frame[column].dtype.kind in "iuf"
         table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(*(Text(cell(value)) for value in row))
+        table.add_row(*(shown(cell(value)) for value in row))
     out.print(table)
 
 
@@ -218,7 +230,7 @@ def frame_json(frame: pd.DataFrame) -> str:
     from headlab.store.records import plain
 
     rows = [{str(k): plain(_known(v), []) for k, v in row.items()} for row in frame.to_dict("records")]
-    return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
+    return clean_json(json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def _known(value: Any) -> Any:

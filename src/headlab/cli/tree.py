@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 
 from headlab.cli.errors import Interrupted, one_of
+from headlab.reading.shown import clean, clean_json
 
 if TYPE_CHECKING:
     from headlab.store import Record, Store
@@ -78,7 +79,7 @@ def print_record(record: Record, home: Store, json: bool, page: Path | None = No
     if page is None and record.status == "complete":
         page = _kept_page(record, home)
     if json:
-        print(record.to_json(), end="")
+        print(clean_json(record.to_json()), end="")
         return
     from headlab.cli.show import console, show_record
 
@@ -99,7 +100,7 @@ def _kept_page(record: Record, home: Store) -> Path | None:
         return home.keep_page(record.id, make_page(record, home))
     except StoreError as error:
         elsewhere = f"`headlab show {record.id} --html PATH` writes it elsewhere"
-        print(f"headlab: no report beside {record.id}: {error.__cause__ or error}; {elsewhere}", file=sys.stderr)
+        say(f"headlab: no report beside {record.id}: {error.__cause__ or error}; {elsewhere}", sys.stderr)
         return None
 
 
@@ -119,4 +120,9 @@ def print_json(data: Any) -> None:
 
     from headlab.store.records import plain
 
-    print(json.dumps(plain(data, []), indent=1, ensure_ascii=False, allow_nan=False))
+    print(clean_json(json.dumps(plain(data, []), indent=1, ensure_ascii=False, allow_nan=False)))
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print a line that may hold what somebody else wrote, on stdout unless another stream is given."""
+    print(clean(str(text)), file=file)

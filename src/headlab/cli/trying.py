@@ -12,7 +12,7 @@ import typer
 from headlab.cli import options as o
 from headlab.cli.claims import ChosenOption, HeadsOption, TaskOption, WriteOption, draft
 from headlab.cli.errors import BadInput, meant, one_of
-from headlab.cli.tree import app, open_store, print_json, print_record
+from headlab.cli.tree import app, open_store, print_json, print_record, say
 
 
 @app.command()
@@ -135,7 +135,7 @@ def _drafted(heads: str, prompts: Path | None, task: str | None, write: str | No
     folder = prompts.parent if prompts is not None else Path(".")
     path = saved(text, folder, yaml.safe_load(text)["id"])
     if not json:
-        print(f"{text}\nsaved as {path}\n")
+        say(f"{text}\nsaved as {path}\n")
     return str(path)
 
 

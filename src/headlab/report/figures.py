@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from headlab.effects import Figure
+from headlab.reading.shown import clean, cleaned
 
 from . import words
 from .theme import theme
@@ -30,7 +32,11 @@ _SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down
 
 
 def chart(figure: Figure) -> alt.LayerChart:
-    """An Altair chart of a figure, as wide as its container. Raises ValueError on an unknown kind."""
+    """An Altair chart of a figure, as wide as its container. Raises ValueError on an unknown kind.
+
+    Control characters are shown as escapes: one of them in a chart's text ends the process that draws it.  In a title the
+    backslash is a look-alike: Vega-Lite writes titles into expressions, which would read it as the start of an escape.
+    """
     import altair as alt
 
     from . import grids
@@ -40,6 +46,13 @@ def chart(figure: Figure) -> alt.LayerChart:
     drawers |= {"heatmap": grids.heatmap, "scatter": grids.scatter, "timeline": timeline}
     if figure.kind not in drawers:
         raise ValueError(f"no such kind of figure: {figure.kind!r}; expected one of {sorted(drawers)}")
+    figure = replace(
+        figure,
+        title=clean(figure.title),
+        caption=clean(figure.caption),
+        data=cleaned(figure.data),
+        options={k: v.replace("\\", "⧵") if isinstance(v, str) else v for k, v in cleaned(figure.options).items()},
+    )
     title: dict[str, Any] = {"text": textwrap.wrap(figure.title, 76) or [""]}
     if figure.caption:
         title["subtitle"] = textwrap.wrap(figure.caption, 100)

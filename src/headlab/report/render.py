@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headlab.effects import Figure
+from headlab.reading.shown import clean, csv_text
 
 from . import figures, summary, view
 from .theme import theme
@@ -36,6 +37,7 @@ def page(record: Record, tables: Mapping[str, pd.DataFrame], children: Sequence[
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("headlab.report"),
         autoescape=True,
+        finalize=lambda value: clean(value) if type(value) is str else value,  # not what is markup already
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -85,7 +87,7 @@ def save(
     for plain in record.figures:
         files.update(_figure_files(Figure.from_plain(plain), formats))
     if "csv" in formats:
-        files.update({f"{name}.csv": table.to_csv(index=False).encode() for name, table in tables.items()})
+        files.update({f"{name}.csv": csv_text(table).encode() for name, table in tables.items()})
     for name, data in files.items():
         (out / name).write_bytes(data)
     return [out / name for name in files]
@@ -103,7 +105,7 @@ def _figure_files(figure: Figure, formats: Sequence[str]) -> dict[str, bytes]:
         if "svg" in formats:
             files[f"{stem}.svg"] = figures.svg(specification).encode()
     if "csv" in formats:
-        files[f"{stem}.csv"] = pd.DataFrame([dict(r) for r in figure.data]).to_csv(index=False).encode()
+        files[f"{stem}.csv"] = csv_text(pd.DataFrame([dict(r) for r in figure.data])).encode()
     return files
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headlab.claims import Ruling, Verdict
 from headlab.effects import Figure
+from headlab.reading.shown import csv_text
 from headlab.stats import Estimate
 
 from . import figures, stills, words
@@ -188,7 +189,7 @@ def figure(f: Figure, where: str) -> dict[str, Any]:
         "words": figures.beside(f),
         "spec": bare,
         "still": stills.still(specification),
-        "csv": data_link(rows.to_csv(index=False)),
+        "csv": data_link(csv_text(rows)),
     }
 
 
@@ -239,7 +240,7 @@ def prompt_rows(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         "lines": lines,
         "total_pairs": len(pairs),
         "total_rows": len(effects),
-        "csv": data_link(rows[rows["pair"].isin(pairs[:ROWS_INLINE])].to_csv(index=False)),
+        "csv": data_link(csv_text(rows[rows["pair"].isin(pairs[:ROWS_INLINE])])),
         "sql": f"select * from effects where run_id = '{record.id}'",
         "unit": "pair",
     }
@@ -270,7 +271,7 @@ def _problem_rows(effects: pd.DataFrame, record: Record) -> dict[str, Any]:
         "lines": lines,
         "total_pairs": effects["problem_id"].nunique(),
         "total_rows": len(effects),
-        "csv": data_link(rows[rows["problem_id"].isin(shown)].to_csv(index=False)),
+        "csv": data_link(csv_text(rows[rows["problem_id"].isin(shown)])),
         "sql": f"select * from effects where run_id = '{record.id}'",
         "unit": "problem",
     }

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from headlab.reading.shown import csv_text
 from headlab.store import files
 from headlab.store.records import Record
 
@@ -60,7 +61,7 @@ def write_zip(out: Path, contents: Sequence[Record], tables: Mapping[str, Mappin
         members[f"runs/{record.id}/record.json"] = record.to_json().encode()
         for name, data in tables[record.id].items():
             members[f"runs/{record.id}/{name}.parquet"] = data
-            members[f"runs/{record.id}/{name}.csv"] = files.from_parquet(data).to_csv(index=False).encode()
+            members[f"runs/{record.id}/{name}.csv"] = csv_text(files.from_parquet(data)).encode()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():
