@@ -182,7 +182,8 @@ def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path) -> None:
     numbers = pd.DataFrame({"a": [-1.5, float("-inf")], "b": [-2, 3]})
     assert csv_text(numbers) == numbers.to_csv(index=False, lineterminator="\n")
     assert csv_text(pd.DataFrame({"a": ["\ud800"]}, dtype=object)) == "a\n\\ud800\n"
-    assert csv_text(pd.DataFrame({"a": ["\r=1"]})) == 'a\n"\'\r=1"\n'
+    assert csv_text(pd.DataFrame({"a": ["\r=1"]})) == '"a"\n"\'\r=1"\n'
+    assert csv_text(pd.DataFrame({"a": ["x\r=1"], "b": [-1.5]})) == '"a","b"\n"x\r=1",-1.5\n'
     two = pd.DataFrame([["=1", "-2"]], columns=["a", "a"])
     assert csv_text(two) == "a,a\n'=1,-2\n"
 

@@ -6,6 +6,7 @@ would act there instead of being read; :func:`csv_text` keeps a spreadsheet from
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import unicodedata
@@ -61,12 +62,18 @@ def csv_text(frame: pd.DataFrame) -> str:
     before it; numbers stay.  Half surrogates, which UTF-8 cannot hold, are written as escapes.
     """
     out = frame.copy(deep=False)
+    quoting: Any = csv.QUOTE_NONNUMERIC if any("\r" in str(c) for c in frame.columns) else csv.QUOTE_MINIMAL
     out.columns = [_literal(c) for c in frame.columns]
     for i, dtype in enumerate(frame.dtypes):
         if dtype.kind == "O":  # objects, strings and categories
             column = frame.iloc[:, i]
-            out.isetitem(i, type(column)([_literal(c) for c in column], index=column.index, dtype=object))
-    return out.to_csv(index=False, lineterminator="\n").encode("utf-8", "backslashreplace").decode()
+            cells = [_literal(c) for c in column]
+            out.isetitem(i, type(column)(cells, index=column.index, dtype=object))
+            if any(
+                isinstance(c, str) and "\r" in c for c in cells
+            ):  # it would end the row: the writer lets it stand bare
+                quoting = csv.QUOTE_NONNUMERIC
+    return out.to_csv(index=False, lineterminator="\n", quoting=quoting).encode("utf-8", "backslashreplace").decode()
 
 
 def _literal(cell: Any) -> Any:
