@@ -8,8 +8,7 @@
         :param
 
 goes on with ``last``.  Roles: ``a_def``, ``b_def``, ``c_def``, the arguments in the definition (``c_def`` is the answer);
-``a_doc``, ``b_doc`` in the docstring; ``x``, ``y``, ``z``, the
-arguments that it does not treat.
+``a_doc``, ``b_doc`` in the docstring; ``x``, ``y``, ``z``, the arguments that it does not treat.
 """
 
 from __future__ import annotations
