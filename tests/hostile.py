@@ -6,6 +6,7 @@ re-encoded; and texts made to be too deep, too wide or too long.
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -138,7 +139,7 @@ def structural(data: Any, rng: random.Random) -> Any:
         place = rng.choice(places(data))
         if not place:
             if rng.random() < 0.05:
-                return rng.choice(HOSTILE)
+                return copy.deepcopy(rng.choice(HOSTILE))
             continue
         inner = data
         for step in place[:-1]:
@@ -158,7 +159,7 @@ def structural(data: Any, rng: random.Random) -> Any:
         elif how == 3 and isinstance(inner[key], list):
             inner[key] = inner[key] * rng.choice([2, 30, 2000])
         else:
-            inner[key] = rng.choice(HOSTILE)
+            inner[key] = copy.deepcopy(rng.choice(HOSTILE))
     return data
 
 
