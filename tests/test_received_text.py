@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import unicodedata
@@ -25,7 +27,10 @@ from headlab.effects import Figure
 from headlab.reading.shown import clean, clean_json, csv_text
 from headlab.report import figures
 from headlab.stats import clopper_pearson
-from headlab.store import NamedEstimate, Reading, Record, Store
+from headlab.store import NamedEstimate, Reading, Record, Store, StoreError, StoreLookupError
+from headlab.store.export import write_zip
+from headlab.store.outward import write_out
+from headlab.trials.starting import saved
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(headlab.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 NASTY = "[/x] [link=http://a.example]y[/link] :smile: \x1b[31m\x9b2J\x07\x00\r\u202eabc\u2066\ufeff\U000e0041"
@@ -271,3 +276,60 @@ def test_a_command_that_is_ended_says_so_in_one_line(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
     assert done.returncode == 130 and done.stdout == ""
     assert done.stderr == "headlab: interrupted; what was computed is kept, and the same command takes it up again\n"
+
+
+# -- files that a user named --------------------------------------------------------------------------------
+
+
+def test_output_replaces_nothing_but_an_ordinary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``export -o`` onto a device replaced it.  Looked for: ordinary files, links (whole, dangling, in a ring), pipes with
+    and without a reader, sockets, folders; a file that cannot be replaced; ``export``, ``report.save``, a draft's name
+    (``show --html`` and ``new -o`` go the same way)."""
+    plain, link, dangling = tmp_path / "a.zip", tmp_path / "l.zip", tmp_path / "d.zip"
+    link.symlink_to(plain)
+    dangling.symlink_to(tmp_path / "new.zip")
+    write_out(link, b"1")
+    write_out(dangling, b"2")
+    assert link.is_symlink() and plain.read_bytes() == b"1" and (tmp_path / "new.zip").read_bytes() == b"2"
+    ring = tmp_path / "ring"
+    ring.symlink_to(ring)
+    pipe, plug = tmp_path / "pipe", tmp_path / "plug"
+    os.mkfifo(pipe)
+    with socket.socket(socket.AF_UNIX) as taken:
+        monkeypatch.chdir(tmp_path)
+        taken.bind("plug")
+        for place in (pipe, plug, ring, tmp_path, tmp_path / "none" / "x"):
+            with pytest.raises(StoreLookupError, match="cannot write"):
+                write_out(place, b"3")
+    assert pipe.is_fifo() and plug.is_socket() and ring.is_symlink()
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_out(pipe, b"4")
+    assert os.read(reader, 9) == b"4" and pipe.is_fifo()
+    os.close(reader)
+
+    os.mkfifo(tmp_path / "effects.csv")
+    tables = {"effects": pd.DataFrame({"a": [1]})}
+    with pytest.raises(StoreLookupError, match=r"effects\.csv"):
+        report.save(nasty_record(), tables, tmp_path, formats=("csv",))
+    assert (tmp_path / "effects.csv").is_fifo()
+    os.mkfifo(tmp_path / "c.yaml")
+    assert saved("id: c", tmp_path, "c") == tmp_path / "c-2.yaml"
+    record = nasty_record().model_copy(update={"title": "t"})
+    with pytest.raises(StoreLookupError, match="pipe"):
+        write_zip(pipe, [record], {record.id: {}}, b"")
+    assert pipe.is_fifo() and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_clearing_up_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one ``finally: unlink`` of the source: a read-only disk refuses the clearing up as well."""
+
+    def refuse(self: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(StoreError, match="disk full"):
+        write_out(tmp_path / "a", b"1")

@@ -101,11 +101,11 @@ def new(
         return
     if out.exists():
         raise BadInput(f"{out} exists; name a new file")
-    from headlab.store.files import write_atomic
+    from headlab.store.outward import write_out
 
     if not out.parent.is_dir():
         raise BadInput(f"there is no folder {out.parent}; make it first")
-    write_atomic(out, text.encode())
+    write_out(out, text.encode())
     say(out)
 
 

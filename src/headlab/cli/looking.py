@@ -57,11 +57,11 @@ def show(
     home = open_store(store)
     record = home.record(id)
     if html is not None:
-        from headlab.store.files import write_atomic
+        from headlab.store.outward import write_out
 
         if html.is_dir() or not html.parent.is_dir():
             raise BadInput(f"--html {html} is not a file name in a folder that exists")
-        write_atomic(html, make_page(record, home).encode())
+        write_out(html, make_page(record, home).encode())
     print_record(record, home, json, page=html)
     if open:
         typer.launch(str((html or home.root / record.id / "report.html").resolve()))

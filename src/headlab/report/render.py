@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from headlab.effects import Figure
 from headlab.reading.shown import clean, csv_text
+from headlab.store.outward import write_out
 
 from . import figures, summary, view
 from .theme import theme
@@ -89,7 +90,7 @@ def save(
     if "csv" in formats:
         files.update({f"{name}.csv": csv_text(table).encode() for name, table in tables.items()})
     for name, data in files.items():
-        (out / name).write_bytes(data)
+        write_out(out / name, data)
     return [out / name for name in files]
 
 

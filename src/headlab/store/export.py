@@ -9,6 +9,7 @@ from pathlib import Path
 
 from headlab.reading.shown import csv_text
 from headlab.store import files
+from headlab.store.outward import write_out
 from headlab.store.records import Record
 
 _README = """{title}
@@ -69,5 +70,5 @@ def write_zip(out: Path, contents: Sequence[Record], tables: Mapping[str, Mappin
             info.compress_type = zipfile.ZIP_DEFLATED
             info.external_attr = 0o644 << 16
             archive.writestr(info, data)
-    files.write_atomic(out, buffer.getvalue())
+    write_out(out, buffer.getvalue())
     return out

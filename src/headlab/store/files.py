@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError as error:
         raise cannot_write(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong above is the error to be told
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
