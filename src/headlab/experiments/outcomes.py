@@ -115,17 +115,24 @@ def _rows(text: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
     if not numbered:
         raise ValueError(f"{name} holds no lines; expected a header with the columns blocks and success")
     (at, header), *body = numbered
-    columns = [c.strip() for c in next(csv.reader([header]))]
+    columns = [c.strip() for c in _cells(header, f"{name}, line {at}")]
     _check_columns(columns, f"{name}, line {at}")
     rows, places = [], []
     for number, line in body:
         place = f"{name}, line {number}"
-        cells = next(csv.reader(io.StringIO(line)))
+        cells = _cells(line, place)
         if len(cells) != len(columns):
             raise ValueError(f"{place}: {len(cells)} cells, expected {len(columns)} ({some(columns)})")
         rows.append(dict(zip(columns, cells, strict=True)))
         places.append(place)
     return rows, places
+
+
+def _cells(line: str, place: str) -> list[str]:
+    try:
+        return next(csv.reader(io.StringIO(line)))
+    except csv.Error as error:
+        raise ValueError(f"{place}: not CSV ({error})") from error
 
 
 def _check_columns(columns: Sequence[str], place: str) -> None:

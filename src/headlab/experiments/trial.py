@@ -70,7 +70,7 @@ from headlab.heads import layer as all_heads
 from headlab.heads import pool
 from headlab.interventions import Intervention, World
 from headlab.prompts import PromptSet, remarks
-from headlab.reading import brief, problems
+from headlab.reading import brief, problems, some
 from headlab.store import Record, Store
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
@@ -210,7 +210,7 @@ def experiment(slug: str) -> Experiment:
     """The experiment of that name.  Raises ClaimError."""
     known = EXPERIMENTS | _BESIDE
     if slug not in known:
-        raise ClaimError(f"no experiment {brief(slug)}; expected one of {', '.join(known)}")
+        raise ClaimError(f"no experiment {brief(slug)}; expected one of {some(known, 40)[:300]}")
     return known[slug]
 
 

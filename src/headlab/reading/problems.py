@@ -7,7 +7,7 @@ from typing import Any
 
 from headlab.reading.bounds import Lines, brief, nearest
 
-MOST_PROBLEMS = 3
+MOST_PROBLEMS, MOST_TEXT = 3, 320
 
 
 def problems(errors: Sequence[Any], lines: Lines) -> str:
@@ -22,7 +22,8 @@ def problems(errors: Sequence[Any], lines: Lines) -> str:
     kept = [p for p in told if not any(len(q) > len(p) and q[: len(p)] == p for q in told)]
     said = [_problem(place, told[place], lines) for place in kept[:MOST_PROBLEMS]]
     more = f"; and {len(kept) - MOST_PROBLEMS} more" if len(kept) > MOST_PROBLEMS else ""
-    return "; ".join(said) + more
+    text = "; ".join(said)
+    return (text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 1]}…") + more
 
 
 def _arm(part: Any) -> bool:

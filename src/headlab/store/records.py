@@ -159,7 +159,7 @@ class Record(BaseModel):
         try:
             data = json.loads(text)
             version = data["schema_version"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StoreError(f"{name} is damaged: not a headlab record ({type(error).__name__}: {error})") from error
         if not isinstance(version, int) or version > SCHEMA:
             raise StoreError(
