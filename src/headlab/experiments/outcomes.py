@@ -156,7 +156,7 @@ def _from_rows(rows: Iterable[Mapping[str, Any]], places: Sequence[str], name: s
         seen[members] = place.rsplit(", ", 1)[-1]
         size = str(row.get("size", len(members))).strip()
         if size not in {str(len(members)), f"{len(members)}.0"}:
-            raise ValueError(f"{place}: column 'size' says {brief(size)}, but 'blocks' holds {len(members)}")
+            raise ValueError(f"{place}: column 'size' says {size[:40]}, but 'blocks' holds {len(members)}")
         success.append(_yes(row["success"], place))
         source = row.get("sources")
         sources.append("" if source is None or source != source else str(source).strip())
