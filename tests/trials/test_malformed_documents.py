@@ -88,6 +88,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
     (world(heads="named", write={"each": ["mean", "mean"]}), "each takes a list"),
     (world(heads={"each": ["named"]}, write="zero"), "no axis"),
     (world(heads="named", write="zero", keys="last"), "keys belong"),
+    (world(heads="named", write="add"), "needs a direction"),
+    (world(heads="named", write="add", direction="up"), "expected other"),
     (world(heads="named", write="patch", computed_in="nowhere"), "no world 'nowhere'"),
     (changed(readout="margni"), "no readout 'margni'"),
     (changed(readout={"m": {"kind": "margin", "grader": "exact"}}), "no field 'grader'"),

@@ -251,8 +251,22 @@ def _write(doc: Document, place: Place, write: WriteAxes, single: bool) -> Itera
                 yield (place, "computed_in is written by patch, at q, k, v or z")
         if (one.write == "add") != (one.direction is not None):
             yield (place, "write: add needs a direction, and only add has one")
+        elif one.direction is not None and not _direction(one.direction):
+            yield (
+                place,
+                f"direction: {brief(one.direction)}; expected other (the other run minus the edited one, at the position "
+                "read), {role: NAME} (the same at a role), or {file: NAME}",
+            )
+        elif one.write == "add" and single and not (isinstance(one.direction, dict) and "file" in one.direction):
+            yield (place, "a direction between two runs needs pairs of prompts, and this task gives single ones")
         if one.keys and one.write not in {"mask", "force", "redistribute"}:
             yield (place, "keys belong to mask, force and redistribute")
+
+
+def _direction(value: Any) -> bool:
+    if isinstance(value, dict):
+        return len(value) == 1 and set(value) <= {"role", "file"} and all(isinstance(v, str) for v in value.values())
+    return value == "other"
 
 
 def _reference(doc: Document) -> Iterator[Fault]:

@@ -19,7 +19,7 @@ from headlab.claims import Control, Prediction
 from headlab.heads import Grid, Heads, KVHeads
 from headlab.interventions import Intervention, World
 from headlab.stats import Estimate, bootstrap_mean, bootstrap_rate
-from headlab.trials.document import Document
+from headlab.trials.document import ABLATIONS, Document
 from headlab.trials.expressions import DOSED, Expression, Term
 from headlab.trials.measured import Measured, harm, kind_of, name_of, right
 from headlab.trials.statistics import Statistics
@@ -158,7 +158,8 @@ def _beyond(stats: Statistics, p: Prediction, term: Term, arms: Mapping[str, Seq
 
 
 def _half(doc: Document, stats: Statistics, term: Term, arms: Mapping[str, Sequence[Arm]]) -> tuple[bool, str]:
-    """More than half of the gap to the other run; without one, of the readout; or any harm, where more is worse."""
+    """More than half of the gap to the other run; for ablations, or without another run, of the readout; or any harm,
+    where more is worse."""
     readout, kind = name_of(doc, term.readout), kind_of(doc, term.readout)
     seen, told = stats.seen, stats.told
     edited, base, other = seen.arm(stats._arms(term, arms)[0][0], readout), seen.base[readout], seen.other[readout]
@@ -171,10 +172,12 @@ def _half(doc: Document, stats: Statistics, term: Term, arms: Mapping[str, Seque
     if kind in {"text", "accuracy"}:
         got = stats.estimate(Expression((replace(term, word="drop"),)), arms)
         return got.above(HALF * float(base.mean())) == "yes", f"drop:{'/'.join([term.world, *term.cell])} is {got}"
-    paired = bool(np.abs(other - base).max() > 0)
+    # an ablation can take a preference away, not turn it round: the gap is to none at all (a margin of 0)
+    writes = {one.write for w in stats._arms(term, arms)[0][0].draws for one in w.interventions}
+    paired = bool(np.abs(other - base).max() > 0) and not (doc.edit == "clean" and writes & set(ABLATIONS))
     gap = other - base if paired else -base
     got = _ratio(edited - base, gap, told)
-    word = ("recovery" if doc.edit == "corrupted" else "lost") if paired else "lost of the readout"
+    word = ("recovery" if doc.edit == "corrupted" else "lost") if paired else "share of the readout lost"
     return got.above(HALF) == "yes", f"{word} by {'/'.join([term.world, *term.cell])} is {got}"
 
 

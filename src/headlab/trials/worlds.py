@@ -12,13 +12,11 @@ from itertools import product
 from typing import Any
 
 from headlab.heads import Grid, Heads, KVHeads
-from headlab.interventions import Intervention, World
+from headlab.interventions import Intervention, World, lasts
 from headlab.trials.consistency import NUMERIC, axes_of
 from headlab.trials.document import ABLATIONS, Document, Write, WriteAxes
 from headlab.trials.sets import Family, Resolved
 
-EVERY_STEP = frozenset({"zero", "mean", "add", "mask"})
-"""Writes that hold at generated tokens too where text is read, unless the document says otherwise (rule 17)."""
 FITTED = frozenset({"mean", "resample"})
 
 
@@ -109,7 +107,7 @@ def interventions(
     spoken = any(r["kind"] == "text" for r in doc.readouts.values())
     when = write.when
     if when == "auto":
-        when = "every_step" if spoken and write.write in EVERY_STEP else "prefill"
+        when = lasts(write.write) if spoken else "prefill"  # type: ignore[arg-type]
     more: dict[str, Any] = {}
     if write.write in FITTED:
         more |= {"over": write.mean.over, "by": write.mean.by}
@@ -135,11 +133,10 @@ def interventions(
 
 
 def direction_name(write: Write) -> str:
-    """What a direction is called among the sweep's material."""
+    """What a direction is called among the sweep's material: where it comes from, and the site it is for."""
     d = write.direction
-    if isinstance(d, str):
-        return d
-    return ":".join(f"{k}={v}" for k, v in sorted(dict(d).items())) if d else ""
+    source = next(f"{k} {v}" for k, v in d.items()) if isinstance(d, dict) else str(d)
+    return f"{source} at {write.site}"
 
 
 def doses(doc: Document, world: str) -> tuple[float, ...]:
