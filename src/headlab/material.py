@@ -325,7 +325,7 @@ class Material:
 
     def direction(self, one: Intervention) -> Direction:
         """The direction of ``one``.  Raises InterventionError for an unknown name."""
-        if one.direction not in self.directions:
+        if one.direction is None or one.direction not in self.directions:
             raise InterventionError(f"no direction {one.direction!r}; there is {', '.join(self.directions) or 'none'}")
         return self.directions[one.direction]
 

@@ -77,10 +77,9 @@ def _show_all() -> None:
 
 def _unread(*streams: TextIO) -> int:
     """Nobody reads on: what is left goes nowhere, so that the interpreter's own flush at the end is quiet too."""
-    for stream in (*streams, sys.__stdout__, sys.__stderr__):
+    for stream in filter(None, (*streams, sys.__stdout__, sys.__stderr__)):
         try:
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         except (OSError, ValueError):
             with suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -88,4 +88,4 @@ def _get(module: nn.Module, name: str) -> Any:
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and torch.equal(a, b)
-    return type(a) is type(b) and (a == b or a != a)
+    return type(a) is type(b) and bool(a == b or a != a)

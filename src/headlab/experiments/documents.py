@@ -77,7 +77,7 @@ def trial(
     folder = folder or (Path(given).parent if isinstance(given, str | Path) and Path(given).is_file() else Path("."))
     lab, test, selection = prepared(doc, model, prompts, loading, folder)
     home = store if isinstance(store, Store) else Store(store)
-    design = design_of(doc, lab, test, selection, folder)
+    design = design_of(doc, test, selection, folder, own=prompts is not None)
     facts: dict[str, Any] = {
         "design_hash": content_hash(design),
         "amended": amended,
@@ -135,21 +135,26 @@ def prompts_encoded(some: PromptSet, lab: Lab) -> list[Any]:
     return prompts.encoded(some, lab.tokenizer)
 
 
-def design_of(doc: Document, lab: Lab, test: PromptSet, selection: PromptSet, folder: Path) -> dict[str, Any]:
-    """All that the numbers depend on beside the model: resolved defaults, files, splits, seeds (rule 26)."""
+def design_of(
+    doc: Document, test: PromptSet, selection: PromptSet, folder: Path, *, own: bool = False
+) -> dict[str, Any]:
+    """All that the numbers depend on beside the model: resolved defaults, files, splits, seeds (rule 26).
+
+    ``own``: the prompts were given, so that the task's file is not read.
+    """
     return {
         "language": LANGUAGE,
         "document": doc.model_dump(mode="json"),
-        "files": {n: _file_hash(prompts.beside(folder, n)) for n in sorted(_files(doc))},
+        "files": {n: _file_hash(prompts.beside(folder, n)) for n in sorted(_files(doc, own))},
         "test": [p.id for p in test],
         "selection": [p.id for p in selection],
         "prompts": [test.content_hash(), selection.content_hash()],
     }
 
 
-def _files(doc: Document) -> set[str]:
-    """Every file that a document names."""
-    out = {doc.task[k] for k in ("file", "corpus") if k in doc.task}
+def _files(doc: Document, own: bool) -> set[str]:
+    """Every file that a document names and that is read."""
+    out = set() if own else {doc.task[k] for k in ("file", "corpus") if k in doc.task}
     out |= {s["file"] for s in doc.scores.values() if isinstance(s, Mapping) and "file" in s}
     out |= {s.name for spec in doc.set_specs().values() for s in spec.walk() if s.kind == "file"}
     for writes in doc.world_axes().values():
@@ -202,8 +207,14 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
     return trial(
         doc, doc, record.model["name"], changes={}, prompts=own, store=store, where=scale.pick("here", None, None),
         memory=record.settings.get("memory_bytes"), progress=progress, kind=record.kind, call=record.call,
-        loading=dict(record.settings.get("loading", {})),
+        loading=dict(record.settings.get("loading", {})), folder=_folder(record),
     )  # fmt: skip
+
+
+def _folder(record: Record) -> Path:
+    """Where the claim of a record lay: files that it names lie beside it."""
+    words = shlex.split(record.call.get("command", ""))
+    return Path(words[2]).parent if len(words) > 2 else Path(".")
 
 
 __all__ = ["adjusted", "prepared", "repeat", "trial"]

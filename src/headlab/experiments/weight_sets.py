@@ -49,9 +49,9 @@ class Prediction:
 def members_of(bench: Bench, at: int, text: str) -> Heads:
     """ "causal": the heads a shipped organism was planted with at this layer (the even ones where there are none); else a
     pool such as "even" or "0,2,5"."""
-    if text == "causal" and bench.lab.name in names():
+    if text == "causal" and bench.lab.name in names("decimals"):
         truth = card(bench.lab.name).truth
-        if truth is not None and truth.layer == at:
+        if truth is not None and getattr(truth, "layer", None) == at:
             return Heads.parse(" ".join(truth.heads))
     return even(bench.lab.grid, at) if text == "causal" else pool(bench.lab.grid, at, text)
 

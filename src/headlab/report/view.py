@@ -240,7 +240,7 @@ def prompt_rows(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         "lines": lines,
         "total_pairs": len(pairs),
         "total_rows": len(effects),
-        "csv": data_link(csv_text(rows[rows["pair"].isin(pairs[:ROWS_INLINE])])),
+        "csv": data_link(csv_text(rows.loc[rows["pair"].isin(pairs[:ROWS_INLINE])])),
         "sql": f"select * from effects where run_id = '{record.id}'",
         "unit": "pair",
     }

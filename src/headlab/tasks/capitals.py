@@ -31,7 +31,9 @@ Slovenia: Ljubljana; Somalia: Mogadishu; Spain: Madrid; Sudan: Khartoum; Sweden:
 Syria: Damascus; Thailand: Bangkok; Tunisia: Tunis; Turkey: Ankara; Uganda: Kampala; Ukraine: Kyiv; Uruguay: Montevideo;
 Venezuela: Caracas; Vietnam: Hanoi; Zambia: Lusaka; Zimbabwe: Harare
 """
-CAPITALS = dict(fact.strip().split(": ") for fact in " ".join(_CAPITALS.split()).split(";"))
+CAPITALS: dict[str, str] = {
+    country.strip(): city for country, _, city in (f.partition(": ") for f in " ".join(_CAPITALS.split()).split(";"))
+}
 TEMPLATES = {
     "plain": "The capital of {subject} is",
     "city": "The capital city of {subject} is",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headlab.prompts import Pair, Prompt, PromptError, PromptSet
-from headlab.reading import read_json_line, text_of
+from headlab.reading import json_rows, text_of
 
 MOST_BYTES = 200 * 2**20
 SHORTEST = 8
@@ -73,16 +73,13 @@ def _start(tokenizer: Any) -> tuple[int, ...]:
 def _documents(path: Path) -> Iterator[str]:
     if not path.is_file():
         raise PromptError(f"no such corpus: {path}; expected a .txt or .jsonl file")
-    text = text_of(path, most=MOST_BYTES, error=PromptError)
     if path.suffix == ".jsonl":
-        for number, line in enumerate(text.split("\n"), start=1):
-            if not line.strip():
-                continue
-            row = read_json_line(line, name=f"{path.name}, row {number}", error=PromptError)
-            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        for number, row in json_rows(path, error=PromptError):
+            if not isinstance(row.get("text"), str):
                 raise PromptError(f"{path.name}, row {number}: expected an object with 'text'")
             yield row["text"]
         return
+    text = text_of(path, most=MOST_BYTES, error=PromptError)
     paragraph: list[str] = []
     for line in [*text.replace("\r\n", "\n").split("\n"), ""]:
         if line.strip():

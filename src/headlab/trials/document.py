@@ -40,6 +40,13 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _pairs(value: Any) -> Any:
+    """A mapping from a list of [name, value], as records keep one whose order means something."""
+    if isinstance(value, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in value):
+        return {p[0]: p[1] for p in value}
+    return value
+
+
 def _words(value: Any) -> Any:
     return (value,) if isinstance(value, str) else _tuple(value)
 
@@ -201,7 +208,7 @@ class Document(_Plain):
     scores: dict[Name, Any] = Field(default_factory=dict)
     sets: dict[Name, Any] = Field(min_length=1)
     worlds: dict[Name, Any] = Field(min_length=1)
-    readout: str | dict[Name, Any] = "margin"
+    readout: Annotated[str | dict[Name, Any], BeforeValidator(_pairs)] = "margin"
     reference: Reference | None = None
     predictions: Annotated[tuple[Prediction, ...], BeforeValidator(_tuple)] = Field(min_length=1, max_length=100)
     eligible: Eligible = Field(default_factory=lambda: Eligible.model_validate({}))
@@ -253,7 +260,10 @@ class Document(_Plain):
 
     def plain(self) -> dict[str, Any]:
         """As JSON-ready data, without fields that stand at their default."""
-        return {"language": self.language, **self.model_dump(mode="json", exclude_defaults=True)}
+        out = {"language": self.language, **self.model_dump(mode="json", exclude_defaults=True)}
+        if isinstance(self.readout, dict):  # the first is the default: a hash of sorted keys must not lose the order
+            out["readout"] = [[name, spec] for name, spec in self.readout.items()]
+        return out
 
     def content_hash(self) -> str:
         """SHA-256 of the document as canonical JSON: fields that a later headlab adds leave it as it is."""

@@ -16,7 +16,7 @@ from headlab.designs import Matched, matched_sets
 from headlab.heads import Grid, Head, Heads
 
 MATCHES = ("layer", "kv", "sharing", "norm")
-TRIES = 400
+TRIES = 40
 """Draws allowed for each set asked for, before a rule that so few sets meet is called too narrow."""
 
 

@@ -137,12 +137,12 @@ def _of_kind(kind: str, value: Mapping[str, Any]) -> SetSpec:
             raise SetError(f"{kind}: {number!r}; expected a number" + (" above 0" if kind != "above" else ""))
         if kind != "above" and number >= 1 and number != int(number):
             raise SetError(f"top: {number!r}; expected a whole number of heads, or a share below 1")
-        return SetSpec(kind, by=by, number=number, among=among, name=str(value.get("file", "")))
+        return SetSpec(kind, by=by, number=float(number), among=among, name=str(value.get("file", "")))
     if kind == "draw":
         size, n = value["draw"], value["n"]
         if not all(isinstance(x, int) and not isinstance(x, bool) and x > 0 for x in (size, n)):
             raise SetError(f"draw: {size!r}, n: {n!r}; expected whole numbers above 0")
-        return SetSpec(kind, parts=(parse(value["from"]),), number=size, n=n)
+        return SetSpec(kind, parts=(parse(value["from"]),), number=float(size), n=n)
     inner = parse(value[kind])
     return SetSpec(kind, parts=(inner,), among=among, by=by)
 
