@@ -32,7 +32,7 @@ FLOORS: list[set[str]] = [
     {"designs", "material", "tasks", "store", "engine.checkpoint"},
     {"engine.attention", "engine.between", "engine.edits", "engine.loading", "engine.adapters"},
     {"engine.model"},
-    {"engine.passes", "engine.limits"},
+    {"engine.passes", "engine.limits", "engine.identity"},
     {"engine.reader"},
     {"engine.captures"},
     {"engine.resume", "engine.populations", "engine.directions"},

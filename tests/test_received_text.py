@@ -28,7 +28,7 @@ from headlab.reading.shown import clean, clean_json, csv_text
 from headlab.report import figures
 from headlab.stats import clopper_pearson
 from headlab.store import NamedEstimate, Reading, Record, Store, StoreError, StoreLookupError
-from headlab.store.export import write_zip
+from headlab.store.export import zipped
 from headlab.store.outward import write_out
 from headlab.trials.starting import saved
 
@@ -316,7 +316,7 @@ def test_output_replaces_nothing_but_an_ordinary_file(tmp_path: Path, monkeypatc
     assert saved("id: c", tmp_path, "c") == tmp_path / "c-2.yaml"
     record = nasty_record().model_copy(update={"title": "t"})
     with pytest.raises(StoreLookupError, match="pipe"):
-        write_zip(pipe, [record], {record.id: {}}, b"")
+        write_out(pipe, zipped([record], {record.id: {}}, b""))
     assert pipe.is_fifo() and not list(tmp_path.glob(".*.tmp"))
 
 

@@ -1,4 +1,4 @@
-"""Commands over the store: list, show, repeat, export, query."""
+"""Commands over the store: list, show, repeat, verify, export, query."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def show(
 
         if html.is_dir() or not html.parent.is_dir():
             raise BadInput(f"--html {html} is not a file name in a folder that exists")
-        write_out(html, make_page(record, home).encode())
+        write_out(html, make_page(record, home).encode(), home.root)
     print_record(record, home, json, page=html)
     if open:
         typer.launch(str((html or home.root / record.id / "report.html").resolve()))
@@ -104,6 +104,40 @@ def repeat(
 
 def _command(record: Record) -> str:
     return record.call.get("command", "its command is not recorded")
+
+
+@app.command()
+def verify(
+    what: Annotated[str, typer.Argument(metavar="RUN|ZIP", help="A run's id, or a zip that `headlab export` wrote.")],
+    store: o.StoreOption = None,
+    json: o.Json = False,
+) -> None:
+    """Say what holds of a run or a zip: record, claim, tables, report.
+
+    Exit code 0: nothing is broken, 3: something is. Checksums show accidents and careless edits, no forger.
+    """
+    from headlab.cli.show import console
+    from headlab.store.verify import of_zip
+
+    is_zip = what.endswith(".zip") or Path(what).is_file()
+    found = of_zip(Path(what)) if is_zip else open_store(store).verify(what)
+    broken = sum(f.state == "broken" for f in found)
+    if json:
+        print_json({"findings": found, "broken": broken, "limits": LIMITS})
+    else:
+        out = console()
+        for f in found:
+            out.print(f"{f.state:<13} {f.run} {f.what}: {f.words}".replace("  ", " "), markup=False, soft_wrap=True)
+        out.print(
+            f"{broken} broken. {LIMITS}" if broken else f"Nothing is broken. {LIMITS}", markup=False, soft_wrap=True
+        )
+    raise typer.Exit(DIFFERENT if broken else 0)
+
+
+LIMITS = (
+    "These are checksums, no signatures: they show accidents, bad disks and careless edits. Whoever forges a file can "
+    "compute them anew; a copy kept elsewhere, or `headlab repeat`, shows that."
+)
 
 
 @app.command()

@@ -151,9 +151,11 @@ def trial_options(
     if problems is not None:
         from headlab.experiments.thinking import read_problems
 
-        options["prompts"] = read_problems(problems)
+        read_problems(problems)  # what is wrong with it is said before anything is loaded
+        options["prompts"] = problems
     if prompts is not None:
         from headlab.prompts import PromptSet
 
-        options["prompts"] = PromptSet.from_file(prompts)
+        PromptSet.from_file(prompts)
+        options["prompts"] = prompts
     return {name: value for name, value in options.items() if value is not None}

@@ -19,10 +19,16 @@ _KEYS = ("protocol", "arm", "world", "pair")
 
 @dataclass(frozen=True)
 class Comparison:
-    """``same``: verdicts, rows and texts agree, and numbers differ by at most ``tolerance``."""
+    """``same``: the same was asked, verdicts, rows and texts agree, and numbers differ by at most ``tolerance``.
+
+    ``asked``: what the two runs were about where that differs (weights, config, tokenizer, prompts, claim), compared
+    before any number; ``where``: on which device and in which dtype.
+    """
 
     original: str
     repeat: str
+    asked: dict[str, tuple[str, str]]
+    where: dict[str, tuple[str, str]]
     verdicts: dict[str, tuple[str, str]]
     versions: dict[str, tuple[str, str]]
     tables: dict[str, dict[str, Any]]
@@ -30,7 +36,10 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether the repeat gave what the original did.  Versions that differ are told, and do not count."""
+        """Whether the repeat asked the same and gave what the original did.  Versions and devices that differ are told,
+        and do not count."""
+        if self.asked:
+            return False
         verdicts = all(a == b for a, b in self.verdicts.values())
         return verdicts and all(
             not t["problem"] and t["other_cells"] == 0 and t["max_abs_difference"] <= self.tolerance
@@ -58,11 +67,44 @@ def compare(
     return Comparison(
         original=old.id,
         repeat=new.id,
+        asked=_differing(_asked(old), _asked(new)),
+        where=_differing(_where(old), _where(new)),
         verdicts={p: (outcomes[0].get(p, "none"), outcomes[1].get(p, "none")) for p in protocols},
         versions={p: pair for p, pair in versions.items() if pair[0] != pair[1]},
         tables={name: _table(old_tables.get(name), new_tables.get(name)) for name in names},
         tolerance=tolerance,
     )
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """What both records know and say differently."""
+    known = {k: (old[k], new[k]) for k in old if old[k] is not None and new.get(k) is not None}
+    return {k: (str(a), str(b)) for k, (a, b) in known.items() if a != b}
+
+
+def _asked(record: Record) -> dict[str, Any]:
+    """What a run was about, by name: all that was known of it before the first forward pass."""
+    model, who = record.model, record.model.get("identity", {})
+    prompts = {f"{k} prompts": record.prompts.get(k, {}).get("hash") for k in ("test", "selection")}
+    looks = {f"weights of {k}": v for k, v in record.settings.get("fingerprints", {}).items()}
+    return {
+        "claim": record.claim_hash,
+        "weights": model.get("fingerprint"),
+        "every weight": who.get("weights"),
+        "commit": model.get("commit"),
+        "revision": model.get("revision"),
+        "adapter": model.get("adapter"),
+        **{k: who.get(k) for k in ("config", "generation", "tokenizer", "thoughts")},
+        **prompts,
+        **looks,
+    }
+
+
+def _where(record: Record) -> dict[str, Any]:
+    who = record.model.get("identity", {})
+    return {"dtype": record.model.get("dtype"), "device": who.get("device", record.model.get("device"))} | {
+        "threads": record.settings.get("threads")
+    }
 
 
 def _table(old: pd.DataFrame | None, new: pd.DataFrame | None) -> dict[str, Any]:
@@ -90,9 +132,18 @@ def _table(old: pd.DataFrame | None, new: pd.DataFrame | None) -> dict[str, Any]
     return found
 
 
+def _few(text: str) -> str:
+    """A hash by its first letters."""
+    return text[:12] if len(text) == 64 else text
+
+
 def lines(comparison: Comparison) -> list[str]:
     """The comparison in words."""
     out = [f"{comparison.original} was repeated as {comparison.repeat}"]
+    changed = [f"{name} {_few(a)} → {_few(b)}" for name, (a, b) in comparison.asked.items()]
+    out.append(f"not the same trial: {', '.join(changed)}" if changed else "asked: the same model, prompts and claim")
+    if comparison.where:
+        out.append("run elsewhere: " + ", ".join(f"{name} {a} → {b}" for name, (a, b) in comparison.where.items()))
     for protocol, (a, b) in comparison.verdicts.items():
         out.append(f"verdict, {protocol}: {a} again" if a == b else f"verdict, {protocol}: {a} became {b}")
     for name, t in comparison.tables.items():

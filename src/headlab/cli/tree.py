@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -61,10 +63,10 @@ def _every(
 
 
 def open_store(root: Path | None) -> Store:
-    """The store at ``root``, or the default one."""
+    """The store at ``root``, or the default one; what it holds is settled when it has been printed."""
     from headlab.store import Store
 
-    return Store(root)
+    return Store(root, hold=True)
 
 
 def make_page(record: Record, home: Store) -> str:
@@ -75,15 +77,37 @@ def make_page(record: Record, home: Store) -> str:
 
 
 def print_record(record: Record, home: Store, json: bool, page: Path | None = None) -> None:
-    """Print a record; its report is written beside it unless it was written to ``page``."""
+    """Print a record; its report is written beside it unless it was written to ``page``.  Then the run is settled: the
+    same command begins another one."""
     if page is None and record.status == "complete":
         page = _kept_page(record, home)
+    children = list(_children(record, home))
     if json:
         print(clean_json(record.to_json()), end="")
-        return
-    from headlab.cli.show import console, show_record
+    else:
+        from headlab.cli.show import console, show_record
 
-    show_record(console(), record, home, page, [home.record(child) for child in record.children])
+        show_record(console(), record, home, page, children)
+    for finding in home.verify(record.id, deep=False):
+        if finding.state == "broken":
+            aside(f"{finding.run}, {finding.what}: {finding.words}")
+    sys.stdout.flush()
+    if record.status == "complete":
+        home.settle(record.id)
+
+
+def aside(line: str) -> None:
+    """One line on stderr, beside a result that stands."""
+    say(f"headlab: {line}", sys.stderr)
+
+
+def _children(record: Record, home: Store) -> Iterator[Record]:
+    """The children that can be read; :func:`print_record` names the others."""
+    from headlab.store import StoreError
+
+    for child in record.children:
+        with suppress(StoreError):
+            yield home.record(child)
 
 
 def _kept_page(record: Record, home: Store) -> Path | None:
@@ -93,14 +117,17 @@ def _kept_page(record: Record, home: Store) -> Path | None:
     """
     from headlab.store import StoreError
 
-    path = home.root / record.id / "report.html"
-    if path.is_file():
-        return path
     try:
+        if (path := home.page(record.id)) is not None:
+            return path
+        if (home.root / record.id / "report.html").exists():
+            aside(
+                f"the report beside {record.id} is not that of the record (changed, or by an older headlab): made again"
+            )
         return home.keep_page(record.id, make_page(record, home))
     except StoreError as error:
         elsewhere = f"`headlab show {record.id} --html PATH` writes it elsewhere"
-        say(f"headlab: no report beside {record.id}: {error.__cause__ or error}; {elsewhere}", sys.stderr)
+        aside(f"no report beside {record.id}: {error.__cause__ or error}; {elsewhere}")
         return None
 
 

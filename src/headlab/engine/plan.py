@@ -221,6 +221,7 @@ def make_plan(
     same: dict[int, int] = {}
     groups: dict[object, list[int]] = {}
     hashes = [w.content_hash() + mark for w, mark in zip(worlds, marks or [""] * len(worlds), strict=True)]
+    asked = [pair_hash(pair) for pair in pairs]
     for j, (world, content) in enumerate(zip(worlds, hashes, strict=True)):
         if contents.setdefault(content, j) == j:
             groups.setdefault(world.shape, []).append(j)
@@ -262,9 +263,29 @@ def make_plan(
                     some = tuple(rows[first : first + SHARD_ROWS])
                     limits = {"tokens": tokens, "memory": memory, "kept": kept, **_extra(shape)}
                     cuts = _cuts(some, starts[number], length, cost, limits)
-                    name = _name(length, some, cuts, pairs, hashes, tag)
+                    name = _name(length, some, cuts, asked, hashes, tag)
                     shards.append(Shard(name, length, block, number, some, cuts))
     return Plan(tuple(shards), tuple(shapes), same, most)
+
+
+def pair_hash(pair: EncodedPair) -> str:
+    """SHA-256 of a pair as the model sees it: tokens, roles, what is teacher-forced, the tokens that are compared."""
+    sides = [
+        [
+            e.ids,
+            e.n_prompt,
+            sorted((r, list(p)) for r, p in e.roles.items()),
+            sorted(e.optional),
+            e.answer_id,
+            e.wrong_id,
+            e.more_answer_ids,
+            e.more_wrong_ids,
+            e.scored,
+        ]
+        for e in (pair.clean, pair.corrupted)
+    ]
+    told = [pair.pair.id, pair.pair.cluster, pair.pair.answer, pair.pair.wrong, sides]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _kept(
@@ -323,11 +344,13 @@ def _name(
     length: int,
     rows: Sequence[tuple[int, int]],
     cuts: Sequence[Batch],
-    pairs: Sequence[EncodedPair],
+    asked: Sequence[str],
     hashes: Sequence[str],
     tag: str,
 ) -> str:
-    """A name that no other rows, and not these rows in other batches, have."""
-    whole: list[Any] = [[(pairs[i].pair.id, i, hashes[j]) for i, j in rows], [(c.first, c.end, c.start) for c in cuts]]
+    """A name that no other rows, not these rows in other batches, and not these rows among other pairs have: means and
+    donors are taken over all pairs of the sweep."""
+    every = hashlib.sha256("".join(asked).encode()).hexdigest()
+    whole: list[Any] = [[(asked[i], i, hashes[j]) for i, j in rows], [(c.first, c.end, c.start) for c in cuts], every]
     whole += [tag] if tag else []
     return f"len{length}-{hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]}"

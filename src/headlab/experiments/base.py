@@ -13,6 +13,7 @@ from headlab.claims import Claim, ClaimError, Control, Protocol
 from headlab.effects import Figure, Progress, of_world, quiet, recovery, repair
 from headlab.engine.decode import generate
 from headlab.engine.model import Lab
+from headlab.engine.plan import pair_hash
 from headlab.engine.run import Engine, sweep
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.heads import Grid, Heads
@@ -21,7 +22,7 @@ from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, PromptError, PromptSet, encode, prompts_of
 from headlab.reading import brief, some
 from headlab.stats import Estimate, bootstrap_rate, paired_difference
-from headlab.store import NamedEstimate, Record, Run
+from headlab.store import NamedEstimate, Record, Run, Store, content_hash
 from headlab.tasks.decimals import capacity, decimals
 from headlab.tasks.grading import grade
 from headlab.trials.findings import Findings as Outcome
@@ -112,11 +113,12 @@ class Bench:
     ) -> pd.DataFrame:
         """Greedy text graded: ``pair, world, text, parsed, right``; stored in the run."""
 
+        most = 8 if protocol.decode_from == "shared start" else 20
+
         def compute() -> pd.DataFrame:
             made = generate(
                 self.lab, pairs, worlds, start=protocol.decode_from, memory=self.memory,
-                max_new_tokens=8 if protocol.decode_from == "shared start" else 20,
-                progress=self.progress, what=what,
+                max_new_tokens=most, progress=self.progress, what=what,
             )  # fmt: skip
             marks = [
                 grade(text, pairs[i].pair, self.test.grader, protocol.grading)
@@ -126,7 +128,9 @@ class Bench:
             made["right"] = [m.right for m in marks]
             return made
 
-        return self.run.shard(f"text-{what}", compute)
+        asked = [[pair_hash(p) for p in pairs], [[w.name, w.content_hash()] for w in worlds]]
+        how = [protocol.decode_from, protocol.grading, self.test.grader, most, self.memory, self.lab.fingerprint]
+        return self.run.shard(f"text-{what}-{content_hash([asked, how])[:16]}", compute)
 
 
 def draw(
@@ -335,6 +339,11 @@ def contrast(effects: pd.DataFrame, a: str, b: str, seed: int) -> Estimate:
         rows[0]["right"].to_numpy(bool), rows[1]["right"].to_numpy(bool),
         clusters=rows[0]["cluster"].to_numpy(), unit="pairs", seed=seed,
     )  # fmt: skip
+
+
+def handed_on(home: Store, record: Record) -> Result:
+    """The result of a run that was complete, but not settled, when the same was asked again: nothing runs twice."""
+    return Result(record, home.tables(record.id), tuple(home.record(child) for child in record.children))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ shows how often chance is taken for parity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from headlab import organisms
 from headlab.claims import Claim
 from headlab.effects import Progress, quiet
-from headlab.experiments.base import Result
+from headlab.experiments.base import Result, handed_on
 from headlab.experiments.trial import adjusted, builtin_claims, trial
 from headlab.stats import Estimate, clopper_pearson
 from headlab.store import Record, Run, Store
@@ -59,6 +59,8 @@ def demo(
     }
     title = f"One claim on {len(todo)} models"
     with home.open(kind="demo", slug="demo", title=title, inputs=inputs, draft=draft) as run:
+        if run.finished is not None:
+            return handed_on(home, run.finished)
         tried = _tried_here if workers < 2 else _tried_by_workers
         ids = tried(todo, home, run, _Gauge(progress, len(todo)), workers)
         children = [home.record(ids[model]) for model in todo]
@@ -89,18 +91,12 @@ class _Gauge:
         self.progress("trials", sum(self.at.values()), self.total)
 
 
-def _remembered(run: Run, model: str, trial_id: Callable[[], str]) -> str:
-    """The id of a model's trial, from the interrupted demo that is taken up, or tried now."""
-    import pandas as pd
-
-    return str(run.shard(f"trial of {model}", lambda: pd.DataFrame({"id": [trial_id()]}))["id"][0])
-
-
-def _tried_here(todo: Mapping[str, Claim], home: Store, run: Run, gauge: _Gauge, _workers: int) -> dict[str, str]:
+def _tried_here(todo: Mapping[str, Claim], home: Store, _run: Run, gauge: _Gauge, _workers: int) -> dict[str, str]:
+    """One after another; what an interrupted demo had finished is handed on by the store."""
     ids = {}
     for model, claim in todo.items():
         tell = partial(gauge, model)
-        ids[model] = _remembered(run, model, partial(_trial_id, claim, model, home, tell))
+        ids[model] = _trial_id(claim, model, home, tell)
         tell("done", 1, 1)
     return ids
 
@@ -115,8 +111,7 @@ def _tried_by_workers(todo: Mapping[str, Claim], home: Store, run: Run, gauge: _
     import queue
     from concurrent.futures import ProcessPoolExecutor
 
-    ids = _known(todo, run)
-    todo = {m: c for m, c in todo.items() if m not in ids}
+    ids: dict[str, str] = {}
     context = multiprocessing.get_context("spawn")
     told: Any = context.Manager().Queue()
     with ProcessPoolExecutor(max(1, min(workers, len(todo))), mp_context=context) as pool:
@@ -129,28 +124,14 @@ def _tried_by_workers(todo: Mapping[str, Claim], home: Store, run: Run, gauge: _
             while not all(f.done() for f in waiting.values()):
                 with suppress(queue.Empty):
                     gauge(*told.get(timeout=0.2))
-                ids |= {m: _remembered(run, m, f.result) for m, f in waiting.items() if f.done() and m not in ids}
+                for model, made in waiting.items():
+                    if made.done() and model not in ids:
+                        ids[model] = made.result()
+                        run.adopt(ids[model])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return ids | {m: _remembered(run, m, f.result) for m, f in waiting.items()}
-
-
-class _NotYet(Exception):
-    """Raised where a stored id was hoped for."""
-
-
-def _known(todo: Mapping[str, Claim], run: Run) -> dict[str, str]:
-    """The trials that an interrupted demo had finished."""
-
-    def not_yet() -> str:
-        raise _NotYet
-
-    ids = {}
-    for model in todo:
-        with suppress(_NotYet):
-            ids[model] = _remembered(run, model, not_yet)
-    return ids
+    return ids | {m: f.result() for m, f in waiting.items()}
 
 
 def _work(claim: str, model: str, root: str, told: Any) -> str:
@@ -168,7 +149,7 @@ def _work(claim: str, model: str, root: str, told: Any) -> str:
             last = time.monotonic()
             told.put((model, what, done, total))
 
-    found = _trial_id(Claim.model_validate_json(claim), model, Store(root), tell)
+    found = _trial_id(Claim.model_validate_json(claim), model, Store(root, hold=True), tell)
     told.put((model, "done", 1, 1))
     return found
 

@@ -11,8 +11,9 @@ import torch
 
 from headlab.claims import ClaimError
 from headlab.effects import Progress, quiet
+from headlab.engine.identity import identity
 from headlab.engine.model import Lab
-from headlab.experiments.base import Result
+from headlab.experiments.base import Result, handed_on
 from headlab.prompts import PromptSet
 from headlab.store import Record, Store, content_hash
 from headlab.trials import ledger, prompts
@@ -86,7 +87,7 @@ def trial(
     }
     draft = {
         "claim": doc.plain(),
-        "model": model_facts(lab),
+        "model": {**model_facts(lab), "identity": identity(lab)},
         "prompts": {
             "name": test.name,
             "test": {"n": len(test), "hash": test.content_hash()},
@@ -107,12 +108,14 @@ def trial(
     inputs = {
         "claim": draft["claim"],
         "design": facts["design_hash"],
-        "model": {k: draft["model"][k] for k in ("fingerprint", "dtype", "device")},
+        "model": draft["model"]["identity"],
         "prompts": [test.content_hash(), selection.content_hash()],
         "threads": where.threads or torch.get_num_threads(),
     }
     title = f"{doc.id} on {lab.name}"
     with home.open(kind=kind, slug=doc.id, title=title, inputs=inputs, draft=draft) as run, where:  # type: ignore[arg-type]
+        if run.finished is not None:
+            return handed_on(home, run.finished)
         tests, chosen = (oriented(prompts_encoded(s, lab), doc) for s in (test, selection))
         subject = Language(lab, doc, test, selection, tests, chosen, run, progress, memory, where.engine)
         subject.material = material(subject, folder)

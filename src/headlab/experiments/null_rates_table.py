@@ -18,12 +18,12 @@ from headlab import organisms
 from headlab.claims import Claim, Control, decide
 from headlab.effects import Figure, Progress, quiet
 from headlab.experiments import null_rates
-from headlab.experiments.base import Result, named
+from headlab.experiments.base import Result, handed_on, named
 from headlab.experiments.models_table import CANNOT, counted_as, listed
 from headlab.experiments.null_rates import COLUMNS, LABELS, NOMINAL, UNIT, allowed, parity_of, shares, words
 from headlab.experiments.swaps import estimates_figure
 from headlab.stats import Estimate, bootstrap_rate
-from headlab.store import NamedEstimate, Reading, Record, Run, Store
+from headlab.store import NamedEstimate, Reading, Record, Store
 from headlab.trials.record import versions
 
 NATURAL = ("decimals-natural", "decimals-natural-neox", "decimals-natural-gemma")
@@ -72,12 +72,14 @@ def over_models(
     inputs = {"claim": claim.content_hash(), "parity": parity_of(claim).content_hash(), "options": told}
     title = f"Parity in {len(entries)} models with their heads numbered at random"
     with home.open(kind="run", slug="null-rates", title=title, inputs=inputs, draft=draft) as run:
+        if run.finished is not None:
+            return handed_on(home, run.finished)
         every = list(dict.fromkeys([*entries, PLANTED]))
         made: dict[str, tuple[Record | None, str]] = {}
         weights: dict[str, str] = {}
         for n, entry in enumerate(every):
             tell = _Gauge(progress, n, len(every))
-            found, why = _tried(entry, claim, home, run, tell, loading)
+            found, why = _tried(entry, claim, home, tell, loading)
             same = counted_as(weights, entry, [found]) if found is not None and entry in entries else ""
             made[entry] = (None, same) if same else (found, why)
         rows = {m: home.table(r.id, "trials") for m, (r, _) in made.items() if r is not None}
@@ -111,20 +113,13 @@ class _Gauge:
         self.progress("models", self.at, self.total)
 
 
-def _tried(
-    entry: str, claim: Claim, home: Store, run: Run, tell: Progress, loading: dict[str, Any]
-) -> tuple[Record | None, str]:
+def _tried(entry: str, claim: Claim, home: Store, tell: Progress, loading: dict[str, Any]) -> tuple[Record | None, str]:
     """The record of one model, and why it has no decided trial."""
-    import pandas as pd
-
     from headlab.experiments.trial import trial
 
-    def made() -> pd.DataFrame:
-        given = {k: v for k, v in loading.items() if v is not None}
-        return pd.DataFrame({"id": [trial(claim, entry, store=home, progress=tell, kind="run", **given).record.id]})
-
+    given = {k: v for k, v in loading.items() if v is not None}
     try:
-        record = home.record(str(run.shard(f"numberings of {entry}", made)["id"][0]))
+        record = trial(claim, entry, store=home, progress=tell, kind="run", **given).record
     except CANNOT as error:
         return None, " ".join(str(error).split()) or type(error).__name__
     verdict = record.readings[0].verdict

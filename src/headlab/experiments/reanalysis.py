@@ -22,7 +22,7 @@ import numpy as np
 from headlab.claims import Claim, Control, Prediction, decide
 from headlab.effects import Figure
 from headlab.experiments import reanalysis_page as show
-from headlab.experiments.base import Result, named
+from headlab.experiments.base import Result, handed_on, named
 from headlab.experiments.outcomes import SHIPPED, SHIPPED_RANDOM, Family, Outcomes, family, read
 from headlab.stats import (
     Estimate,
@@ -87,6 +87,8 @@ def reanalyse(
     home = store if isinstance(store, Store) else Store(store)
     title = "Published subset outcomes, read again" if table is None else f"{known.name}, read again"
     with home.open(kind="run", slug="reanalysis", title=title, inputs=inputs, draft=draft) as run:
+        if run.finished is not None:
+            return handed_on(home, run.finished)
         found = analyse(known, group, claim, shuffles)
         for name, frame in found.tables.items():
             run.table(name, frame)

@@ -15,8 +15,9 @@ from typing import Any
 
 from headlab.claims import ClaimError
 from headlab.effects import Progress, quiet
+from headlab.engine.identity import identity
 from headlab.engine.passes import EngineError
-from headlab.experiments.base import Result
+from headlab.experiments.base import Result, handed_on
 from headlab.experiments.fitting import unread
 from headlab.experiments.thinking import TASK as THINKING
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims, load, trial
@@ -62,7 +63,7 @@ def scorecard(
     chosen = list(slugs() if experiments is None else experiments)
     given = {**(FULL if full else {}), **{k: v for k, v in options.items() if v is not None}}
     shown = {k: v for k, v in given.items() if not (full and k in FULL)}
-    return tried("scorecard", lab, lab.fingerprint, chosen, store, progress, given, shown, full=full)
+    return tried("scorecard", lab, identity(lab), chosen, store, progress, given, shown, full=full)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Added:
 
 
 def tried(
-    slug: str, model: Any, fingerprint: str, chosen: Sequence[str], store: Store | Path | str | None, progress: Progress,
+    slug: str, model: Any, who: Mapping[str, str], chosen: Sequence[str], store: Store | Path | str | None, progress: Progress,
     options: Mapping[str, Any], shown: Mapping[str, Any], *, full: bool = False, asked: Mapping[str, Any] | None = None,
     added: Callable[[Mapping[str, Record]], Added] | None = None,
 ) -> Result:  # fmt: skip
@@ -94,7 +95,7 @@ def tried(
     home = store if isinstance(store, Store) else Store(store)
     claims = [builtin_claims()[s] for s in chosen]
     told = {k: v for k, v in options.items() if isinstance(v, str | int | float)}
-    inputs = {"claims": [c.content_hash() for c in claims], "model": fingerprint, "options": told} | (
+    inputs = {"claims": [c.content_hash() for c in claims], "model": dict(who), "options": told} | (
         {"asked": asked} if asked else {}
     )
     flags = "".join(f" --{k.replace('_', '-')} {v}" for k, v in shown.items() if k in told)
@@ -108,12 +109,14 @@ def tried(
     }
     title = f"The docket on {model.name}" if slug == "scorecard" else f"The thought docket on {model.name}"
     with home.open(kind="run", slug=slug, title=title, inputs=inputs, draft=draft) as run:
+        if run.finished is not None:
+            return handed_on(home, run.finished)
         found = {}
         for n, name in enumerate(chosen):
             tell = partial(_tell, progress, n, len(chosen))
-            found[name] = run.shard(f"trial of {name}", partial(_try, name, model, home, tell, dict(options))).iloc[0]
-        children = {s: home.record(str(t["id"])) for s, t in found.items() if t["id"]}
-        rows = [_row(s, children.get(s), str(found[s]["reason"])) for s in chosen]
+            found[name] = _try(name, model, home, tell, dict(options))
+        children = {s: record for s, (record, _) in found.items() if record is not None}
+        rows = [_row(s, *found[s]) for s in chosen]
         more = added(children) if added else Added()
         tables = {"scorecard": _with_holm(pd.DataFrame(rows)), **more.tables}
         tables = {name: run.table(name, t) for name, t in tables.items()}
@@ -129,16 +132,14 @@ def _tell(progress: Progress, n: int, total: int, _what: str, done: int, of: int
     progress("docket", 1000 * n + (1000 * done // of if of else 0), 1000 * total)
 
 
-def _try(slug: str, lab: Any, home: Store, tell: Progress, options: dict[str, Any]) -> Any:
-    import pandas as pd
-
+def _try(slug: str, lab: Any, home: Store, tell: Progress, options: dict[str, Any]) -> tuple[Record | None, str]:
+    """The record of an experiment's trial, or why there is none."""
     try:
         own = builtin_claims()[slug]
         read = {k: v for k, v in options.items() if not unread([k], own)}
-        made = trial(own, lab, store=home, progress=tell, kind="run", **read)
-        return pd.DataFrame({"id": [made.record.id], "reason": [""]})
+        return trial(own, lab, store=home, progress=tell, kind="run", **read).record, ""
     except (ClaimError, PromptError, InterventionError, EngineError, ValueError) as error:
-        return pd.DataFrame({"id": [""], "reason": [str(error)]})
+        return None, str(error)
 
 
 def _row(slug: str, record: Record | None, reason: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from headlab.claims import Claim, Control
 from headlab.effects import Progress, quiet
+from headlab.engine.identity import short
 from headlab.engine.model import Lab
 from headlab.experiments.base import Experiment
 from headlab.prompts import PromptError
@@ -136,7 +137,7 @@ class ThoughtBench:
         """
         chosen = self.test if problems is None else problems
         who = self.thinker if thinker is None else thinker
-        name = what if thinker is None else f"{what} ({who.name} {who.lab.fingerprint[:8]})"
+        name = what if thinker is None else f"{what} ({who.name} {short(who.lab, who.model)})"
         table = think(
             who, [p.question for p in chosen], [p.id for p in chosen], worlds, batch=self.rows, touched=touched,
             max_new_tokens=self.claim.options.get("max_new_tokens", 12), keep=self.run.shard, progress=self.progress,

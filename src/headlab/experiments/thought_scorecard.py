@@ -16,6 +16,7 @@ from typing import Any
 
 from headlab.claims import Claim, Verdict, decide
 from headlab.effects import Progress, quiet
+from headlab.engine.identity import identity
 from headlab.experiments import scorecard
 from headlab.experiments.base import Result
 from headlab.experiments.scorecard import Added
@@ -56,8 +57,9 @@ def thought_scorecard(
     shown = {k: v for k, v in {**given, **loading}.items() if not (full and k in FULL)}
     asked = {f"{a.key}, {view}": "; ".join(said) for a in ASKED for view, said in a.plain().items()}
     asked["phase 1"] = f"causal above {CAUSAL:g}, redundant below {REDUNDANT:g}"
+    who = identity(thinker.lab, thinker.model)
     return scorecard.tried(
-        SLUG, thinker, thinker.lab.fingerprint, chosen, store, progress, given, shown, full=full, asked=asked, added=decided,
+        SLUG, thinker, who, chosen, store, progress, given, shown, full=full, asked=asked, added=decided,
     )  # fmt: skip
 
 

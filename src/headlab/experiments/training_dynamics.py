@@ -83,7 +83,12 @@ def training_dynamics(bench: Bench) -> Outcome:
             "ok": True,
             "reason": "weights need no behaviour; repairs are read where a checkpoint has the bug",
         },
-        settings={"layer": layer, "layer_scan": scan, "series": [s.plain() for s in own]},
+        settings={
+            "layer": layer,
+            "layer_scan": scan,
+            "series": [s.plain() for s in own],
+            "fingerprints": looks.attrs["fingerprints"],
+        },
         sections=[_looked(own), *_SECTIONS],
         notes=[*_order(own, same), *_notes(changes, own)],
     )

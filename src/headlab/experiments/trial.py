@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from headlab.claims import Claim, ClaimError
 from headlab.effects import Progress, quiet
 from headlab.engine import scale
+from headlab.engine.identity import identity
 from headlab.engine.limits import beyond
 from headlab.engine.model import Lab
 from headlab.engine.run import Engine
@@ -62,16 +64,16 @@ from headlab.experiments import (
     transplant,
     weight_clusters,
 )
-from headlab.experiments.base import Bench, Experiment, Outcome, Result, draw
+from headlab.experiments.base import Bench, Experiment, Outcome, Result, draw, handed_on
 from headlab.experiments.fitting import check_fit, check_prompts
 from headlab.experiments.thinking import TASK as THINKING
-from headlab.experiments.thinking import ThoughtBench, draw_problems
+from headlab.experiments.thinking import ThoughtBench, draw_problems, read_problems
 from headlab.heads import layer as all_heads
 from headlab.heads import pool
 from headlab.interventions import Intervention, World
 from headlab.prompts import PromptSet, remarks
 from headlab.reading import brief, problems, some
-from headlab.store import Record, Store
+from headlab.store import Record, Store, content_hash
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
 from headlab.trials import registry
@@ -181,6 +183,8 @@ def _prepared(
     tried.check(chosen)
     check_fit(chosen, changes, builtin_claims().get(tried.slug))
     given = {k: v for k, v in loading.items() if v is not None}
+    if isinstance(prompts, str | Path):
+        prompts = read_problems(prompts) if chosen.task.name == THINKING else PromptSet.from_file(prompts)
     if chosen.task.name == THINKING:
         thinker = load_thinker(model, **given)
         if isinstance(prompts, tuple):
@@ -224,7 +228,7 @@ def trial(
     seed: int | None = None,
     pool: str | None = None,
     matched_sets: int | None = None,
-    prompts: PromptSet | ProblemSet | tuple[Any, Any] | None = None,
+    prompts: PromptSet | ProblemSet | Path | str | tuple[Any, Any] | None = None,
     store: Store | Path | str | None = None,
     memory: int | None = None,
     engine: str | Engine = "here",
@@ -240,7 +244,8 @@ def trial(
     ``claim``: a :class:`Claim` or :class:`Document`, a mapping that declares ``worlds``, a built-in name ("parity",
     "ioi-name-movers"), or a YAML/TOML file.  ``model``: whatever :func:`load`
     takes; ``loading`` goes to it (revision, dtype, device, adapter, tokenizer).  ``protocol`` "standard" or
-    "published" runs that one only.  An unfinished run with the same inputs is taken up where it stopped.
+    "published" runs that one only.  ``prompts``: pairs (or problems) of your own, or the file that
+    holds them.  An unfinished run with the same inputs is taken up where it stopped.
     ``engine``: where sweeps run, "here" or "ray" with so many ``workers`` (at the ``address`` of a cluster), or an
     engine of your own making (:class:`headlab.engine.scale.Ray`); the tables are the same.  ``call``: the command and the
     line of Python that repeat the trial, where another function was called for it.
@@ -267,9 +272,13 @@ def trial(
     if isinstance(subject, Thinker) and where.engine is not None:
         raise ClaimError(f"{chosen.id} is about a thinking model: the latent loop runs here, without --engine")
     home = store if isinstance(store, Store) else Store(store)
+    who = identity(lab, subject.model if isinstance(subject, Thinker) else None)
+    if isinstance(subject, Thinker):
+        who["thoughts"] = content_hash(asdict(subject.spec))
+    told = {"memory": memory, "engine": where.settings.get("engine"), "workers": workers, "address": address}
     draft = {
         "claim": chosen.model_dump(mode="json"),
-        "model": model_facts(lab),
+        "model": {**model_facts(lab), "identity": who},
         "prompts": {
             "name": test.name,
             "test": {"n": len(test), "hash": test.content_hash()},
@@ -288,17 +297,19 @@ def trial(
             **where.settings,
         },
         "versions": versions(),
-        "call": dict(call) if call else _call(claim, chosen, lab, loading),
+        "call": dict(call) if call else _call(kind, claim, chosen, lab, prompts, {**loading, **told}),
     }
     inputs = {
         "claim": draft["claim"],
-        "model": {k: draft["model"][k] for k in ("fingerprint", "dtype", "device")},
+        "model": who,
         "prompts": [test.content_hash(), selection.content_hash()],
         # sums are taken in another order: shards of two counts are not mixed (where they are made is no matter)
         "threads": where.threads or torch.get_num_threads(),
     }
     title = f"{chosen.id} on {lab.name}"
     with home.open(kind=kind, slug=chosen.experiment, title=title, inputs=inputs, draft=draft) as run, where:  # type: ignore[arg-type]
+        if run.finished is not None:
+            return handed_on(home, run.finished)
         bench: Any
         if isinstance(subject, Thinker):
             bench = ThoughtBench(subject, chosen, test, selection, run, progress, memory)
@@ -376,21 +387,37 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
 
 
 _FLAGS = ("layer", "pairs", "seed", "pool", "matched_sets")
+_OPTIONS = {"address": "ray-address"}
+"""Options that the command line calls otherwise than Python does."""
+_BY_RECORD = {"command": "headlab repeat {id}", "python": "headlab.repeat(headlab.Store().record('{id}'))"}
+"""The store puts the run's id there."""
 
 
-def _call(given: Any, claim: Claim, lab: Lab, loading: Mapping[str, Any]) -> dict[str, str]:
-    """The command and the line of Python that repeat this trial (a claim made in Python: the claim's own name)."""
+def _call(kind: str, given: Any, claim: Claim, lab: Lab, prompts: Any, told: Mapping[str, Any]) -> dict[str, str]:
+    """The command and the line of Python that repeat this trial (a claim made in Python: the claim's own name).
+
+    Pairs that no file holds, and claims that none does, stand in the record: what repeats those is ``headlab repeat``.
+    """
     named = str(given) if isinstance(given, str | Path) else claim.id
     try:
         origin = _docketed(find_claim(named))
     except ClaimError:
-        origin = claim
+        return dict(_BY_RECORD)
     flags = {k: getattr(claim, k) for k in _FLAGS if getattr(claim, k) != getattr(origin, k)}
     if claim.readings != origin.readings:
         flags["protocol"] = claim.readings[0]
-    flags |= plain_loading(loading)
-    words = ["headlab", "trial", named, "--model", lab.name]
-    for key, value in flags.items():
-        words += [f"--{key.replace('_', '-')}", str(value)]
+    flags |= {k: v for k, v in told.items() if isinstance(v, str | int) and (k, v) != ("engine", "here")}
+    words = ["headlab", kind if kind == "run" else "trial", named, "--model", lab.name]
+    options = dict(flags)
+    if isinstance(prompts, str | Path):
+        options["problems" if claim.task.name == THINKING else "prompts"] = str(prompts)
+        flags["prompts"] = str(prompts)
+    for key, value in options.items():
+        words += [f"--{_OPTIONS.get(key, key.replace('_', '-'))}", str(value)]
     python = "".join(f", {k}={v!r}" for k, v in flags.items())
-    return {"command": shlex.join(words), "python": f"headlab.trial({named!r}, {lab.name!r}{python})"}
+    line = f"headlab.trial({named!r}, {lab.name!r}{python})"
+    unwritten = prompts is not None and not isinstance(prompts, str | Path)
+    same = adjusted(origin, **{k: getattr(claim, k) for k in (*_FLAGS, "readings")}) == claim
+    if unwritten or not same:
+        return dict(_BY_RECORD)
+    return {"command": shlex.join(words), "python": line if kind != "run" else line[:-1] + ", kind='run')"}

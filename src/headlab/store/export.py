@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
+import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from headlab.reading.shown import csv_text
 from headlab.store import files
-from headlab.store.outward import write_out
 from headlab.store.records import Record
 
 _README = """{title}
@@ -30,9 +30,18 @@ or from Python:    {python}
     headlab show {id} --store runs
     headlab repeat {id} --store runs
 
-Each record holds the SHA-256 of its Parquet files under "tables", and the hash of its claim, taken before the
-first forward pass, under "claim_hash".
+and to see whether everything is as it was written:
+
+    headlab verify THIS.zip          (or, without headlab: sha256sum -c README.txt, in the unpacked folder)
+
+Each record holds the SHA-256 of its Parquet files under "tables", the hash of its claim, taken before the first
+forward pass, under "claim_hash", and in its last line the SHA-256 of everything above it. None of these is a signature:
+they show accidents and careless edits; whoever forges a file can compute them anew. To be safe from that, compare a
+record's digest with one that was published elsewhere, or repeat the run.
+
 """
+
+README, ABOVE = "README.txt", "  everything above this line"
 
 
 def readme(record: Record, contents: Sequence[Record]) -> str:
@@ -49,20 +58,20 @@ def readme(record: Record, contents: Sequence[Record]) -> str:
     )
 
 
-def write_zip(out: Path, contents: Sequence[Record], tables: Mapping[str, Mapping[str, bytes]], page: bytes) -> Path:
-    """Write the zip of ``contents`` (the run first, then its children) and their tables' Parquet bytes to
-    ``out``.
+def zipped(contents: Sequence[Record], tables: Mapping[str, Mapping[str, bytes]], page: bytes) -> bytes:
+    """The zip of ``contents`` (the run first, then its children) and their tables' Parquet bytes.
 
     The same content gives the same bytes.
     """
-    members: dict[str, bytes] = {"README.txt": readme(contents[0], contents).encode()}
-    if page:
-        members["report.html"] = page
+    members: dict[str, bytes] = {"report.html": page} if page else {}
     for record in contents:
         members[f"runs/{record.id}/record.json"] = record.to_json().encode()
         for name, data in tables[record.id].items():
             members[f"runs/{record.id}/{name}.parquet"] = data
-            members[f"runs/{record.id}/{name}.csv"] = csv_text(files.from_parquet(data)).encode()
+            members[f"runs/{record.id}/{name}.csv"] = csv_of(data)
+    sums = "".join(f"{files.sha256(data)}  {name}\n" for name, data in members.items())
+    text = (readme(contents[0], contents) + sums).encode()
+    members = {README: text + f"{files.sha256(text)}{ABOVE}\n".encode(), **members}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():
@@ -70,5 +79,22 @@ def write_zip(out: Path, contents: Sequence[Record], tables: Mapping[str, Mappin
             info.compress_type = zipfile.ZIP_DEFLATED
             info.external_attr = 0o644 << 16
             archive.writestr(info, data)
-    write_out(out, buffer.getvalue())
-    return out
+    return buffer.getvalue()
+
+
+def csv_of(parquet: bytes) -> bytes:
+    """A table for eyes and spreadsheets."""
+    return csv_text(files.from_parquet(parquet)).encode()
+
+
+def in_store(call: Mapping[str, str], root: Path, default: Path) -> dict[str, str]:
+    """The command and the line of Python that repeat a run, with the store that they were given."""
+    if root == default:
+        return dict(call)
+    made = dict(call)
+    if command := made.get("command"):
+        made["command"] = f"{command} --store {shlex.quote(str(root))}"
+    if (python := made.get("python", "")).endswith(")"):
+        python = python.replace("headlab.Store()", f"headlab.Store({str(root)!r})")
+        made["python"] = f"{python[:-1]}{'' if python.endswith('()') else ', '}store={str(root)!r})"
+    return made

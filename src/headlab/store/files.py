@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import io
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from headlab.store.records import StoreError
+from headlab.store.records import StoreError, StoreLookupError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +43,15 @@ def write_atomic(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def stamp(path: Path) -> str:
+    """What changes when a file does: times, size, place on the disk.  Raises OSError."""
+    found = path.stat()
+    return f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_size} {found.st_ino}"
+
+
 def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # a folder cannot be opened there, and a rename is in its journal already
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -111,41 +118,40 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._handle: int | None = None
+        self._held: Any = None
 
-    def acquire(self, *, wait: bool) -> bool:
-        """Take the lock; False when another process has it and ``wait`` is false."""
+    def acquire(self, *, wait: float | None = 0.0) -> bool:
+        """Take the lock; False when another process still has it after ``wait`` seconds (None: however long)."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._path, timeout=-1 if wait is None else wait, mode=0o644, thread_local=False)
         try:
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            lock.acquire(poll_interval=0.02)
+        except Timeout:
+            return False
         except OSError as error:
             raise cannot_write(error, self._path) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            os.close(handle)
-            if isinstance(error, BlockingIOError):
-                return False
-            raise StoreError(f"cannot lock {self._path}: {error.strerror}; use a local --store") from error
-        self._handle = handle
+        except NotImplementedError as error:
+            raise StoreError(f"cannot lock {self._path}: {error}; use a local --store") from error
+        self._held = lock
         return True
 
     def release(self) -> None:
         """Let go; releasing twice does no harm."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock at ``path`` (asked without writing anything)."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
+    """Whether some process holds the lock at ``path``.  Where it cannot be asked (a store that is only read), no."""
+    if not path.exists() or not os.access(path, os.W_OK):
         return False
+    lock = Lock(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
+        if not lock.acquire():
+            return True
+    except StoreError:
+        return False
+    lock.release()
     return False

@@ -10,12 +10,12 @@ from headlab.store.files import cannot_write, write_atomic
 from headlab.store.records import StoreLookupError
 
 
-def write_out(path: Path, data: bytes) -> None:
+def write_out(path: Path, data: bytes, store: Path | None = None) -> None:
     """Write ``data`` where a user said, and replace nothing but an ordinary file.
 
     A link is followed; an ordinary file, or a new one, is written whole or not at all; a pipe, a terminal and the like
     are written into.  Raises StoreLookupError for a folder, a missing folder, a disk, a socket and a pipe that nobody
-    reads; StoreError when the writing fails.
+    reads, and for a place inside ``store``; StoreError when the writing fails.
     """
     try:
         real = path.resolve()
@@ -25,6 +25,10 @@ def write_out(path: Path, data: bytes) -> None:
     if (mode is not None and stat.S_ISDIR(mode)) or not real.parent.is_dir():
         raise StoreLookupError(f"cannot write {path}: expected a file name in a folder that exists")
     handed = any(path.absolute().is_relative_to(place) for place in ("/dev", "/proc"))  # an open file of the shell's
+    if store is not None and real.is_relative_to(store.resolve()):
+        raise StoreLookupError(
+            f"cannot write {path}: it lies in the store {store}, which only headlab writes; name a place outside"
+        )
     if mode is None or (stat.S_ISREG(mode) and not handed):
         return write_atomic(real, data)
     if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from headlab.claims import Outcome, Verdict
 
-SCHEMA = 1
-"""Number of the layout that this headlab writes, and the highest that it reads."""
+SCHEMA = 2
+"""Number of the layout that this headlab writes, and the highest that it reads.  1 had no digest."""
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,119}")
 TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
@@ -34,6 +34,10 @@ Kind = Literal["trial", "run", "demo"]
 
 class StoreError(RuntimeError):
     """A run that cannot be stored, found or read; the message says what was given, expected and to do."""
+
+
+class Altered(StoreError):
+    """A record that is not as it was written: its digest, or the hash of its claim, does not hold."""
 
 
 class StoreLookupError(StoreError):
@@ -144,29 +148,76 @@ class Record(BaseModel):
             data["warnings"] = [*data["warnings"], f"not a number, stored as null: {shown}"]
         return _validated(json.dumps(data, allow_nan=False), f"run {self.id}")
 
-    def to_json(self) -> str:
-        """The record as JSON text, without NaN."""
+    @property
+    def sealed(self) -> bool:
+        """Whether its file ends with a digest: records of schema 1 have none, so a change to one passes unseen."""
+        return self.schema_version > 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the record's file up to its last two lines; those hold the digest itself.
+
+        It is no signature: it shows what an accident, an editor or a bad disk changed, and whoever forges a record can
+        forge it too.  Compare it with a copy kept elsewhere.
+        """
+        return hashlib.sha256(self._body().encode()).hexdigest()
+
+    def _body(self) -> str:
         data = plain(self.model_dump(mode="json"), [])
-        return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False).removesuffix("\n}") + ","
+
+    def to_json(self) -> str:
+        """The record as JSON text, without NaN, the digest last."""
+        body = self._body()
+        if not self.sealed:
+            return body.removesuffix(",") + "\n}\n"
+        return f"{body}{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}{_END}"
 
     @classmethod
-    def from_json(cls, text: str | bytes, name: str = "record") -> Record:
-        """The record that :meth:`to_json` wrote.
+    def from_json(cls, text: str | bytes, name: str = "record", id: str | None = None) -> Record:
+        """The record that :meth:`to_json` wrote (of the run ``id``, if that is given).
 
-        Raises StoreError when the text is no record, or one of a newer headlab; ``name`` is what the message
-        calls it.
+        Raises StoreError when the text is no record, or one of a newer headlab; Altered when it is not as it was
+        written; ``name`` is what the message calls it.
         """
+        data = text.encode() if isinstance(text, str) else text
+        body, mark, tail = data.rpartition(_SEAL.encode())
+        whole = body.removesuffix(b",") + b"\n}" if mark else data
         try:
-            data = json.loads(text)
-            version = data["schema_version"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise StoreError(f"{name} is damaged: not a headlab record ({type(error).__name__}: {error})") from error
-        if not isinstance(version, int) or version > SCHEMA:
-            raise StoreError(
-                f"{name} was written by a newer headlab (schema {version}; this one reads up to {SCHEMA}); "
-                "upgrade headlab to read it"
-            )
-        return _validated(text, name)
+            record = _validated(whole, name)
+        except StoreError:
+            record = _validated(_reformatted(whole, name), name)
+        if record.schema_version > SCHEMA:
+            _reformatted(whole, name)
+        if id is not None and record.id != id:
+            raise StoreError(f"the folder of {id} holds the record of {record.id}; rename the folder to that")
+        held = tail.decode("ascii", "replace") == hashlib.sha256(body).hexdigest() + _END
+        if record.sealed and not (mark and held):
+            raise Altered(f"{name} was changed after it was written: its digest does not hold; {_WHAT_NOW}")
+        if record.claim is not None and record.claim_hash != content_hash(record.claim):
+            raise Altered(f"{name} holds another claim than the one that was hashed before the trial; {_WHAT_NOW}")
+        return record
+
+
+_SEAL, _END = '\n "digest": "', '"\n}\n'
+_WHAT_NOW = "take it from a copy, or run it again (`headlab verify` says what else holds)"
+
+
+def _reformatted(data: bytes, name: str) -> bytes:
+    """The same text without its digest, wherever that stands.  Raises StoreError where it is no record at all, or one of
+    a newer headlab."""
+    try:
+        held = json.loads(data)
+        version = held["schema_version"]
+        held.pop("digest", None)
+    except (ValueError, TypeError, KeyError, RecursionError, AttributeError) as error:
+        raise StoreError(f"{name} is damaged: not a headlab record ({type(error).__name__}: {error})") from error
+    if not isinstance(version, int) or version > SCHEMA:
+        raise StoreError(
+            f"{name} was written by a newer headlab (schema {version}; this one reads up to {SCHEMA}); "
+            "upgrade headlab to read it"
+        )
+    return json.dumps(held).encode()
 
 
 def _validated(text: str | bytes, name: str) -> Record:

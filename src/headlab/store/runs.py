@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from headlab.store import files
+from headlab.store.folders import SHARDS, clear, settle
 from headlab.store.records import RESERVED, STORE_KEEPS, TABLE_NAME, Record, Status, StoreError, TableInfo
 
 if TYPE_CHECKING:
@@ -32,20 +32,40 @@ class Run:
     Inside, :meth:`shard` stores each piece of work as soon as it is done, and on a second try gives back what
     is stored.  :meth:`table` stores a result, :meth:`finish` ends the run.  An exception ends it as
     ``failed``, Ctrl-C as ``interrupted``; its shards stay, and opening the same inputs again resumes it.
+
+    ``finished``: the record of a run that was complete, but not settled, when it was opened: its result can be handed on
+    as it stands.  ``hold``: settling waits for :meth:`headlab.store.Store.settle`; a run opened inside another one
+    (``parent``) waits for that.
     """
 
-    def __init__(self, directory: Path, record: Record, lock: files.Lock) -> None:
+    def __init__(
+        self, directory: Path, record: Record, lock: files.Lock, *, hold: bool = False, parent: Run | None = None,
+        finished: Record | None = None,
+    ) -> None:  # fmt: skip
         self.directory = directory
         self.record = record
+        self.finished = finished
         self._lock = lock
+        self._hold = hold or parent is not None
         self._started = time.monotonic()
         self._spent = record.seconds or 0.0
         self._open = True
+        self._written = False
         try:
-            self.save()
+            if finished is None:
+                files.make_folder(directory / SHARDS)
+                self.save()
+            if parent is not None:
+                parent.adopt(self.id)
         except BaseException:
             self._close()
             raise
+
+    def adopt(self, child: str) -> None:
+        """Name a run as a child: it stays open to the same inputs until this one is settled."""
+        if child not in self.record.children:
+            self.record.children = [*self.record.children, child]
+            self.save()
 
     @property
     def id(self) -> str:
@@ -55,6 +75,7 @@ class Run:
     def save(self) -> None:
         """Write the record as it stands."""
         self._must_be_open()
+        self._written = True
         files.write_atomic(self.directory / "record.json", self.record.to_json().encode())
 
     def warn(self, text: str) -> None:
@@ -101,7 +122,7 @@ class Run:
 
     def _shard(self, name: str) -> tuple[Path, Path]:
         """Where a shard and its mark lie."""
-        path = self.directory / "shards" / f"{_file_name(name)}.parquet"
+        path = self.directory / SHARDS / f"{_file_name(name)}.parquet"
         return path, path.with_suffix(".json")
 
     def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
@@ -119,8 +140,8 @@ class Run:
         return files.from_parquet(data)
 
     def finish(self, **fields: Any) -> Record:
-        """Complete the run with the last ``fields`` of its record (``notes`` and ``warnings`` are added),
-        drop its shards.
+        """Complete the run with the last ``fields`` of its record (``notes`` and ``warnings`` are added), and settle it
+        unless that has to wait.
 
         Raises StoreError on a field that a record does not have, or that was settled when the run was opened
         (the claim among them: it was hashed before the first forward pass).
@@ -136,9 +157,11 @@ class Run:
         for lines in ("notes", "warnings"):  # added to, so that what the run itself noticed stays
             kept = getattr(self.record, lines)
             fields[lines] = [*kept, *(line for line in fields.get(lines, ()) if line not in kept)]
+        once = [c for c in self.record.children if c not in fields.get("children", self.record.children)]
         self.record = self.record.updated({"seconds": self._seconds(), **fields, "error": ""})
         self._end("complete")
-        shutil.rmtree(self.directory / "shards", ignore_errors=True)
+        for child in once:  # of an earlier sitting, whose model has changed since
+            settle(self.directory.parent, child)
         return self.record
 
     def fail(self, error: BaseException | str, *, status: Status = "failed") -> None:
@@ -153,8 +176,21 @@ class Run:
             self.record.status = status
             self.record.finished = now()
             self.save()
+            if status == "complete":
+                from headlab.store.query import remember
+
+                remember(self.directory.parent, self.record)
+            if status == "complete" and not self._hold:
+                for child in self.record.children:
+                    settle(self.directory.parent, child)
+                clear(self.directory)
         finally:
             self._close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can still be written."""
+        return self._open
 
     def _close(self) -> None:
         self._open = False
@@ -175,6 +211,11 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._open:
+            return
+        if self.finished is not None and not self._written:  # handed on as it stands
+            self._close()
+            if not self._hold:
+                settle(self.directory.parent, self.id)
             return
         full = isinstance(error, OSError) and error.errno in files.FULL
         try:

@@ -382,7 +382,7 @@ def _part_name(
     told = repr((
         [(asked.names[i], asked.ids[i]) for i in chosen],
         [([one.plain() for one in w.interventions], w.name, w.forces, w.replaced) for w in worlds],
-        answer, sorted(touched), hashlib.sha256(repr(sorted(asked.names)).encode()).hexdigest(),
+        answer, sorted(touched), hashlib.sha256(repr((asked.names, asked.ids)).encode()).hexdigest(),
     ))  # fmt: skip
     return f"{what}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from headlab import organisms
@@ -16,6 +19,7 @@ def model_facts(lab: Lab) -> dict[str, Any]:
     return {
         "name": lab.name,
         "revision": lab.revision,
+        "commit": getattr(lab.model.config, "_commit_hash", None),
         "family": lab.info["family"],
         "architecture": lab.info["architecture"],
         "adapter": lab.info.get("adapter"),
@@ -35,7 +39,18 @@ def plain_loading(loading: Mapping[str, Any]) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    names = ("headlab", "torch", "transformers", "tokenizers", "numpy", "scipy", "pandas")
+    names = (
+        "headlab",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "peft",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "statsmodels",
+        "pandas",
+    )
 
     def of(name: str) -> str:
         try:
@@ -43,4 +58,17 @@ def versions() -> dict[str, str]:
         except Exception:
             return "not installed"
 
-    return {"python": sys.version.split()[0], "platform": platform.machine(), **{n: of(n) for n in names}}
+    found = {"python": sys.version.split()[0], "platform": platform.machine(), **{n: of(n) for n in names}}
+    return {**found, "source": source_hash()}
+
+
+@cache
+def source_hash() -> str:
+    """The first letters of the SHA-256 of headlab's own code, but for what only prints: a version's number says too
+    little while it is being worked on."""
+    whole, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for file in sorted(whole.rglob("*.py")):
+        name = file.relative_to(whole)
+        if name.parts[0] not in {"cli", "report"}:
+            digest.update(f"{name.as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:12]
