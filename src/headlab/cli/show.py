@@ -205,6 +205,9 @@ def show_frame(out: Console, frame: pd.DataFrame, empty: str) -> None:
     if frame.empty:
         out.print(shown(empty))
         return
+    if len(frame) > _MANY:
+        out.file.write(_columns(frame))
+        return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in frame.columns:
         numeric = frame[column].dtype.kind in "iuf"
@@ -212,6 +215,21 @@ def show_frame(out: Console, frame: pd.DataFrame, empty: str) -> None:
     for row in frame.itertuples(index=False):
         table.add_row(*(shown(cell(value)) for value in row))
     out.print(table)
+
+
+_MANY = 200
+"""Rows beyond which a table is laid out here: rich takes a millisecond for each."""
+
+
+def _columns(frame: pd.DataFrame) -> str:
+    """Rows as lines, columns as wide as they are; what cannot be printed as a mark."""
+    columns = []
+    for name in frame.columns:
+        texts = [str(name), *(cell(value) for value in frame[name])]
+        texts = [t if t.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in t) for t in texts]
+        width, right = max(map(len, texts)), frame[name].dtype.kind in "iuf"
+        columns.append([t.rjust(width) if right else t.ljust(width) for t in texts])
+    return "".join("  ".join(row).rstrip() + "\n" for row in zip(*columns, strict=True))
 
 
 def cell(value: Any) -> str:

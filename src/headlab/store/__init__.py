@@ -7,6 +7,7 @@
     opening   beginning a run, or taking one up
     index     what was read already
     pages     the HTML report, tied to its record
+    survey    the rows of every run
     query     SQL over all runs
     outward   files that a user named
     export    one zip for a referee
@@ -46,6 +47,7 @@ from headlab.store.records import (
     content_hash,
 )
 from headlab.store.runs import Run
+from headlab.store.survey import VIEWS, survey, tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,12 +162,13 @@ class Store:
         import pandas as pd
 
         columns = ["id", "kind", "slug", "model", "outcome", "status", "created", "seconds"]
-        good, bad = _query.survey(self.root, "runs")
-        rows = [{"id": id, **kept["row"]} for id, kept in good.items()]
+        good, bad = survey(self.root, "runs")
+        names = VIEWS["runs"].split()
+        rows = [{"id": id, **dict(zip(names, row, strict=True))} for id, (row, _) in good.items()]
         rows += [{"id": id, "status": "unreadable"} for id in sorted(bad)]
         frame = pd.DataFrame(rows, columns=columns).astype({"seconds": "float64"})
         frame.attrs["skipped"] = bad
-        _query.tell(bad)
+        tell(bad)
         return frame
 
     def table(self, id: str, name: str) -> pd.DataFrame:

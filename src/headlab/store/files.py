@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import io
@@ -103,6 +104,14 @@ def to_parquet(frame: pd.DataFrame, name: str) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
+
+
+def columns(data: bytes) -> str:
+    """The schema of a Parquet file, as text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return base64.b64encode(pq.read_schema(pa.BufferReader(data)).remove_metadata().serialize()).decode()
 
 
 def from_parquet(data: bytes) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = ".index.sqlite"
-_LAYOUT = 1
+_LAYOUT = 2
 """Counted up when an entry holds something else than before."""
 
 

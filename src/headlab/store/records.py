@@ -173,6 +173,13 @@ class Record(BaseModel):
             return body.removesuffix(",") + "\n}\n"
         return f"{body}{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}{_END}"
 
+    @staticmethod
+    def digested(data: bytes) -> bytes | None:
+        """The record's JSON without its digest, when that holds; None where there is none, or it does not."""
+        body, mark, tail = data.rpartition(_SEAL.encode())
+        held = tail.decode("ascii", "replace") == hashlib.sha256(body).hexdigest() + _END
+        return body.removesuffix(b",") + b"\n}" if mark and held else None
+
     @classmethod
     def from_json(cls, text: str | bytes, name: str = "record", id: str | None = None) -> Record:
         """The record that :meth:`to_json` wrote (of the run ``id``, if that is given).
@@ -181,18 +188,16 @@ class Record(BaseModel):
         written; ``name`` is what the message calls it.
         """
         data = text.encode() if isinstance(text, str) else text
-        body, mark, tail = data.rpartition(_SEAL.encode())
-        whole = body.removesuffix(b",") + b"\n}" if mark else data
+        whole = cls.digested(data)
         try:
-            record = _validated(whole, name)
+            record = _validated(data if whole is None else whole, name)
         except StoreError:
-            record = _validated(_reformatted(whole, name), name)
+            record = _validated(_reformatted(data, name), name)
         if record.schema_version > SCHEMA:
-            _reformatted(whole, name)
+            _reformatted(data, name)
         if id is not None and record.id != id:
             raise StoreError(f"the folder of {id} holds the record of {record.id}; rename the folder to that")
-        held = tail.decode("ascii", "replace") == hashlib.sha256(body).hexdigest() + _END
-        if record.sealed and not (mark and held):
+        if whole is None and (record.sealed or _DIGEST.search(data)):
             raise Altered(f"{name} was changed after it was written: its digest does not hold; {_WHAT_NOW}")
         if record.claim is not None and record.claim_hash != content_hash(record.claim):
             raise Altered(f"{name} holds another claim than the one that was hashed before the trial; {_WHAT_NOW}")
@@ -200,6 +205,8 @@ class Record(BaseModel):
 
 
 _SEAL, _END = '\n "digest": "', '"\n}\n'
+_DIGEST = re.compile(rb'"digest": ?"[^"]*"\s*}\s*\Z')
+"""A record of schema 1 has none: one that says it is of schema 1 and has one was changed."""
 _WHAT_NOW = "take it from a copy, or run it again (`headlab verify` says what else holds)"
 
 

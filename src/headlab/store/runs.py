@@ -177,7 +177,7 @@ class Run:
             self.record.finished = now()
             self.save()
             if status == "complete":
-                from headlab.store.query import remember
+                from headlab.store.survey import remember
 
                 remember(self.directory.parent, self.record)
             if status == "complete" and not self._hold:
