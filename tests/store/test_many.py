@@ -66,7 +66,7 @@ def many(root: Path, n: int) -> Path:
 
 
 def asked(root: Path, n: int) -> tuple[dict[str, float], dict[str, float]]:
-    first, again = (json.loads(python(ASK, str(root), SQL, str(8 * n))) for _ in range(2))
+    first, again = (json.loads(python(ASK, str(root), SQL, str(8 * n)).splitlines()[-1]) for _ in range(2))
     return first, again
 
 
