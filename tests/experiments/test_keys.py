@@ -13,8 +13,8 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,13 +26,13 @@ from headlab.cli.repeat import compare, lines
 from headlab.engine.identity import identity
 from headlab.engine.model import open_model
 from headlab.engine.plan import Cost, make_plan
-from headlab.experiments.base import versions
 from headlab.experiments.trial import trial
 from headlab.heads import Heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import PromptSet, encode
 from headlab.store import Store
 from headlab.tasks.decimals import decimals
+from headlab.trials.record import versions
 
 NAME = "decimals-planted-even"
 way_in = importlib.import_module("headlab.experiments.trial")
@@ -73,7 +73,7 @@ CHANGES: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_another_model_has_another_identity(folder: Path, change: str) -> None:
-    """Fails when one of the four is left out of :func:`identity` (tried)."""
+    """Each change moves its own part of :func:`identity`, and no other but the fingerprint."""
     part, act = CHANGES[change]
     before = identity(open_model(str(folder)))
     act(folder)
@@ -102,8 +102,8 @@ def test_an_interrupted_trial_is_taken_up_by_the_same_model_only(folder: Path, s
     def stop(_bench: Any) -> Any:
         raise Stopped
 
-    stub = SimpleNamespace(run=stop, check=lambda claim: None)
-    monkeypatch.setattr(way_in, "experiment", lambda slug: stub)
+    stopping = replace(way_in.EXPERIMENTS["parity"], run=stop)
+    monkeypatch.setattr(way_in, "experiment", lambda slug: stopping)
 
     def tried() -> None:
         with pytest.raises(Stopped):

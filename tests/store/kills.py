@@ -214,8 +214,8 @@ def main(arguments: list[str] | None = None) -> None:
     if given.only != "store":
         import headlab.experiments.cross_model
         import headlab.experiments.emergence
-        from headlab.experiments.base import source_hash
         from headlab.thoughts import load
+        from headlab.trials.record import source_hash
 
         assert source_hash() and load and headlab.experiments.emergence
     rng = random.Random(given.seed)

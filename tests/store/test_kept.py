@@ -184,9 +184,8 @@ def test_tampering_is_noticed(store, tmp_path, way):
     """Each is noticed by ``verify``, and by what would have passed it on: the record when it is shown, the table when it
     is asked, either when it is exported, the page when it is shown (then it is made again).
 
-    Fails when the digest is not compared, when ``_register`` trusts the index without a stamp, or when ``page`` returns
-    what lies there (tried).  NOT to be noticed, and said so by ``headlab verify``: whoever changes a file and computes
-    every checksum above it anew (the next test); a whole run folder set back to an earlier state of itself.
+    NOT to be noticed, and said so by ``headlab verify``: whoever changes a file and computes every checksum above it anew
+    (below); a whole run folder set back to an earlier state of itself.
     """
     top = ids(store)[0]
     assert not [f for f in store.verify(top) if f.state == "broken"] and store.page(top), "as it was, it holds"
@@ -279,7 +278,7 @@ def test_a_bad_run_is_left_out_and_named(store, caplog, bad):
 
 
 def test_what_has_not_changed_is_not_read_again(store, monkeypatch):
-    """Fails when the index is not asked (tried): the second list then opens every record."""
+    """With the index read once, the next list and query open no record."""
     store.list()
     monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail(f"read {self}"))
     assert len(store.list()) == 3 and len(store.query("SELECT * FROM runs JOIN effects USING (run_id)")) == 24

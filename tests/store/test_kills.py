@@ -1,7 +1,6 @@
 """A command killed at any store operation, or at any moment, and given again ends as if nothing had happened.
 
-The same runs (no second one), the same tables and verdicts, no leftovers: see ``kills.py`` beside this file.  It fails
-when a complete run is not handed on, as it did before runs were settled (tried: a second run stands in the store).
+The same runs (no second one), the same tables and verdicts, no leftovers: see ``kills.py`` beside this file.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from headlab.trials import ledger, prompts
 from headlab.trials.document import Document
 from headlab.trials.loading import load
 from headlab.trials.material import material
-from headlab.trials.record import model_facts, plain_loading, versions
+from headlab.trials.record import BY_RECORD, again, model_facts, plain_loading, versions
 from headlab.trials.run import Trial
 from headlab.trials.subject import Language, oriented
 
@@ -51,6 +50,7 @@ def prepared(
 ) -> tuple[Lab, PromptSet, PromptSet]:
     """The model, and test and selection prompts."""
     lab = load(model, **{k: v for k, v in loading.items() if v is not None})
+    own = PromptSet.from_file(own) if isinstance(own, str | Path) else own
     if own is not None and not isinstance(own, PromptSet | tuple):
         raise ClaimError(f"{doc.id} is about a language model; expected prompt pairs, given {type(own).__name__}")
     test, selection = prompts.split(doc, lab.tokenizer, own, folder)
@@ -71,9 +71,11 @@ def trial(
     kind: str = "trial",
     call: Mapping[str, str] | None = None,
     loading: Mapping[str, Any],
+    told: Mapping[str, Any],
     folder: Path | None = None,
 ) -> Result:
-    """Try a document on a model and store the record (see :func:`headlab.trial`)."""
+    """Try a document on a model and store the record (see :func:`headlab.trial`); ``told``: what else stands in the line
+    that repeats it."""
     doc, amended = adjusted(doc, changes)
     folder = folder or (Path(given).parent if isinstance(given, str | Path) and Path(given).is_file() else Path("."))
     lab, test, selection = prepared(doc, model, prompts, loading, folder)
@@ -103,7 +105,7 @@ def trial(
             **facts,
         },
         "versions": versions(),
-        "call": dict(call) if call else _call(given, doc, lab, loading, amended),
+        "call": dict(call) if call else _call(kind, given, lab, prompts, {**amended, **loading, **told}),
     }
     inputs = {
         "claim": draft["claim"],
@@ -184,17 +186,12 @@ def _amended(changes: Mapping[str, Any]) -> list[str]:
     )
 
 
-def _call(
-    given: Any, doc: Document, lab: Lab, loading: Mapping[str, Any], amended: Mapping[str, Any]
-) -> dict[str, str]:
+def _call(kind: str, given: Any, lab: Lab, prompts: Any, told: Mapping[str, Any]) -> dict[str, str]:
     """The command and the line of Python that repeat this trial."""
-    name = str(given) if isinstance(given, str | Path) else f"{doc.id}.yaml"
-    flags = {**amended, **plain_loading(loading)}
-    words = ["headlab", "trial", name, "--model", lab.name]
-    for key, value in flags.items():
-        words += [f"--{key.replace('_', '-')}", str(value)]
-    python = "".join(f", {k}={v!r}" for k, v in flags.items())
-    return {"command": shlex.join(words), "python": f"headlab.trial({name!r}, {lab.name!r}{python})"}
+    file = isinstance(prompts, str | Path)
+    if not isinstance(given, str | Path) or (prompts is not None and not file):
+        return dict(BY_RECORD)
+    return again(kind, str(given), lab.name, told, ("prompts", prompts if file else None))
 
 
 def repeat(record: Record, *, store: Store | Path | str | None = None, progress: Progress = quiet) -> Result:
@@ -210,7 +207,7 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
     return trial(
         doc, doc, record.model["name"], changes={}, prompts=own, store=store, where=scale.pick("here", None, None),
         memory=record.settings.get("memory_bytes"), progress=progress, kind=record.kind, call=record.call,
-        loading=dict(record.settings.get("loading", {})), folder=_folder(record),
+        loading=dict(record.settings.get("loading", {})), folder=_folder(record), told={},
     )  # fmt: skip
 
 

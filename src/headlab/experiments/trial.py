@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
@@ -79,7 +78,7 @@ from headlab.thoughts.loading import Thinker
 from headlab.trials import registry
 from headlab.trials.document import Document
 from headlab.trials.loading import load, load_thinker
-from headlab.trials.record import model_facts, plain_loading, versions
+from headlab.trials.record import BY_RECORD, again, model_facts, plain_loading, versions
 
 _ROOMS = (
     parity,
@@ -261,11 +260,12 @@ def trial(
         "pool": pool,
         "matched_sets": matched_sets,
     }
+    told = {"memory": memory, "engine": where.settings.get("engine"), "workers": workers, "address": address}
     found = find_claim(claim)
     if isinstance(found, Document):
         return documents.trial(
             found, claim, model, changes=changes, prompts=prompts, store=store, memory=memory, where=where,
-            progress=progress, kind=kind, call=call, loading=loading,
+            progress=progress, kind=kind, call=call, loading=loading, told=told,
         )  # fmt: skip
     chosen, subject, test, selection = _prepared(found, model, prompts, loading, changes)
     lab = subject.lab if isinstance(subject, Thinker) else subject
@@ -275,7 +275,6 @@ def trial(
     who = identity(lab, subject.model if isinstance(subject, Thinker) else None)
     if isinstance(subject, Thinker):
         who["thoughts"] = content_hash(asdict(subject.spec))
-    told = {"memory": memory, "engine": where.settings.get("engine"), "workers": workers, "address": address}
     draft = {
         "claim": chosen.model_dump(mode="json"),
         "model": {**model_facts(lab), "identity": who},
@@ -387,37 +386,21 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
 
 
 _FLAGS = ("layer", "pairs", "seed", "pool", "matched_sets")
-_OPTIONS = {"address": "ray-address"}
-"""Options that the command line calls otherwise than Python does."""
-_BY_RECORD = {"command": "headlab repeat {id}", "python": "headlab.repeat(headlab.Store().record('{id}'))"}
-"""The store puts the run's id there."""
 
 
 def _call(kind: str, given: Any, claim: Claim, lab: Lab, prompts: Any, told: Mapping[str, Any]) -> dict[str, str]:
-    """The command and the line of Python that repeat this trial (a claim made in Python: the claim's own name).
-
-    Pairs that no file holds, and claims that none does, stand in the record: what repeats those is ``headlab repeat``.
-    """
+    """The command and the line of Python that repeat this trial (a claim made in Python: the claim's own name)."""
     named = str(given) if isinstance(given, str | Path) else claim.id
     try:
         origin = _docketed(find_claim(named))
     except ClaimError:
-        return dict(_BY_RECORD)
+        return dict(BY_RECORD)
+    file = isinstance(prompts, str | Path)
+    same = adjusted(origin, **{k: getattr(claim, k) for k in (*_FLAGS, "readings")}) == claim
+    if not same or (prompts is not None and not file):
+        return dict(BY_RECORD)
     flags = {k: getattr(claim, k) for k in _FLAGS if getattr(claim, k) != getattr(origin, k)}
     if claim.readings != origin.readings:
         flags["protocol"] = claim.readings[0]
-    flags |= {k: v for k, v in told.items() if isinstance(v, str | int) and (k, v) != ("engine", "here")}
-    words = ["headlab", kind if kind == "run" else "trial", named, "--model", lab.name]
-    options = dict(flags)
-    if isinstance(prompts, str | Path):
-        options["problems" if claim.task.name == THINKING else "prompts"] = str(prompts)
-        flags["prompts"] = str(prompts)
-    for key, value in options.items():
-        words += [f"--{_OPTIONS.get(key, key.replace('_', '-'))}", str(value)]
-    python = "".join(f", {k}={v!r}" for k, v in flags.items())
-    line = f"headlab.trial({named!r}, {lab.name!r}{python})"
-    unwritten = prompts is not None and not isinstance(prompts, str | Path)
-    same = adjusted(origin, **{k: getattr(claim, k) for k in (*_FLAGS, "readings")}) == claim
-    if unwritten or not same:
-        return dict(_BY_RECORD)
-    return {"command": shlex.join(words), "python": line if kind != "run" else line[:-1] + ", kind='run')"}
+    own = ("problems" if claim.task.name == THINKING else "prompts", prompts if file else None)
+    return again(kind, named, lab.name, {**flags, **told}, own)

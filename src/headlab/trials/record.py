@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 
 from headlab import organisms
 from headlab.engine.model import Lab
+from headlab.engine.scale import ADDRESS
 
 
 def model_facts(lab: Lab) -> dict[str, Any]:
@@ -72,3 +74,27 @@ def source_hash() -> str:
         if name.parts[0] not in {"cli", "report"}:
             digest.update(f"{name.as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:12]
+
+
+BY_RECORD = {"command": "headlab repeat {id}", "python": "headlab.repeat(headlab.Store().record('{id}'))"}
+"""What repeats a trial of pairs that no file holds, or of a claim that none does; the store puts the run's id there."""
+
+
+def again(
+    kind: str, named: str, model: str, told: Mapping[str, Any], own: tuple[str, Any] = ("", None)
+) -> dict[str, str]:
+    """The command and the line of Python that try this very claim on this model.  ``told``: whatever was given beside
+    them (what is no word and no number, and the engine that is the default, is left out); ``own``: the option that names
+    the file of own prompts, and that file."""
+    flags = {k: v for k, v in told.items() if isinstance(v, str | int) and (k, v) != ("engine", "here")}
+    option, file = own
+    words = ["headlab", kind if kind == "run" else "trial", named, "--model", model]
+    for key, value in {**flags, **({option: file} if file is not None else {})}.items():
+        words += [ADDRESS if key == "address" else f"--{key.replace('_', '-')}", str(value)]
+    given = {
+        **flags,
+        **({"prompts": str(file)} if file is not None else {}),
+        **({"kind": kind} if kind == "run" else {}),
+    }
+    python = "".join(f", {k}={v!r}" for k, v in given.items())
+    return {"command": shlex.join(words), "python": f"headlab.trial({named!r}, {model!r}{python})"}
