@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headlab.store.records import StoreError, StoreLookupError
+from headlab.store.records import StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
