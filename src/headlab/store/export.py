@@ -89,7 +89,7 @@ def csv_of(parquet: bytes) -> bytes:
 
 def in_store(call: Mapping[str, str], root: Path, default: Path) -> dict[str, str]:
     """The command and the line of Python that repeat a run, with the store that they were given."""
-    if root == default:
+    if root == default or " --store " in call.get("command", ""):
         return dict(call)
     made = dict(call)
     if command := made.get("command"):
