@@ -164,7 +164,7 @@ def test_every_command_has_help(call):
     [
         (["tril", "parity"], "no command 'tril'; expected one of demo, trial.*did you mean trial"),
         (["organism", "trian", "x"], "did you mean train"),
-        (["trial"], "Missing argument 'CLAIM'; see headlab trial --help"),
+        (["trial"], "name a claim .headlab list claims., or heads of your own"),
         (["trial", "parity"], "no model given; name one with --model"),
         (["trial", "parity", "--modle", "x"], "No such option: --modle"),
         (["trial", "parity", "-m", "x", "--pairs", "two"], "--pairs"),

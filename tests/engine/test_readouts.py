@@ -215,7 +215,7 @@ def law_1(lab: Lab, pairs: list[EncodedPair], readouts: Sequence[Readout]) -> No
 TOKENS = (Readout("loss"), Readout("kl"))
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("family", ["llama"])  # a tiny gemma2 answers alike in every world
 def test_a_plan_never_changes_a_readout(family: str) -> None:
     law_1(tiny.lab(family), with_answers(tiny.mixed_pairs()), EVERY)
     law_1(tiny.lab(family), windows(), TOKENS)

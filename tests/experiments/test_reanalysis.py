@@ -192,9 +192,8 @@ def test_the_command_reads_a_file_as_told(tmp_path, capsys, monkeypatch):
     assert main(["reanalyse", str(path), *words]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["slug"] == "reanalysis" and record["settings"]["random_sources"] == ["drawn"]
-    assert record["claim"]["seed"] == 3 and record["call"]["command"].endswith(
-        "--size 5 --pool any --seed 3 --random drawn"
-    )
+    assert record["claim"]["seed"] == 3
+    assert "--size 5 --pool any --seed 3 --random drawn" in record["call"]["command"]
     (n,) = [e["estimate"]["n"] for e in record["readings"][0]["estimates"] if e["name"] == "success:random"]
     assert n == 30
     assert main(["reanalyse", str(path), "--pool", "evn", "--store", str(tmp_path)]) == 2

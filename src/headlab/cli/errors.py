@@ -87,4 +87,8 @@ MOST = 400
 
 def _line(text: object) -> str:
     line = " ".join(str(text).split()) or type(text).__name__
-    return line if len(line) <= MOST else f"{line[: MOST - 1]}…"
+    if len(line) <= MOST:
+        return line
+    start, found, meant_ = line.rpartition("; did you mean ")  # what helps most stands at the end
+    tail = found + meant_ if found and len(meant_) < MOST // 2 else ""
+    return f"{(start if tail else line)[: MOST - 1 - len(tail)]}…{tail}"

@@ -339,7 +339,7 @@ def plan(
     claim: Claim | str | Path,
     model: Any,
     *,
-    prompts: PromptSet | tuple[PromptSet, PromptSet] | None = None,
+    prompts: PromptSet | Path | str | tuple[Any, Any] | None = None,
     memory: int | None = None,
     **options: Any,
 ) -> dict[str, Any]:

@@ -34,7 +34,9 @@ ROWS_INLINE = 300
 
 def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str, Any]:
     """Everything that the page of one record shows; ``tables`` is None when only the record is at hand."""
-    claim = {"published": "", **(record.claim or {})}  # a document leaves out what stands at its default
+    claim = (
+        {"published": "", **record.claim} if record.claim else {}
+    )  # a document leaves out what stands at its default
     drawn = [figure(Figure.from_plain(f), record.id) for f in record.figures]
     binding = record.readings[0] if record.readings else None
     first_null = next((f for f in drawn if f["kind"] == "null"), None)
