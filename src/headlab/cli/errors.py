@@ -81,7 +81,7 @@ def _usage(error: BaseException) -> str:
     return f"{_line(text).rstrip('.')}; see {path} --help"
 
 
-MOST = 400
+MOST = 380
 """Characters of what went wrong, at most: with the program's name before and a hint behind, a line has fewer than 500."""
 
 

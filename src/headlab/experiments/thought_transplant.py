@@ -139,7 +139,8 @@ def streams(thinker: Thinker, problems: ProblemSet, layer: int, batch: int) -> S
     lab, caught = thinker.lab, []
 
     def catch(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught.append((args[0] if args else kwargs["hidden_states"]).detach())
+        if lab.slots[0].tape is not None:  # not a pass that asks how long a prompt may be
+            caught.append((args[0] if args else kwargs["hidden_states"]).detach())
 
     read: list[Any] = [None] * len(problems)
     resid: list[Any] = [None] * len(problems)
