@@ -139,8 +139,7 @@ def streams(thinker: Thinker, problems: ProblemSet, layer: int, batch: int) -> S
     lab, caught = thinker.lab, []
 
     def catch(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if lab.slots[0].tape is not None:  # not a pass that asks how long a prompt may be
-            caught.append((args[0] if args else kwargs["hidden_states"]).detach())
+        caught.append((args[0] if args else kwargs["hidden_states"]).detach())
 
     read: list[Any] = [None] * len(problems)
     resid: list[Any] = [None] * len(problems)
@@ -150,7 +149,8 @@ def streams(thinker: Thinker, problems: ProblemSet, layer: int, batch: int) -> S
         asked, names = [p.question for p in problems], [p.id for p in problems]
         for chosen, ran in watch(thinker, asked, names, frozenset([site]), batch=batch, what="activations"):
             seen = Observed.of(ran, frozenset([site]), stops)
-            inputs = torch.cat(caught, 1)
+            # a pass that asks how long a prompt may be has another number of rows
+            inputs = torch.cat([x for x in caught if len(x) == len(chosen)], 1)
             caught.clear()
             for row, problem in enumerate(chosen):
                 answers = int(seen.alive[row].sum())
