@@ -12,7 +12,8 @@ import pytest
 from headlab.designs import matched_sets
 from headlab.heads import Grid, Head, Heads
 from headlab.trials.references import Matching, least_p, redrawn
-from headlab.trials.sets import Family, Scene, SetError, parse, read_scores, resolve
+from headlab.trials.score_files import ScoreError, circuit, scores
+from headlab.trials.sets import Family, Scene, SetError, parse, resolve
 
 GRID = Grid(3, 6, 2)  # three layers, six heads in two KV groups of three
 SCORES = {Head(at, h): at + h / 10 for at in range(3) for h in range(6)}
@@ -68,23 +69,38 @@ def test_what_is_no_set_is_refused_when_it_is_read(value: object) -> None:
 
 
 def test_scores_of_other_tools_are_read_and_others_refused(tmp_path: Path) -> None:
-    """The spellings of EAP-IG graphs (a9.h6, with q, k, v added up), of plain names, and of tables."""
+    """The forms are those of the tools' own writers (EAP-IG Graph.to_json, CircuitKIT CircuitScores.to_json), beside plain
+    names and tables.  Expected numbers by hand; an edge counts for the head that it leaves, by its absolute score."""
+    nodes = {"a2.h1<q>": {"score": 0.3}, "a2.h1<v>": {"score": 0.2}, "m2": {"score": 9}, "a1.h4": {"score": 0.25}}
+    marked = {"in_graph": False}
+    edges = {"a2.h1->a3.h0<q>": -0.3, "a2.h1->logits": 0.2, "a1.h4->m2": 0.25, "m2->logits": 5, "input->a1.h4<k>": 7}
     files = {
         "plain.json": {"L2H1": 0.5, "1.4": 0.25},
-        "graph.json": {
-            "nodes": {"a2.h1<q>": {"score": 0.3}, "a2.h1<v>": {"score": 0.2}, "m2": {"score": 9}, "a1.h4": 0.25}
+        "graph.json": {"cfg": {"n_layers": 3}, "nodes": nodes},
+        "edges.json": {
+            "cfg": {"n_layers": 3},
+            "nodes": {"input": marked, "a2.h1": {"in_graph": True}, "a1.h4": marked, "m2": {"in_graph": True}},
+            "edges": {name: {"score": x, "in_graph": True} for name, x in edges.items()},
+        },
+        "kit_scores.json": {
+            "task": "ioi", "level": "node", "version": "1.0", "node_scores": {"A2.1": 0.5, "A1.4": 0.25, "MLP 2": 9.0},
         },
         "rows.json": [{"layer": 2, "head": 1, "score": 0.5}, {"layer": 1, "head": 4, "score": 0.25}],
-    }
+    }  # fmt: skip
     for name, data in files.items():
         (tmp_path / name).write_text(json.dumps(data))
-        assert read_scores(tmp_path / name) == {Head(2, 1): 0.5, Head(1, 4): 0.25}, name
+        assert scores(tmp_path / name) == {Head(2, 1): 0.5, Head(1, 4): 0.25}, name
+    assert circuit(tmp_path / "edges.json") == [Head(2, 1)]
     (tmp_path / "t.csv").write_text("layer,head,score\n2,1,0.5\n1,4,0.25\n")
-    assert read_scores(tmp_path / "t.csv") == {Head(2, 1): 0.5, Head(1, 4): 0.25}
-    for name, text in {"a.json": "{}", "b.json": "[1, 2]", "c.json": "not", "d.csv": "x,y\n1,2\n"}.items():
+    assert scores(tmp_path / "t.csv") == {Head(2, 1): 0.5, Head(1, 4): 0.25}
+    neurons = '{"level": "neuron", "node_scores": {"L3.42": 1}}'
+    refused = {"a.json": "{}", "b.json": "[1, 2]", "c.json": "not", "d.csv": "x,y\n1,2\n", "n.json": neurons}
+    for name, text in refused.items():
         (tmp_path / name).write_text(text)
-        with pytest.raises(SetError, match=name):
-            read_scores(tmp_path / name)
+        with pytest.raises(ScoreError, match=name):
+            scores(tmp_path / name)
+    with pytest.raises(ScoreError, match="marks no head"):
+        circuit(tmp_path / "graph.json")
 
 
 def test_references_over_layers_are_all_there_are_or_uniform_draws() -> None:

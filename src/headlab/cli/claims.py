@@ -30,6 +30,7 @@ ChosenOption = Annotated[
 def check(
     claim: Annotated[str, typer.Argument(metavar="CLAIM", help="A claim's name, or a .yaml or .toml file.")],
     model: o.Model = None,
+    amend: o.Amend = None,
     json: o.Json = False,
 ) -> None:
     """Say what a claim says, what will run and what cannot, without running it."""
@@ -37,6 +38,13 @@ def check(
     from headlab.trials import explain
 
     found: Any = _found(claim)
+    if amend:
+        from headlab.trials import amending
+        from headlab.trials.document import Document
+
+        if isinstance(found, Claim):
+            raise BadInput(f"{found.id} is an entry of the docket; --amend is for documents (headlab list claims)")
+        found = Document.from_data(amending.changed(found.plain(), amending.read(amend), f"{claim}, --amend"))
     if isinstance(found, Claim):
         said = {
             "claim": [found.words],

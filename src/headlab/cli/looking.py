@@ -36,11 +36,14 @@ def list_(
     rows: Any = experiments.catalogue()
     if what == "claims":
         claims = experiments.builtin_claims().values()
-        rows = [{"id": c.id, "experiment": c.experiment, "words": c.words, "source": c.source} for c in claims]
+        rows = [
+            {"id": c.id, "experiment": c.experiment, "model": "", "words": c.words, "source": c.source} for c in claims
+        ]
         from headlab.trials import registry
 
         rows += [
-            {"id": d.id, "experiment": "", "words": d.words, "source": d.source} for d in registry.library().values()
+            {"id": d.id, "experiment": "", "model": d.model, "words": d.words, "source": d.source}
+            for d in registry.library().values()
         ]
     print_frame(pd.DataFrame(rows), json, f"no {what}")
 

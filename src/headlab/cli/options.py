@@ -25,6 +25,12 @@ ProtocolOption = Annotated[
 ]
 Pairs = Annotated[int | None, typer.Option("--pairs", metavar="N", help="Prompt pairs in the test.")]
 MatchedSets = Annotated[int | None, typer.Option("--matched-sets", metavar="N", help="Random head sets in the null.")]
+Amend = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--amend", metavar="FIELD=VALUE", help="Change a field of a document, such as sets.movers='L0H4'; repeatable."
+    ),
+]
 Pool = Annotated[
     str | None,
     typer.Option("--pool", metavar="HEADS", help="head-count: even, odd, any, kv_group:G, or indices such as 0,2,4."),
@@ -156,6 +162,7 @@ def trial_options(
     if prompts is not None:
         from headlab.prompts import PromptSet
 
-        PromptSet.from_file(prompts)
+        if prompts.suffix != ".txt":  # a text is cut into windows by the model's tokenizer
+            PromptSet.from_file(prompts)
         options["prompts"] = prompts
     return {name: value for name, value in options.items() if value is not None}

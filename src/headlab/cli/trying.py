@@ -45,6 +45,7 @@ def trial(
     protocol: o.ProtocolOption = None,
     pairs: o.Pairs = None,
     matched_sets: o.MatchedSets = None,
+    amend: o.Amend = None,
     pool: o.Pool = None,
     prompts: o.Prompts = None,
     problems: o.Problems = None,
@@ -78,6 +79,10 @@ def trial(
         prompts=prompts, problems=problems, engine=engine, workers=workers, address=address, revision=revision, adapter=adapter,
         device=device, dtype=dtype,
     )  # fmt: skip
+    if amend:
+        from headlab.trials import amending
+
+        given["amend"] = amending.read(amend)
     chosen = _model(model)
     _try(_claim(claim), chosen, given, store, json, dry_run)
 

@@ -16,7 +16,7 @@ from headlab.engine.model import Lab
 from headlab.experiments.base import Result, handed_on
 from headlab.prompts import PromptSet
 from headlab.store import Record, Store, content_hash
-from headlab.trials import ledger, prompts
+from headlab.trials import amending, ledger, prompts
 from headlab.trials.document import Document
 from headlab.trials.loading import load
 from headlab.trials.material import material
@@ -31,11 +31,12 @@ _CHANGES = {"layer", "pairs", "seed", "matched_sets"}
 def adjusted(doc: Document, changes: Mapping[str, Any]) -> tuple[Document, dict[str, Any]]:
     """The document with what the command line changed, and those changes (recorded as amendments)."""
     given = {k: v for k, v in changes.items() if v is not None}
+    amend = given.pop("amend", None) or {}
     if unknown := sorted(set(given) - _CHANGES):
         raise ClaimError(f"{doc.id} is a document: {unknown[0]} stands inside it; write it there")
-    if not given:
+    if not given and not amend:
         return doc, {}
-    plain = doc.plain()
+    plain = amending.changed(doc.plain(), amend, f"{doc.id}, --amend")
     for key, value in given.items():
         if key == "matched_sets":
             if "reference" not in plain:
@@ -43,15 +44,17 @@ def adjusted(doc: Document, changes: Mapping[str, Any]) -> tuple[Document, dict[
             plain["reference"] = {**plain["reference"], "n": value}
         else:
             plain[key] = value
-    return Document.from_data(plain, name=f"{doc.id} as amended"), given
+    return Document.from_data(plain, name=f"{doc.id} as amended"), {**given, **amend}
 
 
 def prepared(
     doc: Document, model: Any, own: Any, loading: Mapping[str, Any], folder: Path
 ) -> tuple[Lab, PromptSet, PromptSet]:
     """The model, and test and selection prompts."""
+    text = own if isinstance(own, str | Path) and "corpus" in doc.task else None
+    own = PromptSet.from_file(own) if isinstance(own, str | Path) and text is None else own
     lab = load(model, **{k: v for k, v in loading.items() if v is not None})
-    own = PromptSet.from_file(own) if isinstance(own, str | Path) else own
+    own = own if text is None else prompts.windows(doc, Path(text), lab.tokenizer)
     if own is not None and not isinstance(own, PromptSet | tuple):
         raise ClaimError(f"{doc.id} is about a language model; expected prompt pairs, given {type(own).__name__}")
     test, selection = prompts.split(doc, lab.tokenizer, own, folder)
@@ -106,7 +109,7 @@ def trial(
             **facts,
         },
         "versions": versions(),
-        "call": dict(call) if call else _call(kind, given, lab, prompts, {**amended, **loading, **told}),
+        "call": dict(call) if call else _call(kind, given, lab, prompts, {**loading, **told}, changes),
     }
     inputs = {
         "claim": draft["claim"],
@@ -167,7 +170,7 @@ def _files(doc: Document, own: bool) -> set[str]:
         for write in writes:
             for cell in write.cells():
                 one = write.at(cell)
-                out |= {one.mean.over} - {"selection"}
+                out |= {one.mean.over} - {"selection"} if isinstance(one.mean.over, str) else set()
                 if isinstance(one.direction, Mapping) and "file" in one.direction:
                     out.add(one.direction["file"])
     return out
@@ -187,12 +190,15 @@ def _amended(changes: Mapping[str, Any]) -> list[str]:
     )
 
 
-def _call(kind: str, given: Any, lab: Lab, prompts: Any, told: Mapping[str, Any]) -> dict[str, str]:
+def _call(
+    kind: str, given: Any, lab: Lab, prompts: Any, told: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, str]:
     """The command and the line of Python that repeat this trial."""
     file = isinstance(prompts, str | Path)
     if not isinstance(given, str | Path) or (prompts is not None and not file):
         return dict(BY_RECORD)
-    return again(kind, str(given), lab.name, told, ("prompts", prompts if file else None))
+    flags, amend = {k: v for k, v in changes.items() if k != "amend"}, changes.get("amend") or {}
+    return again(kind, str(given), lab.name, {**flags, **told}, ("prompts", prompts if file else None), amend)
 
 
 def repeat(record: Record, *, store: Store | Path | str | None = None, progress: Progress = quiet) -> Result:

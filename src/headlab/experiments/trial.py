@@ -227,6 +227,7 @@ def trial(
     seed: int | None = None,
     pool: str | None = None,
     matched_sets: int | None = None,
+    amend: Mapping[str, Any] | None = None,
     prompts: PromptSet | ProblemSet | Path | str | tuple[Any, Any] | None = None,
     store: Store | Path | str | None = None,
     memory: int | None = None,
@@ -241,8 +242,9 @@ def trial(
     """Try a claim on a model and store the record.
 
     ``claim``: a :class:`Claim` or :class:`Document`, a mapping that declares ``worlds``, a built-in name ("parity",
-    "ioi-name-movers"), or a YAML/TOML file.  ``model``: whatever :func:`load`
-    takes; ``loading`` goes to it (revision, dtype, device, adapter, tokenizer).  ``protocol`` "standard" or
+    "ioi-name-movers"), or a YAML/TOML file.  ``model``: whatever :func:`load` takes; ``loading`` goes to it (revision,
+    dtype, device, adapter, tokenizer).  ``amend``: fields of a document by path with other values, such as
+    ``{"sets.movers": "L0H4", "chosen_on": "other"}``; they stand in the record.  ``protocol`` "standard" or
     "published" runs that one only.  ``prompts``: pairs (or problems) of your own, or the file that
     holds them.  An unfinished run with the same inputs is taken up where it stopped.
     ``engine``: where sweeps run, "here" or "ray" with so many ``workers`` (at the ``address`` of a cluster), or an
@@ -264,9 +266,11 @@ def trial(
     found = find_claim(claim)
     if isinstance(found, Document):
         return documents.trial(
-            found, claim, model, changes=changes, prompts=prompts, store=store, memory=memory, where=where,
+            found, claim, model, changes={**changes, "amend": amend}, prompts=prompts, store=store, memory=memory, where=where,
             progress=progress, kind=kind, call=call, loading=loading, told=told,
         )  # fmt: skip
+    if amend:
+        raise ClaimError(f"{found.id} is an entry of the docket; amend is for documents (headlab list claims)")
     chosen, subject, test, selection = _prepared(found, model, prompts, loading, changes)
     lab = subject.lab if isinstance(subject, Thinker) else subject
     if isinstance(subject, Thinker) and where.engine is not None:

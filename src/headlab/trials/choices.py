@@ -17,7 +17,7 @@ from headlab.claims import ClaimError
 from headlab.heads import Head, Heads
 from headlab.heads import layer as whole_layer
 from headlab.interventions import Intervention, World
-from headlab.trials import expressions, scores, sets
+from headlab.trials import expressions, score_files, scores, sets
 from headlab.trials.document import Document
 from headlab.trials.measured import Measured, name_of
 from headlab.trials.sets import Family, Resolved, Scene, SetSpec
@@ -150,7 +150,7 @@ class Choices:
             return self._expressed(name, spec, resolved, redraw)
         if name not in self.fixed:
             if isinstance(spec, Mapping) and "file" in spec:
-                self.fixed[name] = sets.read_scores(self.folder / spec["file"])
+                self.fixed[name] = score_files.scores(self.folder / spec["file"])
             elif isinstance(spec, Mapping):
                 self.fixed[name] = scores.attention(self.subject, *spec["attention"])
             else:

@@ -5,7 +5,6 @@ Pure and without a model; :func:`faults` yields every fault with the place in th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,9 +22,8 @@ from headlab.trials.document import (
 )
 from headlab.trials.expressions import DOSED, Expression, ExpressionError, Term
 from headlab.trials.sets import FAMILIES, SetSpec
+from headlab.trials.sources import Fault, Place, partnerless, task, write_of
 
-Place = tuple[Any, ...]
-Fault = tuple[Place, str]
 NUMERIC = ("amount",)
 """Axes along which a statistic may have a slope; every other axis is nominal."""
 
@@ -36,7 +34,7 @@ def faults(doc: Document) -> Iterator[Fault]:
     yield from unreadable
     if unreadable:
         return
-    yield from _task(doc)
+    yield from task(doc)
     yield from _readouts(doc)
     yield from _sets(doc)
     yield from _scores(doc)
@@ -74,43 +72,6 @@ def is_family(doc: Document, spec: SetSpec) -> bool:
         s.kind in FAMILIES or (s.kind == "name" and s.name in declared and is_family(doc, declared[s.name]))
         for s in spec.walk()
     )
-
-
-def partnerless(doc: Document) -> bool:
-    """Whether the task is known to have no corrupted prompt: a corpus, or a generator that gives single prompts."""
-    from headlab.tasks import TASKS
-
-    if "corpus" in doc.task:
-        return True
-    task = TASKS.get(str(doc.task.get("name")))
-    return task is not None and not task.partner
-
-
-def _task(doc: Document) -> Iterator[Fault]:
-    from headlab.tasks import TASKS
-
-    kinds = [k for k in ("name", "file", "corpus") if k in doc.task]
-    if len(kinds) != 1:
-        yield (("task",), f"expected one of name, file, corpus; given {', '.join(kinds) or 'none'}")
-        return
-    kind = kinds[0]
-    if not isinstance(doc.task[kind], str):
-        yield (("task", kind), f"expected text, given {brief(doc.task[kind])}")
-        return
-    given = {k: v for k, v in doc.task.items() if k != kind}
-    if kind == "name":
-        if doc.task["name"] not in TASKS:
-            known = ", ".join(sorted(TASKS))
-            yield (("task", "name"), f"no task {doc.task['name']!r}; expected one of {known} (or {{file: pairs.csv}})")
-            return
-        allowed = TASKS[doc.task["name"]].options
-    else:
-        allowed = {"split": "text"} if kind == "file" else {"length": 128, "context": 0, "documents": 0}
-    for key, value in given.items():
-        if key not in allowed:
-            yield (("task", key), f"no option {key!r}; expected one of {', '.join(allowed) or 'none'}")
-        elif type(allowed[key]) is not type(value) and not (isinstance(value, int | str) and allowed[key] is None):
-            yield (("task", key), f"given {brief(value)}, expected something like {allowed[key]!r}")
 
 
 def _readouts(doc: Document) -> Iterator[Fault]:
@@ -232,41 +193,7 @@ def _worlds(doc: Document) -> Iterator[Fault]:
                 yield (place, f"no set {inner!r}; declared are {', '.join(declared)}")
             for score in sorted(write.spec.scores - set(doc.scores) - set(SCORES)):
                 yield (place, f"no score {score!r}; expected one of {', '.join([*doc.scores, *SCORES])}")
-            yield from _write(doc, place, write, single)
-
-
-def _write(doc: Document, place: Place, write: WriteAxes, single: bool) -> Iterator[Fault]:
-    for cell in write.cells():
-        one = write.at(cell)
-        if not math.isfinite(one.amount):
-            yield (place, f"amount {one.amount!r}; expected a finite number")
-        if single and one.write == "patch" and one.computed_in is None:
-            yield (place, "patch takes from the other prompt of a pair, which this task does not have")
-        if one.computed_in is not None:
-            if one.computed_in not in doc.worlds:
-                yield (place, f"computed_in: no world {one.computed_in!r}; declared are {', '.join(doc.worlds)}")
-            elif any("computed_in" in w.fixed for w in doc.world_axes()[one.computed_in]):
-                yield (place, f"computed_in: {one.computed_in!r} is itself computed in a world; one step is allowed")
-            if one.write != "patch" or one.site not in {"q", "k", "v", "z"}:
-                yield (place, "computed_in is written by patch, at q, k, v or z")
-        if (one.write == "add") != (one.direction is not None):
-            yield (place, "write: add needs a direction, and only add has one")
-        elif one.direction is not None and not _direction(one.direction):
-            yield (
-                place,
-                f"direction: {brief(one.direction)}; expected other (the other run minus the edited one, at the position "
-                "read), {role: NAME} (the same at a role), or {file: NAME}",
-            )
-        elif one.write == "add" and single and not (isinstance(one.direction, dict) and "file" in one.direction):
-            yield (place, "a direction between two runs needs pairs of prompts, and this task gives single ones")
-        if one.keys and one.write not in {"mask", "force", "redistribute"}:
-            yield (place, "keys belong to mask, force and redistribute")
-
-
-def _direction(value: Any) -> bool:
-    if isinstance(value, dict):
-        return len(value) == 1 and set(value) <= {"role", "file"} and all(isinstance(v, str) for v in value.values())
-    return value == "other"
+            yield from write_of(doc, place, write, single)
 
 
 def _reference(doc: Document) -> Iterator[Fault]:
@@ -363,10 +290,13 @@ def _cell(doc: Document, term: Term, place: Place) -> Iterator[Fault]:
 
 
 def axes_of(doc: Document, world: str) -> dict[str, tuple[Any, ...]]:
-    """The axes of a world, by field."""
+    """The axes of a world, by field; one that is computed in another world has that world's too."""
     out: dict[str, tuple[Any, ...]] = {}
     for write in doc.world_axes()[world]:
         out |= write.axes
+        if (inner := write.fixed.get("computed_in")) in doc.worlds:
+            for other in doc.world_axes()[str(inner)]:
+                out |= other.axes
     return out
 
 

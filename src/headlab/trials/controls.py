@@ -18,6 +18,7 @@ import numpy as np
 from headlab.claims import Control, Prediction
 from headlab.heads import Grid, Heads, KVHeads
 from headlab.interventions import Intervention, World
+from headlab.material import every
 from headlab.stats import Estimate, bootstrap_mean, bootstrap_rate
 from headlab.trials.document import ABLATIONS, Document
 from headlab.trials.expressions import DOSED, Expression, Term
@@ -26,6 +27,8 @@ from headlab.trials.statistics import Statistics
 from headlab.trials.worlds import Arm, named, widened
 
 HALF = 0.5
+CHANCE = 0.5
+"""What is left of an accuracy (a margin above zero) where nothing is known."""
 PARSED = 0.9
 
 
@@ -38,11 +41,13 @@ class Whole:
     layers: tuple[int, ...]
 
 
-def touched(arms: Sequence[Arm]) -> dict[str, tuple[int, ...]]:
-    """The layers that each world writes in, over all its members."""
+def touched(arms: Sequence[Arm], *, inner: bool = False) -> dict[str, tuple[int, ...]]:
+    """The layers that each world writes in, over all its members; ``inner``: that the worlds write in in which it is
+    computed."""
     out: dict[str, set[int]] = {}
     for arm in arms:
-        found = {one.layer for w in arm.draws for one in w.interventions}
+        ones = [one for w in arm.draws for one in w.interventions]
+        found = {one.layer for o in ones for one in o.computed_in or ()} if inner else {one.layer for one in ones}
         out.setdefault(arm.world, set()).update(found)
     return {world: tuple(sorted(layers)) for world, layers in out.items()}
 
@@ -50,12 +55,13 @@ def touched(arms: Sequence[Arm]) -> dict[str, tuple[int, ...]]:
 def wholes(doc: Document, grid: Grid, arms: Sequence[Arm]) -> list[Whole]:
     """The control worlds of every cell of every world."""
     layers, out, seen = touched(arms), [], set()
+    senders = touched(arms, inner=True)
     for arm in arms:
         key = (arm.world, arm.cell)
         if key in seen or not layers[arm.world]:
             continue
         seen.add(key)
-        world = widened(doc, grid, arm.world, dict(arm.cell), layers[arm.world])
+        world = widened(doc, grid, arm.world, dict(arm.cell), layers[arm.world], senders[arm.world])
         out.append(Whole(arm.world, Arm(arm.world, arm.cell, -1, (world,)), layers[arm.world]))
     return out
 
@@ -171,9 +177,10 @@ def _half(doc: Document, stats: Statistics, term: Term, arms: Mapping[str, Seque
         return got.above(0) == "yes", f"drop:{'/'.join([term.world, *term.cell])} is {got}"
     if kind in {"text", "accuracy"}:
         got = stats.estimate(Expression((replace(term, word="drop"),)), arms)
-        return got.above(HALF * float(base.mean())) == "yes", f"drop:{'/'.join([term.world, *term.cell])} is {got}"
+        most = float(base.mean()) - (CHANCE if kind == "accuracy" else 0.0)
+        return got.above(HALF * max(0.0, most)) == "yes", f"drop:{'/'.join([term.world, *term.cell])} is {got}"
     # an ablation can take a preference away, not turn it round: the gap is to none at all (a margin of 0)
-    writes = {one.write for w in stats._arms(term, arms)[0][0].draws for one in w.interventions}
+    writes = {one.write for w in stats._arms(term, arms)[0][0].draws for one in every(w.interventions)}
     paired = bool(np.abs(other - base).max() > 0) and not (doc.edit == "clean" and writes & set(ABLATIONS))
     gap = other - base if paired else -base
     got = _ratio(edited - base, gap, told)

@@ -61,10 +61,18 @@ class _Plain(BaseModel):
 
 
 class Donors(_Plain):
-    """Whose activations ``mean`` and ``resample`` write: prompts of ``over`` (selection, or a file), placed ``by``."""
+    """Whose activations ``mean`` and ``resample`` write: prompts of ``over`` (selection, a file, or a task with its options
+    such as ``{name: ioi, corruption: abc}``), in their edited or their other ``run``, placed ``by``."""
 
-    over: str = "selection"
+    over: str | dict[str, Any] = "selection"
+    run: Literal["edited", "other"] = "edited"
     by: Literal["auto", "role", "position"] = "auto"
+
+    @property
+    def name(self) -> str:
+        """What this population is called among a sweep's material."""
+        where = self.over if isinstance(self.over, str) else " ".join(f"{k}={v}" for k, v in sorted(self.over.items()))
+        return where if self.run == "edited" else f"{where} (other run)"
 
 
 class Write(_Plain):
@@ -196,6 +204,8 @@ class Document(_Plain):
     words: Text
     source: Text
     published: Text = ""
+    model: Text = ""
+    needs: Text = ""
     chosen_on: Literal["published", "other", "these"] | None = None
     task: dict[str, Any]
     edit: Literal["clean", "corrupted"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +11,46 @@ from headlab.engine.directions import contrast
 from headlab.heads import Heads
 from headlab.heads import layer as whole_layer
 from headlab.material import Direction, Material
-from headlab.prompts import PromptSet, encode
-from headlab.trials.document import Document, Write
+from headlab.prompts import EncodedPair, PromptSet, encode
+from headlab.tasks import TASKS
+from headlab.trials.document import Document, Donors, Write
 from headlab.trials.prompts import beside
 from headlab.trials.subject import oriented
 from headlab.trials.worlds import direction_name, populations
+
+DONORS_APART = 1_000_003
+"""Between the seed of a document's prompts and that of donors from a task of their own."""
 
 
 def material(subject: Any, folder: Path) -> Material | None:
     """Populations by name (``selection``, or a file) and directions by name; None where nothing is drawn on."""
     doc: Document = subject.doc
-    names = populations(doc)
+    donors = populations(doc)
     if subject_needs_mean(doc):
-        names = names | {"selection"}
-    found = {}
-    for name in sorted(names):
-        if name == "selection":
-            found[name] = subject.chosen
-        else:
-            read = PromptSet.from_file(beside(folder, name))
-            found[name] = oriented([encode(p, subject.lab.tokenizer) for p in read], doc)
+        donors = {"selection": Donors(), **donors}
+    found = {name: _population(subject, donors[name], folder) for name in sorted(donors)}
     directions = {direction_name(w): _direction(subject, w, folder) for w in _adding(doc)}
     return Material(populations=found, directions=directions) if found or directions else None
+
+
+def _population(subject: Any, donors: Donors, folder: Path) -> list[EncodedPair]:
+    """The prompts that lend: selection prompts, those of a file, or as many as selected of a task of its own."""
+    doc: Document = subject.doc
+    if donors.over == "selection":
+        found = list(subject.chosen)
+    else:
+        if isinstance(donors.over, str):
+            read = PromptSet.from_file(beside(folder, donors.over))
+        else:
+            options = {k: v for k, v in donors.over.items() if k != "name"}
+            task, seed = TASKS[donors.over["name"]], doc.seed + DONORS_APART
+            read = task.pairs(doc.selection_pairs, seed=seed, tokenizer=subject.lab.tokenizer, **options)
+            tested = {c for p in subject.encoded if (c := p.pair.cluster)}
+            read = read.subset(p for p in read if p.cluster not in tested)
+        found = oriented([encode(p, subject.lab.tokenizer) for p in read], doc)
+    if donors.run == "edited":
+        return found
+    return [replace(p, clean=p.corrupted, corrupted=p.clean) for p in found]
 
 
 def subject_needs_mean(doc: Document) -> bool:

@@ -43,12 +43,17 @@ def _all(doc: Document, n: int, tokenizer: Any, folder: Path) -> PromptSet:
     if "file" in doc.task:
         return PromptSet.from_file(beside(folder, doc.task["file"]))
     if "corpus" in doc.task:
-        from headlab.tasks.corpus import corpus
-
-        more = {k: v for k, v in doc.task.items() if k != "corpus"}
-        return corpus(beside(folder, doc.task["corpus"]), tokenizer, n=n, seed=doc.seed, **more)
+        return windows(doc, beside(folder, doc.task["corpus"]), tokenizer, n)
     options = {k: v for k, v in doc.task.items() if k != "name"}
     return TASKS[doc.task["name"]].pairs(n, seed=doc.seed, tokenizer=tokenizer, **options)
+
+
+def windows(doc: Document, path: Path, tokenizer: Any, n: int = 0) -> PromptSet:
+    """At most ``n`` (0: all) windows of a text, as the document's task cuts them."""
+    from headlab.tasks.corpus import corpus
+
+    more = {k: v for k, v in doc.task.items() if k != "corpus"}
+    return corpus(path, tokenizer, n=n, seed=doc.seed, **more)
 
 
 def beside(folder: Path, name: str) -> Path:

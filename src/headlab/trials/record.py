@@ -9,11 +9,13 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from headlab import organisms
 from headlab.engine.model import Lab
 from headlab.engine.scale import ADDRESS
+from headlab.trials import amending
 
 
 def model_facts(lab: Lab) -> dict[str, Any]:
@@ -81,20 +83,24 @@ BY_RECORD = {"command": "headlab repeat {id}", "python": "headlab.repeat(headlab
 
 
 def again(
-    kind: str, named: str, model: str, told: Mapping[str, Any], own: tuple[str, Any] = ("", None)
-) -> dict[str, str]:
+    kind: str, named: str, model: str, told: Mapping[str, Any], own: tuple[str, Any] = ("", None),
+    amend: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, str]:  # fmt: skip
     """The command and the line of Python that try this very claim on this model.  ``told``: whatever was given beside
     them (what is no word and no number, and the engine that is the default, is left out); ``own``: the option that names
-    the file of own prompts, and that file."""
+    the file of own prompts, and that file; ``amend``: what was changed inside a document."""
     flags = {k: v for k, v in told.items() if isinstance(v, str | int) and (k, v) != ("engine", "here")}
     option, file = own
     words = ["headlab", kind if kind == "run" else "trial", named, "--model", model]
     for key, value in {**flags, **({option: file} if file is not None else {})}.items():
         words += [ADDRESS if key == "address" else f"--{key.replace('_', '-')}", str(value)]
+    for change in amending.written(amend):
+        words += ["--amend", change]
     given = {
         **flags,
         **({"prompts": str(file)} if file is not None else {}),
         **({"kind": kind} if kind == "run" else {}),
+        **({"amend": dict(amend)} if amend else {}),
     }
     python = "".join(f", {k}={v!r}" for k, v in given.items())
     return {"command": shlex.join(words), "python": f"headlab.trial({named!r}, {model!r}{python})"}

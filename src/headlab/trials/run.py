@@ -20,7 +20,7 @@ from headlab.stats import Estimate, Rank
 from headlab.store import NamedEstimate, Reading, content_hash
 from headlab.trials import controls, expressions, scores, sets, words
 from headlab.trials.choices import Choices
-from headlab.trials.consistency import ablations_left_out, partnerless
+from headlab.trials.consistency import ablations_left_out
 from headlab.trials.document import Document
 from headlab.trials.eligibility import Eligibility, eligibility, gate
 from headlab.trials.expressions import Expression
@@ -29,6 +29,7 @@ from headlab.trials.findings import Findings
 from headlab.trials.measured import Measured, name_of
 from headlab.trials.references import Matching, least_p, redrawn
 from headlab.trials.sets import Family, Resolved
+from headlab.trials.sources import partnerless
 from headlab.trials.statistics import Statistics, cells
 from headlab.trials.subject import Language
 from headlab.trials.worlds import Arm, arms

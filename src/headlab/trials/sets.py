@@ -6,7 +6,6 @@ A specification is plain data (:class:`SetSpec`); :func:`resolve` turns it into 
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 from headlab.designs import leave_one_out, singles
 from headlab.heads import Grid, Head, Heads, pool
 from headlab.heads import layer as whole_layer
+from headlab.trials import score_files
 from headlab.trials.expressions import NAME
 
 HEADS = re.compile(r"L\d+H\d+([\s,]+L\d+H\d+)*")
@@ -25,7 +25,8 @@ _SHAPES: dict[str, tuple[set[str], set[str]]] = {  # what must stand in a specif
     "pool": ({"pool"}, {"layer"}),
     "top": ({"top", "by"}, {"among"}),
     "above": ({"above", "by"}, {"among"}),
-    "file": ({"file", "top"}, {"among"}),
+    "file": ({"file"}, {"top", "among"}),
+    "bottom": ({"bottom", "by"}, {"among"}),
     "not": ({"not"}, {"among"}),
     "draw": ({"draw", "from", "n"}, set()),
     "singles": ({"singles"}, set()),
@@ -102,7 +103,7 @@ def parse(value: Any) -> SetSpec:
     if not isinstance(value, Mapping):
         raise SetError(f"{value!r} is no set; expected heads, a name, a list of sets, or one of {_kinds()}")
     kind = next((k for k in _SHAPES if k in value), None)
-    if kind == "top" and "file" in value:
+    if "file" in value:
         kind = "file"
     if kind is None:
         raise SetError(f"a set with {', '.join(map(str, value))}; expected one of {_kinds()}")
@@ -131,12 +132,14 @@ def _of_kind(kind: str, value: Mapping[str, Any]) -> SetSpec:
         if isinstance(named, list | tuple) and all(isinstance(x, int) for x in named):
             named = ",".join(map(str, named))
         return SetSpec(kind, name=str(named), layers=given)
-    if kind in {"top", "file", "above"}:
-        number = value["above" if kind == "above" else "top"]
+    if kind == "file" and "top" not in value:
+        return SetSpec(kind, among=among, name=str(value["file"]))
+    if kind in {"top", "bottom", "file", "above"}:
+        number = value["top" if kind == "file" else kind]
         if isinstance(number, bool) or not isinstance(number, int | float) or (kind != "above" and number <= 0):
             raise SetError(f"{kind}: {number!r}; expected a number" + (" above 0" if kind != "above" else ""))
         if kind != "above" and number >= 1 and number != int(number):
-            raise SetError(f"top: {number!r}; expected a whole number of heads, or a share below 1")
+            raise SetError(f"{kind}: {number!r}; expected a whole number of heads, or a share below 1")
         return SetSpec(kind, by=by, number=float(number), among=among, name=str(value.get("file", "")))
     if kind == "draw":
         size, n = value["draw"], value["n"]
@@ -192,14 +195,17 @@ def _resolve(spec: SetSpec, scene: Scene) -> Resolved:
         if isinstance(inner, Family):
             return Family(tuple(among - m for m in inner.members))
         return among - inner
-    scores = read_scores(scene.folder / spec.name) if spec.kind == "file" else scene.score(spec.by)
+    if spec.kind == "file" and not spec.number:
+        return scene.grid.check(Heads(h for h in score_files.circuit(scene.folder / spec.name) if h in among))
+    scores = score_files.scores(scene.folder / spec.name) if spec.kind == "file" else scene.score(spec.by)
     known = [h for h in among if h in scores]
     if spec.kind == "above":
         return Heads(h for h in known if scores[h] > spec.number)
     n = max(1, round(spec.number * len(known))) if spec.number < 1 else int(spec.number)
     if n > len(known):
-        raise SetError(f"top: {n} of {len(known)} heads that have a score; ask for fewer")
-    return Heads(sorted(known, key=lambda h: (-scores[h], h))[:n])
+        raise SetError(f"{spec.kind}: {n} of {len(known)} heads that have a score; ask for fewer")
+    side = -1 if spec.kind == "bottom" else 1
+    return Heads(sorted(known, key=lambda h: (-side * scores[h], h))[:n])
 
 
 def _one(found: Resolved, what: str) -> Heads:
@@ -241,44 +247,3 @@ def _family(spec: SetSpec, scene: Scene) -> Family:
             break
         seen[Heads(rng.sample(list(base), size))] = None
     return Family(tuple(seen))
-
-
-_NODE = re.compile(r"(?:a|L|blocks?\.)?(\d+)\D{1,12}?(\d+)(?:<[qkv]>)?$")
-
-
-def read_scores(path: Path) -> dict[Head, float]:
-    """Scores of heads from a file of another tool: ``.json`` (an object ``{"L9H6": .3}``, with names such as ``a9.h6``
-    or ``9.6`` too, also under ``nodes`` or ``scores``; or a list of ``{"layer", "head", "score"}``) or ``.csv`` with
-    the columns layer, head, score.  Several scores of one head (its q, k and v) are added.  Raises SetError.
-    """
-    if not path.is_file():
-        raise SetError(f"no such score file: {path.name}; expected a .json or .csv beside the claim")
-    try:
-        if path.suffix == ".csv":
-            import csv
-
-            rows: Any = list(csv.DictReader(path.read_text("utf-8-sig").splitlines()))
-        else:
-            rows = json.loads(path.read_text("utf-8-sig"))
-        for key in ("nodes", "scores", "heads"):
-            if isinstance(rows, Mapping) and isinstance(rows.get(key), list | dict):
-                rows = rows[key]
-        out: dict[Head, float] = {}
-        if isinstance(rows, Mapping):
-            for name, value in rows.items():
-                found = _NODE.match(str(name))
-                number = value.get("score") if isinstance(value, Mapping) else value
-                if found and isinstance(number, int | float):
-                    head = Head(int(found[1]), int(found[2]))
-                    out[head] = out.get(head, 0.0) + float(number)
-        else:
-            for row in rows:
-                head = Head(int(row["layer"]), int(row["head"]))
-                out[head] = out.get(head, 0.0) + float(row["score"])
-    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
-        raise SetError(
-            f"{path.name} holds no scores of heads ({type(error).__name__}): expected {{'L9H6': 0.3}} or rows of layer, head, score"
-        ) from error
-    if not out:
-        raise SetError(f"{path.name} names no head; expected names such as L9H6, a9.h6 or 9.6, each with a number")
-    return out

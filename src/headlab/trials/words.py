@@ -12,10 +12,11 @@ from headlab.claims import Prediction, Verdict
 from headlab.designs import Matched
 from headlab.heads import Heads
 from headlab.trials import expressions
-from headlab.trials.consistency import axes_of, partnerless
+from headlab.trials.consistency import axes_of
 from headlab.trials.document import WORSE_WHEN_HIGHER, Document, Write, WriteAxes
 from headlab.trials.expressions import Expression, Term
 from headlab.trials.sets import Family, Resolved, SetSpec
+from headlab.trials.sources import partnerless
 from headlab.trials.worlds import Arm
 
 READOUT_WORDS: dict[str, str] = {
@@ -66,9 +67,11 @@ def set_words(spec: SetSpec) -> str:
         return " and ".join(set_words(p) for p in spec.parts)
     if spec.kind == "not":
         return f"every head that is not in {inner}{among}"
-    if spec.kind in {"top", "file"}:
+    if spec.kind == "file" and not spec.number:
+        return f"the heads that {spec.name} marks as members{among}"
+    if spec.kind in {"top", "bottom", "file"}:
         n = f"{spec.number:.0%} of heads" if spec.number < 1 else f"{int(spec.number)} heads"
-        return f"the {n} with the highest {spec.by or 'score in ' + spec.name}{among}"
+        return f"the {n} with the {'lowest' if spec.kind == 'bottom' else 'highest'} {spec.by or 'score in ' + spec.name}{among}"
     if spec.kind == "above":
         return f"the heads whose {spec.by} is above {spec.number:g}{among}"
     if spec.kind == "draw":

@@ -14,7 +14,7 @@ from typing import Any
 from headlab.heads import Grid, Heads, KVHeads
 from headlab.interventions import Intervention, World, lasts
 from headlab.trials.consistency import NUMERIC, axes_of
-from headlab.trials.document import ABLATIONS, Document, Write, WriteAxes
+from headlab.trials.document import ABLATIONS, Document, Donors, Write, WriteAxes
 from headlab.trials.sets import Family, Resolved
 
 FITTED = frozenset({"mean", "resample"})
@@ -110,7 +110,7 @@ def interventions(
         when = lasts(write.write) if spoken else "prefill"  # type: ignore[arg-type]
     more: dict[str, Any] = {}
     if write.write in FITTED:
-        more |= {"over": write.mean.over, "by": write.mean.by}
+        more |= {"over": write.mean.name, "by": write.mean.by}
     if write.write == "add":
         more["direction"] = direction_name(write)
     if inner is not None:
@@ -147,10 +147,10 @@ def doses(doc: Document, world: str) -> tuple[float, ...]:
     return ()
 
 
-def populations(doc: Document) -> set[str]:
-    """Where ``mean`` and ``resample`` take their donors from."""
+def populations(doc: Document) -> dict[str, Donors]:
+    """Where ``mean`` and ``resample`` take their donors from, by name."""
     return {
-        one.mean.over
+        one.mean.name: one.mean
         for writes in doc.world_axes().values()
         for w in writes
         for one in map(w.at, w.cells())
@@ -158,16 +158,26 @@ def populations(doc: Document) -> set[str]:
     }
 
 
-def widened(doc: Document, grid: Grid, world: str, cell: Mapping[str, Any], layers: Sequence[int]) -> World:
-    """The control ``whole``: every head of the touched layers under the same write."""
+def widened(
+    doc: Document, grid: Grid, world: str, cell: Mapping[str, Any], layers: Sequence[int], senders: Sequence[int] = ()
+) -> World:
+    """The control ``whole``: every head of the touched layers under the same write; where it is computed in another
+    world, every head of that world's layers (``senders``) acts there."""
+    return named(list(_wide(doc, grid, world, cell, layers, senders)))
+
+
+def _wide(
+    doc: Document, grid: Grid, world: str, cell: Mapping[str, Any], layers: Sequence[int], senders: Sequence[int]
+) -> Iterator[Intervention]:
     every = Heads(h for at in layers for h in Heads.of(at, range(grid.n_heads)))
-    ones: list[Intervention] = []
     for write in doc.world_axes()[world]:
-        spec = write.at(cell)
+        spec = write.at({k: v for k, v in cell.items() if k in write.axes})
         if spec.write == "exchange":
             continue
-        ones += interventions(doc, grid, spec, every)
-    return named(ones)
+        inner = None
+        if spec.computed_in is not None:
+            inner = tuple(_wide(doc, grid, spec.computed_in, cell, senders, ()))
+        yield from interventions(doc, grid, spec, every, inner=inner)
 
 
 def ablates(doc: Document) -> bool:
