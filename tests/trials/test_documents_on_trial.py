@@ -1,4 +1,4 @@
-"""Documents tried to their end: parity against its docket entry, every word of the language on one model, plain hooks."""
+"""Documents tried to their end: every word of the language on one model, and plain hooks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import headlab
 from headlab.experiments import load
 from headlab.organisms.words import NAMES, OBJECTS, PLACES
 from headlab.store import Store
-from headlab.trials.registry import library
 
 
 @pytest.fixture(scope="module")
@@ -159,22 +158,3 @@ def test_heads_found_on_these_prompts_are_never_upheld(ioi: Path) -> None:
     (ioi / "these.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     found = headlab.trial(ioi / "these.yaml", "ioi-small", store=ioi / "these")
     assert found.verdict.outcome == "undecided" and "exploratory" in found.verdict.sentence, found.verdict.sentence
-
-
-def test_parity_as_a_document_gives_the_docket_s_numbers(tmp_path: Path) -> None:
-    """Estimates equal to 1e-6 (rows run in other batches), the rank to the digit, the verdict the same."""
-    doc = library()["parity-as-document"].plain()
-    doc |= {"layer": 1, "pairs": 40}
-    doc["reference"] = {**doc["reference"], "n": 49}
-    mine = headlab.trial(doc, "decimals-planted-even", store=tmp_path / "a")
-    own = headlab.trial(
-        "parity", "decimals-planted-even", layer=1, pairs=40, matched_sets=49, protocol="standard", store=tmp_path / "b"
-    )
-    theirs = {e.name: e.estimate for e in own.record.readings[0].estimates if e.arm == "z"}
-    numbers = {e.name: e.estimate for e in mine.record.readings[0].estimates}
-    pairs = [(f"{w}:{s}{m}", f"{w}:{s}") for s in ("even", "odd") for w, m in (("repair", ""), ("recovery", "@margin"))]
-    pairs.append(("rank:recovery:even@margin - recovery:odd@margin", "rank:even"))
-    for here, there in pairs:
-        for key in ("value", "low", "high", "n"):
-            assert numbers[here][key] == pytest.approx(theirs[there][key], abs=1e-6), (here, key)
-    assert mine.verdict.outcome == own.verdict.outcome

@@ -22,7 +22,7 @@ from headlab.trials.loading import load
 from headlab.trials.material import material
 from headlab.trials.record import BY_RECORD, again, model_facts, plain_loading, versions
 from headlab.trials.run import Trial
-from headlab.trials.subject import Language, oriented
+from headlab.trials.subject import Language, check_answers, oriented
 
 LANGUAGE = 1
 _CHANGES = {"layer", "pairs", "seed", "matched_sets"}
@@ -58,6 +58,7 @@ def prepared(
     if own is not None and not isinstance(own, PromptSet | tuple):
         raise ClaimError(f"{doc.id} is about a language model; expected prompt pairs, given {type(own).__name__}")
     test, selection = prompts.split(doc, lab.tokenizer, own, folder)
+    check_answers(doc, test)
     return lab, test, selection
 
 

@@ -28,12 +28,12 @@ from headlab.experiments.base import (
     protocol_patch,
     with_texts,
 )
-from headlab.experiments.head_count import crossed_rate
 from headlab.heads import Grid, Heads, even, odd
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, InterventionError, Site, When, World, Write, key_positions
 from headlab.prompts import EncodedPair, encode
 from headlab.stats import Estimate, Rank, bootstrap_ratio, paired_difference, rank
+from headlab.stats.crossed import crossed_rate
 from headlab.store import NamedEstimate, Reading
 from headlab.tasks.decimals import NUMERIC_ROLES
 

@@ -39,7 +39,8 @@ from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.measures.attention import entropy
 from headlab.prompts import EncodedPair, encode
-from headlab.stats import Estimate, bootstrap_mean, bootstrap_rate, held_out_deviance
+from headlab.stats import Estimate, bootstrap_mean, held_out_deviance
+from headlab.stats.crossed import crossed_rate
 from headlab.store import NamedEstimate, Reading
 
 STATISTICS = ("repair:quarter", "repair:fewer", "repair:more")
@@ -189,21 +190,6 @@ def _curve(
             row | {"repaired": rate.value, "low": rate.low, "high": rate.high, "n": rate.n, "method": rate.method}
         )
     return out
-
-
-def crossed_rate(hits: Any, clusters: Any, *, seed: int, all_subsets: bool) -> Estimate:
-    """Share of ``hits`` [subset, pair], with the wider of two intervals: over pairs, and over subsets.
-
-    A statement about subsets that were not drawn varies with the draw; where every subset of the size was run, only
-    the pairs were sampled.
-    """
-    n_subsets, n_pairs = hits.shape
-    unit = f"pairs × subsets ({n_pairs} × {n_subsets})"
-    over_pairs = bootstrap_rate(hits.ravel(), clusters=np.tile(clusters, n_subsets), unit=unit, seed=seed)
-    if all_subsets or n_subsets < 2:
-        return over_pairs
-    over_subsets = bootstrap_rate(hits.ravel(), clusters=np.repeat(np.arange(n_subsets), n_pairs), unit=unit, seed=seed)
-    return max((over_pairs, over_subsets), key=lambda e: (e.high or 0.0) - (e.low or 0.0) if e.defined else -1.0)
 
 
 def _at(curve: Sequence[dict[str, Any]], name: str, size: int) -> Estimate | None:

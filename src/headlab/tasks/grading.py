@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from headlab.prompts import Pair
+from headlab.reading import brief
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 Grading = Literal["answer", "published strings"]
@@ -102,10 +103,16 @@ class Grader:
 
     @classmethod
     def from_plain(cls, data: Mapping[str, Any]) -> Grader:
-        """Raises ValueError for an unknown key or kind."""
-        if unknown := sorted(set(data) - {"kind", "words", "ignore_case"}):
+        """Raises ValueError for an unknown key or kind, and for values of another type."""
+        if unknown := sorted(map(str, set(data) - {"kind", "words", "ignore_case"})):
             raise ValueError(f"a grader has no {', '.join(unknown)}; it has kind, words, ignore_case")
-        return cls(**{**data, "words": tuple(data.get("words", ()))})
+        kind, words, folded = (data.get(k, v) for k, v in (("kind", "contains"), ("words", ()), ("ignore_case", False)))
+        if not isinstance(kind, str) or not isinstance(words, list | tuple) or not isinstance(folded, bool):
+            raise ValueError(
+                "a grader takes kind: exact | contains | choice, words: [a list of texts], ignore_case: true | false; "
+                f"given {brief(dict(data))}"
+            )
+        return cls(kind, tuple(words), folded)  # type: ignore[arg-type]
 
 
 def _several(pair: Pair, which: str) -> tuple[str, ...]:
@@ -124,8 +131,10 @@ def _alone(word: str, longer: str, text: str) -> bool:
     return _occurs(word, re.sub(rf"(?<!\w){re.escape(longer)}(?!\w)", "\0", text))
 
 
-def grade(text: str, pair: Pair, grader: str, rule: Grading = "answer") -> Graded:
-    """Grade one text.  ``grader`` is the prompt set's (``number`` or ``prefix``)."""
+def grade(text: str, pair: Pair, grader: str | Grader, rule: Grading = "answer") -> Graded:
+    """Grade one text.  ``grader`` is the prompt set's (``number`` or ``prefix``), or a document's own."""
+    if isinstance(grader, Grader):
+        return grader.grade(text, pair)
     if rule == "published strings":
         return by_published_strings(text, pair)
     return by_number(text, pair) if grader == "number" else by_prefix(text, pair)

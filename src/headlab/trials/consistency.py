@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from headlab.reading import brief
+from headlab.tasks.grading import Grader
 from headlab.trials import expressions, sets
 from headlab.trials.document import (
     ABLATIONS,
@@ -20,7 +21,7 @@ from headlab.trials.document import (
     Document,
     WriteAxes,
 )
-from headlab.trials.expressions import DOSED, Expression, ExpressionError, Term
+from headlab.trials.expressions import CURVES, DOSED, Expression, ExpressionError, Term
 from headlab.trials.sets import FAMILIES, SetSpec
 from headlab.trials.sources import Fault, Place, partnerless, task, write_of
 
@@ -81,13 +82,32 @@ def _readouts(doc: Document) -> Iterator[Fault]:
         if kind not in READOUTS:
             yield (place, f"no readout {kind!r}; expected one of {', '.join(READOUTS)}")
             continue
-        known = {"kind"} | (
-            {"grader", "words", "ignore_case", "decode_from", "max_new_tokens"} if kind == "text" else set()
-        )
+        known = {"kind"} | ({"grader", "tokens", "decode_from"} if kind == "text" else set())
         if more := sorted(set(spec) - known):
             yield ((*place, more[0]), f"{kind} has no field {more[0]!r}; it has {', '.join(sorted(known))}")
+        yield from _text(spec, place)
         if "corpus" in doc.task and kind not in PER_TOKEN:
             yield (place, f"a corpus gives no {kind}: it has no answers; expected loss or kl")
+
+
+def _text(spec: dict[str, Any], place: Place) -> Iterator[Fault]:
+    """How text is made and graded."""
+    tokens = spec.get("tokens", 1)
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens <= 500:
+        yield ((*place, "tokens"), f"given {brief(tokens)}; expected a whole number from 1 to 500")
+    if (start := spec.get("decode_from", "prompt")) not in {"prompt", "shared start"}:
+        yield ((*place, "decode_from"), f"given {brief(start)}; expected prompt or shared start")
+    grader = spec.get("grader", "prefix")
+    if isinstance(grader, dict):
+        try:
+            Grader.from_plain(grader)
+        except ValueError as error:
+            yield ((*place, "grader"), str(error))
+    elif grader not in ("number", "prefix"):
+        yield (
+            (*place, "grader"),
+            f"given {brief(grader)}; expected number, prefix, or {{kind: exact | contains | choice, words: […]}}",
+        )
 
 
 def _sets(doc: Document) -> Iterator[Fault]:
@@ -265,6 +285,8 @@ def _terms(doc: Document, read: Expression, place: Place) -> Iterator[Fault]:
             yield (place, f"{term.word} compares two prompts of a pair, and this task gives one; use drop")
         if term.word == "repair" and doc.edit != "corrupted":
             yield (place, "repair counts corrupted prompts made right (edit: corrupted); use drop of accuracy")
+        if term.word in CURVES and (read.single is None or read.rank or read.family or kind != "margin"):
+            yield (place, f"{term.word} is fitted to margins at all doses of one world: it stands alone, without a rank")
         if term.word in {"repair", "dose50"} and kind not in {"margin", "accuracy", "text"}:
             yield (place, f"{term.word} counts right answers; {kind} has none (margin, accuracy and text do)")
         if term.word == "spearman" and term.score not in {*doc.scores, *SCORES}:

@@ -105,7 +105,7 @@ def takes_hold(doc: Document, seen: Measured, found: Sequence[Whole], tolerance:
     for world in dict.fromkeys(w.world for w in found):
         moved = 0.0
         for whole in (w for w in found if w.world == world):
-            for readout in seen.edited:
+            for readout in (r for r in seen.edited if seen.has(whole.arm, r)):
                 base = seen.base[readout]
                 gap = np.abs(seen.arm(whole.arm, readout) - base).max() / max(1.0, np.abs(base).max())
                 moved = max(moved, float(gap))

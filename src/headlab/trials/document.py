@@ -118,6 +118,21 @@ def _one_of(value: str, known: Sequence[str], what: str) -> str:
     return value
 
 
+def _range(axis: str, given: Mapping[str, Any]) -> tuple[int | float, ...]:
+    """``{from: 0, to: 1, step: 0.05}``: equal steps, both ends included."""
+    ends = [given.get(k) for k in ("from", "to", "step")]
+    if set(given) != {"from", "to", "step"} or not all(
+        isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < 1e6 for x in ends
+    ):
+        raise ValueError(f"{axis}: each takes a list, or {{from: 0, to: 1, step: 0.05}}; given {dict(given)!r}")
+    low, high, step = (float(x) for x in ends)  # type: ignore[arg-type]
+    n = round((high - low) / step) if step > 0 else 0
+    if not 1 <= n <= 1000 or abs(low + n * step - high) > 1e-9:
+        raise ValueError(f"{axis}: from {low:g} to {high:g} are not 1 to 1,000 steps of {step:g}")
+    found = (round(low + k * step, 9) for k in range(n + 1))
+    return tuple(int(x) if x == int(x) else x for x in found)
+
+
 class WriteAxes:
     """A write as the document has it: fields with one value, and axes (``{each: [...]}``) with several."""
 
@@ -132,7 +147,7 @@ class WriteAxes:
         fixed: dict[str, Any] = {}
         for key, one in value.items():
             if isinstance(one, Mapping) and set(one) == {"each"}:
-                values = one["each"]
+                values = _range(key, one["each"]) if isinstance(one["each"], Mapping) else one["each"]
                 if not isinstance(values, list | tuple) or not values or len(set(map(str, values))) != len(values):
                     raise ValueError(f"{key}: each takes a list of different values, given {values!r}")
                 if key == "heads":
@@ -260,7 +275,7 @@ class Document(_Plain):
         """Readouts by name, each with its ``kind``; the first is the default."""
         if isinstance(self.readout, str):
             return {self.readout: {"kind": self.readout}}
-        return {n: {"kind": s} if isinstance(s, str) else dict(s) for n, s in self.readout.items()}
+        return {n: dict(s) if isinstance(s, Mapping) else {"kind": s} for n, s in self.readout.items()}
 
     @property
     def alpha(self) -> float:

@@ -11,9 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
-Word = Literal["value", "drop", "lost", "recovery", "repair", "slope", "dose50", "spearman", "upheld", "pooled"]
 WORDS: dict[str, str] = {
     "value": "the mean readout in a world, in the readout's unit",
     "drop": "how much worse the readout is than without the edit, in its unit, positive when worse",
@@ -22,6 +20,9 @@ WORDS: dict[str, str] = {
     "repair": "the share of pairs, right from the clean prompt and wrong from the corrupted one, that the edit makes right",
     "slope": "the least-squares slope of each pair's readout on the dose, averaged over pairs",
     "dose50": "the first dose, interpolated, at which half of the pairs are right",
+    "location": "the dose at which half of the pairs are right, by a logistic curve fitted to all doses",
+    "width": "how much dose that curve takes from a tenth to nine tenths of the pairs",
+    "steepness": "each pair's slope where its margin crosses zero, relative to a margin that moves in proportion to the dose",
     "spearman": "rank correlation over heads of a score (selection prompts) with an effect (test prompts)",
 }
 FAMILY: dict[str, str] = {
@@ -32,7 +33,9 @@ FAMILY: dict[str, str] = {
 }
 RATIOS = frozenset({"lost", "recovery"})
 RATES = frozenset({"repair"})
-DOSED = frozenset({"slope", "dose50"})
+CURVES = frozenset({"location", "width", "steepness"})
+"""Words that are fitted to all doses at once: alone, without a rank."""
+DOSED = frozenset({"slope", "dose50"}) | CURVES
 NAME = r"[a-z][a-z0-9_]*"
 _TERM = re.compile(
     rf"(?P<word>[a-z0-9]+):(?P<world>{NAME})(?P<cell>(?:/[A-Za-z0-9_.\-]+)*)(?::(?P<score>{NAME}))?(?:@(?P<readout>{NAME}))?"

@@ -108,8 +108,9 @@ def _worlds(doc: Document, estimates: Sequence[NamedEstimate]) -> list[Figure]:
 
 def _curve(doc: Document, stats: Statistics, own: Mapping[str, Sequence[Arm]], world: str) -> Figure:
     rows = []
+    read = next(n for n in doc.readouts if stats.seen.has(own[world][0], n))
     for arm in own[world]:
-        term = Term("value", world, arm.values)
+        term = Term("value", world, arm.values, read)
         e = stats.estimate(Expression((term,)), own)
         dose = next(float(v) for a, v in arm.cell if a == "amount")
         series = "/".join(str(v) for a, v in arm.cell if a != "amount") or world
@@ -125,5 +126,5 @@ def _curve(doc: Document, stats: Statistics, own: Mapping[str, Sequence[Arm]], w
         title=f"{world} by dose",
         caption=f"The readout at {len(rows)} doses over {spread:g}; bands are 95 % intervals by cluster of prompts.",
         data=tuple(rows),
-        options={"x_title": "dose", "y_title": name_of(doc, "")},
+        options={"x_title": "dose", "y_title": read},
     )

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headlab.claims import Control, Prediction, Verdict, decide
 from headlab.designs import Matched
 from headlab.heads import Heads
@@ -111,6 +113,37 @@ class Trial:
         predicted = {t.world for a in self.asked for t in a.read.terms}
         return [w for w in self.doc.worlds if w in predicted or not _family_world(self.doc, w)]
 
+    def read_of(self, world: str) -> frozenset[str]:
+        """The readouts a world is measured by: all; of families and doses, of which there are many, those that
+        predictions read (or the first)."""
+        from headlab.trials.consistency import _family_world
+        from headlab.trials.worlds import doses
+
+        every = frozenset(self.doc.readouts)
+        if not (_family_world(self.doc, world) or doses(self.doc, world)):
+            return every
+        read = {name_of(self.doc, t.readout) for a in self.asked for t in a.read.terms if t.world == world}
+        return frozenset(read or {name_of(self.doc, "")})
+
+    def _measured(self, flat: Sequence[Arm], everything: Sequence[controls.Whole], others: Sequence[World]) -> Measured:
+        """Named arms and controls; ``others`` by every readout."""
+        every = frozenset(self.doc.readouts)
+        wanted: dict[str, tuple[World, set[str]]] = {w.name: (w, set(every)) for w in others}
+        for arm in [*flat, *(x.arm for x in everything)]:
+            for w in arm.draws:
+                wanted.setdefault(w.name, (w, set()))[1].update(self.read_of(arm.world))
+        groups: dict[frozenset[str], list[World]] = {}
+        for w, read in wanted.values():
+            groups.setdefault(frozenset(read), []).append(w)
+        seen: Measured | None = None
+        for read in sorted(groups, key=lambda r: (-len(r), sorted(r))):
+            what = "the worlds of the claim" + ("" if read == every else f", by {' and '.join(sorted(read))}")
+            asked = {n: s for n, s in self.doc.readouts.items() if n in read}
+            more = self.subject.measure(groups[read], asked, what)
+            seen = more if seen is None else seen.joined(more)
+        assert seen is not None
+        return seen
+
     def compiled(self, resolved: Mapping[str, Resolved], worlds: Sequence[str], redraw: Mapping[str, Heads]) -> Arms:
         find = self.choices.find(resolved, redraw)
         return {w: arms(self.doc, self.subject.grid, w, resolved, find) for w in worlds}
@@ -130,9 +163,7 @@ class Trial:
         everything = controls.wholes(doc, subject.grid, flat)
         idle = controls.no_ops(subject.grid, flat)
         mirrored = self._mirrored(flat)
-        run = [w for a in flat for w in a.draws] + [w for x in everything for w in x.arm.draws] + idle
-        run += [w for _, a in mirrored for w in a.draws]
-        seen = subject.measure(run, doc.readouts, "the worlds of the claim")
+        seen = self._measured(flat, everything, [*idle, *(w for _, a in mirrored for w in a.draws)])
         seen.eligible = None if able.both is None else able.both[able.keep]
         others, seen = self._alternatives(variants, own, seen)
         stats = Statistics(doc, seen, self.choices.score)
@@ -327,6 +358,8 @@ class Trial:
                 continue
             for arm in found_arms:
                 for name in self.doc.readouts:
+                    if not stats.seen.has(arm, name):
+                        continue
                     for word in words.shown_words(self.doc, name, bool(stats.seen.other) and self._paired(stats, name)):
                         term = expressions.Term(word, world, arm.values, name if name != name_of(self.doc, "") else "")
                         if str(term) in have:
@@ -360,7 +393,8 @@ class Trial:
                 clean, corrupted = seen.other[name], seen.base[name]
                 if self.doc.edit == "clean":
                     clean, corrupted = corrupted, clean
-                frame |= {f"clean{mark}": clean, f"corrupted{mark}": corrupted, f"edited{mark}": seen.arm(arm, name)}
+                edited = seen.arm(arm, name) if seen.has(arm, name) else np.full(seen.n, np.nan)
+                frame |= {f"clean{mark}": clean, f"corrupted{mark}": corrupted, f"edited{mark}": edited}
             rows.append(pd.DataFrame(frame))
         worlds = [
             {"world": a.label, "heads": _heads(a), "size": len(_heads(a).split()), "family": a.world, "draws": len(a.draws),

@@ -6,14 +6,14 @@ A specification is plain data (:class:`SetSpec`); :func:`resolve` turns it into 
 
 from __future__ import annotations
 
-import random
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headlab.designs import leave_one_out, singles
+from headlab.designs import leave_one_out, singles, subsets
 from headlab.heads import Grid, Head, Heads, pool
 from headlab.heads import layer as whole_layer
 from headlab.trials import score_files
@@ -28,7 +28,7 @@ _SHAPES: dict[str, tuple[set[str], set[str]]] = {  # what must stand in a specif
     "file": ({"file"}, {"top", "among"}),
     "bottom": ({"bottom", "by"}, {"among"}),
     "not": ({"not"}, {"among"}),
-    "draw": ({"draw", "from", "n"}, set()),
+    "draw": ({"draw", "from", "n"}, {"less"}),
     "singles": ({"singles"}, set()),
     "leave_one_out": ({"leave_one_out"}, set()),
     "chains": ({"chains"}, {"by"}),
@@ -41,9 +41,13 @@ class SetError(ValueError):
 
 @dataclass(frozen=True)
 class Family:
-    """Several sets that a world is run for, one after another; statistics over them need mean, least, most or share."""
+    """Several sets that a world is run for, one after another; statistics over them need mean, least, most or share.
+
+    ``sampled``: drawn at random from more than these, so that a mean over them varies with the draw.
+    """
 
     members: tuple[Heads, ...]
+    sampled: bool = False
 
     def __len__(self) -> int:
         return len(self.members)
@@ -65,6 +69,7 @@ class SetSpec:
     number: float = 0
     layers: tuple[int, ...] = ()
     n: int = 0
+    less: int = 0
 
     def walk(self) -> Iterator[SetSpec]:
         """This set and every one inside it."""
@@ -142,12 +147,19 @@ def _of_kind(kind: str, value: Mapping[str, Any]) -> SetSpec:
             raise SetError(f"{kind}: {number!r}; expected a whole number of heads, or a share below 1")
         return SetSpec(kind, by=by, number=float(number), among=among, name=str(value.get("file", "")))
     if kind == "draw":
-        size, n = value["draw"], value["n"]
-        if not all(isinstance(x, int) and not isinstance(x, bool) and x > 0 for x in (size, n)):
-            raise SetError(f"draw: {size!r}, n: {n!r}; expected whole numbers above 0")
-        return SetSpec(kind, parts=(parse(value["from"]),), number=float(size), n=n)
+        size, n, less = value["draw"], value["n"], value.get("less", 0)
+        share = isinstance(size, float) and 0 < size < 1
+        if not (share or _whole(size, 1)) or not _whole(n, 1) or not _whole(less, 0):
+            raise SetError(
+                f"draw: {size!r}, n: {n!r}, less: {less!r}; expected whole numbers (draw: or a share below 1 of the set)"
+            )
+        return SetSpec(kind, parts=(parse(value["from"]),), number=float(size), n=n, less=less)
     inner = parse(value[kind])
     return SetSpec(kind, parts=(inner,), among=among, by=by)
+
+
+def _whole(x: Any, least: int) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and x >= least
 
 
 @dataclass(frozen=True)
@@ -193,7 +205,7 @@ def _resolve(spec: SetSpec, scene: Scene) -> Resolved:
     if spec.kind == "not":
         inner = _resolve(spec.parts[0], scene)
         if isinstance(inner, Family):
-            return Family(tuple(among - m for m in inner.members))
+            return Family(tuple(among - m for m in inner.members), inner.sampled)
         return among - inner
     if spec.kind == "file" and not spec.number:
         return scene.grid.check(Heads(h for h in score_files.circuit(scene.folder / spec.name) if h in among))
@@ -224,7 +236,7 @@ def _union(parts: list[Resolved]) -> Resolved:
     for k in range(len(families[0])):
         each = [p.members[k] if isinstance(p, Family) else p for p in parts]
         members.append(Heads(h for heads in each for h in heads))
-    return Family(tuple(members))
+    return Family(tuple(members), any(f.sampled for f in families))
 
 
 def _family(spec: SetSpec, scene: Scene) -> Family:
@@ -239,11 +251,8 @@ def _family(spec: SetSpec, scene: Scene) -> Family:
             scores = scene.score(spec.by)
             order.sort(key=lambda h: (-scores.get(h, float("-inf")), h))
         return Family(tuple(Heads(order[: k + 1]) for k in range(len(order))))
-    size, rng, seen = int(spec.number), random.Random(f"draw {scene.seed} {spec.number} {spec.n}"), dict[Heads, None]()
-    if size > len(base):
-        raise SetError(f"draw: {size} of {len(base)} heads; ask for fewer")
-    for _ in range(20 * spec.n):
-        if len(seen) == spec.n:
-            break
-        seen[Heads(rng.sample(list(base), size))] = None
-    return Family(tuple(seen))
+    size = (round(spec.number * len(base)) if spec.number < 1 else int(spec.number)) - spec.less
+    if not 1 <= size <= len(base):
+        raise SetError(f"draw: {size} of {len(base)} heads; ask for 1 to {len(base)}")
+    drawn = subsets(base, size, n=spec.n, seed=scene.seed)
+    return Family(drawn, sampled=math.comb(len(base), size) > len(drawn))

@@ -19,10 +19,14 @@ import numpy as np
 
 from headlab.heads import Head
 from headlab.stats import Estimate, Rank, bootstrap_mean, bootstrap_rate, bootstrap_ratio, paired_difference, rank
+from headlab.stats.crossed import crossed_rate, wider_over_sets
+from headlab.stats.dose import crossing as crossing_of
+from headlab.stats.linear_null import against_linear
 from headlab.stats.of_means import OfMeans, bootstrap_of_means
+from headlab.stats.psychometric import psychometric
 from headlab.trials.consistency import NUMERIC, axes_of
 from headlab.trials.document import PER_TOKEN, Document
-from headlab.trials.expressions import DOSED, RATIOS, Expression, Term
+from headlab.trials.expressions import CURVES, DOSED, RATIOS, Expression, Term
 from headlab.trials.measured import Array, Measured, harm, kind_of, name_of, right
 from headlab.trials.worlds import Arm
 
@@ -59,13 +63,20 @@ class Statistics:
         if undefined is not None:
             return undefined
         term = read.single
+        if term is not None and term.word in CURVES:
+            return self._fitted(term, arms)
         if term is not None and not read.family and term.word not in {"slope", "dose50", "spearman"}:
             return self._alone(term, arms)
+        if term is not None and read.family == "mean" and term.word == "repair":
+            return self._repaired_by(term, arms)
         part = self._whole(read, arms)
         found = bootstrap_of_means(part.columns, part.of, **self.told)
         if not read.family:
             return found.estimate(0)
-        return _family(read.family, found, where)
+        made = _family(read.family, found, where)
+        if read.family == "mean" and any(a.sampled for t in read.terms for a in arms[t.world]):
+            return wider_over_sets(made, found.value, seed=self.doc.seed)
+        return made
 
     def _alone(self, term: Term, arms: Arms) -> Estimate:
         """One term of one world, by the function of its name."""
@@ -89,6 +100,33 @@ class Statistics:
         if rate and _binary(edited):
             return paired_difference(base > 0.5, edited > 0.5, **self.told)
         return bootstrap_mean(harm(self.doc, term.readout) * (base - edited), **self.told)
+
+    def _fitted(self, term: Term, arms: Arms) -> Estimate:
+        """A word of all doses: of the logistic curve through the share of pairs right, or of each pair's crossing."""
+        from headlab.trials.worlds import doses
+
+        at = np.asarray(doses(self.doc, term.world))
+        readout = name_of(self.doc, term.readout)
+        margins = np.stack([self.seen.arm(a, readout) for a in self._arms(term, arms)[0]], 1)  # [pair, dose]
+        told = {"seed": self.doc.seed}
+        clusters = np.asarray(self.seen.clusters)
+        if term.word == "steepness":
+            found = against_linear(crossing_of(at, margins), margins[:, -1], margins[:, 0], clusters, **told)
+            return found.steepness
+        fit = psychometric(
+            np.tile(at, len(margins)), (margins > 0).ravel(), np.repeat(clusters, len(at)), unit="pairs × doses", **told
+        )
+        return fit.location if term.word == "location" else fit.width
+
+    def _repaired_by(self, term: Term, arms: Arms) -> Estimate:
+        """The share of pairs × sets that a family makes right."""
+        readout, found = name_of(self.doc, term.readout), self._arms(term, arms)
+        hits = np.stack([right(self.doc, term.readout, self.seen.arm(a[0], readout)) for a in found]) > 0.5
+        keep = np.ones(self.seen.n, bool) if self.seen.eligible is None else self.seen.eligible
+        if not keep.any():
+            return Estimate.undefined(self.seen.unit, 0, "no pair is right clean and wrong corrupted")
+        clusters = np.asarray(self.seen.clusters)[keep]
+        return crossed_rate(hits[:, keep], clusters, seed=self.doc.seed, all_subsets=not found[0][0].sampled)
 
     def _repair(self, hits: Array) -> Estimate:
         keep = self.seen.eligible

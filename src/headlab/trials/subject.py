@@ -21,6 +21,7 @@ from headlab.heads import Grid
 from headlab.interventions import World
 from headlab.prompts import EncodedPair, PromptSet
 from headlab.store import Run
+from headlab.tasks.grading import Grader, grade
 from headlab.trials.document import Document
 from headlab.trials.measured import Array, Measured
 
@@ -128,11 +129,9 @@ class Language:
         )  # fmt: skip
 
     def _graded(self, pairs: list[EncodedPair], worlds: list[World], spec: Mapping[str, Any], what: str) -> Array:
-        from headlab.tasks.grading import grade
-
         start = spec.get("decode_from", "shared start")
-        most = int(spec.get("max_new_tokens", 8 if start == "shared start" else 20))
-        grader = spec.get("grader", self.test.grader)
+        most = int(spec.get("tokens", 8 if start == "shared start" else 20))
+        grader = grader_of(spec) or self.test.grader
 
         def compute() -> Any:
             made = generate(
@@ -157,6 +156,25 @@ class Language:
 
     def __post_init__(self) -> None:
         self.spoken: dict[str, Any] = {}
+
+
+def grader_of(spec: Mapping[str, Any]) -> Grader | str | None:
+    """How a readout of text is graded, where the document says it."""
+    given = spec.get("grader")
+    return Grader.from_plain(given) if isinstance(given, Mapping) else given
+
+
+def check_answers(doc: Document, prompts: PromptSet) -> None:
+    """Raises ClaimError where a choice of words leaves out the answers that would be right."""
+    for name, spec in doc.readouts.items():
+        grader = grader_of(spec)
+        if isinstance(grader, Grader) and grader.kind == "choice":
+            lost = [p for p in prompts if not any(grader.grade(a, p).right for a in p.answers)]
+            if lost:
+                raise ClaimError(
+                    f"{doc.id}: the words of readout {name!r} ({', '.join(grader.words)}) hold no right answer of "
+                    f"{len(lost)} of {len(prompts)} prompts, such as {lost[0].answer.strip()!r}; name every answer"
+                )
 
 
 def oriented(pairs: Sequence[EncodedPair], doc: Document) -> list[EncodedPair]:

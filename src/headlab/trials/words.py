@@ -75,7 +75,8 @@ def set_words(spec: SetSpec) -> str:
     if spec.kind == "above":
         return f"the heads whose {spec.by} is above {spec.number:g}{among}"
     if spec.kind == "draw":
-        return f"{spec.n} random sets of {int(spec.number)} from {inner}"
+        size = f"{spec.number:.3g} of the heads" if spec.number < 1 else f"{int(spec.number)}"
+        return f"{spec.n} random sets of {size}{f' less {spec.less}' if spec.less else ''} from {inner}"
     words = {"singles": "each head of", "leave_one_out": "one head less of", "chains": "longer and longer parts of"}
     return f"{words[spec.kind]} {inner}"
 

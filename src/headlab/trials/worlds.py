@@ -22,12 +22,14 @@ FITTED = frozenset({"mean", "resample"})
 
 @dataclass(frozen=True)
 class Arm:
-    """``draws`` of one cell: ``cell`` holds the axes' values in the order of the document."""
+    """``draws`` of one cell: ``cell`` holds the axes' values in the order of the document; ``sampled``: the family was
+    drawn at random from a larger one."""
 
     world: str
     cell: tuple[tuple[str, Any], ...]
     member: int
     draws: tuple[World, ...]
+    sampled: bool = False
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -55,9 +57,8 @@ def arms(doc: Document, grid: Grid, world: str, resolved: Mapping[str, Resolved]
         cell = dict(zip(axes, values, strict=True))
         for m in members:
             chosen = [h.members[m] if isinstance(h, Family) else h for h in heads]
-            out.append(
-                Arm(world, tuple(cell.items()), m, tuple(_draws(doc, grid, writes, chosen, cell, resolved, find)))
-            )
+            drawn = tuple(_draws(doc, grid, writes, chosen, cell, resolved, find))
+            out.append(Arm(world, tuple(cell.items()), m, drawn, any(f.sampled for f in families)))
     return out
 
 

@@ -1,0 +1,42 @@
+"""Intervals of what was run for several drawn sets on the same pairs: both were sampled, sets and pairs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .estimate import Estimate
+from .intervals import bootstrap_mean, bootstrap_rate
+
+
+def crossed_rate(hits: Any, clusters: Any, *, seed: int, all_subsets: bool) -> Estimate:
+    """Share of ``hits`` [subset, pair], with the wider of two intervals: over pairs, and over subsets.
+
+    A statement about subsets that were not drawn varies with the draw; where every subset of the size was run, only
+    the pairs were sampled.
+    """
+    n_subsets, n_pairs = hits.shape
+    unit = f"pairs × subsets ({n_pairs} × {n_subsets})"
+    over_pairs = bootstrap_rate(hits.ravel(), clusters=np.tile(clusters, n_subsets), unit=unit, seed=seed)
+    if all_subsets or n_subsets < 2:
+        return over_pairs
+    over_subsets = bootstrap_rate(hits.ravel(), clusters=np.repeat(np.arange(n_subsets), n_pairs), unit=unit, seed=seed)
+    return max((over_pairs, over_subsets), key=lambda e: (e.high or 0.0) - (e.low or 0.0) if e.defined else -1.0)
+
+
+def wider_over_sets(over_pairs: Estimate, members: Any, *, seed: int) -> Estimate:
+    """``over_pairs``, the estimate of a mean over drawn sets, with the interval over sets where that one is wider.
+
+    ``members`` [set]: each set's own number.  Raises ValueError on NaN.
+    """
+    over_sets = bootstrap_mean(members, unit="sets", seed=seed)
+    if not (over_pairs.defined and over_sets.defined):
+        return over_pairs
+    assert over_sets.low is not None and over_sets.high is not None
+    assert over_pairs.low is not None and over_pairs.high is not None and over_pairs.value is not None
+    if over_sets.high - over_sets.low <= over_pairs.high - over_pairs.low:
+        return over_pairs
+    low, high = min(over_sets.low, over_pairs.value), max(over_sets.high, over_pairs.value)
+    return replace(over_pairs, low=low, high=high, method=f"{over_sets.method} over {len(members)} sets")
