@@ -286,7 +286,10 @@ def _terms(doc: Document, read: Expression, place: Place) -> Iterator[Fault]:
         if term.word == "repair" and doc.edit != "corrupted":
             yield (place, "repair counts corrupted prompts made right (edit: corrupted); use drop of accuracy")
         if term.word in CURVES and (read.single is None or read.rank or read.family or kind != "margin"):
-            yield (place, f"{term.word} is fitted to margins at all doses of one world: it stands alone, without a rank")
+            yield (
+                place,
+                f"{term.word} is fitted to margins at all doses of one world: it stands alone, without a rank",
+            )
         if term.word in {"repair", "dose50"} and kind not in {"margin", "accuracy", "text"}:
             yield (place, f"{term.word} counts right answers; {kind} has none (margin, accuracy and text do)")
         if term.word == "spearman" and term.score not in {*doc.scores, *SCORES}:
