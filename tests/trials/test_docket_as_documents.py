@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import headlab
+from headlab.claims import Claim
 from headlab.experiments.trial import adjusted, find_claim
 from headlab.trials.registry import library
 
@@ -36,7 +37,7 @@ ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
 
 def document(slug: str, *, pairs: int, n: int, short: bool) -> dict[str, Any]:
     """The library's document at another size; ``short``: fewer doses."""
-    doc = library()[f"{slug}-as-document"].plain() | {"layer": 1, "pairs": pairs}
+    doc: dict[str, Any] = library()[f"{slug}-as-document"].plain() | {"layer": 1, "pairs": pairs}
     for of in ("sets", "worlds"):
         for one in doc[of].values():
             if isinstance(one, dict) and "draw" in one:
@@ -52,7 +53,8 @@ def document(slug: str, *, pairs: int, n: int, short: bool) -> dict[str, Any]:
 def entry(slug: str, *, pairs: int, n: int, short: bool) -> Any:
     """The docket's claim at the same size."""
     claim = find_claim(slug)
-    options = {**claim.options, **({"step": 0.25, "tolerance": 0.05} if short and "step" in claim.options else {})}
+    assert isinstance(claim, Claim)
+    options = claim.options | ({"step": 0.25, "tolerance": 0.05} if short and "step" in claim.options else {})
     sizes = {"matched_sets": n, "subsets_per_size": n}
     return adjusted(claim, layer=1, pairs=pairs, readings=("standard",), options=options, **sizes)
 

@@ -108,13 +108,16 @@ class Statistics:
         at = np.asarray(doses(self.doc, term.world))
         readout = name_of(self.doc, term.readout)
         margins = np.stack([self.seen.arm(a, readout) for a in self._arms(term, arms)[0]], 1)  # [pair, dose]
-        told = {"seed": self.doc.seed}
-        clusters = np.asarray(self.seen.clusters)
+        clusters, seed = np.asarray(self.seen.clusters), self.doc.seed
         if term.word == "steepness":
-            found = against_linear(crossing_of(at, margins), margins[:, -1], margins[:, 0], clusters, **told)
+            found = against_linear(crossing_of(at, margins), margins[:, -1], margins[:, 0], clusters, seed=seed)
             return found.steepness
         fit = psychometric(
-            np.tile(at, len(margins)), (margins > 0).ravel(), np.repeat(clusters, len(at)), unit="pairs × doses", **told
+            np.tile(at, len(margins)),
+            (margins > 0).ravel(),
+            np.repeat(clusters, len(at)),
+            unit="pairs × doses",
+            seed=seed,
         )
         return fit.location if term.word == "location" else fit.width
 
