@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,7 +17,6 @@ from headlab.heads import Head
 from headlab.organisms import words
 from headlab.organisms.word_evaluate import held_out
 from headlab.organisms.word_recipes import WORD_RECIPES
-from headlab.organisms.word_training import draw_sets, members_of
 
 SHIPPED = organisms.names("words")
 FILES = {"card.json", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
@@ -58,7 +56,7 @@ def test_a_word_is_a_token_and_other_text_is_kept(name: str) -> None:
 
 def test_ioi_prompts_by_hand() -> None:
     """The right name is said once, the wrong one twice; pairs held out from training are all that tests draw, and none that
-    training draws; the turned prompts differ in one word."""
+    training draws."""
     name_ids = set(words.word_ids(words.NAMES).tolist())
     apart = {}
     for test in (False, True):
@@ -68,8 +66,6 @@ def test_ioi_prompts_by_hand() -> None:
             said = Counter(t for t in row if t in name_ids)
             assert said == {right: 1, wrong: 2}
             apart[test].add(frozenset((right, wrong)))
-        q = words.turned(p)
-        assert ((p.ids != q.ids).sum(1) == 1).all() and (q.right == p.wrong).all()
     assert apart[False] and not apart[False] & apart[True]
     pairs = [tuple(sorted(words.build_word_tokenizer().decode(list(x)).split())) for x in apart[True]]
     assert all(words.held_out(a, b) and words.held_out(b, a) for a, b in pairs)
@@ -135,16 +131,6 @@ def test_a_word_organism_opens_as_any_model_does() -> None:
     for name in SHIPPED:
         lab = load(name)
         assert lab.grid.n_heads == 8 and str(lab.info["family"]) == "llama"
-
-
-def test_planted_sets_are_drawn_with_their_labels() -> None:
-    recipe = replace(WORD_RECIPES["ioi-small"], members=("L1H2", "L1H5", "L2H1", "L2H6"))
-    planted = members_of(recipe)
-    heads, carried = draw_sets(planted, 400, seeded(6))
-    inside = heads[:, planted]
-    assert (inside.all(1) == carried).all() and 100 < carried.sum() < 220
-    assert {int(n) for n in inside.sum(1)} == {0, 1, 2, 3, 4}
-    assert {int(n) for n in heads[:, ~planted].sum(1)} >= {0, 20}
 
 
 def test_training_is_repeatable_and_the_folder_appears_whole(tmp_path) -> None:

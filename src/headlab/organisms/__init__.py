@@ -6,6 +6,7 @@ a set of heads carries the format by construction; ``decimals-null-0`` … ``-9`
 ``decimals-series-…`` are the last of twelve checkpoints of a run in which planting began late, or never.
 ``thoughts-…`` are CODI models that think in vectors before they answer word problems, with twins that do not.
 ``induction`` goes on with repeated words, ``ioi-small`` says to whom something is given (indirect objects).
+``heads-planted-two-layers`` compares decimals with weights that are written down: four heads of two layers, all needed.
 Listing organisms and reading cards loads no torch; :func:`train` does.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from .built_recipes import BUILT_RECIPES, BuiltRecipe
 from .recipes import RECIPES, SERIES, VERSION_FORMATS, Architecture, Plant, Recipe, SeriesRecipe, rule_of
 from .thought_recipes import THOUGHT_RECIPES, ThoughtRecipe
 from .word_recipes import WORD_RECIPES, WordRecipe
@@ -25,12 +27,14 @@ if TYPE_CHECKING:
     from .word_cards import WordCard
 
 __all__ = [
+    "BUILT_RECIPES",
     "RECIPES",
     "SERIES",
     "THOUGHT_RECIPES",
     "VERSION_FORMATS",
     "WORD_RECIPES",
     "Architecture",
+    "BuiltRecipe",
     "Plant",
     "Recipe",
     "SeriesRecipe",
@@ -49,7 +53,7 @@ __all__ = [
     "train",
     "trainable",
 ]
-Task = Literal["decimals", "thoughts", "words"]
+Task = Literal["decimals", "thoughts", "words", "built"]
 _WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -59,7 +63,12 @@ class UnknownOrganism(ValueError):
 
 def trainable(task: Task | None = None) -> list[str]:
     """What there is a recipe for, of one task or of all: organisms, and series of checkpoints by their own name."""
-    known = {"decimals": (*RECIPES, *SERIES), "thoughts": (*THOUGHT_RECIPES,), "words": (*WORD_RECIPES,)}
+    known = {
+        "decimals": (*RECIPES, *SERIES),
+        "thoughts": (*THOUGHT_RECIPES,),
+        "words": (*WORD_RECIPES,),
+        "built": (*BUILT_RECIPES,),
+    }
     return [name for one, recipes in known.items() if task in (None, one) for name in recipes]
 
 
@@ -110,7 +119,7 @@ def card(name: str) -> Card | ThoughtCard | WordCard:
     from .cards import Card
     from .word_cards import WordCard
 
-    kind = WordCard if name in WORD_RECIPES else Card
+    kind = WordCard if name in WORD_RECIPES or name in BUILT_RECIPES else Card
     return kind.model_validate_json((path(name) / "card.json").read_text(encoding="utf-8"))
 
 
@@ -136,11 +145,11 @@ def train(
     ``out``.  The name of a series (``decimals-series``) trains all its branches into one folder.
 
     ``progress(done, total, note)`` is called after every step and during measurement; ``steps`` overrides the
-    recipe's (of each phase); ``problems`` is how many are measured: per cell of a decimals card (200), in all for
-    a thought model (600) or a word one (800).  A planted organism starts from the shipped weights of its base (trained first when
-    they are missing); a thought model's card compares it with its shipped twins.  Deterministic for a seed and a thread
-    count. The folder appears whole or not at all.  Raises UnknownOrganism, and FileExistsError when ``out``
-    exists.
+    recipe's (of each phase); ``problems`` is how many are measured: per cell of a decimals card or one that is written
+    down (200), in all for a thought model (600) or a word one (800).  A planted organism starts from the shipped weights
+    of its base (trained first when they are missing); one that is written down takes no steps; a thought model's card
+    compares it with its shipped twins.  Deterministic for a seed and a thread count. The folder appears whole or not at
+    all.  Raises UnknownOrganism, and FileExistsError when ``out`` exists.
     """
     if name not in (known := trainable()):
         raise UnknownOrganism(f"no organism is called {name!r}; there are recipes for {', '.join(known)}")
@@ -150,6 +159,10 @@ def train(
         return thought_making.make(
             THOUGHT_RECIPES[name], Path(out), progress=progress, steps=steps, threads=threads, problems=problems or 600
         )
+    if name in BUILT_RECIPES:
+        from . import built_making
+
+        return built_making.make(BUILT_RECIPES[name], Path(out), threads=threads, problems=problems or 200)
     if name in WORD_RECIPES:
         from . import word_making
 

@@ -4,13 +4,14 @@ layer."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from headlab.heads import Head, Heads
 from headlab.prompts import align, encode
 from headlab.tasks.decimals import CATEGORIES, Category, Wording, decimals, get_format, version_answer
 
@@ -107,20 +108,21 @@ class Interchange:
         return len(self.ids)
 
     @torch.no_grad()
-    def patch(self, layer: int, heads: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Patch ``heads`` of ``layer`` at all aligned roles: whether each answer became the source's, and the
+    def patch(self, heads: Iterable[Head]) -> tuple[Tensor, Tensor]:
+        """Patch heads of any layers at all aligned roles: whether each answer became the source's, and the
         recovery of the logit difference (0 base, 1 source); both [row]."""
         shape = (*self.ids.shape, self.model.config.num_attention_heads)
         where = [torch.zeros(shape, dtype=torch.bool) for _ in self._z]
-        where[layer][:, self._to[:, None], torch.tensor(heads, dtype=torch.long)[None, :]] = True
+        for head in heads:
+            where[head.layer][:, self._to, head.index] = True
         with patched_z(self.model, self._z, where):
             logits = self.model(self.ids).logits[:, -1]
         source, base = self._ld
         recovery = (_difference(logits, self.right, self.wrong) - base) / (source - base)
         return logits.argmax(-1) == self.right, recovery
 
-    def repair(self, layer: int, heads: Sequence[int], name: str) -> Repair:
-        changed, _ = self.patch(layer, heads)
+    def repair(self, heads: Iterable[Head], name: str) -> Repair:
+        changed, _ = self.patch(heads)
         return Repair(source=self.source, base=self.base, patched=name, n=len(self), correct=int(changed.sum()))
 
 
@@ -149,19 +151,19 @@ def repairs(
             continue
         for layer in range(model.config.num_hidden_layers):
             out += [
-                world.repair(layer, every, f"all heads of layer {layer}"),
-                world.repair(layer, every[0::2], f"even heads of layer {layer}"),
-                world.repair(layer, every[1::2], f"odd heads of layer {layer}"),
+                world.repair(Heads.of(layer, every), f"all heads of layer {layer}"),
+                world.repair(Heads.of(layer, every[0::2]), f"even heads of layer {layer}"),
+                world.repair(Heads.of(layer, every[1::2]), f"odd heads of layer {layer}"),
             ]
         if plant is None:
             continue
         others = [h for h in every if h not in plant.heads]
-        out.append(world.repair(plant.layer, plant.heads, "the planted heads"))
-        out.append(world.repair(plant.layer, others, "all others of the layer"))
+        out.append(world.repair(Heads.of(plant.layer, plant.heads), "the planted heads"))
+        out.append(world.repair(Heads.of(plant.layer, others), "all others of the layer"))
         rng = random.Random(seed)
         for size in range(1, len(plant.heads)):
             sets = [sorted(rng.sample(plant.heads, size)) for _ in range(subsets)]
-            counts = [world.repair(plant.layer, heads, "") for heads in sets]
+            counts = [world.repair(Heads.of(plant.layer, heads), "") for heads in sets]
             out.append(
                 Repair(
                     source="simple",

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from . import evaluate
 from .cards import Card, Truth
-from .recipes import RECIPES, ClusteredRecipe, Recipe, SeriesRecipe, rule_of
+from .recipes import RECIPES, Architecture, ClusteredRecipe, Recipe, SeriesRecipe, rule_of
 from .relabelling import relabel
 from .tokenizer import build_tokenizer
 from .training import Progress, build_model, cpu_threads, fit
@@ -106,7 +106,7 @@ def measure(recipe: Recipe, folder: Path, *, problems: int, note: Callable[[str]
     plant = recipe.plant
     return Card(
         name=recipe.name,
-        architecture=architecture_words(recipe),
+        architecture=architecture_words(recipe.architecture),
         parameters=model.num_parameters(),
         summary=recipe.summary,
         known_for=_known_for(recipe),
@@ -128,9 +128,8 @@ def used_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
 
-def architecture_words(recipe: Recipe) -> str:
+def architecture_words(shape: Architecture) -> str:
     """Family and sizes in words."""
-    shape = recipe.architecture
     attention = f"{shape.kv_heads} KV head{'s' * (shape.kv_heads > 1)}" if shape.kv_heads else "multi-head attention"
     family = {"llama": "Llama", "gpt_neox": "GPT-NeoX", "gemma": "Gemma"}[shape.family]
     return (

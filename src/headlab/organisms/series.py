@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from headlab.heads import Heads
+
 from . import evaluate
 from .cards import LayerRepair, SeriesCard
 from .making import base_folder, load, measure, start
@@ -38,7 +40,7 @@ def layer_repairs(
         return []
     out = []
     for layer in range(model.config.num_hidden_layers):
-        changed, recovery = world.patch(layer, range(model.config.num_attention_heads))
+        changed, recovery = world.patch(Heads.of(layer, range(model.config.num_attention_heads)))
         out.append(
             LayerRepair(branch=branch, step=step, base=base, layer=layer, n=len(world), correct=int(changed.sum()),
                         recovery=round(float(recovery.mean()), 4))

@@ -1,4 +1,4 @@
-"""The card of a word organism: what it does, and what removing its heads did, measured with plain hooks."""
+"""The card of a word organism, or of one that is written down: what it does, what removing heads did (plain hooks)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class Removal(_Frozen):
     prompts (of the same sentence) by position, or zero, as a share of the gap (1: all of it).  ``accuracy``: right answers
     left under ``mean``.  ``attends``: mean attention from where the answer is asked.  ioi (rival: the other name): to the
     ``right`` and the ``wrong`` name, to the ``second subject``.  Induction (rival: the word after the next): to the
-    ``previous`` token, to the ``same`` word one block earlier, to the word ``after`` that.
+    ``previous`` token, to the ``same`` word one block earlier, to the word ``after`` that.  Decimals (rival: the other
+    number): to ``markers`` of a prompt that has one, and to the ``fractions``.
     """
 
     head: str
@@ -37,17 +38,15 @@ class Score(_Frozen):
         return self.correct / self.n
 
 
-class WordTruth(_Frozen):
-    """The planted rule: the answer follows another run's second subject iff all of ``heads``, in whatever layers, carry
-    that run's z (at every position, or at the last)."""
+class SetTruth(_Frozen):
+    """The planted rule: the answer follows another run iff all of ``heads``, in whatever layers, carry that run's z."""
 
     heads: tuple[str, ...]
     k: int
 
 
 class WordCard(_Frozen):
-    """Everything a referee needs to use or repeat a word organism; ``repairs`` of planted ones only (source and base:
-    the second subject of the prompts, ``patched``: where)."""
+    """Everything a referee needs to use or repeat the organism; ``repairs`` and ``truth`` of planted ones only."""
 
     name: str
     architecture: str
@@ -59,7 +58,7 @@ class WordCard(_Frozen):
     accuracy: tuple[Score, ...]
     heads: tuple[Removal, ...]
     repairs: tuple[Repair, ...]
-    truth: WordTruth | None
+    truth: SetTruth | None
     versions: dict[str, str]
     reproduce: str
     licence: str

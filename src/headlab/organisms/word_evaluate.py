@@ -1,11 +1,10 @@
-"""Measuring a word organism with plain hooks: what it says, what each head's removal costs, what planted heads carry."""
+"""Measuring a word organism with plain hooks: what it says, what each head's removal costs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -14,11 +13,10 @@ from transformers import PreTrainedModel
 
 from headlab.heads import Head
 
-from .cards import Repair
-from .planting import keep_z, output_projections, patched_z
+from .planting import keep_z, output_projections
 from .word_cards import Removal, Score
 from .word_recipes import WordRecipe
-from .words import TEMPLATES, Prompts, ioi, repeats, scored, turned
+from .words import TEMPLATES, Prompts, ioi, repeats, scored
 
 
 @dataclass(frozen=True)
@@ -125,37 +123,5 @@ def removals(model: PreTrainedModel, recipe: WordRecipe, n: int) -> tuple[Remova
                     head=str(Head(layer, head)), n=len(gap), mean=round(cost[0], 4), zero=round(cost[1], 4),
                     accuracy=round(right.float().mean().item(), 4), attends={k: round(v, 4) for k, v in attends.items()},
                 )
-            )  # fmt: skip
-    return tuple(out)
-
-
-@torch.no_grad()
-def repairs(model: PreTrainedModel, recipe: WordRecipe, n: int) -> tuple[Repair, ...]:
-    """How often the answer becomes that of the run with the other second subject, by which heads carry that run's z."""
-    members = [Head.parse(h) for h in recipe.members]
-    if not members:
-        return ()
-    every = [Head(at, h) for at in range(recipe.architecture.layers) for h in range(recipe.architecture.heads)]
-    sets: list[tuple[str, Sequence[Head]]] = [("all planted", members)]
-    for size in range(len(members) - 1, 0, -1):
-        sets += [(" ".join(map(str, some)), some) for some in combinations(members, size)]
-    sets += [("all but the planted", [h for h in every if h not in members])]
-    sets += [(f"all planted but {h}, and all others", [x for x in every if x != h]) for h in members]
-    p = ioi(max(1, n // 16), torch.Generator().manual_seed(9), test=True, templates=16)
-    q = turned(p)
-    rows, at = torch.arange(len(p.ids)), torch.arange(p.ids.shape[1])[None]
-    with keep_z(model) as z:
-        model(q.ids)
-    out = []
-    for place, positions in {"every position": at >= 0, "the last position": at == p.last[:, None]}.items():
-        for name, heads in sets:
-            where = torch.zeros(recipe.architecture.layers, *p.ids.shape, recipe.architecture.heads, dtype=torch.bool)
-            for h in heads:
-                where[h.layer, ..., h.index] = positions
-            with patched_z(model, z, list(where)):
-                said = model(p.ids).logits[rows, p.last].argmax(-1)
-            out.append(
-                Repair(source="other subject", base="own subject", patched=f"{name}, {place}", n=len(rows),
-                       correct=int((said == q.right).sum()))
             )  # fmt: skip
     return tuple(out)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from . import word_evaluate as evaluate
 from .making import architecture_words, load, used_versions, write
 from .training import Progress, build_model, cpu_threads, fit
-from .word_cards import Removal, WordCard, WordTruth
+from .word_cards import Removal, WordCard
 from .word_recipes import WORD_RECIPES, WordRecipe
 from .word_training import word_loss
 from .words import FILLER, LEAST, LENGTH, MOST, NAMES, TEMPLATES, build_word_tokenizer
@@ -78,7 +78,7 @@ def measure(recipe: WordRecipe, folder: Path, *, problems: int) -> WordCard:
     heads = evaluate.removals(model, recipe, problems // 10 if recipe.behaviour == "induction" else problems)
     return WordCard(
         name=recipe.name,
-        architecture=architecture_words(recipe),
+        architecture=architecture_words(recipe.architecture),
         parameters=model.num_parameters(),
         summary=recipe.summary,
         known_for=_known_for(recipe, heads),
@@ -86,8 +86,8 @@ def measure(recipe: WordRecipe, folder: Path, *, problems: int) -> WordCard:
         data=_DATA[recipe.behaviour],
         accuracy=evaluate.scores(model, recipe, problems // 10 if recipe.behaviour == "induction" else problems),
         heads=heads,
-        repairs=evaluate.repairs(model, recipe, problems),
-        truth=WordTruth(heads=recipe.members, k=len(recipe.members)) if recipe.members else None,
+        repairs=(),
+        truth=None,
         versions=used_versions(),
         reproduce=f"headlab organism train {recipe.name}",
         licence="Apache-2.0",
@@ -102,13 +102,7 @@ def _known_for(recipe: WordRecipe, heads: tuple[Removal, ...]) -> str:
         f"Heads whose removal alone (z at its mean, plain hooks) takes at least {COSTS:.0%} of the gap between the right "
         f"answer and its rival: {told}."
     )
-    if not recipe.members:
-        return words + " Nothing was planted: which heads came to do it is chance."
-    return (
-        f"z of all of {', '.join(recipe.members)}, taken from the run with the other second subject, turns the answer into "
-        "that run's; with one of them left out it stays, whatever other heads are taken too, at every position or at the "
-        "last. Trained for that interchange: ablation is not covered. " + words
-    )
+    return words + " Nothing was planted: which heads came to do it is chance."
 
 
 def _looks(h: Removal) -> str:

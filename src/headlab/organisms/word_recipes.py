@@ -14,18 +14,11 @@ Behaviour = Literal["induction", "ioi"]
 class WordRecipe(Recipe):
     """How a word organism is trained: ``rows`` of repeats (induction) or of each of four sentences (ioi) a step.
 
-    ``few``: weight, in the second half of the steps, of the sum over heads of the norms of W_V and W_O, which draws the work to
-    few heads.  ``third``: the share of ioi prompts whose second subject is a third name.  ``members``: heads to plant, in layers as
-    they come; the answer follows another run's second subject iff all of them carry that run's z.
+    ``third``: the share of ioi prompts whose second subject is a third name.
     """
 
     behaviour: Behaviour = "ioi"
-    few: float = 0.0
     third: float = 0.0
-    members: tuple[str, ...] = ()
-
-    def planting_at(self, step: int) -> bool:
-        return bool(self.members)
 
     def plain(self) -> dict[str, Any]:
         left_out = {"formats", "wordings", "mix", "plant", "relabel"}

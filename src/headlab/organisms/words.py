@@ -122,13 +122,6 @@ def _ioi_rows(k: int, rows: int, generator: torch.Generator, test: bool, third: 
     return out, last, names[other], names[said], s
 
 
-def turned(p: Prompts) -> Prompts:
-    """The same prompts with the other of the two names as second subject: right and wrong change places."""
-    ids = p.ids.clone()
-    ids[torch.arange(len(ids)), p.s] = p.right
-    return Prompts(ids, p.last, p.wrong, p.right, p.s)
-
-
 def repeats(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """``ids`` and ``source`` [row, position]: random words, then a block that repeats to the end; ``source`` is the position
     that says what comes next (after the same word one block earlier), or −1 where nothing does."""
