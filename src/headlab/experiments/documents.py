@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from headlab.engine.model import Lab
 from headlab.experiments.base import Result, handed_on
 from headlab.prompts import PromptSet
 from headlab.store import Record, Store, content_hash
-from headlab.trials import amending, ledger, prompts
+from headlab.tasks.word_problems import ProblemSet
+from headlab.thoughts.loading import Thinker
+from headlab.trials import amending, ledger, prompts, thinking
 from headlab.trials.document import Document
-from headlab.trials.loading import load
+from headlab.trials.loading import load, load_thinker
 from headlab.trials.material import material
 from headlab.trials.record import BY_RECORD, again, model_facts, plain_loading, versions
 from headlab.trials.run import Trial
 from headlab.trials.subject import Language, check_answers, oriented
+from headlab.trials.thinking import Thinking
 
 LANGUAGE = 1
 _CHANGES = {"layer", "pairs", "seed", "matched_sets"}
@@ -49,8 +53,10 @@ def adjusted(doc: Document, changes: Mapping[str, Any]) -> tuple[Document, dict[
 
 def prepared(
     doc: Document, model: Any, own: Any, loading: Mapping[str, Any], folder: Path
-) -> tuple[Lab, PromptSet, PromptSet]:
-    """The model, and test and selection prompts."""
+) -> tuple[Lab | Thinker, Any, Any]:
+    """The model, and test and selection prompts (problems, for a thinking model)."""
+    if doc.thinking:
+        return _thinking(doc, model, own, loading, folder)
     text = own if isinstance(own, str | Path) and "corpus" in doc.task else None
     own = PromptSet.from_file(own) if isinstance(own, str | Path) and text is None else own
     lab = load(model, **{k: v for k, v in loading.items() if v is not None})
@@ -60,6 +66,27 @@ def prepared(
     test, selection = prompts.split(doc, lab.tokenizer, own, folder)
     check_answers(doc, test)
     return lab, test, selection
+
+
+def _thinking(
+    doc: Document, model: Any, own: Any, loading: Mapping[str, Any], folder: Path
+) -> tuple[Thinker, ProblemSet, ProblemSet]:
+    own = thinking.read_problems(own) if isinstance(own, str | Path) else own
+    if isinstance(own, PromptSet):
+        raise ClaimError(f"{doc.id} is about a thinking model; expected problems, given prompt pairs")
+    thinker = load_thinker(model, **{k: v for k, v in loading.items() if v is not None})
+    if isinstance(own, tuple):
+        return thinker, *own
+    if own is None and "file" in doc.task:
+        own = thinking.read_problems(prompts.beside(folder, doc.task["file"]))
+    return thinker, *thinking.drawn(doc.pairs, doc.selection_pairs, doc.seed, thinker, own)
+
+
+def _who(model: Lab | Thinker) -> dict[str, Any]:
+    """Everything of the model that its numbers depend on."""
+    if isinstance(model, Lab):
+        return identity(model)
+    return {**identity(model.lab, model.model), "thoughts": content_hash(asdict(model.spec))}
 
 
 def trial(
@@ -83,7 +110,10 @@ def trial(
     that repeats it."""
     doc, amended = adjusted(doc, changes)
     folder = folder or (Path(given).parent if isinstance(given, str | Path) and Path(given).is_file() else Path("."))
-    lab, test, selection = prepared(doc, model, prompts, loading, folder)
+    tried, test, selection = prepared(doc, model, prompts, loading, folder)
+    lab = tried.lab if isinstance(tried, Thinker) else tried
+    if isinstance(tried, Thinker) and where.engine is not None:
+        raise ClaimError(f"{doc.id} is about a thinking model: the latent loop runs here, without --engine")
     home = store if isinstance(store, Store) else Store(store)
     design = design_of(doc, test, selection, folder, own=prompts is not None)
     facts: dict[str, Any] = {
@@ -94,12 +124,16 @@ def trial(
     }
     draft = {
         "claim": doc.plain(),
-        "model": {**model_facts(lab), "identity": identity(lab)},
+        "model": {**model_facts(lab), "identity": _who(tried)},
         "prompts": {
             "name": test.name,
             "test": {"n": len(test), "hash": test.content_hash()},
             "selection": {"n": len(selection), "hash": selection.content_hash()},
-            **({"pairs": (test.plain(), selection.plain())} if prompts is not None or "name" not in doc.task else {}),
+            **(
+                {"pairs": (test.plain(), selection.plain())}
+                if prompts is not None or set(doc.task) & {"file", "corpus"}
+                else {}
+            ),
         },
         "settings": {
             "memory_bytes": memory,
@@ -123,9 +157,12 @@ def trial(
     with home.open(kind=kind, slug=doc.id, title=title, inputs=inputs, draft=draft) as run, where:  # type: ignore[arg-type]
         if run.finished is not None:
             return handed_on(home, run.finished)
-        tests, chosen = (oriented(prompts_encoded(s, lab), doc) for s in (test, selection))
-        subject = Language(lab, doc, test, selection, tests, chosen, run, progress, memory, where.engine)
-        subject.material = material(subject, folder)
+        if isinstance(tried, Thinker):
+            subject: Any = Thinking(tried, doc, test, selection, run, progress, memory)
+        else:
+            tests, chosen = (oriented(prompts_encoded(s, lab), doc) for s in (test, selection))
+            subject = Language(lab, doc, test, selection, tests, chosen, run, progress, memory, where.engine)
+            subject.material = material(subject, folder)
         found = Trial(doc, subject, folder, facts=facts).findings()
         for name, frame in found.tables.items():
             run.table(name, frame)
@@ -146,7 +183,7 @@ def prompts_encoded(some: PromptSet, lab: Lab) -> list[Any]:
 
 
 def design_of(
-    doc: Document, test: PromptSet, selection: PromptSet, folder: Path, *, own: bool = False
+    doc: Document, test: PromptSet | ProblemSet, selection: PromptSet | ProblemSet, folder: Path, *, own: bool = False
 ) -> dict[str, Any]:
     """All that the numbers depend on beside the model: resolved defaults, files, splits, seeds (rule 26).
 
@@ -171,7 +208,7 @@ def _files(doc: Document, own: bool) -> set[str]:
         for write in writes:
             for cell in write.cells():
                 one = write.at(cell)
-                out |= {one.mean.over} - {"selection"} if isinstance(one.mean.over, str) else set()
+                out |= {one.mean.over} - {"selection", "test"} if isinstance(one.mean.over, str) else set()
                 if isinstance(one.direction, Mapping) and "file" in one.direction:
                     out.add(one.direction["file"])
     return out
@@ -210,7 +247,7 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
     doc = Document.from_data(record.claim, name=record.id)
     own = None
     if stored := record.prompts.get("pairs"):
-        test, selection = (PromptSet.from_plain(p) for p in stored)
+        test, selection = ((ProblemSet if doc.thinking else PromptSet).from_plain(p) for p in stored)
         own = (test, selection)
     return trial(
         doc, doc, record.model["name"], changes={}, prompts=own, store=store, where=scale.pick("here", None, None),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,49 +14,33 @@ from headlab.effects import Progress, quiet
 from headlab.engine.identity import short
 from headlab.engine.model import Lab
 from headlab.experiments.base import Experiment
-from headlab.prompts import PromptError
 from headlab.stats import Estimate, bootstrap_rate, paired_difference
 from headlab.stats.paired import McNemar, mcnemar
 from headlab.store import Run
-from headlab.tasks.word_problems import ProblemSet, grade_problem, read_gsm8k, read_gsm8k_aug, word_problems
+from headlab.tasks.word_problems import ProblemSet, grade_problem
 from headlab.thoughts.loading import Thinker
-from headlab.thoughts.loop import BATCH, think, touched_by
+from headlab.thoughts.loop import think, touched_by
 from headlab.thoughts.worlds import ThoughtWorld
+from headlab.trials.thinking import (
+    BASE,
+    PARSED_AT_LEAST,
+    PROBLEMS_AT_LEAST,
+    drawn,
+    in_flight,
+    read_problems,
+    shortcomings,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TASK = "word-problems"
-PARSED_AT_LEAST, PROBLEMS_AT_LEAST = 0.95, 100
-BASE = ThoughtWorld("baseline")
-
-
-def read_problems(path: str | Path) -> ProblemSet:
-    """GSM8K (``.jsonl``) or GSM8K-Aug (``.txt``).  Raises PromptError."""
-    path = Path(path)
-    if not path.is_file():
-        raise PromptError(f"no such file of problems: {path}; expected GSM8K .jsonl or GSM8K-Aug .txt")
-    if path.suffix not in {".jsonl", ".txt"}:
-        raise PromptError(f"{path} has suffix {path.suffix!r}; expected GSM8K .jsonl or GSM8K-Aug .txt")
-    return read_gsm8k(path) if path.suffix == ".jsonl" else read_gsm8k_aug(path)
 
 
 def draw_problems(claim: Claim, thinker: Thinker, given: ProblemSet | None) -> tuple[ProblemSet, ProblemSet]:
-    """Test problems and selection problems that share no chain of steps.
-
-    Given ones, a file's, or the generator's with the steps and values that the model was trained on (``codi.json`` may
-    name them; 2 to 4 steps and values to 20 otherwise).
-    """
-    wanted = claim.pairs + claim.selection_pairs
+    """Test problems and selection problems that share no chain of steps: given ones, a file's, or the generator's."""
     whole = given if given is not None else read_problems(claim.task.file) if claim.task.file else None
-    if whole is None:
-        whole = word_problems(3 * wanted, split="test", seed=claim.seed, **thinker.lab.info.get("problems", {}))
-    share = claim.selection_pairs / wanted if len(whole) >= wanted else min(claim.selection_pairs / wanted, 0.25)
-    selection, test = whole.split(share, claim.seed)
-    if not len(test):
-        raise PromptError(f"{whole.name} has no problem left for the test")
-    chosen = selection.sample(min(claim.selection_pairs, len(selection)), claim.seed)
-    return test.sample(min(claim.pairs, len(test)), claim.seed), chosen
+    return drawn(claim.pairs, claim.selection_pairs, claim.seed, thinker, whole)
 
 
 @dataclass(frozen=True)
@@ -111,11 +94,7 @@ class ThoughtBench:
     @property
     def rows(self) -> int:
         """Rows in flight: the default, or what fits the memory asked for (keys and values of 512 tokens a row)."""
-        if self.memory is None:
-            return BATCH
-        grid = self.lab.grid
-        row = 2 * 512 * grid.n_layers * grid.n_kv_heads * self.lab.head_dim * 4
-        return max(1, min(BATCH, self.memory // (2 * row)))
+        return in_flight(self.lab, self.memory)
 
     def option(self, name: str, experiment: Experiment) -> Any:
         """A setting of the experiment's own: the claim's, or its default."""
@@ -233,12 +212,6 @@ def eligibility(base: pd.DataFrame, problems: ProblemSet, seed: int) -> Able:
     """Whether accuracy is surely above the commonest answer's share, and answers parse."""
     found, parsed = accuracy(base, "baseline", seed=seed), parse_rate(base, "baseline", seed=seed)
     _, majority = problems.majority()
-    reasons = []
-    if (n := len({p.question for p in problems})) < PROBLEMS_AT_LEAST:
-        reasons.append(f"at least {PROBLEMS_AT_LEAST} problems are needed, given {n}")
-    if found.above(majority) != "yes":
-        reasons.append(f"accuracy {found} is not surely above the share of the commonest answer, {majority:.1%}")
-    if parsed.value is None or parsed.value < PARSED_AT_LEAST:
-        reasons.append(f"only {parsed} of the answers hold a number (at least {PARSED_AT_LEAST:.0%} needed)")
+    reasons = shortcomings(found, parsed, problems)
     reason = "the model is not eligible: " + "; ".join(reasons) if reasons else ""
     return Able(not reasons, reason, found, parsed, majority)

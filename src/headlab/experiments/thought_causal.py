@@ -32,7 +32,8 @@ from headlab.stats.paired import McNemar
 from headlab.store import Reading
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts import metrics
-from headlab.thoughts.loop import touched_by, watch
+from headlab.thoughts.loop import touched_by
+from headlab.thoughts.scores import norms
 from headlab.thoughts.worlds import ThoughtWorld, ablation
 
 Array = np.ndarray
@@ -196,22 +197,7 @@ def hub_of(bench: ThoughtBench, asked: str) -> int:
 
 def output_norms(bench: ThoughtBench) -> dict[Head, float]:
     """Mean norm of what each head writes to the residual stream, ‖z·W_O‖ over all positions of selection problems."""
-    import torch
-
-    lab, problems = bench.lab, bench.selection
-    layers = range(lab.grid.n_layers)
-    wanted = frozenset((at, "z") for at in layers)
-    gram = {at: (w := lab.weight("o", at).float()) @ w.transpose(1, 2) for at in layers}
-    total, count = torch.zeros(lab.grid.n_layers, lab.grid.n_heads), 0
-    asked, names = [p.question for p in problems], [p.id for p in problems]
-    for _, ran in watch(bench.thinker, asked, names, wanted, batch=bench.rows, progress=bench.progress, what="norms"):
-        for seen in ran.kept:
-            for at in layers:
-                z = seen[at, "z"].float()
-                squared = torch.einsum("rphd,hde,rphe->rph", z, gram[at], z).clamp(min=0)
-                total[at] += squared.sqrt().sum((0, 1)).cpu()
-            count += seen[0, "z"].shape[0] * seen[0, "z"].shape[1]
-    return {Head(at, h): float(total[at, h]) / count for at in layers for h in range(lab.grid.n_heads)}
+    return dict(norms(bench.thinker, bench.selection, bench.rows, bench.progress))
 
 
 @dataclass(frozen=True)

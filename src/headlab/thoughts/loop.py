@@ -64,6 +64,15 @@ class Asked:
         return out
 
 
+@dataclass(frozen=True)
+class Lenders:
+    """Other problems from which means and donors are taken: ``choose(borrower, seed)`` is the place of a borrower's donor."""
+
+    questions: tuple[str, ...]
+    names: tuple[str, ...]
+    choose: Callable[[int, int], int]
+
+
 @dataclass
 class Ran:
     """One batch after the loop.
@@ -229,6 +238,7 @@ def think(
     keep: Callable[[str, Callable[[], Any]], Any] | None = None,
     progress: Progress = quiet,
     what: str = "thinking",
+    lenders: Lenders | None = None,
 ) -> pd.DataFrame:
     """Greedy answers of every problem in every world: ``problem, world, text, stopped, logprob``, in that order.
 
@@ -236,6 +246,7 @@ def think(
     the sum over generated tokens up to it.  ``touched``: (layer, site) pairs that every row passes through, so that a
     baseline runs in the kernels of the worlds it is compared with.  ``keep(name, compute)`` stores each finished part
     (``Run.shard``), so that an interrupted call goes on where it stopped.  Memory is bounded by ``batch`` rows.
+    ``lenders``: the problems over which means are taken and from which ``resample`` borrows (None: those that are asked).
 
     Raises ThoughtError and InterventionError before anything runs.
     """
@@ -244,9 +255,11 @@ def think(
     asked = Asked.of(thinker, questions, names)
     for world in worlds:
         _check(thinker, world)
-    means = _means(thinker, asked, worlds, max_new_tokens, batch, progress, what)
+    source = asked if lenders is None else Asked.of(thinker, lenders.questions, lenders.names)
+    means = _means(thinker, source, worlds, max_new_tokens, batch, progress, what)
     blocks = [part for group in asked.groups.values() for part in _parts(group, min(batch, len(group)))]
-    lender = Lender(thinker, asked, max_new_tokens, batch)
+    lender = Lender(thinker, source, max_new_tokens, batch, None if lenders is None else lenders.choose)
+    lent = "" if lenders is None else hashlib.sha256(repr((source.names, source.ids)).encode()).hexdigest()[:8]
     done, parts = 0, []
     for chosen in blocks:
         several = max(1, batch // len(chosen))
@@ -255,7 +268,7 @@ def think(
             def compute(chosen: Sequence[int] = chosen, some: Sequence[int] = some) -> Any:
                 return _block(thinker, asked, chosen, [worlds[w] for w in some], means, max_new_tokens, touched, lender)
 
-            name = _part_name(what, asked, chosen, [worlds[w] for w in some], max_new_tokens, touched)
+            name = _part_name(what, asked, chosen, [worlds[w] for w in some], max_new_tokens, touched) + lent
             parts.append(compute() if keep is None else keep(name, compute))
             done += len(chosen) * len(some)
             progress(what, done, len(asked.ids) * len(worlds))
@@ -323,8 +336,11 @@ def _seeds(world: ThoughtWorld) -> set[int]:
 class Lender:
     """Unedited runs of whole groups of problems, kept while they fit ``limit`` bytes, for whoever receives from them."""
 
-    def __init__(self, thinker: Thinker, asked: Asked, answer: int, batch: int, limit: int = 1 << 30) -> None:
-        self.thinker, self.asked, self.answer, self.limit = thinker, asked, answer, limit
+    def __init__(
+        self, thinker: Thinker, asked: Asked, answer: int, batch: int, choose: Callable[[int, int], int] | None = None,
+        limit: int = 1 << 30,
+    ) -> None:  # fmt: skip
+        self.thinker, self.asked, self.answer, self.limit, self.choose = thinker, asked, answer, limit, choose
         self.place: dict[int, tuple[int, int]] = {}
         self.parts: list[list[int]] = []
         for group in asked.groups.values():
@@ -335,10 +351,13 @@ class Lender:
         self.orders: dict[int, list[int]] = {}
 
     def lend(self, chosen: Sequence[int], wanted: frozenset[tuple[int, str]], seed: int) -> list[tuple[Observed, int]]:
-        """For each of these problems the run of its donor (a derangement of all problems), and the place in it."""
-        if seed not in self.orders:
-            self.orders[seed] = derange(self.asked.names, seed).tolist()
-        places = [self.place[self.orders[seed][i]] for i in chosen]
+        """For each of these problems the run of its donor (as chosen, or a derangement of all), and the place in it."""
+        if self.choose is not None:
+            places = [self.place[self.choose(i, seed)] for i in chosen]
+        else:
+            if seed not in self.orders:
+                self.orders[seed] = derange(self.asked.names, seed).tolist()
+            places = [self.place[self.orders[seed][i]] for i in chosen]
         found = {part: self._part(part, wanted) for part, _ in places}
         return [(found[part], n) for part, n in places]
 

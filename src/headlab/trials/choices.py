@@ -167,7 +167,7 @@ class Choices:
             raise ClaimError(f"score {name!r} is read in {len(found)} cells; pin one, such as drop:one/mean")
         read = found[0]
         find = self.find(resolved, redraw)
-        made = {w: arms(doc, self.subject.grid, w, resolved, find) for w in {t.world for t in read.terms}}
+        made = {w: arms(doc, self.subject, w, resolved, find) for w in {t.world for t in read.terms}}
         asked = {name_of(doc, t.readout) for t in read.terms}
         needed = _used(read, made)
         missing = [a for a in needed if not all(self.measured and self.measured.has(a, r) for r in asked)]

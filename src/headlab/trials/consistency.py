@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from headlab.reading import brief
 from headlab.tasks.grading import Grader
-from headlab.trials import expressions, sets
+from headlab.trials import expressions, sets, thought_worlds
 from headlab.trials.document import (
     ABLATIONS,
     PER_TOKEN,
@@ -31,6 +31,9 @@ NUMERIC = ("amount",)
 
 def faults(doc: Document) -> Iterator[Fault]:
     """``(place, message)`` of every fault, in the order in which a reader meets them."""
+    if not doc.sets and not doc.thinking:
+        yield (("sets",), "a document names its heads, such as sets: {named: L3H1 L5H0}")
+        return
     unreadable = list(_readable(doc))
     yield from unreadable
     if unreadable:
@@ -43,6 +46,7 @@ def faults(doc: Document) -> Iterator[Fault]:
     yield from _worlds(doc)
     yield from _reference(doc)
     yield from _predictions(doc)
+    yield from thought_worlds.faults(doc)
     yield from _honesty(doc)
 
 

@@ -52,8 +52,12 @@ def touched(arms: Sequence[Arm], *, inner: bool = False) -> dict[str, tuple[int,
     return {world: tuple(sorted(layers)) for world, layers in out.items()}
 
 
-def wholes(doc: Document, grid: Grid, arms: Sequence[Arm]) -> list[Whole]:
+def wholes(doc: Document, subject: Any, arms: Sequence[Arm]) -> list[Whole]:
     """The control worlds of every cell of every world."""
+    grid: Grid = subject.grid
+    if doc.thinking:
+        found = subject.wholes(arms)
+        return [Whole(name, Arm(name, cell, -1, (w,)), layers) for (name, cell), (w, layers) in found.items()]
     layers, out, seen = touched(arms), [], set()
     senders = touched(arms, inner=True)
     for arm in arms:
@@ -178,6 +182,8 @@ def _half(doc: Document, stats: Statistics, term: Term, arms: Mapping[str, Seque
     if kind in {"text", "accuracy"}:
         got = stats.estimate(Expression((replace(term, word="drop"),)), arms)
         most = float(base.mean()) - (CHANCE if kind == "accuracy" else 0.0)
+        if any(w.at(c).shape for w in doc.world_axes()[term.world] for c in w.cells()):
+            most = 0.0  # what is removed in place of a forced pattern need not be half of what an answer needs
         return got.above(HALF * max(0.0, most)) == "yes", f"drop:{'/'.join([term.world, *term.cell])} is {got}"
     # an ablation can take a preference away, not turn it round: the gap is to none at all (a margin of 0)
     writes = {one.write for w in stats._arms(term, arms)[0][0].draws for one in every(w.interventions)}

@@ -33,7 +33,9 @@ READOUTS = (
 )  # fmt: skip
 WORSE_WHEN_HIGHER = frozenset({"loss", "kl", "place"})
 PER_TOKEN = frozenset({"loss", "kl"})
-SCORES = ("previous", "induction", "duplicate", "sink", "norm", "attribution")
+THINKING = "word-problems"
+"""The task of thinking models."""
+SCORES = ("composite", "previous", "induction", "duplicate", "sink", "norm", "attribution")
 
 
 def _tuple(value: Any) -> Any:
@@ -79,7 +81,7 @@ class Write(_Plain):
     """One write of a world, every axis pinned: see :class:`headlab.interventions.Intervention` for the fields that
     have the same names."""
 
-    heads: Any
+    heads: Any = "all"
     site: str = "z"
     write: str = "patch"
     amount: float = 1.0
@@ -95,6 +97,7 @@ class Write(_Plain):
     direction: Any = None
     computed_in: str | None = None
     free: bool = False
+    shape: Literal["identity", "hub", "uniform", "sequential", "self"] | None = None
 
     @field_validator("amount", mode="before")
     @classmethod
@@ -104,7 +107,7 @@ class Write(_Plain):
     @field_validator("site")
     @classmethod
     def _site(cls, value: str) -> str:
-        return _one_of(value, SITES, "site")
+        return _one_of(value, (*SITES, "thought"), "site")
 
     @field_validator("write")
     @classmethod
@@ -141,7 +144,7 @@ class WriteAxes:
             raise ValueError(
                 f"a world is a write such as {{heads: movers, write: mean}}, or a list of them; given {value!r}"
             )
-        if "heads" not in value:
+        if "heads" not in value and value.get("site") != "thought":
             raise ValueError("a write needs 'heads': the name of a set, or heads such as L9H6")
         self.axes: dict[str, tuple[Any, ...]] = {}
         fixed: dict[str, Any] = {}
@@ -156,7 +159,7 @@ class WriteAxes:
             else:
                 fixed[key] = one
         self.fixed = fixed
-        self.spec = sets.parse(fixed["heads"])
+        self.spec = sets.parse(fixed.get("heads", "all"))
         for cell in self.cells():
             self.at(cell)
 
@@ -231,7 +234,7 @@ class Document(_Plain):
     layer: Annotated[int | tuple[int, ...] | Literal["auto"], BeforeValidator(_tuple)] = "auto"
     layer_rule: Literal["most", "every"] = "most"
     scores: dict[Name, Any] = Field(default_factory=dict)
-    sets: dict[Name, Any] = Field(min_length=1)
+    sets: dict[Name, Any] = Field(default_factory=dict)
     worlds: dict[Name, Any] = Field(min_length=1)
     readout: Annotated[str | dict[Name, Any], BeforeValidator(_pairs)] = "margin"
     reference: Reference | None = None
@@ -269,6 +272,11 @@ class Document(_Plain):
     def world_axes(self) -> dict[str, tuple[WriteAxes, ...]]:
         """The declared worlds, each with its writes."""
         return {n: tuple(map(WriteAxes, w if isinstance(w, list | tuple) else [w])) for n, w in self.worlds.items()}
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the document is about a model that thinks in vectors before it answers."""
+        return self.task.get("name") == THINKING
 
     @property
     def readouts(self) -> dict[str, dict[str, Any]]:

@@ -33,7 +33,8 @@ def grid_of(model: str) -> Grid:
 
     from headlab import organisms
 
-    where = str(organisms.path(model)) if model in organisms.names() else model
+    shipped = {*organisms.names(), *organisms.names("thoughts")}
+    where = str(organisms.path(model)) if model in shipped else model
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False).get_text_config()
     except Exception as error:

@@ -10,17 +10,19 @@ from typing import Any
 
 from headlab.prompts import PromptSet
 from headlab.store import Store
+from headlab.tasks.word_problems import Problem, ProblemSet
 
 
-def marks(test: PromptSet) -> list[str]:
+def marks(test: PromptSet | ProblemSet) -> list[str]:
     """The clusters of the test prompts, each by its content, so that they are known again whatever they are called."""
     by: dict[str, list[str]] = {}
     for p in test:
-        by.setdefault(p.cluster or p.id, []).append(f"{p.clean.text}|{p.answer}")
+        text = p.question if isinstance(p, Problem) else p.clean.text
+        by.setdefault(p.cluster or p.id, []).append(f"{text}|{p.answer}")
     return sorted({hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:10] for texts in by.values()})
 
 
-def looks(store: Store, fingerprint: str, test: PromptSet, design: str) -> dict[str, int]:
+def looks(store: Store, fingerprint: str, test: PromptSet | ProblemSet, design: str) -> dict[str, int]:
     """``designs``: earlier ones on this model that touched these test clusters; ``clusters``: how many were seen."""
     own = set(marks(test))
     designs: set[str] = set()

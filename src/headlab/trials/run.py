@@ -34,6 +34,7 @@ from headlab.trials.sets import Family, Resolved
 from headlab.trials.sources import partnerless
 from headlab.trials.statistics import Statistics, cells
 from headlab.trials.subject import Language
+from headlab.trials.thinking import Thinking
 from headlab.trials.worlds import Arm, arms
 
 Arms = dict[str, list[Arm]]
@@ -53,7 +54,7 @@ class Trial:
     """One document before one model.  :meth:`findings` runs it."""
 
     doc: Document
-    subject: Language
+    subject: Language | Thinking
     folder: Path = Path(".")
     exploratory: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
@@ -146,7 +147,7 @@ class Trial:
 
     def compiled(self, resolved: Mapping[str, Resolved], worlds: Sequence[str], redraw: Mapping[str, Heads]) -> Arms:
         find = self.choices.find(resolved, redraw)
-        return {w: arms(self.doc, self.subject.grid, w, resolved, find) for w in worlds}
+        return {w: arms(self.doc, self.subject, w, resolved, find) for w in worlds}
 
     # -- the flow ---------------------------------------------------------------------------------------------
 
@@ -160,15 +161,15 @@ class Trial:
         worlds = self.worlds_run()
         own = self.compiled(named, worlds, {})
         flat = [a for w in worlds for a in own[w]]
-        everything = controls.wholes(doc, subject.grid, flat)
-        idle = controls.no_ops(subject.grid, flat)
+        everything = controls.wholes(doc, subject, flat)
+        idle = [] if doc.thinking else controls.no_ops(subject.grid, flat)
         mirrored = self._mirrored(flat)
         seen = self._measured(flat, everything, [*idle, *(w for _, a in mirrored for w in a.draws)])
         seen.eligible = None if able.both is None else able.both[able.keep]
         others, seen = self._alternatives(variants, own, seen)
         stats = Statistics(doc, seen, self.choices.score)
         found, values = self._found(stats, own, others, matched)
-        checks = self._checks(stats, seen, own, everything, idle, mirrored)
+        checks = self._checks(stats, seen, flat, everything, idle, mirrored)
         verdict = self._verdict(found, checks, able, matched)
         estimates = self._estimates(stats, own, found)
         reading = Reading(protocol="standard", words=words.method(doc), verdict=verdict, estimates=tuple(estimates))
@@ -209,6 +210,8 @@ class Trial:
     def _eligibility(self) -> Eligibility:
         """Both unedited runs of every test pair; the subject keeps the pairs that the trial is about."""
         doc, subject = self.doc, self.subject
+        if isinstance(subject, Thinking):
+            return subject.able()
         name = gate(doc)
         paired = not partnerless(doc) and any(p.clean.ids != p.corrupted.ids for p in subject.encoded)
         answered = all(p.pair.wrong for p in subject.encoded)
@@ -225,7 +228,7 @@ class Trial:
         return able
 
     def _clusters(self) -> list[str]:
-        return [p.pair.cluster or p.pair.id for p in self.subject.encoded]
+        return [p.cluster or p.id for p in self.subject.items]
 
     def _mirrored(self, flat: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
         """Arms that add a direction, each with the same at the other sign, where the control is asked for."""
@@ -284,12 +287,12 @@ class Trial:
         return found, values
 
     def _checks(
-        self, stats: Statistics, seen: Measured, own: Arms, everything: Sequence[controls.Whole], idle: Sequence[World],
+        self, stats: Statistics, seen: Measured, flat: Sequence[Arm], everything: Sequence[controls.Whole], idle: Sequence[World],
         mirrored: Sequence[tuple[Arm, Arm]],
     ) -> list[Control]:  # fmt: skip
-        doc, tolerance = self.doc, self.subject.tolerance
+        doc, tolerance, subject = self.doc, self.subject.tolerance, self.subject
         out = [
-            controls.no_op(seen, idle, tolerance),
+            subject.no_op(flat) if isinstance(subject, Thinking) else controls.no_op(seen, idle, tolerance),
             controls.takes_hold(doc, seen, everything, tolerance),
             controls.whole(doc, stats, everything, [(a.prediction, a.read) for a in self.asked]),
         ]
@@ -379,12 +382,12 @@ class Trial:
     def _tables(self, seen: Measured, own: Arms, matched: Matched | None, values: Mapping[str, Any]) -> dict[str, Any]:
         import pandas as pd
 
-        encoded, rows = self.subject.encoded, []
+        items, rows = self.subject.items, []
         flat = [a for found in own.values() for a in found]
         for arm in flat:
             frame: dict[str, Any] = {
                 "pair": range(seen.n),
-                "pair_id": [p.pair.id for p in encoded],
+                "pair_id": [p.id for p in items],
                 "cluster": list(seen.clusters),
                 "world": arm.label,
             }
@@ -450,7 +453,8 @@ def _typed(checks: Sequence[Control]) -> list[Control]:
 
 
 def _heads(arm: Arm) -> str:
-    return " ".join(str(one.heads) for one in arm.draws[0].interventions)
+    first = arm.draws[0]
+    return " ".join(str(one.heads) for one in (*first.interventions, *getattr(first, "forces", ())))
 
 
 __all__ = ["Trial"]

@@ -5,6 +5,7 @@
 ``induction`` attention to the token after the earlier occurrence of the current one, on repeated random tokens
 ``duplicate`` attention to the earlier occurrence itself, on the same
 ``norm``      the norm of what a head writes to the residual stream, ‖z·W_O‖, averaged over positions
+``composite`` the published score of hub, flow and skip, of thinking models alone
 ``attribution`` the first-order estimate of what patching the head from the other run does to the margin
 """
 
@@ -41,6 +42,8 @@ def attention(subject: Any, query: str, key: str) -> Mapping[Head, float]:
 
 def builtin(subject: Any, name: str) -> Mapping[Head, float]:
     """One of the scores of this module.  Raises ClaimError where the task or the model cannot give it."""
+    if subject.doc.thinking:
+        return subject.score(name)
     lab: Lab = subject.lab
     encoded = [p.corrupted for p in subject.chosen]
     if name == "previous":
@@ -59,6 +62,8 @@ def builtin(subject: Any, name: str) -> Mapping[Head, float]:
 
 def norms(subject: Any) -> Mapping[Head, float]:
     """Mean norm of what each head writes, over all positions of selection prompts (of z, where W_O is not its own)."""
+    if subject.doc.thinking:
+        return subject.score("norm")
     lab: Lab = subject.lab
     out: dict[Head, float] = {}
     for slot in lab.slots:

@@ -20,14 +20,16 @@ def partnerless(doc: Document) -> bool:
     """Whether the task is known to have no corrupted prompt: a corpus, or a generator that gives single prompts."""
     from headlab.tasks import TASKS
 
-    if "corpus" in doc.task:
+    if "corpus" in doc.task or doc.thinking:
         return True
     task = TASKS.get(str(doc.task.get("name")))
     return task is not None and not task.partner
 
 
 def task(doc: Document) -> Iterator[Fault]:
-    """Where the prompts come from."""
+    """Where the prompts come from (problems of thinking models: :mod:`headlab.trials.thought_worlds`)."""
+    if doc.thinking:
+        return
     kinds = [k for k in ("name", "file", "corpus") if k in doc.task]
     if len(kinds) != 1:
         yield (("task",), f"expected one of name, file, corpus; given {', '.join(kinds) or 'none'}")

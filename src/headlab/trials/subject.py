@@ -19,7 +19,7 @@ from headlab.engine.run import Engine, sweep
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.heads import Grid
 from headlab.interventions import World
-from headlab.prompts import EncodedPair, PromptSet
+from headlab.prompts import EncodedPair, Pair, PromptSet
 from headlab.store import Run
 from headlab.tasks.grading import Grader, grade
 from headlab.trials.document import Document
@@ -66,6 +66,11 @@ class Language:
     @property
     def grid(self) -> Grid:
         return self.lab.grid
+
+    @property
+    def items(self) -> list[Pair]:
+        """The test pairs that are kept, with ids and clusters."""
+        return [p.pair for p in self.encoded]
 
     @property
     def tolerance(self) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from headlab.claims import Prediction, Verdict
 from headlab.designs import Matched
 from headlab.heads import Heads
+from headlab.thoughts.worlds import ThoughtWorld
 from headlab.trials import expressions
 from headlab.trials.consistency import axes_of
 from headlab.trials.document import WORSE_WHEN_HIGHER, Document, Write, WriteAxes
@@ -43,6 +44,13 @@ WRITE_WORDS: dict[str, str] = {
     "force": "made to attend to some tokens",
     "redistribute": "made to move attention between tokens",
     "add": "shifted along a direction",
+}
+FED_WORDS = {
+    "noop": "itself",
+    "zero": "nothing",
+    "mean": "the mean over problems",
+    "resample": "another problem's",
+    "noise": "noise of its own norm",
 }
 SITE_WORDS = {
     "z": "outputs (z)",
@@ -84,6 +92,16 @@ def set_words(spec: SetSpec) -> str:
 def _write_words(doc: Document, write: WriteAxes) -> str:
     cells = [write.at(c) for c in write.cells()]
     one: Write = cells[0]
+    if one.site == "thought":
+        said = {
+            "noop": "itself",
+            "zero": "nothing",
+            "mean": "the mean over problems",
+            "resample": "another problem's",
+            "noise": "noise",
+        }
+        which = ", ".join(one.roles or ("every thought",))
+        return f"{which} is fed {' / '.join(dict.fromkeys(said[c.write] for c in cells))}"
     site = SITE_WORDS.get(one.site, one.site)
     ways = " / ".join(dict.fromkeys(WRITE_WORDS[c.write] for c in cells))
     what = set_words(write.spec)
@@ -92,6 +110,8 @@ def _write_words(doc: Document, write: WriteAxes) -> str:
         text += f", by {', '.join(f'{c.amount:g}' for c in cells)}"
     elif one.amount != 1.0:
         text += f", by {one.amount:g}"
+    if one.shape:
+        text += f" among thoughts: {', '.join(dict.fromkeys(str(c.shape) for c in cells))}"
     if one.roles:
         text += f", at the tokens of {', '.join(one.roles)}"
     if one.keys:
@@ -105,7 +125,7 @@ def method(doc: Document) -> str:
     """What is done, in a few sentences."""
     run = {"clean": "the clean prompts run, and heads are taken from them", "corrupted": "the corrupted prompts run"}
     if partnerless(doc):
-        run["clean"] = "the prompts run"
+        run["clean"] = "the problems are thought through" if doc.thinking else "the prompts run"
     names = "; ".join(f"{n}: {READOUT_WORDS.get(str(s['kind']), s['kind'])}" for n, s in doc.readouts.items())
     worlds = "; ".join(
         f"{name}: {' and '.join(_write_words(doc, w) for w in writes)}" for name, writes in doc.world_axes().items()
@@ -170,10 +190,12 @@ def shown_words(doc: Document, readout: str, paired: bool) -> Iterator[str]:
 
 def does(arm: Arm) -> str:
     """What one arm writes."""
-    ones = arm.draws[0].interventions
-    return "; ".join(
-        dict.fromkeys(f"{o.write} at {o.site}" + (f" ×{o.amount:g}" if o.amount != 1 else "") for o in ones)
-    )
+    first = arm.draws[0]
+    said = [f"{o.write} at {o.site}" + (f" ×{o.amount:g}" if o.amount != 1 else "") for o in first.interventions]
+    if isinstance(first, ThoughtWorld):
+        said += [f"attention among thoughts: {f.shape}" for f in first.forces]
+        said += [f"thought {', '.join(map(str, r.thoughts))} fed {r.by}" for r in first.replaced]
+    return "; ".join(dict.fromkeys(said))
 
 
 def split_by_write(asked: Sequence[Any], verdict: Verdict) -> str:

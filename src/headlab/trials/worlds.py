@@ -13,6 +13,8 @@ from typing import Any
 
 from headlab.heads import Grid, Heads, KVHeads
 from headlab.interventions import Intervention, World, lasts
+from headlab.thoughts.worlds import ThoughtWorld
+from headlab.trials import thought_worlds
 from headlab.trials.consistency import NUMERIC, axes_of
 from headlab.trials.document import ABLATIONS, Document, Donors, Write, WriteAxes
 from headlab.trials.sets import Family, Resolved
@@ -28,7 +30,7 @@ class Arm:
     world: str
     cell: tuple[tuple[str, Any], ...]
     member: int
-    draws: tuple[World, ...]
+    draws: tuple[World | ThoughtWorld, ...]
     sampled: bool = False
 
     @property
@@ -42,7 +44,7 @@ class Arm:
         return "/".join([self.world, *self.values]) + (f" #{self.member}" if self.member >= 0 else "")
 
 
-def arms(doc: Document, grid: Grid, world: str, resolved: Mapping[str, Resolved], find: Any) -> list[Arm]:
+def arms(doc: Document, subject: Any, world: str, resolved: Mapping[str, Resolved], find: Any) -> list[Arm]:
     """Every arm of a declared world.  ``find(spec)`` resolves a set that is written inside the world."""
     writes = doc.world_axes()[world]
     heads = [find(w.spec) for w in writes]
@@ -57,30 +59,31 @@ def arms(doc: Document, grid: Grid, world: str, resolved: Mapping[str, Resolved]
         cell = dict(zip(axes, values, strict=True))
         for m in members:
             chosen = [h.members[m] if isinstance(h, Family) else h for h in heads]
-            drawn = tuple(_draws(doc, grid, writes, chosen, cell, resolved, find))
+            drawn = tuple(_draws(doc, subject, writes, chosen, cell, resolved, find))
             out.append(Arm(world, tuple(cell.items()), m, drawn, any(f.sampled for f in families)))
     return out
 
 
 def _draws(
     doc: Document,
-    grid: Grid,
+    subject: Any,
     writes: Sequence[WriteAxes],
     heads: Sequence[Heads],
     cell: Mapping[str, Any],
     resolved: Mapping[str, Resolved],
     find: Any,
-) -> Iterator[World]:
-    specs = [w.at(cell) for w in writes]
-    n = max((s.draws for s in specs if s.write == "resample"), default=1)
-    for draw in range(n):
-        ones: list[Intervention] = []
+) -> Iterator[World | ThoughtWorld]:
+    grid, specs = subject.grid, [w.at(cell) for w in writes]
+    for draw in range(max((s.draws for s in specs if s.write == "resample"), default=1)):
+        ones: list[Any] = []
         for spec, chosen in zip(specs, heads, strict=True):
             inner: tuple[Intervention, ...] | None = None
             if spec.computed_in is not None:
                 inner = _inner(doc, grid, spec.computed_in, cell, draw, find)
-            ones += interventions(doc, grid, spec, chosen, draw, inner)
-        yield named(ones)
+            n = subject.thinker.spec.n_thoughts if doc.thinking else 0
+            own = thought_worlds.parts(spec, chosen, n, doc.seed * 1000 + draw) if doc.thinking else None
+            ones += interventions(doc, grid, spec, chosen, draw, inner) if own is None else own
+        yield thought_worlds.world(ones) if doc.thinking else named(ones)
 
 
 def _inner(
