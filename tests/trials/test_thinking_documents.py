@@ -21,7 +21,7 @@ from headlab.trials.document import Document
 from headlab.trials.registry import library
 
 MODEL = "thoughts-llama"
-N = 6
+N = 3
 FROM_TEST = {"draws": 1, "mean": {"over": "test"}}
 """Means and donors as the built-in experiments take them: from the problems that are tried."""
 HUB = {"heads": "every", "site": "pattern", "write": "force", "roles": "thoughts"}
@@ -104,7 +104,7 @@ BASE: dict[str, Any] = {
     "task": {"name": "word-problems"},
     "edit": "clean",
     "pairs": N,
-    "selection_pairs": 6,
+    "selection_pairs": 4,
     "sets": {"named": "L0H2 L1H1"},
     "worlds": {
         "heads": {"heads": "named", "write": "mean", "roles": "thoughts"},

@@ -28,7 +28,7 @@ from headlab.trials.worlds import Arm, arms
 class _Need(Exception):
     """Worlds that must be measured on selection prompts before a set can be resolved."""
 
-    def __init__(self, worlds: Sequence[World]) -> None:
+    def __init__(self, worlds: Sequence[Any]) -> None:
         super().__init__(f"{len(worlds)} worlds")
         self.worlds = worlds
 
@@ -84,7 +84,7 @@ class Choices:
         """
         done: dict[int, dict[str, Resolved]] = {}
         while len(done) < len(redraws):
-            wanted: dict[str, World] = {}
+            wanted: dict[str, Any] = {}
             for i, redraw in enumerate(redraws):
                 if i in done:
                     continue
@@ -188,7 +188,7 @@ class Choices:
                         return [next(iter(m)) for m in family.members]
         raise ClaimError(f"score {name!r} needs a world over a declared set {{singles: …}}: one number for each head")
 
-    def _measure(self, worlds: list[World]) -> None:
+    def _measure(self, worlds: list[Any]) -> None:
         self.rounds += 1
         seen = self.subject.measure(worlds, self.doc.readouts, f"selection {self.rounds}", selection=True)
         self.measured = seen if self.measured is None else self.measured.joined(seen)

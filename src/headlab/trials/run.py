@@ -126,14 +126,14 @@ class Trial:
         read = {name_of(self.doc, t.readout) for a in self.asked for t in a.read.terms if t.world == world}
         return frozenset(read or {name_of(self.doc, "")})
 
-    def _measured(self, flat: Sequence[Arm], everything: Sequence[controls.Whole], others: Sequence[World]) -> Measured:
+    def _measured(self, flat: Sequence[Arm], everything: Sequence[controls.Whole], others: Sequence[Any]) -> Measured:
         """Named arms and controls; ``others`` by every readout."""
         every = frozenset(self.doc.readouts)
-        wanted: dict[str, tuple[World, set[str]]] = {w.name: (w, set(every)) for w in others}
+        wanted: dict[str, tuple[Any, set[str]]] = {w.name: (w, set(every)) for w in others}
         for arm in [*flat, *(x.arm for x in everything)]:
             for w in arm.draws:
                 wanted.setdefault(w.name, (w, set()))[1].update(self.read_of(arm.world))
-        groups: dict[frozenset[str], list[World]] = {}
+        groups: dict[frozenset[str], list[Any]] = {}
         for w, read in wanted.values():
             groups.setdefault(frozenset(read), []).append(w)
         seen: Measured | None = None
@@ -252,7 +252,7 @@ class Trial:
         for redraw, resolved in variants:
             found = self.compiled(resolved, worlds, redraw)
             made.append({w: self._only(ranked, w, found[w]) for w in worlds})
-        run = {w.name: w for arms_ in made for each in arms_.values() for a in each for w in a.draws}
+        run: dict[str, Any] = {w.name: w for arms_ in made for each in arms_.values() for a in each for w in a.draws}
         known = set.intersection(*(set(seen.place[r]) for r in readouts)) if readouts else set()
         fresh = [w for name, w in run.items() if name not in known]
         if fresh:

@@ -83,7 +83,8 @@ def layers_of(one: ThoughtWorld) -> set[int]:
 def no_ops(grid: Grid, n_thoughts: int, worlds: Sequence[ThoughtWorld]) -> list[ThoughtWorld]:
     """For each kind of write its own values written back: every head of the touched layers, every thought."""
     places = sorted({(i.layer, i.site) for w in worlds for i in w.interventions if i.site not in {"pattern", "scores"}})
-    out = [world([Intervention(whole_layer(grid, at), site, "noop") for at, site in places])] if places else []
+    own: list[Part] = [Intervention(whole_layer(grid, at), site, "noop") for at, site in places]  # type: ignore[arg-type]
+    out = [world(own)] if own else []
     if patterned := sorted({at for w in worlds for at in layers_of(w)} - {at for at, _ in places}):
         every = Heads(h for at in patterned for h in whole_layer(grid, at))
         out.append(world([Force(every, "identity", rows="all")]))
