@@ -374,7 +374,7 @@ def test_a_report_that_cannot_be_kept_is_no_failure(home, call, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     code, out, err = call("show", made.id)
-    assert code == 0 and made.id in out and "report.html" not in out
+    assert code == 0 and made.id in out and "report.html" not in out, err
     assert err.count("\n") == 1 and f"`headlab show {made.id} --html PATH` writes it elsewhere" in err
 
 

@@ -89,7 +89,7 @@ def test_a_graders_literal_words(grader: Grader, text: str, parsed: str | None, 
 
 def test_a_grader_that_cannot_decide_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown grader 'regex'; expected one of exact, contains, choice"):
-        Grader("regex")  # type: ignore[arg-type]
+        Grader("regex")
     with pytest.raises(ValueError, match="'choice' takes two or more different words"):
         Grader("choice", ("Yes", "yes"), ignore_case=True)
     with pytest.raises(ValueError, match="not empty"):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -98,7 +98,7 @@ def print_record(record: Record, home: Store, json: bool, page: Path | None = No
 
 def aside(line: str) -> None:
     """One line on stderr, beside a result that stands."""
-    say(f"headlab: {line}", sys.stderr)
+    say(f"headlab: {line}", error=True)
 
 
 def _children(record: Record, home: Store) -> Iterator[Record]:
@@ -150,6 +150,6 @@ def print_json(data: Any) -> None:
     print(clean_json(json.dumps(plain(data, []), indent=1, ensure_ascii=False, allow_nan=False)))
 
 
-def say(text: object, file: TextIO | None = None) -> None:
-    """Print a line that may hold what somebody else wrote, on stdout unless another stream is given."""
-    print(clean(str(text)), file=file)
+def say(text: object, error: bool = False) -> None:
+    """Print a line that may hold what somebody else wrote, on stdout or (``error``) on stderr."""
+    print(clean(str(text)), file=sys.stderr if error else None)

@@ -10,14 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from headlab.prompts import Pair
 from headlab.reading import brief
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 Grading = Literal["answer", "published strings"]
-Rule = Literal["exact", "contains", "choice"]
+RULES = ("exact", "contains", "choice")
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Grader:
     ``words``: for ``exact`` and ``contains``, what is right instead of the pair's own answers.
     """
 
-    kind: Rule = "contains"
+    kind: str = "contains"
     words: tuple[str, ...] = ()
     ignore_case: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Rule):
-            raise ValueError(f"unknown grader {self.kind!r}; expected one of {', '.join(get_args(Rule))}")
+        if self.kind not in RULES:
+            raise ValueError(f"unknown grader {self.kind!r}; expected one of {', '.join(RULES)}")
         if not all(isinstance(w, str) and w.strip() for w in self.words):
             raise ValueError(f"the words of a grader are texts that are not empty, given {list(self.words)}")
         if self.kind == "choice" and len({self._plain(w) for w in self.words}) < max(2, len(self.words)):
