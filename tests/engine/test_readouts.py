@@ -226,11 +226,11 @@ def test_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
     instead of all; a divergence the other way round; one position late."""
     lab, base = tiny.lab("llama"), reader.Base.divergence
 
-    def neighbour(self: Any, logits: Tensor, whole: Tensor) -> Tensor:
-        return base(self, logits.roll(1, 0), whole.roll(1, 0))
+    def neighbour(self: Any, edited: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        return base(self, tuple(x.roll(1, 0) for x in edited))
 
-    def backwards(self: Any, logits: Tensor, whole: Tensor) -> Tensor:
-        share = self.share if self.place is None else self.share[self.place]
+    def backwards(self: Any, edited: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        logits, share = edited[0], self.share if self.place is None else self.share[self.place]
         return (logits.softmax(-1) * (logits.log_softmax(-1) - share.log())).sum(-1)
 
     over = reader.Reader.over_tokens

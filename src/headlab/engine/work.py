@@ -22,7 +22,7 @@ from headlab.engine.passes import EngineError, forward, reading, skipping, tenso
 from headlab.engine.paths import computed, kept_of, runs_of
 from headlab.engine.plan import Plan, Shape, Shard
 from headlab.engine.populations import Lender, key_of
-from headlab.engine.reader import LOGITS_HELD, Base, Reader, head, positions, vocabulary_size
+from headlab.engine.reader import LOGITS_HELD, Base, Reader, head, nats, positions, relative, vocabulary_size
 from headlab.engine.resume import (
     Corrupted,
     Deltas,
@@ -221,7 +221,7 @@ class Block:
         length = ids.shape[1]
         unedited = self._unedited_of(local) if reader.compares else None
         last = head(lab, got[:, -1:], ids, length - 1) if hidden else got[:, -1:]
-        base = unedited(length - 1, length).last() if unedited and reader.kl_at_read else None
+        base = unedited(length - 1, length) if unedited and reader.kl_at_read else None
         out = reader.at_read(last, index, base)
         if not reader.tokens:
             return out
@@ -238,12 +238,16 @@ class Block:
         ids = self.ids[members]
         if lab.can_resume:
             leaving = self._leaving[members]
-            return lambda a, b: Base(head(lab, leaving[:, a:b], ids, a), place)
+            return lambda a, b: self._base(head(lab, leaving[:, a:b], ids, a), place)
         if self._unedited is None or self._unedited[0] != members:
             with lab.tape(Tape()), reading(lab, None):
                 self._unedited = (members, forward(lab, ids, last=not self.reader.tokens).logits)
         logits = self._unedited[1]
-        return lambda a, b: Base(logits[:, a:b] if self.reader.tokens else logits[:, -1:], place)
+        return lambda a, b: self._base(logits[:, a:b] if self.reader.tokens else logits[:, -1:], place)
+
+    def _base(self, logits: Tensor, place: Tensor | None) -> Base:
+        """What logits [prompt, position, vocabulary] predict: at every position, or in float64 where it is read alone."""
+        return Base(logits[:, -1].double() if self.reader.kl_at_read else logits, place)
 
     @property
     def _leaving(self) -> Tensor:
@@ -259,8 +263,8 @@ class Block:
             step = max(1, LOGITS_HELD // (len(ids) * vocabulary_size(lab)))
             for a in range(0, ids.shape[1] - 1, step):
                 b = min(a + step, ids.shape[1] - 1)
-                logits = head(lab, self._leaving[:, a:b], ids, a).double()
-                self._nats[:, a:b] = logits.logsumexp(-1) - logits.gather(2, ids[:, a + 1 : b + 1, None])[..., 0]
+                logits = relative(head(lab, self._leaving[:, a:b], ids, a))
+                self._nats[:, a:b] = nats(logits, ids[:, a + 1 : b + 1])
         return self._nats
 
     @property
