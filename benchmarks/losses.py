@@ -1,0 +1,148 @@
+"""Loss and divergence over windows beside hook loops: ``python -m benchmarks.losses MODEL_FOLDER [--docs]``.
+
+One job: zero sets of three heads of a small pretrained Llama and read, at every token of windows of 128, the loss and
+KL(unedited ‖ edited).  A hook on each output projection does it for one window at a time, or for several at once; headlab
+does all sets.  In every round each method runs once, in an order drawn anew; ratios are taken inside a round.  The loops
+run a sample of the sets drawn anew in each round, whose numbers headlab's must equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.envs import ROOT
+from benchmarks.results import commit, machine, spread
+from benchmarks.timing import timed
+
+PAGE = ROOT / "docs" / "benchmarks-losses.md"
+SAMPLE, BATCHES, LENGTH, HEADS = 4, (1, 2, 4, 8, 16), 128, 3
+Set = tuple[int, tuple[int, ...]]
+
+
+def windows(lab: Any, n: int) -> list[Any]:
+    """Windows of what the model itself says from seeded first tokens."""
+    from headlab.prompts import Pair, Prompt, encode
+
+    torch.manual_seed(0)
+    start = torch.randint(3, lab.model.config.vocab_size, (n, 4))
+    ids = lab.model.generate(start, do_sample=True, max_length=LENGTH, min_length=LENGTH, pad_token_id=0)
+    prompts = [Prompt(f"window {i}", ids=tuple(row)) for i, row in enumerate(ids.tolist())]
+    return [encode(Pair(f"w{i}", p, p, "", "", partner=False), lab.tokenizer) for i, p in enumerate(prompts)]
+
+
+def hooked(model: Any, ids: Tensor, heads: Set | None) -> tuple[Tensor, Tensor]:
+    """Loss [row] in nats a token and log-probabilities of windows, with the heads' slices set to zero by a hook."""
+    handle = None
+    if heads is not None:
+        layer, some = heads
+        width = model.config.hidden_size // model.config.num_attention_heads
+
+        def zero(_module: Any, args: Any) -> Any:
+            z = args[0].clone()
+            for h in some:
+                z[..., h * width : (h + 1) * width] = 0
+            return (z, *args[1:])
+
+        handle = model.model.layers[layer].self_attn.o_proj.register_forward_pre_hook(zero)
+    try:
+        logits = model(ids, use_cache=False).logits[:, :-1]
+    finally:
+        if handle is not None:
+            handle.remove()
+    told = torch.log_softmax(logits, -1)
+    return -told.gather(2, ids[:, 1:, None])[..., 0].mean(1), told
+
+
+def loop(model: Any, ids: Tensor, base: Tensor, sets: list[Set], rows: int) -> Tensor:
+    """Loss and divergence [set × window, 2] by hooks, ``rows`` windows at a time."""
+    out = []
+    for heads in sets:
+        for first in range(0, len(ids), rows):
+            own = base[first : first + rows]
+            loss, told = hooked(model, ids[first : first + rows], heads)
+            out.append(torch.stack([loss, (own.exp() * (own - told)).sum(-1).mean(1)], 1))
+    return torch.cat(out)
+
+
+def measure(folder: Path, n_windows: int, n_sets: int, rounds: int) -> tuple[dict[str, list[float]], float]:
+    """CPU seconds of one window under one set, for each method and round; the largest relative difference found."""
+    from headlab import load
+    from headlab.engine.run import sweep
+    from headlab.heads import Heads
+    from headlab.interventions import Intervention, World
+    from headlab.readouts import Readout
+
+    lab, rng = load(folder), random.Random(0)
+    each = [(at, rng.sample(range(lab.grid.n_heads), HEADS)) for at in range(lab.grid.n_layers) for _ in range(n_sets)]
+    sets: list[Set] = [(at, tuple(sorted(heads))) for at, heads in rng.sample(each, n_sets)]
+    worlds = [World(f"s{n}", (Intervention(Heads.of(*s), "z", "zero"),)) for n, s in enumerate(sets)]
+    pairs, readouts = windows(lab, n_windows), (Readout("loss"), Readout("kl"))
+    ids = torch.tensor([p.corrupted.ids for p in pairs])
+    times: dict[str, list[float]] = {"headlab": [], **{f"hooks, {b} at a time": [] for b in BATCHES}}
+    base, largest = hooked(lab.model, ids, None)[1], 0.0
+    for _ in range(rounds):
+        some, wanted, table = rng.sample(range(n_sets), SAMPLE), None, None
+        for method in rng.sample(list(times), len(times)):
+            if method == "headlab":
+                table, cpu, _ = timed(lambda: sweep(lab, pairs, worlds, readouts=readouts), "cpu")
+                times[method].append(cpu / (n_sets * len(pairs)))
+                continue
+            rows = int(method.split()[1])
+            job = partial(loop, lab.model, ids, base, [sets[k] for k in some], rows)
+            wanted, cpu, _ = timed(job, "cpu")
+            times[method].append(cpu / (SAMPLE * len(pairs)))
+        got = table.set_index(["world", "pair"]).loc[[f"s{k}" for k in some], ["edited", "edited@kl"]].to_numpy()
+        apart = abs(got - wanted.double().numpy()).max(0) / abs(got).max(0)
+        largest = max(largest, float(apart.max()))
+    return times, largest
+
+
+def page(times: dict[str, list[float]], largest: float, told: str, what: str) -> str:
+    lines = [
+        "# Benchmarks: loss and divergence over windows", "",
+        "Sets of three heads set to zero; loss and KL(unedited ‖ edited) at every token of windows of 128 tokens.  Hook loops",
+        f"ran {SAMPLE} of the sets in each round, drawn anew; headlab ran all.  Generated by `python -m benchmarks.losses`.",
+        "Ratios are the median over rounds, with their 95 % bootstrap interval and range.", "",
+        told, "", what, "",
+        "| method | ms CPU a window and set | headlab is faster by |", "|---|---|---|",
+    ]  # fmt: skip
+    for method, some in times.items():
+        s = spread([a / b for a, b in zip(some, times["headlab"], strict=True)])
+        ratio = f"{s['median']:.2f} [{s['low']:.2f}, {s['high']:.2f}] ({s['min']:.2f}–{s['max']:.2f})"
+        lines.append(
+            f"| {method} | {1000 * sorted(some)[len(some) // 2]:.2f} | {'' if method == 'headlab' else ratio} |"
+        )
+    return "\n".join([*lines, "", f"Largest relative difference between headlab and the loops: {largest:.1e}.", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.losses", description=__doc__)
+    parser.add_argument("model", type=Path, help="folder of a Llama")
+    parser.add_argument("--windows", type=int, default=16)
+    parser.add_argument("--sets", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--docs", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    where = machine(1, None)
+    told = (
+        f"{where['cpu']}, {where['cores']} cores, 1 thread, load {where['load_at_start']:.1f} at the start; "
+        f"torch {torch.__version__}; {given.rounds} rounds; commit {commit(ROOT)}."
+    )
+    what = f"{given.model.name}: {given.windows} windows × {given.sets} sets."
+    text = page(*measure(given.model, given.windows, given.sets, given.rounds), told, what)
+    print(text)
+    if given.docs:
+        PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
