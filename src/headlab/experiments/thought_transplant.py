@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from headlab.engine.decode import stop_ids
+from headlab.engine.limits import positions
 from headlab.engine.model import Lab, ModelError
 from headlab.heads import Head
 from headlab.stats import Estimate, bootstrap_ratio
@@ -144,13 +145,13 @@ def streams(thinker: Thinker, problems: ProblemSet, layer: int, batch: int) -> S
     read: list[Any] = [None] * len(problems)
     resid: list[Any] = [None] * len(problems)
     site, stops = (layer, "resid"), sorted(stop_ids(lab))
+    positions(lab)  # asked before anything is caught, since it takes a pass
     handle = lab.attention_of(layer).register_forward_pre_hook(catch, with_kwargs=True)
     try:
         asked, names = [p.question for p in problems], [p.id for p in problems]
         for chosen, ran in watch(thinker, asked, names, frozenset([site]), batch=batch, what="activations"):
             seen = Observed.of(ran, frozenset([site]), stops)
-            # a pass that asks how long a prompt may be has another number of rows
-            inputs = torch.cat([x for x in caught if len(x) == len(chosen)], 1)
+            inputs = torch.cat(caught, 1)
             caught.clear()
             for row, problem in enumerate(chosen):
                 answers = int(seen.alive[row].sum())
