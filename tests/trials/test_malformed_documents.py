@@ -101,6 +101,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     (predicted("drop:cut/man"), "no cell 'man'"),
     (predicted("drop:cut@text"), "no readout 'text'"),
     (predicted("recovery:cut"), "edit: corrupted"),
+    (changed(readout="kl", predictions=[{"statistic": "lost:cut", "op": ">", "threshold": 0.2}]), "share of a lead"),
     (predicted("repair:cut"), "edit: corrupted"),
     (predicted("drop:one"), "is a family"),
     (predicted("mean:drop:cut"), "needs a world over a family"),

@@ -285,6 +285,8 @@ def _terms(doc: Document, read: Expression, place: Place) -> Iterator[Fault]:
             yield (place, "lost is defined where the clean run is edited (edit: clean); use recovery or drop")
         if term.word == "recovery" and doc.edit != "corrupted":
             yield (place, "recovery is defined where the corrupted run is edited (edit: corrupted); use lost or drop")
+        if term.word in {"lost", "recovery"} and kind == "kl":
+            yield (place, f"{term.word} is a share of a lead, and kl measures from the run that is edited; use drop")
         if term.word in {"lost", "recovery", "repair"} and single:
             yield (place, f"{term.word} compares two prompts of a pair, and this task gives one; use drop")
         if term.word == "repair" and doc.edit != "corrupted":
