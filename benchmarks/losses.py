@@ -87,8 +87,10 @@ def measure(folder: Path, n_windows: int, n_sets: int, rounds: int) -> tuple[dic
     ids = torch.tensor([p.corrupted.ids for p in pairs])
     times: dict[str, list[float]] = {"headlab": [], **{f"hooks, {b} at a time": [] for b in BATCHES}}
     base, largest = hooked(lab.model, ids, None)[1], 0.0
+    wanted: Any = None
+    table: Any = None
     for _ in range(rounds):
-        some, wanted, table = rng.sample(range(n_sets), SAMPLE), None, None
+        some = rng.sample(range(n_sets), SAMPLE)
         for method in rng.sample(list(times), len(times)):
             if method == "headlab":
                 table, cpu, _ = timed(lambda: sweep(lab, pairs, worlds, readouts=readouts), "cpu")

@@ -131,7 +131,7 @@ def test_the_document_that_the_cases_change_is_good() -> None:
     doc = Document.from_data(GOOD)
     assert doc.content_hash() == Document.from_data(doc.plain()).content_hash()
     assert doc.content_hash() != Document.from_data(changed(seed=1)).content_hash()
-    one, two = ({"a": "margin", "b": "kl"}, {"b": "kl", "a": "margin"})  # the first readout is the default
+    one, two = ({"a": "margin", "b": "logprob"}, {"b": "logprob", "a": "margin"})  # the first readout is the default
     assert (
         Document.from_data(changed(readout=one)).content_hash()
         != Document.from_data(changed(readout=two)).content_hash()
