@@ -3,7 +3,9 @@
 Looked for of each kind: functions that scale z after pattern · v (granite_swa, granitemoe_swa; of the others with
 sinks, gpt_oss, flint, mimo_v2_flash and deepseek_v4 give their pattern with the sink inside); residuals that are not
 [row, position, d_model] (gemma3n); layers that share keys and values (gemma3n); projections that are no linear maps
-(jetmoe); a cache that is not returned (recurrent_gemma); state outside the cache (dynamic rope; longrope, which takes
+(jetmoe); a cache that is not returned (recurrent_gemma); indexers that choose keys and write that into the mask for "eager" and
+"sdpa" alone (axk2, deepseek_v32, dots3_note, glm_moe_dsa, hy_v4, mistral_large4 hand ``indices`` on, minimax_m3_vl
+``block_indices``; glm5_next, qwen4_exp and deepseek_v4 always write a mask); state outside the cache (dynamic rope; longrope, which takes
 its frequencies from each pass's length alone).
 """
 
@@ -14,11 +16,13 @@ import tiny
 import torch
 import zoo
 
+from headlab.engine import attention
 from headlab.engine.attention import Tape
 from headlab.engine.decode import generate
-from headlab.engine.model import Lab
+from headlab.engine.model import Lab, ModelError
 from headlab.engine.passes import EngineError, forward
 from headlab.engine.run import sweep
+from headlab.engine.selfcheck import prove
 from headlab.interventions import World
 
 
@@ -52,6 +56,23 @@ def test_sinks_that_scale_z_stand_in_the_pattern(family: str) -> None:
     assert alone.to_numpy() == pytest.approx(beside.to_numpy(), abs=1e-5)
     with pytest.raises(RuntimeError, match="'scores' is not available"):
         sweep(lab, pairs, [World("w", (tiny.edit(lab, 1, "scores", amount=0.5),))])
+
+
+def test_keys_that_an_indexer_leaves_out_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts longer than ``index_topk`` (5): at most 5 keys a row have weight, as in the model's own attention; without
+    the choice the logits are others (mutate, see red), and nothing is reused, because the indexer keeps keys of its own."""
+    lab = lab_of("deepseek_v32")
+    ids, layer = torch.tensor(tiny.prompts(2, 11)), 1
+    with torch.no_grad(), lab.tape(Tape(wanted=frozenset({(layer, "pattern")}))) as tape:
+        right = forward(lab, ids, last=False).logits
+    seen = (tape.kept[layer, "pattern"] > 0).sum(-1)
+    assert seen.max() == 5 and seen[..., :5].tolist() == torch.arange(1, 6).expand(*seen.shape[:2], -1).tolist()
+    assert not lab.can_reuse
+    monkeypatch.setattr(attention, "_selected", lambda _module, _q, _k, mask, _kwargs: mask)
+    with torch.no_grad():
+        assert tiny.gap(forward(lab, ids, last=False).logits, right) > 1e-3
+    with pytest.raises(ModelError, match="self-check 'parity' failed"):
+        prove(lab)
 
 
 @pytest.mark.parametrize("variant", ["", "shared KV"])

@@ -147,6 +147,7 @@ def attend(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The function transformers calls: q [row, head, query, d], k v [row, KV head, key, d] → z [row, query, head, d]."""
+    attention_mask = _selected(module, query, key, attention_mask, kwargs)
     slot = slot_of(module)
     tape = slot.tape if slot else None
     if _met is not None:
@@ -170,6 +171,21 @@ def attend(
         z, pattern = _delegate(module, slot, query, key, value, attention_mask, kwargs)
     z = tape.touch(layer, "z", z)
     return z, pattern
+
+
+def _selected(module: torch.nn.Module, q: Tensor, k: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:
+    """The mask without the keys that an indexer did not choose: families with one write that into the mask for "eager"
+    and "sdpa" alone, and hand their choice ``indices`` [row, query, chosen] or ``block_indices`` to other functions."""
+    chosen, blocks = kwargs.get("indices"), kwargs.get("block_indices")
+    if blocks is not None:
+        positions = torch.arange(k.shape[2] - q.shape[2], k.shape[2], device=q.device).expand(q.shape[0], -1)
+        indexer: Any = module.indexer
+        return indexer.build_block_mask(blocks, mask, k.shape[2], q.dtype, q.device, positions)
+    if chosen is None:
+        return mask
+    keep = torch.zeros(*chosen.shape[:2], k.shape[2], dtype=torch.bool, device=q.device)
+    keep = keep.scatter(-1, chosen.long(), True)[:, None]
+    return additive(mask, q, k).masked_fill(~keep, torch.finfo(q.dtype).min)
 
 
 def _pattern(

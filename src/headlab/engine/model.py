@@ -202,6 +202,8 @@ def open_model(
     _refuse_unfit(hf, name)
     try:
         lab = _fit(hf, tok, name, revision)
+    except ModelError:
+        raise
     except CANNOT as error:  # whatever a family's own code raises when it is looked into
         family = getattr(hf.config, "model_type", type(hf).__name__)
         raise ModelError(

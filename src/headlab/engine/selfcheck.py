@@ -179,7 +179,9 @@ def _find_steps(lab: Lab, ids: Tensor, ours: Tensor, limit: float, found: dict[s
     lab.can_skip = _skip_is_exact(lab, ids, ours, limit)
     lab.can_narrow = _narrow_is_exact(lab, ids, ours, limit)
     lab.can_resume = lab.can_reuse = lab.can_add = False
-    for lab.can_reuse in (True, False):
+    # an indexer keeps keys of its own in the cache; few tokens, which it chooses all, would not show that they are missing
+    indexed = any("indexer" in name for name, _ in lab.model.named_modules())
+    for lab.can_reuse in (False,) if indexed else (True, False):
         lab.can_resume = lab.can_skip and _resume_is_exact(lab, ids, limit, add=False)
         if lab.can_resume:
             break
