@@ -245,7 +245,9 @@ def _writes(lab: Lab, site: str, told: Told, n: int) -> Iterator[tuple[str, dict
     elif site in {"out_block", "subspace"}:  # the first block, of the stream or in a seeded random basis
         basis = torch.eye(lab.d_model, dtype=torch.float64)
         if site == "subspace":
-            noise = torch.randn(lab.d_model, lab.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+            noise = torch.randn(
+                lab.d_model, lab.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+            )
             basis = torch.linalg.qr(noise)[0]
         first = basis[:, : lab.d_model // lab.grid.n_heads].float()
         yield "zero", {"write": "zero"}, [0], lambda x: x - x @ first @ first.T

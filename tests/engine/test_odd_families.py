@@ -1,15 +1,19 @@
 """Families whose own code does more than hand z on, and models that remember: right, or refused by name.
 
-Looked for of each kind: functions that scale z after pattern · v (granite_swa, granitemoe_swa; of the others with
-sinks, gpt_oss, flint, mimo_v2_flash and deepseek_v4 give their pattern with the sink inside); residuals that are not
-[row, position, d_model] (gemma3n); layers that share keys and values (gemma3n); projections that are no linear maps
-(jetmoe); a cache that is not returned (recurrent_gemma); indexers that choose keys and write that into the mask for "eager" and
-"sdpa" alone (axk2, deepseek_v32, dots3_note, glm_moe_dsa, hy_v4, mistral_large4 hand ``indices`` on, minimax_m3_vl
-``block_indices``; glm5_next, qwen4_exp and deepseek_v4 always write a mask); state outside the cache (dynamic rope; longrope, which takes
-its frequencies from each pass's length alone).
+Looked for of each kind, in every class of docs/families.md: functions that scale z after pattern · v (granite_swa,
+granitemoe_swa; of the others with sinks, gpt_oss, flint, mimo_v2_flash and deepseek_v4 give their pattern with the sink
+inside); residuals that are not [row, position, d_model] (gemma3n); layers that share keys and values (gemma3n);
+projections that are no linear maps (jetmoe); a cache that is not returned (recurrent_gemma); indexers that choose keys
+and write that into the mask for "eager" and "sdpa" alone (axk2, deepseek_v32, dots3_note, glm_moe_dsa, hy_v4,
+mistral_large4 hand ``indices`` on, minimax_m3_vl ``block_indices``; glm5_next, qwen4_exp and deepseek_v4 always write a
+mask); positions that do not begin at 0 (camembert, data2vec-text, roberta, roberta-prelayernorm, xlm-roberta,
+xlm-roberta-xl, xmod: after the padding token's number); state outside the cache (dynamic rope; longrope, which takes its
+frequencies from each pass's length alone).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import tiny
@@ -45,7 +49,7 @@ def test_sinks_that_scale_z_stand_in_the_pattern(family: str) -> None:
             asked = forward(lab, ids, last=False).logits
     assert tiny.gap(asked, plain) < 1e-5
     q, k = tape.kept[layer, "q"], tape.kept[layer, "k"].repeat_interleave(lab.grid.n_heads // lab.grid.n_kv_heads, 1)
-    module = lab.attentions[layer]
+    module: Any = lab.attentions[layer]
     first = (q @ k.transpose(2, 3) * module.scaling)[:, :, :4, :4]  # inside every window
     first = first.masked_fill(~torch.ones(4, 4, dtype=torch.bool).tril(), float("-inf"))
     weight = (first.logsumexp(-1) - module.sinks.view(1, -1, 1)).sigmoid()
@@ -75,12 +79,28 @@ def test_keys_that_an_indexer_leaves_out_are_masked(monkeypatch: pytest.MonkeyPa
         prove(lab)
 
 
+def test_positions_that_do_not_begin_at_zero_are_the_models_own() -> None:
+    """RoBERTa numbers its tokens from the padding token's number + 1: unedited logits are those of the plain model, and
+    token by token too; with 0, 1, 2 … given they are others, and the self-check says so (mutate, see red)."""
+    model = zoo.build("roberta")
+    ids = torch.tensor(tiny.prompts(2, 11))
+    with torch.no_grad():
+        wanted = model.made(ids).logits
+        lab = tiny.proved(model.made)
+        assert tiny.gap(forward(lab, ids, last=False).logits, wanted) < 1e-5
+        assert lab.first_position == 2 and not lab.no_decoding
+        lab.first_position = 0
+        assert tiny.gap(forward(lab, ids, last=False).logits, wanted) > 1e-2
+    with pytest.raises(ModelError, match="self-check 'parity' failed"):
+        prove(lab)
+
+
 @pytest.mark.parametrize("variant", ["", "shared KV"])
 def test_several_streams_run_in_full_and_have_no_single_residual(variant: str) -> None:
     lab = lab_of("gemma3n_text", variant)
     assert not lab.can_skip and not lab.can_resume
     table = sweep(lab, tiny.equal_pairs(3), [World("w", (tiny.edit(lab, lab.grid.n_layers - 1, "z", write="zero"),))])
-    assert (table["edited"] - table["corrupted"]).abs().min() > 1e-6
+    assert float((table["edited"] - table["corrupted"]).abs().min()) > 1e-6
     with pytest.raises(RuntimeError, match="'resid' is not available"):
         sweep(lab, tiny.equal_pairs(2), [World("w", (tiny.edit(lab, 1, "resid", write="zero"),))])
 

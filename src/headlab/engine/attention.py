@@ -173,7 +173,9 @@ def attend(
     return z, pattern
 
 
-def _selected(module: torch.nn.Module, q: Tensor, k: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:
+def _selected(
+    module: torch.nn.Module, q: Tensor, k: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+) -> Tensor | None:
     """The mask without the keys that an indexer did not choose: families with one write that into the mask for "eager"
     and "sdpa" alone, and hand their choice ``indices`` [row, query, chosen] or ``block_indices`` to other functions."""
     chosen, blocks = kwargs.get("indices"), kwargs.get("block_indices")

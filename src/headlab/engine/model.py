@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,8 @@ class Lab:
     output; ``can_resume`` rows start at the edited layer and end at the last position; ``can_reuse`` and after the
     first changed position; ``can_add`` linear edits are added after the output projection; ``can_narrow`` logits are
     computed only where they are read.  ``no_decoding`` says why token by token gives other logits, where it does.
-    ``between`` is what the model keeps from pass to pass, as it is put back before each new prompt.
+    ``between`` is what the model keeps from pass to pass, as it is put back before each new prompt.  ``first_position`` is
+    the number that the model gives a prompt's first token (RoBERTa's begin after the padding token's), None: it is not told.
     """
 
     model: Any
@@ -88,6 +89,7 @@ class Lab:
     can_add: bool = False
     can_narrow: bool = False
     no_decoding: str = ""
+    first_position: int | None = 0
     between: between.Kept = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -226,11 +228,13 @@ def _refuse_unfit(hf: Any, name: str) -> None:
 
 
 def probe_ids(hf: Any, n: int, rows: int = 1, seed: int = 0) -> Tensor:
-    """[row, position] random token ids of the lower half of the vocabulary (special tokens sit at its end)."""
-    size = hf.get_input_embeddings().num_embeddings
-    device = hf.get_input_embeddings().weight.device
+    """[row, position] random token ids of the lower half of the vocabulary (special tokens sit at its end), no padding."""
+    words = hf.get_input_embeddings()
+    size, padding = words.num_embeddings, getattr(words, "padding_idx", None)
     ids = torch.randint(0, max(2, size // 2), (rows, n), generator=torch.Generator().manual_seed(seed))
-    return ids.to(device)
+    if padding is not None:
+        ids[ids == padding] = (padding + 1) % size
+    return ids.to(words.weight.device)
 
 
 @torch.no_grad()
@@ -240,6 +244,7 @@ def _fit(hf: Any, tokenizer: Any, name: str, revision: str | None) -> Lab:
     hf.set_attn_implementation("eager")
     before = between.snapshot(hf)
     wanted = hf(ids, use_cache=False).logits
+    first = _first_position(hf, ids, wanted)
     met = _meet(hf, ids, family)
     layers = _decoder_layers(hf, met, family)
     slots = {}
@@ -256,8 +261,8 @@ def _fit(hf: Any, tokenizer: Any, name: str, revision: str | None) -> Lab:
     weight = hf.get_input_embeddings().weight
     return Lab(
         hf, tokenizer, name, revision, grid, z[3], hf.config.get_text_config().hidden_size, list(slots.values()),
-        attentions, layers, geometry, weight.device, weight.dtype, fingerprint(hf), between=between.changed(hf, before),
-        info={"family": family, "architecture": type(hf).__name__},
+        attentions, layers, geometry, weight.device, weight.dtype, fingerprint(hf), first_position=first,
+        between=between.changed(hf, before), info={"family": family, "architecture": type(hf).__name__},
     )  # fmt: skip
 
 
@@ -308,15 +313,30 @@ def _shapes(hf: Any, ids: Tensor, slots: list[Slot], family: str) -> tuple[torch
     return tuple(next(iter(shapes[s])) for s in ("q", "k", "z"))  # type: ignore[return-value]
 
 
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether logits are the same but for rounding."""
+    return bool((a - b).abs().max() <= 50 * torch.finfo(a.dtype).eps * b.abs().max().clamp(min=1))
+
+
+def _first_position(hf: Any, ids: Tensor, wanted: Tensor) -> int | None:
+    """The first position with which the model gives what it gives by itself."""
+    padding = {m.padding_idx for m in hf.modules() if isinstance(m, nn.Embedding) and m.padding_idx is not None}
+    for first in (0, *(n + 1 for n in sorted(padding))):
+        positions = torch.arange(first, first + ids.shape[1], device=ids.device)[None]
+        with suppress(*CANNOT):
+            if _equal(hf(ids, use_cache=False, position_ids=positions).logits, wanted):
+                return first
+    return None
+
+
 def _allow_sdpa(hf: Any, ids: Tensor, slots: list[Slot], wanted: Tensor) -> None:
     """Let calls go to sdpa where it gives the eager function's logits (it drops soft-caps and sinks elsewhere)."""
     for slot in slots:
         slot.sdpa = True
     try:
-        got = hf(ids, use_cache=False).logits
-        equal = (got - wanted).abs().max() <= 50 * torch.finfo(got.dtype).eps * wanted.abs().max().clamp(min=1)
+        equal = _equal(hf(ids, use_cache=False).logits, wanted)
     except CANNOT:
-        equal = torch.tensor(False)
+        equal = False
     if not equal:
         for slot in slots:
             slot.sdpa = False

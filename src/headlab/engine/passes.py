@@ -34,7 +34,8 @@ def tensor_of(encoded: Sequence[Encoded], device: Any) -> Tensor:
 
 
 def forward(lab: Lab, ids: Tensor, *, past: Any = None, start: int = 0, cache: bool = False, last: bool = True) -> Any:
-    """One pass over ``ids`` [row, position] of equal length: nothing is padded and positions are explicit.
+    """One pass over ``ids`` [row, position] of equal length: nothing is padded and positions are explicit (a model that
+    begins elsewhere than at 0 counts its prompt itself).
 
     Without ``past`` the model begins anew: what it kept of other prompts is put back.
     """
@@ -42,11 +43,18 @@ def forward(lab: Lab, ids: Tensor, *, past: Any = None, start: int = 0, cache: b
         put_back(lab.between)
     accepted = _accepted(type(lab.model))
     extra: dict[str, Any] = {}
-    if "position_ids" in accepted:
-        extra["position_ids"] = torch.arange(start, start + ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
+    if "position_ids" in accepted and (lab.first_position == 0 or (lab.first_position and past is not None)):
+        first = start + lab.first_position
+        extra["position_ids"] = torch.arange(first, first + ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
     if last and "logits_to_keep" in accepted:
         extra["logits_to_keep"] = 1
     return lab.model(input_ids=ids, use_cache=cache, **given(lab.model, past), **extra)
+
+
+def plain(lab: Lab, ids: Tensor) -> Tensor:
+    """The logits [row, position, vocabulary] that the model gives by itself: nothing but the tokens."""
+    put_back(lab.between)
+    return lab.model(input_ids=ids, use_cache=False).logits
 
 
 def given(model: nn.Module, cache: Any) -> dict[str, Any]:

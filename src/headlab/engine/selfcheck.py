@@ -1,6 +1,6 @@
 """What a model must prove before anything is measured on it.
 
-1. Parity: logits through our function equal the model's own eager attention.
+1. Parity: logits through our function, at the positions we give, equal the model's own, by its eager attention.
 2. Causality: a later token changes no earlier logit.
 3. Calls: one call of our function for each attention layer, in one pass.
 4. No-op: writing a layer's own z back changes no logit.
@@ -26,7 +26,7 @@ from headlab.engine.attention import Tape
 from headlab.engine.checkpoint import ModelError
 from headlab.engine.edits import Rows, Source
 from headlab.engine.model import CANNOT, Lab, first_line, probe_ids
-from headlab.engine.passes import EngineError, cache_of, forward, reading, skipping
+from headlab.engine.passes import EngineError, cache_of, forward, plain, reading, skipping
 from headlab.engine.resume import add_deltas, coefficients, edits_of, make_deltas, resume, run_corrupted
 from headlab.heads import Heads
 from headlab.interventions import Intervention
@@ -57,7 +57,7 @@ def prove(lab: Lab) -> dict[str, Any]:
     ours = forward(lab, ids, last=False).logits
     lab.model.set_attn_implementation("eager")
     try:
-        own = forward(lab, ids, last=False).logits
+        own = plain(lab, ids)
     finally:
         lab.model.set_attn_implementation(attention.NAME)
     must("parity", _gap(ours, own), "logits differ from the model's own eager attention")
