@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,12 +31,11 @@ Case = tuple[World, Callable[[], oracle.Edits]]
 @dataclass
 class Found:
     """What was measured of one model: ``sites`` offered, ``left_out`` of the steps that save work, ``gaps`` by check
-    (of a logit, relative to the largest), ``refused``: why the model, or ``closed[site]`` a site, is not offered."""
+    (of a logit, relative to the largest), ``refused``: why the model is not opened."""
 
     sites: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     gaps: dict[str, float] = field(default_factory=dict)
-    closed: dict[str, str] = field(default_factory=dict)
     refused: str = ""
 
     @property
@@ -76,16 +75,15 @@ def measure(model: zoo.Model) -> Found:
     if len(told.base.modules) != len(lab.attentions):
         raise AssertionError(f"{len(told.base.modules)} calls of attention, {len(lab.attentions)} layers with heads")
     found.gaps["the oracle itself"] = tiny.gap(told.base.logits, plain)
-    offered = {site: cases for site in SITES if (cases := _offered(lab, site, told, found))}
-    every = [case for cases in offered.values() for case in cases]
-    table = sweep(lab, some, [w for w, _ in every], material=_material(lab)).set_index("world")
-    for site, cases in offered.items():
-        moved = 0.0
-        for world, edits in cases:
-            logits = told.run(corrupted, edits()).last
-            found.gaps[world.name] = _gap(table.loc[world.name, "edited"].to_numpy(), logits)
-            moved = max(moved, tiny.gap(logits, plain[:, -1]))
-        if not moved > 1e-3:
+    cases = {site: list(_cases(lab, site, told)) for site in SITES}
+    table = _swept(lab, some, cases, found)
+    every = [case for site in found.sites for case in cases[site]]
+    made = told.together([edits() for _, edits in every]).unflatten(0, (len(every), len(some)))
+    logits = {world.name: one for (world, _), one in zip(every, made, strict=True)}
+    for site in found.sites:
+        names = [world.name for world, _ in cases[site]]
+        found.gaps |= {name: _gap(table.loc[name, "edited"].to_numpy(), logits[name]) for name in names}
+        if not max(tiny.gap(logits[name], plain[:, -1]) for name in names) > 1e-3:
             raise AssertionError(f"no edit of {site} moves a logit: nothing was compared")
     _compare_projections(told, len(lab.attentions) // 2, found)
     return found
@@ -96,18 +94,25 @@ def _gap(edited: Any, logits: Tensor) -> float:
     return ((torch.tensor(edited) - wanted).abs().max() / logits.abs().max()).item()
 
 
-def _offered(lab: Lab, site: str, told: Told, found: Found) -> list[Case]:
-    """The cases of a site that the model offers; one pair says whether it does."""
-    cases = list(_cases(lab, site, told))
+def _swept(lab: Lab, some: list[EncodedPair], cases: Mapping[str, Sequence[Case]], found: Found) -> Any:
+    """One sweep over all cases of the sites that the model offers; those it does not are found one by one."""
+
+    def table(sites: Sequence[str]) -> Any:
+        worlds = [world for site in sites for world, _ in cases[site]]
+        return sweep(lab, some, worlds, material=_material(lab)).set_index("world")
+
+    found.sites = list(SITES)
     try:
-        sweep(lab, pairs(1), [cases[0][0]], material=_material(lab))
-    except (RuntimeError, ValueError) as error:
-        if not any(words in str(error) for words in NOT_OFFERED):
-            raise
-        found.closed[site] = str(error)
-        return []
-    found.sites.append(site)
-    return cases
+        return table(SITES)
+    except (RuntimeError, ValueError):
+        for site in SITES:
+            try:
+                table([site])
+            except (RuntimeError, ValueError) as error:
+                if not any(words in str(error) for words in NOT_OFFERED):
+                    raise
+                found.sites.remove(site)
+        return table(found.sites)
 
 
 def _compare_projections(told: Told, n: int, found: Found) -> None:
@@ -139,6 +144,25 @@ class Told:
 
     def run(self, ids: Tensor, edits: oracle.Edits) -> oracle.Passed:
         return oracle.run(self.model, ids, edits, sinks_scale=self.scale)
+
+    def together(self, cases: Sequence[oracle.Edits]) -> Tensor:
+        """Last logits [case · row, vocabulary] of all cases in one pass, each on rows of its own."""
+        n = len(self.corrupted)
+        parts: dict[tuple[int, str], list[tuple[slice, Change]]] = {}
+        for at, edits in enumerate(cases):
+            for key, edit in edits.items():
+                parts.setdefault(key, []).append((slice(at * n, (at + 1) * n), edit))
+
+        def of(some: list[tuple[slice, Change]]) -> Change:
+            def edit(x: Tensor) -> Tensor:
+                out = x.clone()
+                for rows, change in some:
+                    out[rows] = change(x[rows])
+                return out
+
+            return edit
+
+        return self.run(self.corrupted.repeat(len(cases), 1), {key: of(some) for key, some in parts.items()}).last
 
     def clean_residual(self, n: int) -> Tensor:
         """What the block around the n-th call puts out on the clean prompts."""

@@ -79,6 +79,11 @@ def test_keys_that_an_indexer_leaves_out_are_masked(monkeypatch: pytest.MonkeyPa
         prove(lab)
 
 
+def test_keys_that_are_no_tokens_are_refused_by_name() -> None:
+    with pytest.raises(ModelError, match="deepseek_v4 model attend to 7 keys in a prompt of 6 tokens"):
+        lab_of("deepseek_v4")
+
+
 def test_positions_that_do_not_begin_at_zero_are_the_models_own() -> None:
     """RoBERTa numbers its tokens from the padding token's number + 1: unedited logits are those of the plain model, and
     token by token too; with 0, 1, 2 … given they are others, and the self-check says so (mutate, see red)."""
@@ -100,7 +105,7 @@ def test_several_streams_run_in_full_and_have_no_single_residual(variant: str) -
     lab = lab_of("gemma3n_text", variant)
     assert not lab.can_skip and not lab.can_resume
     table = sweep(lab, tiny.equal_pairs(3), [World("w", (tiny.edit(lab, lab.grid.n_layers - 1, "z", write="zero"),))])
-    assert float((table["edited"] - table["corrupted"]).abs().min()) > 1e-6
+    assert (table["edited"] - table["corrupted"]).abs().to_numpy().min() > 1e-6
     with pytest.raises(RuntimeError, match="'resid' is not available"):
         sweep(lab, tiny.equal_pairs(2), [World("w", (tiny.edit(lab, 1, "resid", write="zero"),))])
 

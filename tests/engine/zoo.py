@@ -96,6 +96,7 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {
     "gemma4_text": {"shared KV": {"num_hidden_layers": 4, "num_kv_shared_layers": 2,
                                   "layer_types": ["sliding_attention", "full_attention"] * 2},
                     "one head size": {"global_head_dim": 16, "head_dim": 16}},
+    "mimo_v2_flash": {"windows alone": {"layer_types": ["sliding_attention"] * 3}},
     "gpt_neox": {"sequential": {"use_parallel_residual": False}},
     "stablelm": {"norms of q and k": {"qk_layernorm": True}, "parallel": {"use_parallel_residual": True}},
     "phi": {"norms of q and k": {"qk_layernorm": True}},
@@ -197,6 +198,8 @@ def _fields(
             continue
         elif name.endswith("_config") and isinstance(value, dict):
             part = dict(_fields(value, sizes, own if name == "text_config" else {}, **more))
+            if name == "text_config":
+                part.update({k: v for k, v in own.items() if k not in was})
             yield name, {k: v for k, v in {**value, **part}.items() if k != "per_layer_config"}
         elif name in _TOKENS and tokens:
             yield name, 1 if name != "eos_token_id" else VOCABULARY - 1

@@ -303,6 +303,11 @@ def _shapes(hf: Any, ids: Tensor, slots: list[Slot], family: str) -> tuple[torch
     with attention.running(slots, Tape(wanted=wanted)) as tape:
         hf(ids, use_cache=False)
     shapes = {site: {tape.kept[s.layer, site].shape for s in slots} for site in ("q", "k", "z")}
+    if more := {shape[2] for shape in shapes["k"]} - {ids.shape[1]}:
+        raise ModelError(
+            f"the layers of this {family} model attend to {max(more)} keys in a prompt of {ids.shape[1]} tokens (compressed "
+            "ones beside their own), so a key is not a token; that is not supported"
+        )
     for at, what in ((1, "numbers of heads"), (3, "sizes of a head")):
         for site, found in shapes.items():
             if len({shape[at] for shape in found}) != 1:
