@@ -27,7 +27,7 @@ TESTS = REPOSITORY / "tests"
 # the modules inside one room (a package such as stats/ or tasks/) may.
 FLOORS: list[set[str]] = [
     {"reading"},
-    {"heads", "prompts", "readouts", "stats"},
+    {"heads", "installed", "prompts", "readouts", "stats"},
     {"interventions", "effects", "claims"},
     {"designs", "material", "tasks", "store", "engine.checkpoint"},
     {"engine.attention", "engine.between", "engine.edits", "engine.loading", "engine.adapters"},

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from headlab.installed import Installed, InstalledError
 from headlab.prompts import PromptError, PromptSet
 
 
@@ -23,7 +23,7 @@ class Task:
     ``make`` is ``"module:function"``, called as ``function(n, seed=…, tokenizer=…, **options)`` and returning at most
     ``n`` pairs as a :class:`~headlab.prompts.PromptSet` (fewer where the task has no more).  ``options`` are the
     settings a claim may give, with their defaults; ``roles`` the token roles of its prompts, in reading order;
-    ``partner``: whether each prompt has a corrupted one; ``splits``: whether held-out items are kept apart.
+    ``partner``: whether each prompt has a corrupted one; ``package``: the installed package that brought it.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Task:
     roles: tuple[str, ...] = ()
     partner: bool = True
     source: str = ""
+    package: str = ""
 
     def pairs(self, n: int, *, seed: int, tokenizer: Any, **options: Any) -> PromptSet:
         """At most ``n`` pairs.
@@ -43,9 +44,18 @@ class Task:
             known = ", ".join(self.options) or "none"
             raise PromptError(f"the task {self.name!r} has no option {unknown[0]!r}; expected one of {known}")
         module, _, function = self.make.partition(":")
-        made: PromptSet = getattr(importlib.import_module(module), function)(
-            n, seed=seed, tokenizer=tokenizer, **{**self.options, **options}
-        )
+        try:
+            made = getattr(importlib.import_module(module), function)(
+                n, seed=seed, tokenizer=tokenizer, **{**self.options, **options}
+            )
+        except Exception as error:
+            if not self.package or isinstance(error, PromptError):
+                raise
+            raise PromptError(
+                f"the task {self.name!r} of the package {self.package} failed ({type(error).__name__}: {error})"
+            ) from error
+        if not isinstance(made, PromptSet):
+            raise PromptError(f"the task {self.name!r} gave {type(made).__name__}; expected a PromptSet")
         return made
 
 
@@ -131,29 +141,33 @@ _OWN = (
 
 
 class _Tasks(Mapping[str, Task]):
-    """Tasks by name: headlab's, then those of installed packages, looked up when first asked for."""
+    """Tasks by name: headlab's, then those of installed packages, each loaded when it is asked for (the name of its entry
+    point is the task's).  No package takes the place of one of headlab's."""
 
-    @cached_property
-    def _known(self) -> dict[str, Task]:
-        known = {t.name: t for t in _OWN}
-        from importlib.metadata import entry_points
-
-        for entry in entry_points(group="headlab.tasks"):
-            found = entry.load()
-            task = found if isinstance(found, Task) else found()
-            if task.name in known:
-                raise ValueError(f"the package of {entry.value} names a task {task.name!r} that exists already")
-            known[task.name] = task
-        return known
+    own: Mapping[str, Task] = {t.name: t for t in _OWN}
+    more = Installed("headlab.tasks")
 
     def __getitem__(self, name: str) -> Task:
-        return self._known[name]
+        if name in self.own:
+            return self.own[name]
+        found = self.more[name]
+        found = found if isinstance(found, Task) or not callable(found) else found()
+        if not isinstance(found, Task) or found.name != name:
+            given = f"a task {found.name!r}" if isinstance(found, Task) else type(found).__name__
+            raise InstalledError(
+                f"{name!r} (headlab.tasks) of the package {self.more.package(name)} is {given}; expected a headlab.tasks.Task "
+                "of that name, or a function that returns one"
+            )
+        return replace(found, package=self.more.package(name))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.own or name in self.more
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
+        return iter([*self.own, *(n for n in self.more if n not in self.own)])
 
     def __len__(self) -> int:
-        return len(self._known)
+        return sum(1 for _ in self)
 
 
 TASKS: Mapping[str, Task] = _Tasks()

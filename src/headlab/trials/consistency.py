@@ -17,9 +17,9 @@ from headlab.trials.document import (
     ABLATIONS,
     PER_TOKEN,
     READOUTS,
-    SCORES,
     Document,
     WriteAxes,
+    known_scores,
 )
 from headlab.trials.expressions import CURVES, DOSED, Expression, ExpressionError, Term
 from headlab.trials.sets import FAMILIES, SetSpec
@@ -121,8 +121,8 @@ def _sets(doc: Document) -> Iterator[Fault]:
             yield (("sets", name), f"{name!r} has a meaning of its own; choose another name")
         for inner in sorted(spec.names - set(declared) - {"all"}):
             yield (("sets", name), f"no set {inner!r}; declared are {', '.join(declared)}")
-        for score in sorted(spec.scores - set(doc.scores) - set(SCORES)):
-            known = ", ".join([*doc.scores, *SCORES])
+        for score in sorted(spec.scores - set(doc.scores) - set(known_scores())):
+            known = ", ".join([*doc.scores, *known_scores()])
             yield (("sets", name), f"no score {score!r}; expected one of {known}")
 
 
@@ -151,10 +151,10 @@ def _scores(doc: Document) -> Iterator[Fault]:
             if not families:
                 yield (place, "a score needs a world over {singles: …}: one number for each head")
             yield from _terms(doc, read, place)
-        elif spec not in SCORES:
+        elif spec not in known_scores():
             yield (
                 place,
-                f"no score {brief(spec)}; expected {', '.join(SCORES)}, {{attention: …}}, {{file: …}} or an expression",
+                f"no score {brief(spec)}; expected {', '.join(known_scores())}, {{attention: …}}, {{file: …}} or an expression",
             )
 
 
@@ -215,8 +215,8 @@ def _worlds(doc: Document) -> Iterator[Fault]:
                     )
             for inner in sorted(write.spec.names - set(declared) - {"all"}):
                 yield (place, f"no set {inner!r}; declared are {', '.join(declared)}")
-            for score in sorted(write.spec.scores - set(doc.scores) - set(SCORES)):
-                yield (place, f"no score {score!r}; expected one of {', '.join([*doc.scores, *SCORES])}")
+            for score in sorted(write.spec.scores - set(doc.scores) - set(known_scores())):
+                yield (place, f"no score {score!r}; expected one of {', '.join([*doc.scores, *known_scores()])}")
             yield from write_of(doc, place, write, single)
 
 
@@ -298,8 +298,8 @@ def _terms(doc: Document, read: Expression, place: Place) -> Iterator[Fault]:
             )
         if term.word in {"repair", "dose50"} and kind not in {"margin", "accuracy", "text"}:
             yield (place, f"{term.word} counts right answers; {kind} has none (margin, accuracy and text do)")
-        if term.word == "spearman" and term.score not in {*doc.scores, *SCORES}:
-            yield (place, f"no score {term.score!r}; expected one of {', '.join([*doc.scores, *SCORES])}")
+        if term.word == "spearman" and term.score not in {*doc.scores, *known_scores()}:
+            yield (place, f"no score {term.score!r}; expected one of {', '.join([*doc.scores, *known_scores()])}")
         yield from _cell(doc, term, place)
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from headlab.claims import ClaimError, Prediction, problems, read_file, read_text
+from headlab.installed import Installed
 from headlab.interventions import SITES, WRITES
 from headlab.reading import Lines, nearest
 from headlab.trials import expressions, sets
@@ -36,6 +37,12 @@ PER_TOKEN = frozenset({"loss", "kl"})
 THINKING = "word-problems"
 """The task of thinking models."""
 SCORES = ("composite", "previous", "induction", "duplicate", "sink", "norm", "attribution")
+MORE_SCORES = Installed("headlab.scores")
+
+
+def known_scores() -> tuple[str, ...]:
+    """Scores by name: headlab's, then those of installed packages."""
+    return (*SCORES, *(n for n in MORE_SCORES if n not in SCORES))
 
 
 def _tuple(value: Any) -> Any:

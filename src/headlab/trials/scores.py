@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,9 +23,10 @@ from headlab.claims import ClaimError
 from headlab.engine.captures import capture
 from headlab.engine.gradients import attribution_patching
 from headlab.engine.model import Lab, ModelError, probe_ids
-from headlab.heads import Head
+from headlab.heads import Head, Heads
 from headlab.interventions import role_positions
 from headlab.prompts import Encoded
+from headlab.trials.document import MORE_SCORES, known_scores
 
 REPEATED = 24
 ROWS = 32
@@ -57,7 +59,32 @@ def builtin(subject: Any, name: str) -> Mapping[Head, float]:
         return norms(subject)
     if name == "attribution":
         return _attribution(subject)
-    raise ClaimError(f"no score {name!r}")
+    return installed(lab, encoded, name)
+
+
+def installed(lab: Lab, prompts: list[Encoded], name: str) -> Mapping[Head, float]:
+    """A score of an installed package, ``function(lab, prompts)``: a number for each head, by :class:`Head`, name or
+    (layer, head).  Raises ClaimError where the package fails or gives something else."""
+    try:
+        found = MORE_SCORES[name](lab, prompts)
+        out = {_head(key): float(value) for key, value in dict(found).items()}
+    except KeyError as error:
+        raise ClaimError(f"no score {name!r}; expected one of {', '.join(known_scores())}") from error
+    except Exception as error:
+        who = f" of the package {MORE_SCORES.package(name)}"
+        raise ClaimError(f"the score {name!r}{who} failed ({type(error).__name__}: {error})") from error
+    lab.grid.check(Heads(out))
+    if not out or not all(math.isfinite(v) for v in out.values()):
+        raise ClaimError(f"the score {name!r} gives no finite number for some heads, or for none")
+    return out
+
+
+def _head(key: object) -> Head:
+    if isinstance(key, str):
+        (one,) = Heads.parse(key)
+        return one
+    layer, index = key  # type: ignore[misc]
+    return Head(int(layer), int(index))
 
 
 def norms(subject: Any) -> Mapping[Head, float]:

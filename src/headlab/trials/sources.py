@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from headlab.installed import InstalledError
 from headlab.reading import brief
 from headlab.trials.document import Document, Write, WriteAxes
 
@@ -53,7 +54,10 @@ def _named(given: Mapping[str, Any], kind: str, place: Place) -> Iterator[Fault]
         known = ", ".join(sorted(TASKS))
         yield ((*place, kind), f"no task {name!r}; expected one of {known} (or {{file: pairs.csv}})")
     else:
-        yield from _options(given, kind, TASKS[name].options, place)
+        try:
+            yield from _options(given, kind, TASKS[name].options, place)
+        except InstalledError as error:
+            yield ((*place, kind), str(error))
 
 
 def _options(given: Mapping[str, Any], kind: str, allowed: Mapping[str, Any], place: Place) -> Iterator[Fault]:
