@@ -139,6 +139,26 @@ def test_rooms_import_only_from_lower_floors() -> None:
     assert not (found := floor_violations(SOURCE)), "\n".join(found)
 
 
+def test_a_package_hides_none_of_its_modules() -> None:
+    """``import headlab.experiments.trial as t`` gives the module, whatever the package offers under the name: asked of every
+    module of every package, since ``demo``, ``reading.problems`` and ``store.survey`` were hidden, too."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        if path.name in {"__init__.py", "__main__.py"}:
+            continue
+        name = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+        module = importlib.import_module(name)
+        package, _, own = name.rpartition(".")
+        assert getattr(sys.modules[package], own) is module, f"{package} hides its module {own}"
+
+
+def test_modules_that_bear_a_function_s_name_are_called_like_it() -> None:
+    import headlab
+    import headlab.experiments.trial as way_in
+
+    assert headlab.trial is way_in.trial and headlab.trial.__doc__
+    assert callable(way_in) and way_in.builtin_claims()
+
+
 def test_no_room_stands_on_two_floors() -> None:
     assert sum(map(len, FLOORS)) == len(LEVEL)
 

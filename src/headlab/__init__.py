@@ -30,7 +30,9 @@ _ROOMS = {
     "headlab.store": ("Store",),
     "headlab.engine.run": ("capture", "sweep"),
     "headlab.engine.decode": ("generate",),
-    "headlab.experiments": ("Result", "catalogue", "demo", "load", "repeat", "run", "trial"),
+    "headlab.experiments": ("Result", "catalogue", "load", "repeat", "run"),
+    "headlab.experiments.demo": ("demo",),
+    "headlab.experiments.trial": ("trial",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [
@@ -70,7 +72,7 @@ def __getattr__(name: str) -> Any:
         return version("headlab")
     if name not in _HOME:
         raise AttributeError(f"module 'headlab' has no attribute {name!r}; it has {', '.join(__all__)}")
-    if _HOME[name] == "headlab.experiments":
+    if _HOME[name].startswith("headlab.experiments"):
         from headlab.experiments.base import render_with
         from headlab.report import page
 

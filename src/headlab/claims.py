@@ -152,6 +152,7 @@ class Claim(_Given):
     """Words, source, task, predictions with thresholds, controls.
 
     ``layer`` is a number, or "auto": chosen by ``layer_rule`` on pairs that the test never sees.
+    ``readings``: the protocols that are run; ``published``, the published scripts' own, only where it is asked for.
     ``pairs`` counts test pairs (problems, for thinking models); ``selection_pairs`` those on which a choice is made.
     ``options`` are the settings of its experiment's own (``headlab list`` names the experiments, their pages the options).
     """
@@ -173,7 +174,7 @@ class Claim(_Given):
     pool: str = "any"
     alpha: float = Field(0.05, gt=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**63)
-    readings: tuple[ProtocolName, ...] = ("standard", "published")
+    readings: tuple[ProtocolName, ...] = ("standard",)
     options: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("controls", "predictions", "readings", mode="before")

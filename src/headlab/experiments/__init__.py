@@ -1,9 +1,16 @@
 """The docket: one short module for each experiment, and the way in."""
 
+from typing import TYPE_CHECKING
+
 from headlab.experiments.base import Result
-from headlab.experiments.demo import demo
 from headlab.experiments.docket import catalogue, run, slugs
-from headlab.experiments.trial import builtin_claims, find_claim, load, plan, repeat, trial
+from headlab.experiments.trial import builtin_claims, find_claim, load, plan, repeat
+
+if TYPE_CHECKING:
+    from headlab.experiments.demo import demo
+    from headlab.experiments.trial import trial
+else:  # modules that are called like their functions
+    from headlab.experiments import demo, trial
 
 __all__ = [
     "Result",

@@ -18,6 +18,7 @@ from headlab.claims import Claim
 from headlab.effects import Progress, quiet
 from headlab.experiments.base import Result, handed_on
 from headlab.experiments.trial import adjusted, builtin_claims, trial
+from headlab.reading.callables import callable_as
 from headlab.stats import Estimate, clopper_pearson
 from headlab.store import Record, Run, Store
 from headlab.trials.record import versions
@@ -188,3 +189,6 @@ def _chance(children: list[Record]) -> dict[str, str]:
         f"among all matched halves, upholds the claim in {upheld} of {len(decided)} ({shown[1]})."
     )
     return {"heading": "Chance taken for a finding", "text": text}
+
+
+callable_as(__name__, demo)

@@ -72,6 +72,7 @@ from headlab.heads import pool
 from headlab.interventions import Intervention, World
 from headlab.prompts import PromptSet, remarks
 from headlab.reading import brief, problems, some
+from headlab.reading.callables import callable_as
 from headlab.store import Record, Store, content_hash
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
@@ -408,3 +409,6 @@ def _call(kind: str, given: Any, claim: Claim, lab: Lab, prompts: Any, told: Map
         flags["protocol"] = claim.readings[0]
     own = ("problems" if claim.task.name == THINKING else "prompts", prompts if file else None)
     return again(kind, named, lab.name, {**flags, **told}, own)
+
+
+callable_as(__name__, trial)

@@ -5,10 +5,16 @@ before anything is built; what two readers could take for two things (``010``, `
 Every refusal is one line with the file, the line where it is known, what was given and what to write instead.
 """
 
+from typing import TYPE_CHECKING
+
 from headlab.reading.bounds import MOST_BYTES, Kind, Lines, Place, ReadingError, brief, nearest, plain_or_why, some
 from headlab.reading.document import read_document, text_of
-from headlab.reading.problems import problems
 from headlab.reading.tables import check_columns, csv_rows, json_rows, repeated
+
+if TYPE_CHECKING:
+    from headlab.reading.problems import problems
+else:  # a module that is called like its function
+    from headlab.reading import problems
 
 __all__ = [
     "MOST_BYTES",

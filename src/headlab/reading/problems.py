@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headlab.reading.bounds import Lines, brief, nearest
+from headlab.reading.callables import callable_as
 
 MOST_PROBLEMS, MOST_TEXT = 3, 320
 
@@ -39,3 +40,6 @@ def _problem(place: tuple[Any, ...], errors: Sequence[Any], lines: Lines) -> str
     expected = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in errors))
     expected = expected.replace("a valid tuple", "a list")
     return f"{where}{named if len(named) <= 60 else named[:59] + '…'}: {expected[:200]}{given}"
+
+
+callable_as(__name__, problems)

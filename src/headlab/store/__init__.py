@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from headlab.store import export as _export
 from headlab.store import files, folders, pages
 from headlab.store import query as _query
+from headlab.store import survey as _survey
 from headlab.store import verify as _verify
 from headlab.store.opening import open_run
 from headlab.store.outward import write_out
@@ -47,7 +48,6 @@ from headlab.store.records import (
     content_hash,
 )
 from headlab.store.runs import Run
-from headlab.store.survey import VIEWS, survey, tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,13 +162,13 @@ class Store:
         import pandas as pd
 
         columns = ["id", "kind", "slug", "model", "outcome", "status", "created", "seconds"]
-        good, bad = survey(self.root, "runs")
-        names = VIEWS["runs"].split()
+        good, bad = _survey.survey(self.root, "runs")
+        names = _survey.VIEWS["runs"].split()
         rows = [{"id": id, **dict(zip(names, row, strict=True))} for id, (row, _) in good.items()]
         rows += [{"id": id, "status": "unreadable"} for id in sorted(bad)]
         frame = pd.DataFrame(rows, columns=columns).astype({"seconds": "float64"})
         frame.attrs["skipped"] = bad
-        tell(bad)
+        _survey.tell(bad)
         return frame
 
     def table(self, id: str, name: str) -> pd.DataFrame:
