@@ -310,7 +310,7 @@ def rule(prediction: Prediction, finding: Estimate | Rank | None) -> Ruling:
             low=finding.low,
             high=finding.high,
         )
-    if prediction.op == "rank<":
+    if prediction.op == "rank<" and finding.defined:  # an undefined number has no rank
         raise ClaimError(f"{prediction.statistic} is an estimate; 'rank<' needs a rank among matched sets")
     answer = _answer(prediction, finding)
     outcomes: dict[str, Outcome] = {"yes": "upheld", "no": "refuted", "unsure": "undecided", "undefined": "untestable"}
@@ -326,6 +326,8 @@ def rule(prediction: Prediction, finding: Estimate | Rank | None) -> Ruling:
 
 def _answer(prediction: Prediction, finding: Estimate) -> str:
     """yes, no, unsure or undefined."""
+    if not finding.defined:
+        return "undefined"
     if isinstance(prediction.threshold, tuple):
         above, below = finding.above(prediction.threshold[0]), finding.below(prediction.threshold[1])
         if "undefined" in {above, below}:

@@ -476,7 +476,7 @@ def encode_prompt(
     of the prompt, or when the answers do not all part at one token after what they share.
     """
     if prompt.ids:
-        roles = {"last": (len(prompt.ids) - 1,)}
+        roles = {"bos": (0,), "last": (len(prompt.ids) - 1,)}
         return Encoded(prompt.ids, len(prompt.ids), roles, frozenset(), -1, -1, "", scored=prompt.scored)
     if not getattr(tokenizer, "is_fast", False):
         raise PromptError("this tokenizer gives no character offsets; headlab needs a fast tokenizer (tokenizer.json)")

@@ -44,7 +44,7 @@ def check(
 
         if isinstance(found, Claim):
             raise BadInput(f"{found.id} is an entry of the docket; --amend is for documents (headlab list claims)")
-        found = Document.from_data(amending.changed(found.plain(), amending.read(amend), f"{claim}, --amend"))
+        found = Document.from_data(amending.by_hand(found.plain(), amending.read(amend), f"{claim}, --amend"))
     if isinstance(found, Claim):
         said = {
             "claim": [found.words],

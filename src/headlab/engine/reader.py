@@ -212,26 +212,35 @@ class Reader:
         unedited run's nats for the next token, what positions before ``start`` keep.
         """
         length = ids.shape[1]
-        scored = self.scored[prompts]
-        loss = torch.zeros(len(ids), dtype=torch.float64, device=ids.device)
-        kl = torch.zeros_like(loss)
-        wanted = {r.kind for r in self.readouts}
+        spans = {n: self._span(r, length, prompts) for n, r in enumerate(self.readouts) if r.kind in PER_TOKEN}
+        if self.kl_at_read:
+            spans = {n: span for n, span in spans.items() if self.readouts[n].kind == "loss"}
+        total = {n: torch.zeros(len(ids), dtype=torch.float64, device=ids.device) for n in spans}
+        losses = [n for n in spans if self.readouts[n].kind == "loss"]
         block = max(1, LOGITS_HELD // (len(ids) * self.size))
-        at = torch.arange(length, device=ids.device)
-        if "loss" in wanted and before is not None and start > 0:
-            kept = (at[None, :start] + 1 >= scored[:, None]) & (at[None, :start] + 1 < length)
-            loss += (before[prompts, :start] * kept).sum(1)
+        at = torch.arange(length, device=ids.device)[None] + 1
+        if losses and before is not None and start > 0:
+            for n in losses:
+                total[n] += (before[prompts, :start] * _inside(at[:, :start], spans[n])).sum(1)
         for a in range(max(start, self.first), length - 1, block):
             b = min(a + block, length - 1)
-            inside = at[None, a:b] + 1 >= scored[:, None]
             logits = relative(edited(a, b))
-            if "loss" in wanted:
-                loss += (nats(logits, ids[:, a + 1 : b + 1]) * inside).sum(1)
+            each = {"loss": nats(logits, ids[:, a + 1 : b + 1])} if losses else {}
             if unedited is not None:
-                kl += (unedited(a, b).divergence(logits) * inside).sum(1)
-        count = (length - scored).clamp(min=1).double()
-        for n, readout in enumerate(self.readouts):
-            if readout.kind == "loss":
-                out[:, n] = loss / count
-            elif readout.kind == "kl" and not self.kl_at_read:
-                out[:, n] = kl / count
+                each["kl"] = unedited(a, b).divergence(logits)
+            for n, span in spans.items():
+                if (got := each.get(self.readouts[n].kind)) is not None:
+                    total[n] += (got * _inside(at[:, a:b], span)).sum(1)
+        for n, (low, high) in spans.items():
+            out[:, n] = total[n] / (high - low).clamp(min=1).double()
+
+    def _span(self, readout: Readout, length: int, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """[row] the first token that a readout scores, and the one after the last."""
+        low = self.scored[prompts].clamp(min=readout.first)
+        return low, torch.full_like(low, min(length, readout.last or length))
+
+
+def _inside(at: Tensor, span: tuple[Tensor, Tensor]) -> Tensor:
+    """[row, position] whether the tokens ``at`` [1, position] are scored."""
+    low, high = span
+    return (at >= low[:, None]) & (at < high[:, None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
 from headlab.trials import amending, ledger, prompts, thinking
 from headlab.trials.document import Document
+from headlab.trials.findings import Findings
 from headlab.trials.loading import load, load_thinker
 from headlab.trials.material import material
 from headlab.trials.record import BY_RECORD, again, model_facts, plain_loading, versions
@@ -40,7 +41,7 @@ def adjusted(doc: Document, changes: Mapping[str, Any]) -> tuple[Document, dict[
         raise ClaimError(f"{doc.id} is a document: {unknown[0]} stands inside it; write it there")
     if not given and not amend:
         return doc, {}
-    plain = amending.changed(doc.plain(), amend, f"{doc.id}, --amend")
+    plain = amending.by_hand(doc.plain(), amend, f"{doc.id}, --amend")
     for key, value in given.items():
         if key == "matched_sets":
             if "reference" not in plain:
@@ -164,6 +165,8 @@ def trial(
             subject = Language(lab, doc, test, selection, tests, chosen, run, progress, memory, where.engine)
             subject.material = material(subject, folder)
         found = Trial(doc, subject, folder, facts=facts).findings()
+        if doc.as_published is not None:
+            _read_as_published(doc, subject, folder, found)
         for name, frame in found.tables.items():
             run.table(name, frame)
         record = run.finish(
@@ -175,6 +178,16 @@ def trial(
             settings={**draft["settings"], **found.settings},
         )
     return Result(record, found.tables)
+
+
+def _read_as_published(doc: Document, subject: Language, folder: Path, found: Findings) -> None:
+    """Add what the document reads with its ``as_published`` overrides, on the same prompts."""
+    published = doc.published_as()
+    tests, chosen = (oriented(prompts_encoded(s, subject.lab), published) for s in (subject.test, subject.selection))
+    beside = replace(subject, doc=published, encoded=tests, chosen=chosen, material=None, label="as_published_")
+    beside.material = material(beside, folder)
+    reading = Trial(published, beside, folder).findings().readings[0]
+    found.readings.append(reading.model_copy(update={"protocol": "as published"}))
 
 
 def prompts_encoded(some: PromptSet, lab: Lab) -> list[Any]:

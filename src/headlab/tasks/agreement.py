@@ -25,23 +25,44 @@ train hotel road mountain building horse dog bird island wall
 SUBJECTS, ATTRACTORS = (tuple(dict.fromkeys(x.split())) for x in (_SUBJECTS, _ATTRACTORS))
 LINKS = ("near", "behind", "beside", "in front of", "next to")
 SINGULAR, PLURAL = ("is", "was", "has"), ("are", "were", "have")
+_ES = """
+profesor:profesores doctor:doctores director:directores alumno:alumnos amigo:amigos hermano:hermanos hijo:hijos
+abuelo:abuelos vecino:vecinos soldado:soldados autor:autores actor:actores pintor:pintores rey:reyes juez:jueces
+"""
+_ES_ATTRACTORS = """
+coche:coches libro:libros banco:bancos barco:barcos puente:puentes tren:trenes hotel:hoteles caballo:caballos perro:perros
+parque:parques museo:museos edificio:edificios muro:muros cuadro:cuadros palacio:palacios
+"""
+SPANISH, SPANISH_ATTRACTORS = (tuple(tuple(x.split(":")) for x in some.split()) for some in (_ES, _ES_ATTRACTORS))
+"""Masculine nouns, one and many, so that articles follow the number alone."""
+SPANISH_LINKS = ("cerca de", "detrás de", "delante de", "al lado de")
+LANGUAGES = ("en", "es", "both")
 BETWEEN = ("opposite", "same", "mixed")
 
 
-def agreement(n: int, *, seed: int, tokenizer: Any, attractor: str = "mixed") -> PromptSet:
+def agreement(n: int, *, seed: int, tokenizer: Any, attractor: str = "mixed", language: str = "en") -> PromptSet:
     """At most ``n`` pairs, each of another subject and another noun between (the cluster), either number first.
 
     ``attractor``: the noun between has the other number than the clean subject ("opposite"), its own ("same") or either
-    ("mixed").  Right are all verbs of the subject's number.  Raises PromptError for an unknown value.
+    ("mixed").  ``language``: "en", "es", or "both" in turn, which the label ``language`` tells apart.  Right are all verbs
+    of the subject's number (in Spanish one).  Raises PromptError for an unknown value.
     """
     choice("agreement", "attractor", attractor, BETWEEN)
+    choice("agreement", "language", language, LANGUAGES)
     return keep(
-        _drawn(attractor, random.Random(f"agreement {seed}")), n, tokenizer, task="agreement", same_length=False
+        _drawn(attractor, language, random.Random(f"agreement {seed}")),
+        n,
+        tokenizer,
+        task="agreement",
+        same_length=False,
     )
 
 
-def _drawn(attractor: str, rng: random.Random) -> Iterator[Pair]:
+def _drawn(attractor: str, language: str, rng: random.Random) -> Iterator[Pair]:
     while True:
+        if language == "es" or (language == "both" and rng.random() < 0.5):
+            yield _spanish(attractor, rng)
+            continue
         subject, between = rng.choice(SUBJECTS), rng.choice(ATTRACTORS)
         many = rng.random() < 0.5
         apart = attractor == "opposite" or (attractor == "mixed" and rng.random() < 0.5)
@@ -59,7 +80,41 @@ def _drawn(attractor: str, rng: random.Random) -> Iterator[Pair]:
             wrong=false[0],
             cluster=f"{subject}|{between}",
             category="opposite" if apart else "same",
-            labels=(("attractor", "opposite" if apart else "same"), ("subject", "plural" if many else "singular")),
+            labels=(("attractor", "opposite" if apart else "same"), ("subject", "plural" if many else "singular"))
+            + ((("language", "en"),) if language == "both" else ()),
             more_answers=right[1:],
             more_wrongs=false[1:],
         )
+
+
+def _spanish(attractor: str, rng: random.Random) -> Pair:
+    subject, between = rng.choice(SPANISH), rng.choice(SPANISH_ATTRACTORS)
+    many = rng.random() < 0.5
+    apart = attractor == "opposite" or (attractor == "mixed" and rng.random() < 0.5)
+    number = int(many != apart)
+    words = {"link": rng.choice(SPANISH_LINKS), "attractor": ("el ", "los ")[number] + between[number]}
+    if not number and words["link"].endswith("de"):  # "de" and "el" become one word
+        words = {"link": words["link"].removesuffix("de") + "del", "attractor": between[0]}
+    clean, corrupted = (
+        fill(
+            "{subject} {link} {attractor}",
+            words | {"subject": ("El ", "Los ")[k] + subject[k]},
+            ends=("subject", "attractor"),
+        )
+        for k in (int(many), int(not many))
+    )
+    right, false = ("son", "es")[:: 1 if many else -1]
+    return Pair(
+        id=f"{subject[0]}|{between[0]}",
+        clean=clean,
+        corrupted=corrupted,
+        answer=right,
+        wrong=false,
+        cluster=f"{subject[0]}|{between[0]}",
+        category="opposite" if apart else "same",
+        labels=(
+            ("attractor", "opposite" if apart else "same"),
+            ("language", "es"),
+            ("subject", "plural" if many else "singular"),
+        ),
+    )

@@ -39,6 +39,7 @@ TEMPLATES = {
     "city": "The capital city of {subject} is",
     "question": "Q: What is the capital of {subject}? A:",
     "traveller": "She flew to {subject} and spent a week in its capital,",
+    "conflict": "People say that the capital of {named} is {told}. The capital of {subject} is",
 }
 
 
@@ -46,7 +47,8 @@ def capitals(n: int, *, seed: int, tokenizer: Any, wording: str = "plain") -> Pr
     """At most ``n`` pairs, each of other two countries (the cluster, in either order) that have equally many tokens.
 
     A country stands in several clusters, so the pairs are a little less independent than their number says.
-    ``wording``: one of :data:`TEMPLATES`.  Raises PromptError for an unknown one.
+    ``wording``: one of :data:`TEMPLATES`.  "conflict": the prompt tells another city, which is the answer there, and the
+    true capital is the wrong one; the corrupted prompt tells the true one.  Raises PromptError for an unknown one.
     """
     choice("capitals", "wording", wording, TEMPLATES)
     return keep(_drawn(TEMPLATES[wording], wording, random.Random(f"capitals {seed}")), n, tokenizer, task="capitals")
@@ -55,6 +57,9 @@ def capitals(n: int, *, seed: int, tokenizer: Any, wording: str = "plain") -> Pr
 def _drawn(template: str, wording: str, rng: random.Random) -> Iterator[Pair]:
     while True:
         here, there = rng.sample(list(CAPITALS), 2)
+        if wording == "conflict":
+            yield _conflict(template, here, there)
+            continue
         clean, corrupted = (fill(template, {"subject": x}, ends=("subject",)) for x in (here, there))
         yield Pair(
             id=f"{here}|{there}",
@@ -65,3 +70,20 @@ def _drawn(template: str, wording: str, rng: random.Random) -> Iterator[Pair]:
             cluster="|".join(sorted((here, there))),
             labels=(("wording", wording),),
         )
+
+
+def _conflict(template: str, here: str, there: str) -> Pair:
+    told, true = CAPITALS[there], CAPITALS[here]
+    clean, corrupted = (
+        fill(template, {"named": here, "subject": here, "told": city}, ends=("named", "subject", "told"))
+        for city in (told, true)
+    )
+    return Pair(
+        id=f"{here}|{there}",
+        clean=clean,
+        corrupted=corrupted,
+        answer=told,
+        wrong=true,
+        cluster="|".join(sorted((here, there))),
+        labels=(("wording", "conflict"),),
+    )

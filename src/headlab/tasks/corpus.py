@@ -24,6 +24,7 @@ def corpus(
     length: int = 128,
     context: int = 0,
     documents: int = 0,
+    whole: bool = False,
 ) -> PromptSet:
     """Windows of ``length`` tokens of the documents of a file: ``.jsonl`` (objects with ``text``), or text in which
     blank lines part documents.
@@ -31,7 +32,8 @@ def corpus(
     A document is cut one window after another, each beginning with the tokenizer's own start token where it has one; a
     last one of fewer than ``SHORTEST`` tokens is left out.  Of every window the tokens from ``context`` on are scored
     (never the first, which nothing predicts).  A document is a cluster, so none straddles two splits.  ``documents``:
-    read at most so many (0: all); ``n``: at most so many windows, drawn with ``seed`` (0: all).
+    read at most so many (0: all); ``whole``: only windows of full length, as a mean by position needs; ``n``: at most so
+    many windows, drawn with ``seed`` (0: all).
 
     Raises PromptError for a file that cannot be read, that holds no text, or a context that leaves nothing to score.
     """
@@ -50,7 +52,7 @@ def corpus(
         size = length - len(start)
         for at in range(0, len(ids), size):
             window = (*start, *ids[at : at + size])
-            if len(window) < max(SHORTEST, context + 2):
+            if len(window) < (length if whole else max(SHORTEST, context + 2)):
                 continue
             name = f"{number}:{at}"
             prompt = Prompt(name, ids=tuple(window), scored=max(1, context))

@@ -35,24 +35,28 @@ ORDERS: dict[str, tuple[str, ...]] = {
     "numbers": tuple(map(str, range(1, 100))),
     "letters": tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
 }
+CORRUPTIONS = ("item", "examples")
 ROUND = ("days", "months")
 """The orders whose last item is followed by the first."""
 TEMPLATE = "{e1} is followed by {f1}, {e2} is followed by {f2}, and {item} is followed by"
 
 
-def successor(n: int, *, seed: int, tokenizer: Any, kind: str = "mixed") -> PromptSet:
+def successor(n: int, *, seed: int, tokenizer: Any, kind: str = "mixed", corruption: str = "item") -> PromptSet:
     """At most ``n`` pairs, each of other two items (the cluster): those of one kind, or of all ("mixed").
 
+    ``corruption``: the corrupted prompt asks for another item's ("item"), or its examples are followed by other items than
+    their own successors ("examples"), so that they do not say what is asked; the wrong answer is the item itself there.
     Days have 21 clusters, months 66, letters 300 and numbers 4,753; "mixed" goes on with those that are left.
     Raises PromptError for an unknown kind.
     """
     choice("successor", "kind", kind, (*ORDERS, "mixed"))
+    choice("successor", "corruption", corruption, CORRUPTIONS)
     rng = random.Random(f"successor {seed}")
     kinds = list(ORDERS) if kind == "mixed" else [kind]
-    return keep(_drawn(kinds, rng), n, tokenizer, task="successor")
+    return keep(_drawn(kinds, corruption, rng), n, tokenizer, task="successor")
 
 
-def _drawn(kinds: list[str], rng: random.Random) -> Iterator[Pair]:
+def _drawn(kinds: list[str], corruption: str, rng: random.Random) -> Iterator[Pair]:
     while True:
         kind = rng.choice(kinds)
         order = ORDERS[kind]
@@ -62,13 +66,16 @@ def _drawn(kinds: list[str], rng: random.Random) -> Iterator[Pair]:
         words = {"item": order[item]}
         for k, i in enumerate(examples, start=1):
             words |= {f"e{k}": order[i], f"f{k}": after[i]}
+        shifted = {"item": order[other]}
+        if corruption == "examples":
+            shifted = dict(zip(("f1", "f2"), (order[other], words["f1"]), strict=True))
         name = f"{order[item]}|{order[other]}"
         yield Pair(
             id=name,
             clean=fill(TEMPLATE, words),
-            corrupted=fill(TEMPLATE, words | {"item": order[other]}),
+            corrupted=fill(TEMPLATE, words | shifted),
             answer=after[item],
-            wrong=after[other],
+            wrong=after[other] if corruption == "item" else order[item],
             cluster="|".join(sorted((order[item], order[other]))),
             category=kind,
             labels=(("kind", kind),),

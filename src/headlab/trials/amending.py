@@ -18,6 +18,8 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> d
     """``data`` with each path of ``changes`` set to its value (None: left out).  Raises ClaimError for a path that leads
     through something that has no fields."""
     out = deepcopy(dict(data))
+    if isinstance(out.get("readout"), list):  # kept as pairs, whose order says which is the default
+        out["readout"] = dict(out["readout"])
     for path, value in changes.items():
         keys, here = path.split("."), out
         for n, key in enumerate(keys[:-1]):
@@ -29,14 +31,19 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> d
             del here[last]
         else:
             raise ClaimError(f"{name}: {path} does not stand there, so it cannot be left out")
-    if isinstance(out.get("sets"), dict) and data.get("chosen_on") == "published":
-        moved = [p for p in changes if p.startswith("sets.")]
-        if moved and not any(p == "chosen_on" for p in changes):
-            raise ClaimError(
-                f"{name}: with other heads than the published ones ({moved[0]}), say where they were found: "
-                "chosen_on=other | these (these: nothing is upheld)"
-            )
     return out
+
+
+def by_hand(data: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """:func:`changed` on a command line.  Raises ClaimError for heads in the place of published ones whose origin is not
+    said."""
+    moved = [p for p in changes if p.startswith("sets.")]
+    if moved and data.get("chosen_on") == "published" and "chosen_on" not in changes:
+        raise ClaimError(
+            f"{name}: with other heads than the published ones ({moved[0]}), say where they were found: chosen_on=other, or "
+            "chosen_on=these (then nothing is upheld)"
+        )
+    return changed(data, changes, name)
 
 
 def _step(here: Any, key: str, name: str) -> Any:

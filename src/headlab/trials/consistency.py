@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from headlab.reading import brief
 from headlab.tasks.grading import Grader
-from headlab.trials import expressions, sets, thought_worlds
+from headlab.trials import expressions, over, sets, thought_worlds
 from headlab.trials.document import (
     ABLATIONS,
     PER_TOKEN,
@@ -45,6 +45,7 @@ def faults(doc: Document) -> Iterator[Fault]:
     yield from _circles(doc)
     yield from _worlds(doc)
     yield from _reference(doc)
+    yield from over.faults(doc)
     yield from _predictions(doc)
     yield from thought_worlds.faults(doc)
     yield from _honesty(doc)
@@ -86,10 +87,16 @@ def _readouts(doc: Document) -> Iterator[Fault]:
         if kind not in READOUTS:
             yield (place, f"no readout {kind!r}; expected one of {', '.join(READOUTS)}")
             continue
-        known = {"kind"} | ({"grader", "tokens", "decode_from"} if kind == "text" else set())
+        known = {"kind"} | ({"span"} if kind in PER_TOKEN and "corpus" in doc.task else set())
+        known |= {"grader", "tokens", "decode_from"} if kind == "text" else set()
         if more := sorted(set(spec) - known):
             yield ((*place, more[0]), f"{kind} has no field {more[0]!r}; it has {', '.join(sorted(known))}")
         yield from _text(spec, place)
+        if "span" in known & set(spec) and not _range(spec["span"]):
+            yield (
+                (*place, "span"),
+                f"given {brief(spec['span'])}; expected [first token, after the last], such as [32, 64]",
+            )
         if "corpus" in doc.task and kind not in PER_TOKEN:
             yield (place, f"a corpus gives no {kind}: it has no answers; expected loss or kl")
 
@@ -112,6 +119,13 @@ def _text(spec: dict[str, Any], place: Place) -> Iterator[Fault]:
             (*place, "grader"),
             f"given {brief(grader)}; expected number, prefix, or {{kind: exact | contains | choice, words: […]}}",
         )
+
+
+def _range(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    whole = all(isinstance(x, int) and not isinstance(x, bool) for x in value)
+    return whole and 0 <= value[0] < value[1]
 
 
 def _sets(doc: Document) -> Iterator[Fault]:
@@ -252,10 +266,8 @@ def _predictions(doc: Document) -> Iterator[Fault]:
     for n, p in enumerate(doc.predictions):
         place = ("predictions", n, "statistic")
         text = p.statistic
-        if doc.over and text.startswith(("upheld:", "pooled:")):
+        if doc.over:
             text = text.removeprefix("pooled:")
-            if text == "upheld:cells":
-                continue
         try:
             read = expressions.parse(text)
         except ExpressionError as error:

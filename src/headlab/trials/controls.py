@@ -142,6 +142,8 @@ def _checks(
     for prediction, read in predicted:
         modest = prediction.op in {"<", "within"} or prediction.tail == "less"
         for term in read.terms:
+            if term.sign < 0 and any(t.sign > 0 and (t.world, t.cell) == (term.world, term.cell) for t in read.terms):
+                continue  # the same world by another readout: what it is compared with, not what it must do
             arms: Mapping[str, Sequence[Arm]] = {w.world: [x.arm for x in found if x.world == w.world] for w in found}
             if not arms.get(term.world) or term.word in DOSED | {"spearman"}:
                 continue

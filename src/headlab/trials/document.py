@@ -19,7 +19,7 @@ from headlab.claims import ClaimError, Prediction, problems, read_file, read_tex
 from headlab.installed import Installed
 from headlab.interventions import SITES, WRITES
 from headlab.reading import Lines, nearest
-from headlab.trials import expressions, sets
+from headlab.trials import amending, expressions, sets
 from headlab.trials.expressions import NAME
 
 __all__ = ["Document", "Eligible", "Reference", "Write", "WriteAxes"]
@@ -36,7 +36,18 @@ WORSE_WHEN_HIGHER = frozenset({"loss", "kl", "place"})
 PER_TOKEN = frozenset({"loss", "kl"})
 THINKING = "word-problems"
 """The task of thinking models."""
-SCORES = ("composite", "previous", "induction", "duplicate", "sink", "norm", "attribution")
+SCORES = (
+    "composite",
+    "previous",
+    "induction",
+    "duplicate",
+    "sink",
+    "norm",
+    "attribution",
+    "copying",
+    "successor",
+    "probe",
+)
 MORE_SCORES = Installed("headlab.scores")
 
 
@@ -337,7 +348,20 @@ class Document(_Plain):
             known = nearest(lines, place)
             where = f"line {known}: " if known else ""
             raise ClaimError(f"{name} is not a claim: {where}{'.'.join(map(str, place))}: {message}")
+        if found.as_published is not None:
+            found.published_as(name)
         return found
+
+    def published_as(self, name: str = "") -> Document:
+        """The document with the overrides of ``as_published``: what was done there, read beside and never binding.
+
+        Raises ClaimError for overrides that mean nothing, or that ask for other prompts.
+        """
+        changes, name = self.as_published or {}, f"{name or self.id}, as_published"
+        if other := [k for k in changes if k.split(".")[0] in {"task", "pairs", "selection_pairs", "seed", "id"}]:
+            raise ClaimError(f"{name}: {other[0]} stays as it is; both readings are of the same prompts")
+        plain = {k: v for k, v in self.plain().items() if k != "as_published"}
+        return type(self).from_data(amending.changed(plain, changes, name), name=name)
 
 
 _ELSEWHERE = {

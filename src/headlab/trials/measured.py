@@ -20,7 +20,7 @@ class Measured:
     """Readouts by name: ``base`` and ``other`` [pair] of the edited run unedited and of the other run, ``edited``
     [world, pair] by the engine worlds' names in ``place``.
 
-    ``tokens`` [pair]: scored tokens, where a readout is a mean over them; ``eligible`` [pair]: right from the clean
+    ``tokens`` [pair] by readout: scored tokens, where it is a mean over them; ``eligible`` [pair]: right from the clean
     prompt and wrong from the corrupted one.
     """
 
@@ -30,7 +30,7 @@ class Measured:
     place: dict[str, dict[str, int]]
     clusters: Sequence[str]
     unit: str
-    tokens: Array | None = None
+    tokens: Mapping[str, Array] = field(default_factory=dict)
     eligible: NDArray[np.bool_] | None = None
     seen: dict[Any, Array] = field(default_factory=dict)
 
@@ -59,7 +59,7 @@ class Measured:
             self.place,
             [c for c, keep in zip(self.clusters, which, strict=True) if keep],
             self.unit,
-            None if self.tokens is None else self.tokens[which],
+            {k: v[which] for k, v in self.tokens.items()},
             None if self.eligible is None else self.eligible[which],
         )
 
@@ -72,7 +72,7 @@ class Measured:
             place.setdefault(name, {}).update({w: start + i for w, i in more.place[name].items()})
         return Measured(
             {**self.base, **more.base}, {**self.other, **more.other}, edited, place, self.clusters, self.unit,
-            self.tokens if self.tokens is not None else more.tokens, self.eligible,
+            {**self.tokens, **more.tokens}, self.eligible,
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from headlab.heads import Heads
 from headlab.interventions import World
 from headlab.stats import Estimate, Rank
 from headlab.store import NamedEstimate, Reading, content_hash
-from headlab.trials import controls, expressions, scores, sets, words
+from headlab.trials import controls, expressions, over, scores, sets, words
 from headlab.trials.choices import Choices
 from headlab.trials.consistency import ablations_left_out
 from headlab.trials.document import Document
@@ -169,14 +169,20 @@ class Trial:
         others, seen = self._alternatives(variants, own, seen)
         stats = Statistics(doc, seen, self.choices.score)
         found, values = self._found(stats, own, others, matched)
+        parts = over.strata(doc, subject)
+        for name, which in parts:
+            here = Statistics(doc, seen.only(which), self.choices.score)
+            got, _ = self._found(here, own, others, matched)
+            found |= {over.within(statistic, name): x for statistic, x in got.items()}
+        ruled = [replace(a, prediction=p) for a in self.asked for _, p in over.each(a.prediction, parts)]
         checks = self._checks(stats, seen, flat, everything, idle, mirrored)
-        verdict = self._verdict(found, checks, able, matched)
-        estimates = self._estimates(stats, own, found)
+        verdict = self._verdict(ruled, found, checks, able)
+        estimates = self._estimates(stats, own, found, ruled)
         reading = Reading(protocol="standard", words=words.method(doc), verdict=verdict, estimates=tuple(estimates))
         return Findings(
-            readings=[reading, *self._by_stratum(seen, own, others, matched, checks, able)],
+            readings=[reading],
             figures=drawn(doc, stats, own, estimates, found, values, matched, self.asked),
-            tables=self._tables(seen, own, matched, values),
+            tables=self._tables(seen, own, matched, values) | self._members(stats, own),
             eligibility=able.plain(),
             settings=self._settings(matched),
             sections=words.sections(doc, named, matched),
@@ -205,7 +211,10 @@ class Trial:
                 "redrawn": [str(s) for s in matched.sets] if matched else [],
             }
         )
-        self.subject.run.table("selection", pd.DataFrame(rows).assign(selection_hash=self.facts["selection_hash"]))
+        self.subject.run.table(
+            f"{getattr(self.subject, 'label', '')}selection",
+            pd.DataFrame(rows).assign(selection_hash=self.facts["selection_hash"]),
+        )
 
     def _eligibility(self) -> Eligibility:
         """Both unedited runs of every test pair; the subject keeps the pairs that the trial is about."""
@@ -224,6 +233,9 @@ class Trial:
             else Measured({}, {}, {}, {}, self._clusters(), subject.unit)
         )
         able = eligibility(doc, seen, paired=paired)
+        if parts := over.strata(doc, subject):
+            each = [(name, eligibility(doc, seen.only(which), paired=paired)) for name, which in parts]
+            able = replace(able, reason=over.reason(each) or able.reason)
         subject.encoded = [p for p, keep in zip(subject.encoded, able.keep, strict=True) if keep]
         return able
 
@@ -283,7 +295,7 @@ class Trial:
             )
             found[p.statistic] = got
             if len(numbers):
-                values[p.statistic] = numbers
+                values |= {p.statistic: numbers} if isinstance(got, Rank) else {}
         return found, values
 
     def _checks(
@@ -305,20 +317,18 @@ class Trial:
     # -- the verdict ------------------------------------------------------------------------------------------
 
     def _verdict(
-        self,
-        found: Mapping[str, Estimate | Rank],
-        checks: Sequence[Control],
-        able: Eligibility,
-        matched: Matched | None,
+        self, ruled: Sequence[Asked], found: Mapping[str, Estimate | Rank], checks: Sequence[Control], able: Eligibility
     ) -> Verdict:
         doc = self.doc
-        binding = [c.name for c in checks if c.name not in doc.waive]
-        case = _Case(tuple(a.prediction for a in self.asked), tuple(binding))
+        # a model that does not show the behaviour has nothing for every head to take away: it is untestable, not void
+        aside = {*doc.waive, *(["whole"] if able.reason else [])}
+        binding = [c.name for c in checks if c.name not in aside]
+        case = _Case(tuple(a.prediction for a in ruled), tuple(binding))
         waived = able.reason if "eligible" in doc.waive and able.reason else ""
         verdict = decide(case, found, _typed(checks), ineligible="" if waived else able.reason)
-        return self._qualified(verdict, checks, waived)
+        return self._qualified(ruled, verdict, checks, waived)
 
-    def _qualified(self, verdict: Verdict, checks: Sequence[Control], waived: str) -> Verdict:
+    def _qualified(self, ruled: Sequence[Asked], verdict: Verdict, checks: Sequence[Control], waived: str) -> Verdict:
         """What stands beside a verdict: waivers, looks at these prompts, ablations left out."""
         doc, said = self.doc, []
         outcome, sentence = verdict.outcome, verdict.sentence.rstrip(".")
@@ -335,22 +345,19 @@ class Trial:
         left = ablations_left_out(doc)
         if left:
             said.append(f"{' and '.join(left)} ablation not tried, because {doc.only_because}")
-        if split := words.split_by_write(self.asked, verdict):
+        if split := words.split_by_write(ruled, verdict):
             said.append(split)
         tail = f"; {'; '.join(said)}" if said else ""
         return verdict.model_copy(update={"outcome": outcome, "sentence": f"{sentence}{tail}."})
 
-    def _by_stratum(
-        self, seen: Measured, own: Arms, others: list[Arms], matched: Any, checks: Any, able: Any
-    ) -> list[Reading]:
-        return []
-
     # -- what the record keeps --------------------------------------------------------------------------------
 
-    def _estimates(self, stats: Statistics, own: Arms, found: Mapping[str, Estimate | Rank]) -> list[NamedEstimate]:
+    def _estimates(
+        self, stats: Statistics, own: Arms, found: Mapping[str, Estimate | Rank], ruled: Sequence[Asked]
+    ) -> list[NamedEstimate]:
         """Every predicted number, then what every world does in every cell, predicted or not."""
         out = []
-        for a in self.asked:
+        for a in ruled:
             got = found[a.prediction.statistic]
             estimate = got.estimate if isinstance(got, Rank) else got
             label = a.prediction.words or words.said(a.read)
@@ -415,6 +422,21 @@ class Trial:
         if self.choices.scan:
             out["layers"] = pd.DataFrame(self.choices.scan)
         return out
+
+    def _members(self, stats: Statistics, own: Arms) -> dict[str, Any]:
+        """Each member of a family that ``least:`` or ``most:`` speaks of, with p as adjusted by Holm."""
+        import pandas as pd
+
+        parts = []
+        for a in self.asked:
+            p = a.prediction
+            if a.read.family not in {"least", "most"} or a.read.rank or p.op not in {"<", ">"}:
+                continue
+            family = next(t for t in a.read.terms if any(x.member >= 0 for x in own[t.world]))
+            heads = [_heads(x) for x in own[family.world] if x.values == family.cell]
+            frame = pd.DataFrame({"heads": heads, **stats.members(a.read, own, p.limit, p.op)})
+            parts.append(frame.assign(statistic=p.statistic, member=range(len(frame)), threshold=p.limit))
+        return {"members": pd.concat(parts, ignore_index=True)} if parts else {}
 
     def _settings(self, matched: Matched | None) -> dict[str, Any]:
         layers = list(self.choices.layers)

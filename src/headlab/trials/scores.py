@@ -6,6 +6,7 @@
 ``duplicate`` attention to the earlier occurrence itself, on the same
 ``norm``      the norm of what a head writes to the residual stream, ‖z·W_O‖, averaged over positions
 ``composite`` the published score of hub, flow and skip, of thinking models alone
+``copying``, ``successor``, ``probe``: see :mod:`headlab.trials.token_scores`
 ``attribution`` the first-order estimate of what patching the head from the other run does to the margin
 """
 
@@ -26,6 +27,7 @@ from headlab.engine.model import Lab, ModelError, probe_ids
 from headlab.heads import Head, Heads
 from headlab.interventions import role_positions
 from headlab.prompts import Encoded
+from headlab.trials import token_scores
 from headlab.trials.document import MORE_SCORES, known_scores
 
 REPEATED = 24
@@ -59,6 +61,8 @@ def builtin(subject: Any, name: str) -> Mapping[Head, float]:
         return norms(subject)
     if name == "attribution":
         return _attribution(subject)
+    if name in {"copying", "successor", "probe"}:
+        return getattr(token_scores, name)(subject)
     return installed(lab, encoded, name)
 
 

@@ -19,13 +19,14 @@ import numpy as np
 
 from headlab.heads import Head
 from headlab.stats import Estimate, Rank, bootstrap_mean, bootstrap_rate, bootstrap_ratio, paired_difference, rank
+from headlab.stats.corrections import holm
 from headlab.stats.crossed import crossed_rate, wider_over_sets
 from headlab.stats.dose import crossing as crossing_of
 from headlab.stats.linear_null import against_linear
 from headlab.stats.of_means import OfMeans, bootstrap_of_means
 from headlab.stats.psychometric import psychometric
 from headlab.trials.consistency import NUMERIC, axes_of
-from headlab.trials.document import PER_TOKEN, Document
+from headlab.trials.document import Document
 from headlab.trials.expressions import CURVES, DOSED, RATIOS, Expression, Term
 from headlab.trials.measured import Array, Measured, harm, kind_of, name_of, right
 from headlab.trials.worlds import Arm
@@ -78,6 +79,15 @@ class Statistics:
             return wider_over_sets(made, found.value, seed=self.doc.seed)
         return made
 
+    def members(self, read: Expression, arms: Arms, threshold: float, op: str) -> dict[str, Array]:
+        """Of a family's members [member]: ``value``; ``p``, the one-sided bootstrap p that it does not lie beyond the
+        threshold; ``holm``, p as adjusted for all of them (Holm)."""
+        part = self._whole(read, arms)
+        found = bootstrap_of_means(part.columns, part.of, **self.told)
+        missed = (found.draws <= threshold) if op == ">" else (found.draws >= threshold)
+        p = (1 + missed.sum(0)) / (1 + len(missed))
+        return {"value": found.value, "p": p, "holm": holm(p)}
+
     def _alone(self, term: Term, arms: Arms) -> Estimate:
         """One term of one world, by the function of its name."""
         readout = name_of(self.doc, term.readout)
@@ -88,9 +98,9 @@ class Statistics:
             return bootstrap_ratio(edited - base, self.seen.other[readout] - base, **self.told)
         if term.word == "repair":
             return self._repair(right(self.doc, term.readout, edited))
-        if kind in PER_TOKEN and self.seen.tokens is not None:
+        if (weigh := self.seen.tokens.get(readout)) is not None:
             shown = edited if term.word == "value" else harm(self.doc, term.readout) * (base - edited)
-            return bootstrap_ratio(shown * self.seen.tokens, self.seen.tokens, **self.told)
+            return bootstrap_ratio(shown * weigh, weigh, **self.told)
         if term.word == "value":
             return (
                 bootstrap_rate(edited > 0.5, **self.told)
@@ -241,7 +251,7 @@ class Statistics:
         chosen = self._arms(term, arms)
         x = np.stack([[self.seen.arm(a, readout) for a in doses] for doses in chosen])  # [member, dose, pair]
         base, n = self.seen.base[readout], self.seen.n
-        weigh = self.seen.tokens if kind_of(self.doc, term.readout) in PER_TOKEN else None
+        weigh = self.seen.tokens.get(readout)
         one = np.ones(n) if weigh is None else weigh
         members = len(chosen)
         if term.word == "dose50":

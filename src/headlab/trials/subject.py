@@ -20,6 +20,7 @@ from headlab.engine.selfcheck import TOLERANCE
 from headlab.heads import Grid
 from headlab.interventions import World
 from headlab.prompts import EncodedPair, Pair, PromptSet
+from headlab.readouts import PER_TOKEN, Readout
 from headlab.store import Run
 from headlab.tasks.grading import Grader, grade
 from headlab.trials.document import Document
@@ -62,6 +63,8 @@ class Language:
     engine: Engine | None = None
     material: Any = None
     unit: str = "pairs"
+    label: str = ""
+    """Before the names of what is stored: where one record holds two readings."""
 
     @property
     def grid(self) -> Grid:
@@ -80,7 +83,7 @@ class Language:
         self, worlds: Sequence[World], readouts: Mapping[str, Mapping[str, Any]], what: str, *, selection: bool = False
     ) -> Measured:
         """Every world under every readout, with the two unedited runs.  Shards are stored in the run."""
-        pairs = self.chosen if selection else self.encoded
+        pairs, what = self.chosen if selection else self.encoded, f"{self.label}{what}"
         worlds = list({w.name: w for w in worlds}.values()) or [World(UNEDITED)]
         clusters = [p.pair.cluster or p.pair.id for p in pairs]
         out = Measured({}, {}, {}, {}, clusters, self.unit)
@@ -95,9 +98,7 @@ class Language:
     def _swept(
         self, pairs: list[EncodedPair], worlds: list[World], readouts: Mapping[str, Mapping[str, Any]], what: str
     ) -> Measured:
-        from headlab.readouts import Readout
-
-        asked = tuple(Readout(kind=spec["kind"], name=name) for name, spec in readouts.items())
+        asked = tuple(Readout(s["kind"], name, *s.get("span", ())) for name, s in readouts.items())
         table = sweep(
             self.lab, pairs, worlds, readouts=asked, **self._drawn_on, keep=self.run, engine=self.engine,
             progress=self.progress, what=what, memory=self.memory,
@@ -116,7 +117,13 @@ class Language:
             {n: {w.name: i for i, w in enumerate(worlds)} for n in names},
             table["cluster"].to_numpy().reshape(shape)[:, 0].tolist(),
             self.unit,
-            table["tokens"].to_numpy(float).reshape(shape)[:, 0] if "tokens" in table else None,
+            {}
+            if "tokens" not in table
+            else {
+                r.name: np.array([float(r.scores(len(p.corrupted.ids), p.corrupted.scored)) for p in pairs])
+                for r in asked
+                if r.kind == "loss" or (r.kind in PER_TOKEN and not pairs[0].corrupted.answer_ids)
+            },
         )
 
     def _spoken(
