@@ -200,7 +200,7 @@ def test_a_planted_violation_is_found(tmp_path: Path, file: str, text: str) -> N
             "engine/run.py",
             "from .model import load\nfrom ..heads import Head\nfrom headlab.engine import plan",
         ),
-        ("stats/paired.py", "from .intervals import wilson\nfrom headlab.stats import intervals"),
+        ("stats/paired.py", "from .rates import wilson\nfrom headlab.stats import intervals"),
         ("store.py", "from headlab import __version__\nimport numpy, headlabel"),
         ("__init__.py", "from headlab.cli import main"),
     ],

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from headlab.stats import Estimate, bootstrap_rate, bootstrap_ratio
+from headlab.stats import Estimate, bootstrap_ratio, clustered_rate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,13 +86,11 @@ def repair(effects: pd.DataFrame, world: str, *, seed: int) -> Estimate:
     """Share of eligible pairs answered rightly under the intervention (``right``), in [0, 1].
 
     Eligible: the clean run is right and the corrupted run is wrong, so 0 is the corrupted run and 1 the clean one.
-    Interval: bootstrap over clusters, Clopper-Pearson on clusters at the boundary.  It misleads near a decision
+    Interval: `clustered_rate`.  It misleads near a decision
     boundary, where a small shift of every margin turns 0 into 1: read it beside :func:`recovery`.
     """
     rows = of_world(effects, world)
-    return bootstrap_rate(
-        rows["right"].to_numpy(dtype=bool), clusters=rows["cluster"].to_numpy(), unit="pairs", seed=seed
-    )
+    return clustered_rate(rows["right"].to_numpy(dtype=bool), clusters=rows["cluster"].to_numpy(), unit="pairs")
 
 
 def mean_recovery(edited: Any, clean: Any, corrupted: Any) -> Any:

@@ -26,11 +26,11 @@ def test_a_statement_about_subsets_carries_their_spread() -> None:
     """Ten subsets that all-or-nothing repair every pair: the interval over pairs alone would have no width."""
     import numpy as np
 
-    from headlab.experiments.head_count import crossed_rate
+    from headlab.stats.crossed import rate_over_sets
 
     hits = np.array([[True] * 40] * 5 + [[False] * 40] * 5)
     clusters = np.arange(40)
-    sampled = crossed_rate(hits, clusters, seed=0, all_subsets=False)
-    every = crossed_rate(hits, clusters, seed=0, all_subsets=True)
+    sampled = rate_over_sets(hits, clusters, all_subsets=False)
+    every = rate_over_sets(hits, clusters, all_subsets=True)
     assert sampled.value == every.value == 0.5
     assert sampled.high - sampled.low > 0.4 > every.high - every.low

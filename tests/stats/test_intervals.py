@@ -1,54 +1,16 @@
-"""Intervals against scipy and statsmodels, and the bootstrap against theory and simulation."""
+"""Means, ratios and differences: the bootstrap against theory and simulation."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import binomtest, norm
-from statsmodels.stats.proportion import proportion_confint
+from scipy.stats import norm
 
 from headlab.stats import (
     bootstrap_mean,
     bootstrap_paired_difference,
-    bootstrap_rate,
     bootstrap_ratio,
-    clopper_pearson,
-    wilson,
+    clustered_rate,
 )
 from headlab.stats.intervals import bootstrap_means
-
-COUNTS = [(0, 1), (1, 1), (0, 7), (7, 7), (1, 7), (34, 54), (19, 30), (1, 1000), (999, 1000)]
-
-
-@pytest.mark.parametrize("level", [0.8, 0.95, 0.999])
-@pytest.mark.parametrize(("x", "n"), COUNTS)
-def test_rates_agree_with_scipy_and_statsmodels(x, n, level):
-    for ours, theirs, also in ((wilson, "wilson", "wilson"), (clopper_pearson, "exact", "beta")):
-        e = ours(x, n, unit="pairs", level=level)
-        oracle = binomtest(x, n).proportion_ci(confidence_level=level, method=theirs)
-        assert (e.low, e.high) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
-        assert (e.low, e.high) == pytest.approx(proportion_confint(x, n, 1 - level, method=also), abs=1e-9)
-        assert e.value == x / n and e.n == n and e.level == level and e.unit == "pairs"
-
-
-@given(st.integers(1, 200), st.data())
-def test_rates_lie_in_the_unit_interval_and_mirror(n, data):
-    x = data.draw(st.integers(0, n))
-    for interval in (wilson, clopper_pearson):
-        e, mirror = interval(x, n, unit="rows"), interval(n - x, n, unit="rows")
-        assert 0 <= e.low <= e.value <= e.high <= 1 and e.low < e.high
-        assert (e.low, e.high) == pytest.approx((1 - mirror.high, 1 - mirror.low), abs=1e-9)
-
-
-def test_rates_refuse_bad_counts_and_leave_no_trials_undefined():
-    for interval in (wilson, clopper_pearson):
-        assert not interval(0, 0, unit="rows").defined
-        for bad in [(3, 2), (-1, 2), (1.5, 2), (True, 2)]:
-            with pytest.raises((ValueError, TypeError), match="successes"):
-                interval(*bad, unit="rows")
-        with pytest.raises(ValueError, match="level"):
-            interval(1, 2, unit="rows", level=95.0)
-        assert interval(np.int64(3), np.int64(7), unit="rows") == interval(3, 7, unit="rows")
 
 
 def test_bootstrap_mean_matches_the_normal_limit():
@@ -116,8 +78,8 @@ def test_too_few_rows_are_undefined_and_never_zero():
         bootstrap_mean([3.0], unit="rows", seed=0),
         bootstrap_mean([], unit="rows", seed=0),
         bootstrap_mean([1.0, 2.0], ["p", "p"], unit="rows", seed=0),
-        bootstrap_rate([True], unit="rows", seed=0),
-        bootstrap_rate([True, False], ["p", "p"], unit="rows", seed=0),
+        clustered_rate([True], unit="rows"),
+        clustered_rate([True, False], ["p", "p"], unit="rows"),
         bootstrap_ratio([1.0], [2.0], unit="rows", seed=0),
         bootstrap_paired_difference([1.0], [2.0], unit="rows", seed=0),
     ):
@@ -129,38 +91,6 @@ def test_equal_values_say_that_the_interval_shows_nothing():
     assert e.low == e.value == e.high and "no uncertainty" in e.note
     assert "no uncertainty" not in bootstrap_mean([0.1] * 11 + [0.2], unit="rows", seed=0).note
     assert "few clusters" in bootstrap_mean([1.0, 2.0, 3.0], unit="rows", seed=0).note
-
-
-@pytest.mark.parametrize("flag", [True, False])
-def test_a_rate_at_the_boundary_uses_the_number_of_clusters(flag):
-    e = bootstrap_rate([flag] * 60, np.arange(60) // 5, unit="rows", seed=0)
-    exact = binomtest(12 * flag, 12).proportion_ci(method="exact")
-    assert (e.low, e.high) == pytest.approx((exact.low, exact.high)) and e.n == 60
-    assert "12 clusters" in e.note and "clusters" in e.method and e.value == float(flag)
-
-
-def test_a_rate_over_single_rows_is_clopper_pearson():
-    flags = [True] * 34 + [False] * 20
-    assert bootstrap_rate(flags, unit="pairs", seed=0) == clopper_pearson(34, 54, unit="pairs")
-
-
-def test_a_rate_over_clusters_is_the_cluster_bootstrap():
-    rng = np.random.default_rng(4)
-    codes = np.arange(90) // 3
-    flags = rng.random(90) < 0.6
-    e = bootstrap_rate(flags, codes, unit="rows", seed=6)
-    f = bootstrap_mean(flags.astype(float), codes, unit="rows", seed=6)
-    assert e == f and e.low < e.high
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=40))
-def test_a_rate_never_has_an_interval_of_zero_width(rows):
-    flags, codes = zip(*rows, strict=True)
-    e = bootstrap_rate(flags, codes, unit="rows", seed=1, draws=100)
-    assert e.defined == (len(set(codes)) >= 2)
-    if e.defined:
-        assert 0 <= e.low < e.high <= 1 and e.low <= e.value <= e.high
 
 
 def test_a_ratio_is_a_ratio_of_means_and_pairs_its_rows():
@@ -214,11 +144,9 @@ def test_bad_rows_are_named():
     with pytest.raises(ValueError, match="paired, got lengths"):
         bootstrap_ratio([1.0, 2.0], [1.0], unit="rows", seed=0)
     with pytest.raises(ValueError, match="booleans"):
-        bootstrap_rate([0.0, 0.5], unit="rows", seed=0)
+        clustered_rate([0.0, 0.5], unit="rows")
     with pytest.raises(ValueError, match="axis"):
         bootstrap_mean([[1.0, 2.0]], unit="rows", seed=0)
     for seed in (None, -1, 1.5):
         with pytest.raises((ValueError, TypeError), match="seed"):
             bootstrap_mean([1.0, 2.0], unit="rows", seed=seed)
-        with pytest.raises((ValueError, TypeError), match="seed"):
-            bootstrap_rate([True, False], unit="rows", seed=seed)

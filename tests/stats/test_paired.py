@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as oracle
 
-from headlab.stats import mcnemar, paired_difference, tost_paired
+from headlab.stats import mcnemar, paired_difference, sign_flip, tost_paired
 
 cells = st.tuples(*[st.integers(0, 25)] * 4)
 
@@ -34,6 +34,49 @@ def test_mcnemar_by_hand():
     assert mcnemar(*rows(40, 5, 0, 5)).p == 2 / 32 > 0.05
     assert mcnemar(*rows(40, 0, 0, 10)).p == 1.0
     assert mcnemar([], []).p is None
+
+
+def test_clusters_change_sides_as_wholes_by_hand():
+    """Three clusters with differences 3, 1 and -1: of 8 signs of (3, 1, 1), |sum| is 5, 3, 3, 1 and their mirrors."""
+    a = np.array([True] * 3 + [True] + [False])
+    clusters = ["x"] * 3 + ["y", "z"]
+    assert mcnemar(a, ~a, clusters).p == 6 / 8 and mcnemar(a, ~a).p == oracle([[0, 4], [1, 0]], exact=True).pvalue
+    assert (mcnemar(a, ~a, clusters).only_a, mcnemar(a, ~a, clusters).only_b) == (4, 1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 9)), min_size=1, max_size=30))
+def test_clustered_mcnemar_is_the_enumerated_sign_flip(rows):
+    a, b, clusters = zip(*rows, strict=True)
+    flips = sign_flip(np.array(a, float) - np.array(b, float), clusters, seed=0)
+    assert flips.enumerated == (len(set(clusters)) <= 13)
+    assert mcnemar(a, b, clusters).p == pytest.approx(flips.p, abs=1e-12)
+
+
+def type_one(k, size, icc, sims, seed):
+    """How often rows of k clusters, equally often right in both worlds, are called different: by rows, by clusters."""
+    rng = np.random.default_rng(seed)
+    clusters, found = np.repeat(np.arange(k), size), np.zeros(2)
+    for _ in range(sims):
+        same = rng.random((2, k, size)) < np.sqrt(icc)  # a row copies its cluster's draw, in either world
+        a, b = np.where(same, (rng.random((2, k)) < 0.6)[..., None], rng.random((2, k, size)) < 0.6).reshape(2, -1)
+        found += mcnemar(a, b).p <= 0.05, mcnemar(a, b, clusters).p <= 0.05
+    return found / sims
+
+
+def test_correlated_rows_no_longer_reject_by_themselves():
+    by_rows, by_clusters = type_one(40, 6, 0.9, 120, seed=2)
+    assert by_rows > 0.25 and by_clusters <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 120)
+
+
+@pytest.mark.accept
+@pytest.mark.parametrize("icc", [0, 0.3, 0.6, 1])
+@pytest.mark.parametrize("k", [10, 46, 200])
+def test_clustered_mcnemar_keeps_its_level(k, icc):
+    """Type I by rows was .31 at strong correlation."""
+    by_rows, by_clusters = type_one(k, 5, icc, 2000, seed=3)
+    print(k, icc, "by rows", by_rows, "by clusters", by_clusters)
+    assert by_clusters <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 2000)
 
 
 def test_newcombe_reproduces_the_published_example():

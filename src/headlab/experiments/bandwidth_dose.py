@@ -49,7 +49,7 @@ from headlab.heads import Grid, Heads, even, odd
 from headlab.heads import layer as all_heads
 from headlab.interventions import World, key_positions
 from headlab.prompts import EncodedPair
-from headlab.stats import Estimate, Rank, bootstrap_rate
+from headlab.stats import Estimate, Rank, clustered_rate
 from headlab.store import Reading
 from headlab.tasks.decimals import NUMERIC_ROLES
 
@@ -103,7 +103,7 @@ def own_share_control(bench: Bench, pairs: Sequence[EncodedPair], at: int, arm: 
 def wrong(effects: Any, world: str, seed: int) -> Estimate:
     """Share of pairs answered wrongly in a world."""
     rows = of_world(effects, world)
-    return bootstrap_rate(~rows["right"].to_numpy(bool), clusters=rows["cluster"].to_numpy(), unit="pairs", seed=seed)
+    return clustered_rate(~rows["right"].to_numpy(bool), clusters=rows["cluster"].to_numpy(), unit="pairs")
 
 
 def clean_side(pairs: Sequence[EncodedPair]) -> list[EncodedPair]:

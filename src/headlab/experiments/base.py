@@ -21,7 +21,7 @@ from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, PromptError, PromptSet, encode, prompts_of
 from headlab.reading import brief, some
-from headlab.stats import Estimate, bootstrap_rate, paired_difference
+from headlab.stats import Estimate, clustered_rate, paired_difference
 from headlab.store import NamedEstimate, Record, Run, Store, content_hash
 from headlab.tasks.decimals import capacity, decimals
 from headlab.tasks.grading import grade
@@ -221,7 +221,7 @@ def eligibility(bench: Bench, protocol: Protocol) -> Eligibility:
     clusters = [p.pair.cluster or p.pair.id for p in pairs]
 
     def rate(values: Any) -> Estimate:
-        return bootstrap_rate(values, clusters=clusters, unit="pairs", seed=bench.seed)
+        return clustered_rate(values, clusters=clusters, unit="pairs")
 
     right, bug = clean["right"].to_numpy(bool), ~corrupted["right"].to_numpy(bool)
     kept = tuple(p for p, a, b in zip(pairs, right, bug, strict=True) if a and b)
@@ -234,9 +234,7 @@ def eligibility(bench: Bench, protocol: Protocol) -> Eligibility:
         )
     if 1 - bug.mean() > CORRUPTED_AT_MOST:
         problems.append(f"it has no bug to repair: {1 - bug.mean():.0%} of the corrupted prompts are answered rightly")
-    parsed = bootstrap_rate(
-        [*clean["parsed"], *corrupted["parsed"]], clusters=clusters * 2, unit="answers", seed=bench.seed
-    )
+    parsed = clustered_rate([*clean["parsed"], *corrupted["parsed"]], clusters=clusters * 2, unit="answers")
     reason = "the model is not eligible: " + "; ".join(problems) if problems else ""
     return Eligibility(not problems, reason, rate(right), rate(~bug), parsed, kept)
 

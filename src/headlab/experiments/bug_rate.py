@@ -22,7 +22,7 @@ from headlab.heads import Grid
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, Pair, encode_prompt
-from headlab.stats import Estimate, bootstrap_rate, clopper_pearson, paired_difference
+from headlab.stats import Estimate, clopper_pearson, clustered_rate, paired_difference
 from headlab.store import Reading
 from headlab.tasks.decimals import CATEGORIES, decimals, fill, get_format, right_answer
 from headlab.tasks.grading import grade
@@ -140,7 +140,7 @@ def _swapped(pair: Pair) -> Pair:
 
 
 def _rate(rows: Any, column: str, seed: int) -> Estimate:
-    return bootstrap_rate(rows[column].to_numpy(bool), clusters=rows["cluster"].to_numpy(), unit="prompts", seed=seed)
+    return clustered_rate(rows[column].to_numpy(bool), clusters=rows["cluster"].to_numpy(), unit="prompts")
 
 
 def cell_table(table: Any, seed: int) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from headlab.measures.head_features import distances, norms
 from headlab.measures.published_weights import fused_qkv, published_reshape
 from headlab.measures.weights import HeadWeights, head_weights, norm_matched
 from headlab.prompts import EncodedPair
-from headlab.stats import Estimate, bootstrap_rate, paired_difference
+from headlab.stats import Estimate, clustered_rate, paired_difference
 from headlab.stats.clustering import euclidean, hierarchical, k_means
 
 WHOLE = -1
@@ -160,9 +160,7 @@ def behaviour_rows(
         clusters = base["cluster"].to_numpy()
         for prompt in ("clean", "corrupted"):
             right = base[prompt].to_numpy() > 0
-            out.append(
-                row(f"{prompt} {name}", WHOLE, bootstrap_rate(right, clusters=clusters, unit="pairs", seed=seed))
-            )
+            out.append(row(f"{prompt} {name}", WHOLE, clustered_rate(right, clusters=clusters, unit="pairs")))
         if name == first:
             out += repair_rows(effects, layers, seed)
     return out
@@ -183,7 +181,7 @@ def repair_rows(effects: Any, layers: Sequence[int], seed: int) -> list[Row]:
     eligible = ((base["clean"] > 0) & (base["corrupted"] <= 0)).to_numpy()
     clusters, n = base["cluster"].to_numpy()[eligible], int(eligible.sum())
     out: list[Row] = [
-        row("eligible", WHOLE, bootstrap_rate(eligible, clusters=base["cluster"].to_numpy(), unit="pairs", seed=seed))
+        row("eligible", WHOLE, clustered_rate(eligible, clusters=base["cluster"].to_numpy(), unit="pairs"))
     ]
     for layer in layers:
         right = {
@@ -192,7 +190,7 @@ def repair_rows(effects: Any, layers: Sequence[int], seed: int) -> list[Row]:
             if (effects["world"] == f"{kind} L{layer}").any()
         }
         for kind, hits in right.items():
-            found = bootstrap_rate(hits, clusters=clusters, unit="pairs", seed=seed) if n >= FEWEST else _too_few(n)
+            found = clustered_rate(hits, clusters=clusters, unit="pairs") if n >= FEWEST else _too_few(n)
             out.append(row(f"repair {kind}", layer, found))
         if {"even", "odd"} <= set(right):
             gap = (

@@ -26,7 +26,7 @@ from headlab.experiments.base import Bench
 from headlab.heads import Heads
 from headlab.interventions import Intervention, Site, World
 from headlab.prompts import EncodedPair
-from headlab.stats import Estimate, bootstrap_rate
+from headlab.stats import Estimate, clustered_rate
 from headlab.stats.dip import Dip, dip
 from headlab.stats.dose import Bisection, Crossings, crossing, crossing_quantile
 from headlab.stats.linear_null import AgainstLinear, LinearNull, against_linear, linear_margin_null
@@ -155,7 +155,7 @@ def final_norms(lab: Lab, pairs: Sequence[EncodedPair], one: Intervention) -> An
 def findings_of(curve: Curve) -> dict[str, Estimate]:
     """Every number that one arm gives."""
     crossed, seen = curve.found, curve.found.seen
-    share = bootstrap_rate(~crossed.again[seen], curve.clusters[seen], unit="pairs", seed=curve.seed)
+    share = clustered_rate(~crossed.again[seen], curve.clusters[seen], unit="pairs")
     found = {
         "location": curve.fit.location,
         "width": curve.fit.width,

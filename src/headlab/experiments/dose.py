@@ -10,7 +10,7 @@ from headlab.experiments.base import Bench
 from headlab.heads import Heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair
-from headlab.stats import bootstrap_rate
+from headlab.stats import clustered_rate
 
 
 def dose_curve(
@@ -27,7 +27,7 @@ def dose_curve(
     for world in worlds:
         part = of_world(effects, world.name)
         hit = (part["edited"] > 0).to_numpy()
-        e = bootstrap_rate(hit, clusters=part["cluster"].to_numpy(), unit="pairs", seed=bench.seed)
+        e = clustered_rate(hit, clusters=part["cluster"].to_numpy(), unit="pairs")
         name, dose = world.name.split(" × ")
         rows.append({"x": float(dose), "y": e.value, "low": e.low, "high": e.high, "series": labels[name], "n": e.n})
     figure = Figure(

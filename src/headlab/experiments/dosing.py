@@ -33,7 +33,7 @@ from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, InterventionError, Site, When, World, Write, key_positions
 from headlab.prompts import EncodedPair, encode
 from headlab.stats import Estimate, Rank, bootstrap_ratio, paired_difference, rank
-from headlab.stats.crossed import crossed_rate
+from headlab.stats.crossed import rate_over_sets
 from headlab.store import NamedEstimate, Reading
 from headlab.tasks.decimals import NUMERIC_ROLES
 
@@ -148,7 +148,7 @@ def run_doses(
         for label, members in members_of(arm, arms, sets).items():
             for dose in doses:
                 hits = pivot(effects, [world_name(arm, m, dose) for m in members]) > 0
-                e = crossed_rate(hits, clusters, seed=bench.seed, all_subsets=len(members) == 1)
+                e = rate_over_sets(hits, clusters, all_subsets=len(members) == 1)
                 rows.append({"arm": arm.name, "set": label, "dose": dose, "sets": len(members),
                              "right": e.value, "low": e.low, "high": e.high, "n": e.n, "method": e.method})  # fmt: skip
     return Doses(effects, pd.DataFrame(rows))

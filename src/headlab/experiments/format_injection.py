@@ -37,7 +37,7 @@ from headlab.interventions import World
 from headlab.measures import DECIMALS, PublishedClasses, TokenClasses
 from headlab.measures import bandwidth as attention_bandwidth
 from headlab.prompts import Encoded, EncodedPair
-from headlab.stats import Estimate, bootstrap_mean, bootstrap_rate
+from headlab.stats import Estimate, bootstrap_mean, clustered_rate
 from headlab.stats.factorial import factorial_regression
 from headlab.store import Reading
 from headlab.tasks.grading import first_number
@@ -180,7 +180,7 @@ def _texts(bench: Bench, made: dict[Cell, list[EncodedPair]]) -> Any:
 
 def _rate(texts: Any, cell: str, bench: Bench) -> Estimate:
     right = texts[texts["cell"] == cell].sort_values("pair")["right"].to_numpy(bool)
-    return bootstrap_rate(right, clusters=clusters_of(bench.encoded), unit="pairs", seed=bench.seed)
+    return clustered_rate(right, clusters=clusters_of(bench.encoded), unit="pairs")
 
 
 def _able(base: Estimate, pairs: int) -> str:
@@ -284,8 +284,9 @@ def _cells(rows: Any, seed: int) -> Any:
     for (words, cell), part in rows.groupby(["words", "cell"], sort=False):
         row = {"cell": cell, "words": int(words), "format": float(part["format"].mean()), "n": len(part)}
         for y in OUTCOMES:
-            make = bootstrap_rate if y == "accuracy" else bootstrap_mean
-            e = make(part[y].to_numpy(), clusters=part["cluster"].to_numpy(), unit="pairs", seed=seed)
+            told = {"clusters": part["cluster"].to_numpy(), "unit": "pairs"}
+            rate, values = y == "accuracy", part[y].to_numpy()
+            e = clustered_rate(values, **told) if rate else bootstrap_mean(values, seed=seed, **told)
             row |= {y: e.value, f"{y}_low": e.low, f"{y}_high": e.high}
         out.append(row)
     return pd.DataFrame(out)

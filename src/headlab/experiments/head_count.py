@@ -40,7 +40,7 @@ from headlab.interventions import Intervention, World
 from headlab.measures.attention import entropy
 from headlab.prompts import EncodedPair, encode
 from headlab.stats import Estimate, bootstrap_mean, held_out_deviance
-from headlab.stats.crossed import crossed_rate
+from headlab.stats.crossed import rate_over_sets
 from headlab.store import NamedEstimate, Reading
 
 STATISTICS = ("repair:quarter", "repair:fewer", "repair:more")
@@ -184,7 +184,7 @@ def _curve(
     for (name, size), sets in cells.items():
         hits = np.stack([values[_world(h).name] > 0 for h in sets])
         whole = len(sets) == math.comb(len(members[name]), size)
-        rate = crossed_rate(hits, clusters, seed=seed, all_subsets=whole)
+        rate = rate_over_sets(hits, clusters, all_subsets=whole)
         row = {"pool": name, "size": size, "subsets": len(sets), "all_subsets": whole}
         out.append(
             row | {"repaired": rate.value, "low": rate.low, "high": rate.high, "n": rate.n, "method": rate.method}

@@ -36,7 +36,7 @@ from headlab.heads import Grid, even, odd
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import encode
-from headlab.stats import Estimate, Rank, bootstrap_rate, clopper_pearson, holm, sign_flip
+from headlab.stats import Estimate, Rank, clopper_pearson, clustered_rate, holm, sign_flip
 from headlab.store import NamedEstimate, Reading
 
 SETS = {"all": "all heads", "even": "even heads", "odd": "odd heads"}
@@ -178,11 +178,10 @@ def elsewhere(effects: Any, layers: Sequence[int], at: int, claim: Claim) -> dic
         for n in others:
             rows = of_world(effects, _world_name(kind, n))
             found.append(
-                bootstrap_rate(
+                clustered_rate(
                     rows["right"].to_numpy(bool),
                     clusters=rows["cluster"].to_numpy(),
                     unit="pairs",
-                    seed=claim.seed,
                     level=level,
                 )
             )

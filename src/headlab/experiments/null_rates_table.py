@@ -22,7 +22,7 @@ from headlab.experiments.base import Result, handed_on, named
 from headlab.experiments.models_table import CANNOT, counted_as, listed
 from headlab.experiments.null_rates import COLUMNS, LABELS, NOMINAL, UNIT, allowed, parity_of, shares, words
 from headlab.experiments.swaps import estimates_figure
-from headlab.stats import Estimate, bootstrap_rate
+from headlab.stats import Estimate, bootstrap_mean
 from headlab.store import NamedEstimate, Reading, Record, Store
 from headlab.trials.record import versions
 
@@ -149,8 +149,8 @@ def _pooled(claim: Claim, pooled: Any, planted: Any) -> Reading:
     decided = pooled[pooled["decided"].astype(bool)]
     found = shares(pooled)
     by_model = {
-        f"{what}:by-model": bootstrap_rate(
-            decided[what].to_numpy(bool), clusters=decided["model"].to_numpy(), unit=UNIT, seed=claim.seed
+        f"{what}:by-model": bootstrap_mean(
+            decided[what].to_numpy(float), clusters=decided["model"].to_numpy(), unit=UNIT, seed=claim.seed
         )
         for what in ("naive", "upheld")
     }

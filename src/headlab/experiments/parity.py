@@ -153,8 +153,8 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> d
 
 
 def _mcnemar(z: Any) -> Estimate:
-    rows = [of_world(z, w).sort_values("pair")["right"].to_numpy(bool) for w in ("even", "odd")]
-    found = mcnemar(*rows)
+    even_, odd = (of_world(z, w).sort_values("pair") for w in ("even", "odd"))
+    found = mcnemar(even_["right"].to_numpy(bool), odd["right"].to_numpy(bool), even_["cluster"].to_numpy())
     return Estimate(found.p, found.p, found.p, found.discordant, "discordant pairs", "exact McNemar")
 
 

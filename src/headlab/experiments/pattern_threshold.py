@@ -35,7 +35,7 @@ from headlab.experiments.dosing import layer_of, measured, with_answers
 from headlab.heads import Grid, Heads, pool
 from headlab.interventions import Intervention, Site, World
 from headlab.prompts import EncodedPair
-from headlab.stats import Estimate, bootstrap_rate
+from headlab.stats import Estimate, clustered_rate
 from headlab.stats.intervals import bootstrap_means
 from headlab.stats.psychometric import psychometric
 from headlab.store import Reading
@@ -164,7 +164,7 @@ def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> 
 
 def _shares(curve: Curve) -> list[Estimate]:
     up = (curve.margins > 0).T
-    return [bootstrap_rate(x, curve.clusters, unit="pairs", seed=curve.seed) for x in up]
+    return [clustered_rate(x, curve.clusters, unit="pairs") for x in up]
 
 
 def _curve_figure(curves: Mapping[Site, Curve], at: int) -> Figure:

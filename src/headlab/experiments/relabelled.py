@@ -33,7 +33,7 @@ from headlab.experiments.parity import NAIVE
 from headlab.heads import Grid, Heads, even
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
-from headlab.stats import Estimate, Rank, bootstrap_rate, paired_difference, rank
+from headlab.stats import Estimate, Rank, clustered_rate, paired_difference, rank
 
 DECIDED = ("upheld", "refuted")
 
@@ -93,7 +93,7 @@ class Halves:
         )
 
     def repaired(self, half: Heads) -> Estimate:
-        return bootstrap_rate(self.right[half], clusters=self.clusters, unit="pairs", seed=self.parity.seed)
+        return clustered_rate(self.right[half], clusters=self.clusters, unit="pairs")
 
     def contrast(self, half: Heads) -> Estimate:
         """Pairs repaired by a half minus those by the other heads."""

@@ -24,7 +24,7 @@ from headlab.engine.selfcheck import TOLERANCE
 from headlab.experiments.base import Bench, Eligibility, Experiment, Outcome, eligibility, named
 from headlab.experiments.patched_sets import checked, layer_of
 from headlab.experiments.settings_grid import OPTIONS, Cell, run_grid
-from headlab.stats import Estimate, bootstrap_rate, clopper_pearson
+from headlab.stats import Estimate, clopper_pearson, clustered_rate
 from headlab.store import Reading
 
 STATISTICS = ("agreement:numerics", "agreement:draws", "agreement:signs", "margin:smallest", "reference:even",
@@ -78,8 +78,8 @@ def _rates(table: Any, seed: int) -> dict[str, Estimate]:
     out = {}
     for name in ("even", "odd", "all"):
         rows = fit[fit["world"] == name]
-        out[f"repair:{name}"] = bootstrap_rate(
-            rows["edited"].to_numpy() > 0, clusters=rows["cluster"].to_numpy(), unit="pairs", seed=seed
+        out[f"repair:{name}"] = clustered_rate(
+            rows["edited"].to_numpy() > 0, clusters=rows["cluster"].to_numpy(), unit="pairs"
         )
     return out
 
@@ -163,7 +163,7 @@ def _findings(
     if numerics:
         share = float(np.mean(numerics))
         found["agreement:numerics"] = Estimate(share, share, share, len(numerics), "cells", "every cell of the grid")
-        found["agreement:signs"] = bootstrap_rate(signs, clusters=names, unit="pairs × sets × cells", seed=seed)
+        found["agreement:signs"] = clustered_rate(signs, clusters=names, unit="pairs × sets × cells")
     else:
         found["agreement:numerics"] = Estimate.undefined("cells", 0, "no other cell could be run")
     found["agreement:draws"] = clopper_pearson(sum(draws), len(draws), unit="draws")

@@ -25,7 +25,7 @@ import numpy as np
 
 from headlab.effects import Figure
 from headlab.experiments.base import Result, handed_on, named
-from headlab.stats import Estimate, bootstrap_rate, clopper_pearson
+from headlab.stats import Estimate, clopper_pearson, clustered_rate
 from headlab.stats.intervals import bootstrap_means
 from headlab.store import NamedEstimate, Store
 from headlab.trials.record import versions
@@ -297,9 +297,9 @@ def _curves(model: AdditiveMargin, curves: dict[str, Any], weights: Any, one_pai
     sizes = list(range(len(model.pool) + 1))
     hits = curves["size"] > 0
     by_chain = np.repeat(np.arange(len(hits)), hits.shape[2])
-    rates = [bootstrap_rate(hits[:, k].ravel(), by_chain, unit="chains × pairs", seed=seed) for k in sizes]
+    rates = [clustered_rate(hits[:, k].ravel(), by_chain, unit="chains × pairs") for k in sizes]
     margins = bootstrap_means(curves["size"].mean(-1), unit="chains", seed=seed)
-    doses = [bootstrap_rate(column > 0, unit="pairs", seed=seed) for column in curves["dose"].T]
+    doses = [clustered_rate(column > 0, unit="pairs") for column in curves["dose"].T]
     many = "many pairs, many sets"
     add("size", many, sizes, rates)
     add("size", "expected over all models", sizes, [sure(model.expected(k), "models") for k in sizes])

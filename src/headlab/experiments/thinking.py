@@ -14,7 +14,7 @@ from headlab.effects import Progress, quiet
 from headlab.engine.identity import short
 from headlab.engine.model import Lab
 from headlab.experiments.base import Experiment
-from headlab.stats import Estimate, bootstrap_rate, paired_difference
+from headlab.stats import Estimate, clustered_rate, paired_difference
 from headlab.stats.paired import McNemar, mcnemar
 from headlab.store import Run
 from headlab.tasks.word_problems import ProblemSet, grade_problem
@@ -179,13 +179,13 @@ def of_world(table: pd.DataFrame, world: str) -> Any:
 def accuracy(table: pd.DataFrame, world: str, *, seed: int) -> Estimate:
     """Share of problems answered rightly; an answer that does not parse is wrong.  Interval over chains of steps."""
     rows = of_world(table, world)
-    return bootstrap_rate(rows["right"].to_numpy(bool), clusters=rows["cluster"].tolist(), unit="problems", seed=seed)
+    return clustered_rate(rows["right"].to_numpy(bool), clusters=rows["cluster"].tolist(), unit="problems")
 
 
 def parse_rate(table: pd.DataFrame, world: str, *, seed: int) -> Estimate:
     """Share of answers in which a number was found."""
     rows = of_world(table, world)
-    return bootstrap_rate(rows["parsed"].to_numpy(bool), clusters=rows["cluster"].tolist(), unit="problems", seed=seed)
+    return clustered_rate(rows["parsed"].to_numpy(bool), clusters=rows["cluster"].tolist(), unit="problems")
 
 
 def drop(base: pd.DataFrame, edited: pd.DataFrame, *, seed: int) -> Estimate:
@@ -203,9 +203,9 @@ def drop(base: pd.DataFrame, edited: pd.DataFrame, *, seed: int) -> Estimate:
 
 
 def exact_mcnemar(base: pd.DataFrame, edited: pd.DataFrame) -> McNemar:
-    """Exact McNemar test over problems (the same ones in both tables)."""
+    """Exact McNemar test over problems (the same ones in both tables), whole clusters of problems changing sides."""
     a, b = (t.sort_values("problem") for t in (base, edited))
-    return mcnemar(a["right"].to_numpy(bool), b["right"].to_numpy(bool))
+    return mcnemar(a["right"].to_numpy(bool), b["right"].to_numpy(bool), a["cluster"].tolist())
 
 
 def eligibility(base: pd.DataFrame, problems: ProblemSet, seed: int) -> Able:

@@ -4,7 +4,8 @@ The lowest floor: numpy and the standard library at import, scipy, statsmodels a
 inside the functions that need them. Nothing here knows what a head or a prompt is.
 
     estimate      Estimate: a value with its interval, n, unit, method and seed
-    intervals     rates, means, ratios and paired differences; bootstrap by cluster
+    rates         of trials, of rows in clusters, of rows crossed both ways
+    intervals     means, ratios and paired differences; bootstrap by cluster
     paired        exact McNemar, difference of paired rates, equivalence within a margin
     permutation   rank among matched sets, sign flips
     corrections   Holm, Benjamini-Hochberg
@@ -42,14 +43,12 @@ from .estimate import Estimate
 from .intervals import (
     bootstrap_mean,
     bootstrap_paired_difference,
-    bootstrap_rate,
     bootstrap_ratio,
-    clopper_pearson,
-    wilson,
 )
 from .members import additive, auroc, leave_one_out, linear_separability, predict_left_out
 from .paired import mcnemar, paired_difference, tost_paired
 from .permutation import Rank, rank, sign_flip
+from .rates import clopper_pearson, clustered_rate, wilson
 
 __all__ = [
     "Estimate",
@@ -60,9 +59,9 @@ __all__ = [
     "benjamini_hochberg",
     "bootstrap_mean",
     "bootstrap_paired_difference",
-    "bootstrap_rate",
     "bootstrap_ratio",
     "clopper_pearson",
+    "clustered_rate",
     "held_out_deviance",
     "holm",
     "leave_one_out",

@@ -16,7 +16,7 @@ import numpy as np
 
 from ._check import Bools, Count, Floats, Ints, Values, booleans, floats, open_unit, same_length, whole
 from .estimate import Estimate
-from .intervals import _wilson_bounds
+from .rates import _wilson_bounds
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,22 +8,18 @@ from typing import Any
 import numpy as np
 
 from .estimate import Estimate
-from .intervals import bootstrap_mean, bootstrap_rate
+from .intervals import bootstrap_mean
+from .rates import clustered_rate, crossed_rate
 
 
-def crossed_rate(hits: Any, clusters: Any, *, seed: int, all_subsets: bool) -> Estimate:
-    """Share of ``hits`` [subset, pair], with the wider of two intervals: over pairs, and over subsets.
-
-    A statement about subsets that were not drawn varies with the draw; where every subset of the size was run, only
-    the pairs were sampled.
-    """
+def rate_over_sets(hits: Any, clusters: Any, *, all_subsets: bool) -> Estimate:
+    """Share of ``hits`` [subset, pair].  Pairs were sampled, and so were subsets, unless every one of them was run."""
     n_subsets, n_pairs = hits.shape
     unit = f"pairs × subsets ({n_pairs} × {n_subsets})"
-    over_pairs = bootstrap_rate(hits.ravel(), clusters=np.tile(clusters, n_subsets), unit=unit, seed=seed)
+    pairs = np.tile(clusters, n_subsets)
     if all_subsets or n_subsets < 2:
-        return over_pairs
-    over_subsets = bootstrap_rate(hits.ravel(), clusters=np.repeat(np.arange(n_subsets), n_pairs), unit=unit, seed=seed)
-    return max((over_pairs, over_subsets), key=lambda e: (e.high or 0.0) - (e.low or 0.0) if e.defined else -1.0)
+        return clustered_rate(hits.ravel(), pairs, unit=unit)
+    return crossed_rate(hits.ravel(), pairs, np.repeat(np.arange(n_subsets), n_pairs), unit=unit)
 
 
 def wider_over_sets(over_pairs: Estimate, members: Any, *, seed: int) -> Estimate:

@@ -1,18 +1,14 @@
-"""Intervals for rates, means, ratios and paired differences.
+"""Intervals for means, ratios and paired differences (rates: :mod:`headlab.stats.rates`).
 
 1. Rows (prompt x world) carry a *cluster* label: the prompt, fraction pair or problem they share.
 2. A bootstrap draw resamples whole clusters with replacement; the statistic is recomputed over the
    rows of the draw. Only cluster sums and row counts are needed, so all draws are one matrix product.
 3. The interval is the percentile interval of the draws. Every draw comes from an explicit seed.
-4. Where a bootstrap of a rate degenerates (nothing ever failed), Clopper-Pearson on the number of
-   clusters takes over, so that a rate never has an interval of zero width.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -20,11 +16,8 @@ from numpy.typing import NDArray
 
 from ._check import (
     Clusters,
-    Count,
     Floats,
-    Number,
     Values,
-    booleans,
     cluster_codes,
     floats,
     open_unit,
@@ -41,44 +34,6 @@ BLOCK = 2_000_000
 
 FEW_CLUSTERS = 10
 """Below this a percentile bootstrap covers visibly less than its level; the note then says so."""
-
-
-def wilson(successes: Count, n: Count, *, unit: str, level: float = 0.95) -> Estimate:
-    """Wilson's score interval for a rate.
-
-    Definition: all p with |x/n - p| <= z * sqrt(p(1-p)/n), z the two-sided normal quantile.
-    Shapes, units: two counts; n counts `unit`s, each an independent trial.
-    Range: [0, 1], more is more successes.
-    Mean over: the n trials. n = 0 gives undefined.
-    Raises: ValueError when the counts are not whole or successes > n.
-    Source: Wilson, JASA 22:209 (1927); Brown, Cai & DasGupta, Stat. Sci. 16:101 (2001).
-    When it misleads: repeated greedy runs or rows that share a prompt are not independent trials;
-    use `bootstrap_rate`. Coverage is right on average over p, not for every p.
-    """
-    x, n, level = _counts(successes, n, level)
-    if n == 0:
-        return Estimate.undefined(unit, 0, "no trials", method="Wilson", level=level)
-    low, high = _wilson_bounds(x, n, level)
-    return Estimate(x / n, low, high, n, unit, "Wilson", level)
-
-
-def clopper_pearson(successes: Count, n: Count, *, unit: str, level: float = 0.95) -> Estimate:
-    """Clopper and Pearson's exact interval for a rate.
-
-    Definition: [Beta(a/2; x, n-x+1), Beta(1-a/2; x+1, n-x)] with a = 1 - level; 0 and 1 at the ends.
-    Shapes, units: two counts; n counts `unit`s, each an independent trial.
-    Range: [0, 1], more is more successes.
-    Mean over: the n trials. n = 0 gives undefined.
-    Raises: ValueError when the counts are not whole or successes > n.
-    Source: Clopper & Pearson, Biometrika 26:404 (1934).
-    When it misleads: conservative (covers at least `level` for every p), so it may stay undecided
-    where Wilson decides. Trials must be independent.
-    """
-    x, n, level = _counts(successes, n, level)
-    if n == 0:
-        return Estimate.undefined(unit, 0, "no trials", method="Clopper-Pearson", level=level)
-    low, high = _clopper_pearson_bounds(x, n, level)
-    return Estimate(x / n, low, high, n, unit, "Clopper-Pearson", level)
 
 
 def bootstrap_mean(
@@ -139,48 +94,6 @@ def bootstrap_means(
         Estimate(centre[j], low[j], high[j], len(table), unit, method, level, seed, notes[j])
         for j in range(table.shape[1])
     )
-
-
-def bootstrap_rate(
-    successes: Values,
-    clusters: Clusters = None,
-    *,
-    unit: str,
-    seed: int,
-    draws: int = DRAWS,
-    level: float = 0.95,
-) -> Estimate:
-    """Rate over rows whose outcomes cluster by prompt; its interval never has zero width.
-
-    Definition: share of True rows. Interval: cluster bootstrap as in `bootstrap_mean`, except that
-    Clopper-Pearson takes over (a) when every cluster has one row, and (b) when the bootstrap has zero
-    width (all rows True, all False, or every cluster at one rate). In (b) it is computed on the
-    number of clusters K with rate * K successes, since K is how many independent units there are.
-    Shapes, units: successes [row] booleans (or 0 and 1); clusters [row] labels or None.
-    Range: [0, 1], more is more successes.
-    Mean over: rows. n counts rows; method and note say when K stood in for n.
-    Fewer than 2 clusters give undefined.
-    Raises: ValueError on values other than 0 and 1, on missing labels, on unequal lengths.
-    Source: Clopper & Pearson (1934); Field & Welsh (2007); the hand-over between them is ours.
-    When it misleads: (b) treats a cluster as one trial and is conservative when rows within a
-    cluster are nearly independent. Close to 0 or 1 with few clusters the bootstrap is too narrow.
-    """
-    flags = booleans(successes, "successes")
-    n = len(flags)
-    _, k = cluster_codes(clusters, n)
-    if k < 2:
-        method = _bootstrap_name(clusters)
-        return Estimate.undefined(unit, n, _too_few(n, k), method=method, level=open_unit(level, "level"))
-    if k == n:
-        whole(seed, "seed")
-        return clopper_pearson(int(flags.sum()), n, unit=unit, level=level)
-    boot = bootstrap_mean(flags.astype(np.float64), clusters, unit=unit, seed=seed, draws=draws, level=level)
-    assert boot.low is not None and boot.high is not None and boot.value is not None
-    if boot.low < boot.high:
-        return boot
-    low, high = _clopper_pearson_bounds(boot.value * k, k, boot.level)
-    note = f"{k} clusters, all at the same rate: effective n = {k} clusters"
-    return Estimate(boot.value, low, high, n, unit, "Clopper-Pearson on clusters", boot.level, note=note)
 
 
 def bootstrap_ratio(
@@ -251,33 +164,6 @@ def bootstrap_paired_difference(
     left, right = floats(a, "a"), floats(b, "b")
     same_length(a=left, b=right)
     return bootstrap_mean(left - right, clusters, unit=unit, seed=seed, draws=draws, level=level)
-
-
-def _counts(successes: Count, n: Count, level: float) -> tuple[int, int, float]:
-    x, n = whole(successes, "successes"), whole(n, "n")
-    if x > n:
-        raise ValueError(f"successes must not exceed n, got {x} of {n}.")
-    return x, n, open_unit(level, "level")
-
-
-def _wilson_bounds(x: Number, n: Number, level: float) -> tuple[float, float]:
-    """Wilson's bounds; x and n may be fractional (effective counts)."""
-    x, n, z = float(x), float(n), NormalDist().inv_cdf((1 + level) / 2)
-    p, shrink = x / n, 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / shrink
-    half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # At the ends the bound is 0 or 1 exactly; rounding must not move it across.
-    return (0.0 if x == 0 else max(0.0, centre - half)), (1.0 if x == n else min(1.0, centre + half))
-
-
-def _clopper_pearson_bounds(x: Number, n: Number, level: float) -> tuple[float, float]:
-    """Clopper and Pearson's bounds; x may be fractional (effective counts)."""
-    from scipy.special import betaincinv
-
-    tail = (1 - level) / 2
-    low = 0.0 if x <= 0 else float(betaincinv(x, n - x + 1, tail))
-    high = 1.0 if x >= n else float(betaincinv(x + 1, n - x, 1 - tail))
-    return low, high
 
 
 def _weights(k: int, draws: int, seed: int) -> Iterator[Floats]:

@@ -23,9 +23,9 @@ from .intervals import (
     _too_few,
     _weights,
     bootstrap_paired_difference,
-    bootstrap_rate,
 )
 from .psychometric import Psychometric, psychometric
+from .rates import clustered_rate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +69,7 @@ def linear_margin_null(
     """The success curve if every pair's margin moved linearly from corrupted to clean.
 
     Definition: m(d) = corrupted + d * (clean - corrupted); success is m(d) > 0; curve = share of pairs by dose,
-    each with the interval of `bootstrap_rate`; fit = `psychometric` of those rows; crossings = -corrupted / (clean -
+    each with the interval of `clustered_rate`; fit = `psychometric` of those rows; crossings = -corrupted / (clean -
     corrupted) where corrupted <= 0 < clean.
     Shapes, units: clean, corrupted [pair] margins at dose 1 and 0; doses [dose] within [0, 1]; clusters [pair] or None.
     Range: shares in [0, 1]; location and width in the unit of the dose.
@@ -88,7 +88,7 @@ def linear_margin_null(
     margins = low[:, None] * (1 - d) + high[:, None] * d
     up = margins > 0
     labels = None if clusters is None else codes
-    curve = tuple(bootstrap_rate(x, labels, unit=unit, seed=seed, draws=draws, level=level) for x in up.T)
+    curve = tuple(clustered_rate(x, labels, unit=unit, level=level) for x in up.T)
     fit = psychometric(
         np.tile(d, n), up.ravel(), np.repeat(codes, len(d)), unit=f"{unit} × doses", seed=seed, draws=draws, level=level
     )

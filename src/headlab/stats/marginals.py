@@ -15,7 +15,8 @@ from ._check import Clusters, Floats, Values, cluster_codes, floats
 from .coalitions import ShapleyPlan
 from .corrections import holm
 from .estimate import Estimate
-from .intervals import DRAWS, bootstrap_mean, bootstrap_rate
+from .intervals import DRAWS, bootstrap_mean
+from .rates import clustered_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def interference(
     """Does adding a member do harm more often than good?
 
     Definition: gain = mean over rows (`bootstrap_mean`); negative = share of rows below zero among rows that are not
-    zero (`bootstrap_rate`); p = two-sided exact binomial test, at 1/2, of the signs of the clusters' mean gains, zeros
+    zero (`clustered_rate`); p = two-sided exact binomial test, at 1/2, of the signs of the clusters' mean gains, zeros
     left out; adjusted = `holm` over the members that have a p.
     Shapes, units: gains [row, member], as from `chain_gains`; clusters [row] labels (antithetic pairs, prompts) or None.
     Range: negative in [0, 1], above 1/2 is interference; gain in the unit of the outcome.
@@ -84,7 +85,7 @@ def interference(
             negative = Estimate.undefined(unit, int(moved.sum()), reason, level=level)
         else:
             labels = None if clusters is None else codes[moved]
-            negative = bootstrap_rate(column[moved] < 0, labels, unit=unit, seed=seed, draws=draws, level=level)
+            negative = clustered_rate(column[moved] < 0, labels, unit=unit, level=level)
         sums = np.bincount(codes, weights=column, minlength=k)
         signs = np.sign(sums[np.abs(sums) > 1e-12 * np.abs(column).sum()])
         made.append((gain, negative))

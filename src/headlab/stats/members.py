@@ -16,8 +16,9 @@ import numpy as np
 from ._check import Bools, Clusters, Floats, Number, Values, booleans, floats, open_unit, same_length, whole
 from .corrections import holm
 from .estimate import Estimate
-from .intervals import DRAWS, bootstrap_means, clopper_pearson, wilson
+from .intervals import DRAWS, bootstrap_means
 from .paired import McNemar, mcnemar
+from .rates import clopper_pearson, wilson
 
 RIDGE = 1.0
 """scikit-learn's default penalty. It matters: on the 54 published 8-subsets of 16 members, penalties

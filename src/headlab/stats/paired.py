@@ -21,7 +21,8 @@ from ._check import (
     whole,
 )
 from .estimate import Estimate
-from .intervals import DRAWS, _too_few, _wilson_bounds, bootstrap_paired_difference
+from .intervals import DRAWS, _too_few, bootstrap_paired_difference
+from .rates import _wilson_bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +61,34 @@ class Equivalence:
     alpha: float
 
 
-def mcnemar(a: Values, b: Values) -> McNemar:
+def mcnemar(a: Values, b: Values, clusters: Clusters = None) -> McNemar:
     """Exact McNemar test of equal rates in two worlds over the same prompts.
 
-    Definition: p = min(1, 2 * Pr[Bin(d, 1/2) <= min(only_a, only_b)]), d = only_a + only_b.
-    Shapes, units: a, b [row] booleans, a row being one prompt in both worlds.
-    Range: p in (0, 1], less is more evidence of a difference; 1 when no row differs; None without rows.
-    Mean over: nothing; only discordant rows count.
-    Raises: ValueError on values other than 0 and 1 and on unequal lengths.
-    Source: McNemar, Psychometrika 12:153 (1947), exact form.
-    When it misleads: rows must be independent (one row per prompt). A large p is not "no effect":
-    use `tost_paired`. With fewer than 6 discordant rows p cannot fall under .05.
+    Definition: d_c = rows of cluster c right only in a, minus those right only in b; p = Pr[|sum of +-d_c| >= |sum of
+    d_c|] over all 2^K signs. With one row a cluster this is min(1, 2 * Pr[Bin(d, 1/2) <= min(only_a, only_b)]).
+    Shapes, units: a, b [row] booleans, a row being one prompt in both worlds; clusters [row] labels or None.
+    Range: p in (0, 1], less is more evidence of a difference; 1 when no cluster differs; None without rows.
+    Mean over: nothing; only clusters whose two counts differ carry information.
+    Raises: ValueError on values other than 0 and 1, on unequal lengths and on missing labels.
+    Source: McNemar, Psychometrika 12:153 (1947), exact form; whole clusters change sides as in `sign_flip`.
+    When it misleads: rows that share a problem and are given no cluster count as many. A large p is not "no effect":
+    use `tost_paired`. With fewer than 6 differing clusters p cannot fall under .05.
     """
-    both, only_a, only_b, neither = _cells(*_pair(a, b))
-    d = only_a + only_b
-    if both + d + neither == 0:
+    left, right = _pair(a, b)
+    codes, k = cluster_codes(clusters, len(left))
+    counts = _cells(left, right)
+    if not len(left):
         return McNemar(None, 0, 0, 0, 0)
-    tail = sum(math.comb(d, i) for i in range(min(only_a, only_b) + 1))
-    return McNemar(min(1.0, 2 * tail / 2**d), both, only_a, only_b, neither)
+    sides = np.bincount(codes, left.astype(np.float64) - right, minlength=k)
+    steps, observed = np.abs(sides).astype(int), abs(int(sides.sum()))
+    chance = np.ones(1)  # of each sum from -reach to reach
+    for step in steps[steps > 0]:
+        wider = np.zeros(len(chance) + 2 * step)
+        wider[: len(chance)] += chance / 2
+        wider[2 * step :] += chance / 2
+        chance = wider
+    sums = np.abs(np.arange(len(chance)) - len(chance) // 2)
+    return McNemar(min(1.0, float(chance[sums >= observed].sum())), *counts)
 
 
 def paired_difference(

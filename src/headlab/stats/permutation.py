@@ -16,7 +16,8 @@ import numpy as np
 
 from ._check import Clusters, Floats, Number, Values, cluster_codes, floats, open_unit, whole
 from .estimate import Estimate
-from .intervals import BLOCK, _clopper_pearson_bounds, _cluster_sums
+from .intervals import BLOCK, _cluster_sums
+from .rates import _clopper_pearson_bounds
 
 Outcome = Literal["upheld", "refuted", "undecided", "untestable"]
 

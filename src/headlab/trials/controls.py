@@ -19,7 +19,7 @@ from headlab.claims import Control, Prediction
 from headlab.heads import Grid, Heads, KVHeads
 from headlab.interventions import Intervention, World
 from headlab.material import every
-from headlab.stats import Estimate, bootstrap_mean, bootstrap_rate
+from headlab.stats import Estimate, bootstrap_mean, clustered_rate
 from headlab.trials.document import ABLATIONS, Document
 from headlab.trials.expressions import DOSED, Expression, Term
 from headlab.trials.measured import Measured, harm, kind_of, name_of, right
@@ -207,7 +207,7 @@ def parse_rate(tables: Mapping[str, Any], unit: str, seed: int) -> Control:
     import pandas as pd
 
     own = pd.concat([t for name, t in tables.items() if "unedited" in name or "other run" in name])
-    found = bootstrap_rate(own["parsed"].to_numpy(bool), unit="answers", seed=seed)
+    found = clustered_rate(own["parsed"].to_numpy(bool), unit="answers")
     value = 0.0 if found.value is None else found.value
     return Control(
         name="parse-rate", kind="positive", passed=value >= PARSED, value=value,

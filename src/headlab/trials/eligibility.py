@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headlab.stats import Estimate, bootstrap_rate
+from headlab.stats import Estimate, clustered_rate
 from headlab.trials.document import PER_TOKEN, Document
 from headlab.trials.measured import Measured, kind_of, name_of, right
 
@@ -61,7 +61,7 @@ def eligibility(doc: Document, seen: Measured, *, paired: bool) -> Eligibility:
     known = name if name in doc.readouts else ""
     graded = right(doc, known, seen.base[name]) if known else (seen.base[name] > 0).astype(float)
     own = graded > 0.5
-    told: dict[str, Any] = {"clusters": seen.clusters, "unit": seen.unit, "seed": doc.seed}
+    told: dict[str, Any] = {"clusters": seen.clusters, "unit": seen.unit}
     if not paired:
         return _clean(doc, own, None, told, every)
     others = right(doc, known, seen.other[name]) if known else (seen.other[name] > 0).astype(float)
@@ -77,7 +77,7 @@ def _clean(
     told: dict[str, Any],
     every: NDArray[np.bool_],
 ) -> Eligibility:
-    asked, found = doc.eligible, bootstrap_rate(own, **told)
+    asked, found = doc.eligible, clustered_rate(own, **told)
     problems = []
     if asked.pairs is not None and len(own) < asked.pairs:
         problems.append(f"eligibility needs at least {asked.pairs} {told['unit']}, given {len(own)}")
@@ -89,7 +89,7 @@ def _clean(
     both = None if other is None else own & ~other
     keep = own if asked.keep == "right" and own.sum() >= 2 else every
     return Eligibility(
-        _reason(problems), found, None if other is None else bootstrap_rate(other, **told), keep, both, rule
+        _reason(problems), found, None if other is None else clustered_rate(other, **told), keep, both, rule
     )
 
 
@@ -108,7 +108,7 @@ def _corrupted(doc: Document, clean: NDArray[np.bool_], own: NDArray[np.bool_], 
     both = clean & ~own
     keep = np.ones(len(own), dtype=bool) if asked.keep == "all" or both.sum() < 2 else both
     rule = f"clean accuracy ≥ {least:.0%}, corrupted ≤ {most:.0%}, on ≥ {pairs} pairs"
-    return Eligibility(_reason(problems), bootstrap_rate(clean, **told), bootstrap_rate(own, **told), keep, both, rule)
+    return Eligibility(_reason(problems), clustered_rate(clean, **told), clustered_rate(own, **told), keep, both, rule)
 
 
 def _reason(problems: list[str]) -> str:

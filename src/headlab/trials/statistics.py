@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from headlab.heads import Head
-from headlab.stats import Estimate, Rank, bootstrap_mean, bootstrap_rate, bootstrap_ratio, paired_difference, rank
+from headlab.stats import Estimate, Rank, bootstrap_mean, bootstrap_ratio, clustered_rate, paired_difference, rank
 from headlab.stats.corrections import holm
-from headlab.stats.crossed import crossed_rate, wider_over_sets
+from headlab.stats.crossed import rate_over_sets, wider_over_sets
 from headlab.stats.dose import crossing as crossing_of
 from headlab.stats.linear_null import against_linear
 from headlab.stats.of_means import OfMeans, bootstrap_of_means
@@ -103,7 +103,7 @@ class Statistics:
             return bootstrap_ratio(shown * weigh, weigh, **self.told)
         if term.word == "value":
             return (
-                bootstrap_rate(edited > 0.5, **self.told)
+                clustered_rate(edited > 0.5, self.seen.clusters, unit=self.seen.unit)
                 if rate and _binary(edited)
                 else bootstrap_mean(edited, **self.told)
             )
@@ -139,7 +139,7 @@ class Statistics:
         if not keep.any():
             return Estimate.undefined(self.seen.unit, 0, "no pair is right clean and wrong corrupted")
         clusters = np.asarray(self.seen.clusters)[keep]
-        return crossed_rate(hits[:, keep], clusters, seed=self.doc.seed, all_subsets=not found[0][0].sampled)
+        return rate_over_sets(hits[:, keep], clusters, all_subsets=not found[0][0].sampled)
 
     def _repair(self, hits: Array) -> Estimate:
         keep = self.seen.eligible
@@ -148,7 +148,9 @@ class Statistics:
             if not keep.any():
                 return Estimate.undefined(self.seen.unit, 0, "no pair is right clean and wrong corrupted")
             hits, told["clusters"] = hits[keep], [c for c, k in zip(self.seen.clusters, keep, strict=True) if k]
-        return bootstrap_rate(hits > 0.5, **told) if _binary(hits) else bootstrap_mean(hits, **told)
+        if _binary(hits):
+            return clustered_rate(hits > 0.5, told["clusters"], unit=told["unit"])
+        return bootstrap_mean(hits, **told)
 
     def _unbounded(self, read: Expression, arms: Arms) -> Estimate | None:
         """Undefined, where a denominator's interval holds zero."""

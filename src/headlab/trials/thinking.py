@@ -16,7 +16,7 @@ from headlab.engine.model import Lab
 from headlab.heads import Grid, Head, Heads
 from headlab.heads import layer as whole_layer
 from headlab.prompts import PromptError
-from headlab.stats import Estimate, bootstrap_rate
+from headlab.stats import Estimate, clustered_rate
 from headlab.store import Run
 from headlab.tasks.word_problems import Problem, ProblemSet, grade_problem, read_gsm8k, read_gsm8k_aug, word_problems
 from headlab.thoughts import metrics
@@ -187,10 +187,10 @@ class Thinking:
 
     def able(self) -> Eligibility:
         """Whether the model can be asked, by the document's own readout."""
-        doc, told = self.doc, {"unit": "problems", "seed": self.doc.seed, "clusters": [p.cluster for p in self.test]}
+        doc, told = self.doc, {"unit": "problems", "clusters": [p.cluster for p in self.test]}
         spec = next(iter(doc.readouts.values()))
         table = self.graded([BASE], self.test, "baseline", int(spec.get("tokens", 12)))
-        right, parsed = (bootstrap_rate(table[k].to_numpy(bool), **told) for k in ("right", "parsed"))
+        right, parsed = (clustered_rate(table[k].to_numpy(bool), **told) for k in ("right", "parsed"))
         asked, why = doc.eligible, shortcomings(right, parsed, self.test)
         if asked.pairs is not None:
             why = [w for w in why if "problems are needed" not in w]
