@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from headlab.heads import KVHeads
-from headlab.interventions import Intervention, InterventionError, World, written
+from headlab.interventions import Intervention, InterventionError, World, role_positions, written
 from headlab.prompts import Encoded, EncodedPair
 
 LEAST = 8
@@ -150,13 +150,20 @@ class Population:
         """The cells that ``one`` reads for each position that it writes in ``pair``."""
         encoded = pair.corrupted
         by_role = one.by == "role" or (one.by == "auto" and self.lengths != {(len(encoded.ids), encoded.n_prompt)})
-        if by_role and not _spans(encoded):
+        named = {
+            p: ("role", role, n)
+            for role in reversed(one.roles or ())
+            for n, p in enumerate(role_positions(encoded, role))
+        }
+        places = [p for p, _ in written(one, pair)]
+        if by_role and not _spans(encoded) and not named.keys() >= set(places):
             raise InterventionError(
                 f"pair {pair.pair.id}: {one.write!r} over {self.name!r} matches prompts by role, and this prompt names "
                 "no span; give spans, or prompts of one length"
             )
         cells = taking(encoded, by_role)
-        return {p: cells[p] for p, _ in written(one, pair)}
+        # a role that the write names says what a token is matched by, whatever other role holds it too
+        return {p: named.get(p, cells[p]) if by_role else cells[p] for p in places}
 
     @cached_property
     def _known(self) -> dict[Any, tuple[EncodedPair, dict[int, Cell]]]:

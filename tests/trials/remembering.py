@@ -77,7 +77,7 @@ class Bench:
 
 
 @contextmanager
-def bench(model: str | Path, store: Path) -> Iterator[Bench]:
+def bench(model: Any, store: Path) -> Iterator[Bench]:
     """A bench whose work lies in ``store``."""
     with Store(store).open(kind="trial", slug="many", title="many trials", inputs={}, draft={}) as run:
         yield Bench(load(model), run)
