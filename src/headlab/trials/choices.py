@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from headlab.claims import ClaimError
 from headlab.heads import Head, Heads
 from headlab.heads import layer as whole_layer
@@ -174,8 +172,7 @@ class Choices:
         if missing:
             raise _Need([w for a in missing for w in a.draws])
         assert self.measured is not None
-        part = Statistics(doc, self.measured)._whole(read, made)
-        values = np.asarray(part.of(part.columns.mean(0, keepdims=True)))[0]
+        values = Statistics(doc, self.measured).each(read, made)
         heads = self._members(name, read, resolved)
         return dict(zip(heads, map(float, values), strict=True))
 

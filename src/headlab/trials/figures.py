@@ -15,7 +15,7 @@ from headlab.trials.document import Document
 from headlab.trials.expressions import Expression, Term
 from headlab.trials.measured import kind_of, name_of
 from headlab.trials.statistics import Statistics
-from headlab.trials.words import READOUT_WORDS, said
+from headlab.trials.words import READOUT_WORDS, said, shown_words
 from headlab.trials.worlds import Arm, doses
 
 
@@ -36,6 +36,8 @@ def drawn(
     for world in own:
         if doses(doc, world) and own[world][0].member < 0:
             out.append(_curve(doc, stats, own, world))
+        if all(a.member >= 0 and len(a.heads) == 1 for a in own[world]):
+            out.append(_grid(doc, stats, own, world))
     return out
 
 
@@ -104,6 +106,32 @@ def _worlds(doc: Document, estimates: Sequence[NamedEstimate]) -> list[Figure]:
                     )
                 )  # fmt: skip
     return out
+
+
+def _grid(doc: Document, stats: Statistics, own: Mapping[str, Sequence[Arm]], world: str) -> Figure:
+    """A world of single heads: what each does, by layer and head, a panel for each cell."""
+    name = next(n for n in doc.readouts if stats.seen.has(own[world][0], n))
+    word, readout = [*shown_words(doc, name, stats.paired(name))][-1], "" if name == name_of(doc, "") else name
+    rows = []
+    for cell in dict.fromkeys(a.values for a in own[world]):
+        values = stats.each(Expression((Term(word, world, cell, readout),)), own)
+        ones = [next(iter(a.heads)) for a in own[world] if a.values == cell]
+        rows += [
+            {"x": str(h.index), "y": f"L{h.layer}", "value": float(v), "panel": "/".join(cell)}
+            for h, v in zip(ones, values, strict=True)
+        ]
+    best = max(rows, key=lambda r: abs(r["value"]))
+    return Figure(
+        kind="heatmap",
+        name=f"heads {world}",
+        title=f"{said(Expression((Term(word, world),))).capitalize()}, each head alone",
+        caption=(
+            f"Means over {stats.seen.n} {stats.seen.unit}; the largest is {best['value']:.3g}, at {best['y']}H{best['x']}. A head "
+            "that stands out here is picked by looking: try it on prompts that did not pick it."
+        ),
+        data=tuple(rows),
+        options={"x_title": "head", "y_title": "layer", "value_title": said(Expression((Term(word, world),)))},
+    )
 
 
 def _curve(doc: Document, stats: Statistics, own: Mapping[str, Sequence[Arm]], world: str) -> Figure:

@@ -370,7 +370,7 @@ class Trial:
                 for name in self.doc.readouts:
                     if not stats.seen.has(arm, name):
                         continue
-                    for word in words.shown_words(self.doc, name, bool(stats.seen.other) and self._paired(stats, name)):
+                    for word in words.shown_words(self.doc, name, stats.paired(name)):
                         term = expressions.Term(word, world, arm.values, name if name != name_of(self.doc, "") else "")
                         if str(term) in have:
                             continue
@@ -382,9 +382,6 @@ class Trial:
                             )
                         )
         return out
-
-    def _paired(self, stats: Statistics, readout: str) -> bool:
-        return bool((stats.seen.other[readout] != stats.seen.base[readout]).any())
 
     def _tables(self, seen: Measured, own: Arms, matched: Matched | None, values: Mapping[str, Any]) -> dict[str, Any]:
         import pandas as pd

@@ -88,6 +88,16 @@ class Statistics:
         p = (1 + missed.sum(0)) / (1 + len(missed))
         return {"value": found.value, "p": p, "holm": holm(p)}
 
+    def each(self, read: Expression, arms: Arms) -> Array:
+        """[member]: an expression's value for each member of its family."""
+        part = self._whole(read, arms)
+        return part.of(part.columns.mean(0, keepdims=True))[0]
+
+    def paired(self, readout: str = "") -> bool:
+        """Whether the two unedited runs differ in a readout."""
+        name = name_of(self.doc, readout)
+        return bool(self.seen.other) and bool((self.seen.other[name] != self.seen.base[name]).any())
+
     def _alone(self, term: Term, arms: Arms) -> Estimate:
         """One term of one world, by the function of its name."""
         readout = name_of(self.doc, term.readout)
@@ -324,11 +334,9 @@ def _binary(x: Array) -> bool:
 
 
 def _head_of(arm: Arm) -> Head:
-    heads = [h for one in arm.draws[0].interventions for h in one.heads]  # type: ignore[union-attr]
-    if len(heads) != 1:
+    if len(arm.heads) != 1:
         raise ValueError("spearman compares single heads: its world runs over {singles: …}")
-    head: Head = heads[0]
-    return head
+    return next(iter(arm.heads))
 
 
 _FOLDS: dict[str, Callable[[Array], Array]] = {

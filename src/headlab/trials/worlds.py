@@ -39,6 +39,11 @@ class Arm:
         return tuple(str(v) for _, v in self.cell)
 
     @property
+    def heads(self) -> Heads:
+        """The query heads written, over all layers (empty at ``k`` and ``v``, which belong to groups)."""
+        return Heads(h for one in self.draws[0].interventions if isinstance(one.heads, Heads) for h in one.heads)
+
+    @property
     def label(self) -> str:
         """``movers/mean``; of a family ``one/mean #3``."""
         return "/".join([self.world, *self.values]) + (f" #{self.member}" if self.member >= 0 else "")
