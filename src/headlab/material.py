@@ -159,7 +159,7 @@ class Population:
         if by_role and not _spans(encoded) and not named.keys() >= set(places):
             raise InterventionError(
                 f"pair {pair.pair.id}: {one.write!r} over {self.name!r} matches prompts by role, and this prompt names "
-                "no span; give spans, or prompts of one length"
+                "no span; give spans, or prompts of one length, or write at roles: [read]"
             )
         cells = taking(encoded, by_role)
         # a role that the write names says what a token is matched by, whatever other role holds it too
@@ -183,7 +183,7 @@ class Population:
             if n < LEAST:
                 raise InterventionError(
                     f"pair {pair.pair.id}: 'mean' over {self.name!r} has {n} donor(s) for {words(cell)}, and takes at "
-                    f"least {LEAST}; give more prompts, or name roles that they share"
+                    f"least {LEAST}; give more prompts, or write at roles that they share, such as roles: [read]"
                 )
         self._known[key] = pair, found
         return found
@@ -204,7 +204,7 @@ class Population:
             raise InterventionError(
                 f"pair {pair.pair.id}: 'resample' over {self.name!r} finds no donor: {other} of {len(self.pairs)} have "
                 f"another cluster and another answer, none of them a token for each of the {len(found)} positions "
-                "written; give more prompts, or name roles that they share"
+                "written; give more prompts, or write at roles that they share, such as roles: [read]"
             )
 
         def drawn(d: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,7 @@ def check(
     """Say what a claim says, what will run and what cannot, without running it."""
     from headlab.claims import Claim
     from headlab.trials import explain
+    from headlab.trials.lending import tokenizer_of
 
     found: Any = _found(claim)
     if amend:
@@ -55,7 +57,8 @@ def check(
         faults: list[str] = []
     else:
         folder = Path(claim).parent if Path(claim).is_file() else Path(".")
-        got = explain.explain(found, explain.grid_of(model) if model else None, folder)
+        grid, tokenizer = (explain.grid_of(model), tokenizer_of(model)) if model else (None, None)
+        got = explain.explain(found, grid, folder, tokenizer)
         said, faults = got.lines, got.faults
     if json:
         print_json({**said, "faults": faults})
@@ -98,12 +101,13 @@ def new(
     task: TaskOption = None,
     write: WriteOption = None,
     chosen_on: ChosenOption = "other",
+    model: o.Model = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write it here instead of printing.")
     ] = None,
 ) -> None:
-    """Write a commented document to start from."""
-    text = draft(heads or typer.prompt("Heads (such as L3H1 L5H0)"), prompts, task, write, chosen_on)
+    """Write a commented document to start from; with --model, one that its prompts can be tried with."""
+    text = draft(heads or typer.prompt("Heads (such as L3H1 L5H0)"), prompts, task, write, chosen_on, model)
     if out is None:
         print(clean(text), end="")
         return
@@ -117,11 +121,18 @@ def new(
     say(out)
 
 
-def draft(heads: str, prompts: Path | None, task: str | None, write: str | None, chosen_on: str) -> str:
-    """The YAML of a document about these heads; it is checked before it is handed out."""
+def draft(
+    heads: str, prompts: Path | None, task: str | None, write: str | None, chosen_on: str, model: str | None = None
+) -> str:
+    """The YAML of a document about these heads; it is checked before it is handed out.
+
+    Where the prompts cannot lend a mean to every token of each other (natural length, no roles in common) in the model's
+    tokenizer, heads are written where the answer is read, and the document says why.
+    """
     from headlab.cli.errors import one_of
     from headlab.prompts import PromptSet
     from headlab.trials.document import Document
+    from headlab.trials.lending import cannot_lend, tokenizer_of
     from headlab.trials.starting import starting
 
     one_of(chosen_on, ("published", "other", "these"), "place")
@@ -129,8 +140,17 @@ def draft(heads: str, prompts: Path | None, task: str | None, write: str | None,
     if prompts is not None:
         paired = all(p.partner for p in PromptSet.from_file(prompts))
     edit = "corrupted" if write == "patch" else "clean"
-    text = starting(
-        heads, prompts=prompts, task=task or "", write=write or "", edit=edit, paired=paired, chosen_on=chosen_on
+    made = partial(
+        starting,
+        heads,
+        prompts=prompts,
+        task=task or "",
+        write=write or "",
+        edit=edit,
+        paired=paired,
+        chosen_on=chosen_on,
     )
-    Document.from_text(text, name="the document")
-    return text
+    doc = Document.from_text(made(), name="the document")
+    tokenizer = tokenizer_of(model) if model else None
+    reason = cannot_lend(doc, tokenizer, prompts.parent if prompts else Path(".")) if tokenizer is not None else ""
+    return made(at_read=bool(reason))

@@ -71,8 +71,7 @@ def trial(
     if heads is None and (task or write):
         raise BadInput("--task and --write go with --heads; a claim of its own says both inside")
     if heads is not None:
-        _model(model)
-        claim, prompts = _drafted(heads, prompts, task, write, chosen_on, json), None
+        claim, prompts = _drafted(heads, prompts, task, write, chosen_on, json, _model(model)), None
     assert claim is not None
     given = o.trial_options(
         protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, pool=pool, seed=seed, memory=memory,
@@ -130,13 +129,15 @@ def run(
     _try(experiment, chosen, given, store, json, dry_run, experiments.run, full=full)
 
 
-def _drafted(heads: str, prompts: Path | None, task: str | None, write: str | None, chosen_on: str, json: bool) -> str:
+def _drafted(
+    heads: str, prompts: Path | None, task: str | None, write: str | None, chosen_on: str, json: bool, model: str
+) -> str:
     """The document about these heads, shown and saved before anything runs: beside its prompts, or here."""
     import yaml
 
     from headlab.trials.starting import saved
 
-    text = draft(heads, prompts, task, write, chosen_on)
+    text = draft(heads, prompts, task, write, chosen_on, model)
     folder = prompts.parent if prompts is not None else Path(".")
     path = saved(text, folder, yaml.safe_load(text)["id"])
     if not json:

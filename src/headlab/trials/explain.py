@@ -12,6 +12,7 @@ from headlab.heads import Grid, Heads
 from headlab.trials import choices, words
 from headlab.trials.consistency import ablations_left_out
 from headlab.trials.document import ALWAYS, Document
+from headlab.trials.lending import cannot_lend
 from headlab.trials.references import Matching, least_p, redrawn
 from headlab.trials.sets import Family, Scene, SetError, everything, resolve
 
@@ -45,9 +46,11 @@ def grid_of(model: str) -> Grid:
     return Grid(int(config.num_hidden_layers), n, int(getattr(config, "num_key_value_heads", None) or n))
 
 
-def explain(doc: Document, grid: Grid | None = None, folder: Path = Path(".")) -> Explained:
-    """Everything that can be said of a document, for a model of this shape (None: of any)."""
+def explain(doc: Document, grid: Grid | None = None, folder: Path = Path("."), tokenizer: Any = None) -> Explained:
+    """Everything that can be said of a document, for a model of this shape and with this tokenizer (None: of any)."""
     faults: list[str] = []
+    if tokenizer is not None and (reason := cannot_lend(doc, tokenizer, folder)):
+        faults.append(reason)
     sets_said = [f"{n}: {words.set_words(s)}" for n, s in doc.set_specs().items()]
     worlds = [f"{n}{_axes(doc, n)}" for n in doc.worlds]
     lines = {

@@ -21,11 +21,13 @@ def starting(
     paired: bool = True,
     chosen_on: str = "other",
     words: str = "",
+    at_read: bool = False,
 ) -> str:
     """The YAML of a document about ``heads``.
 
     ``prompts``: a file of pairs (named as it lies beside the document), else ``task``; ``write``: one ablation instead of
-    all three; ``paired``: whether there are corrupted prompts to measure the loss against.
+    all three; ``paired``: whether there are corrupted prompts to measure the loss against; ``at_read``: heads are written
+    at the token where the answer is read, and nowhere else.
 
     Raises ClaimError for heads that cannot be read, or neither prompts nor a task.
     """
@@ -47,6 +49,7 @@ def starting(
     cell = "patch" if patched else write or "{each: [mean, zero, resample]}"
     word = "recovery" if edit == "corrupted" else "lost" if paired else "drop"
     least = 0 if word == "drop" else LOST
+    where = "roles: [read], " if at_read and not patched else ""
     lines = [
         "language: 1",
         f"id: claim-{str(named).replace(' ', '-').lower()}",
@@ -60,7 +63,12 @@ def starting(
         "sets:",
         f"  named: {named}",
         "worlds:",
-        f"  edited: {{heads: named, write: {cell}}}",
+        *(
+            ["  # where the answer is read: these prompts have too few tokens in common to lend a mean to every one"]
+            if where
+            else []
+        ),
+        f"  edited: {{heads: named, {where}write: {cell}}}",
         *([f"only_because: {write} was asked for"] if write in ABLATIONS else []),
         "readout: margin  # logit of the right answer minus the wrong one",
         "reference:  # what the effect is ranked among: sets of the same size that nobody named",

@@ -1,0 +1,51 @@
+"""Whether the prompts at hand can lend what a document's means and draws need: on tokens alone, before a forward pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from headlab.heads import Grid, Heads
+from headlab.interventions import InterventionError
+from headlab.material import Population
+from headlab.prompts import PromptError, PromptSet
+from headlab.trials.document import Document
+from headlab.trials.prompts import beside, encoded, split
+from headlab.trials.subject import oriented
+from headlab.trials.worlds import FITTED, interventions, populations
+
+
+def cannot_lend(doc: Document, tokenizer: Any, folder: Path) -> str:
+    """Why some prompt cannot be written to, or empty."""
+    if not populations(doc):
+        return ""
+    grid, heads = Grid(1, 1, 1), Heads.of(0, [0])  # which heads are written makes no difference
+    try:
+        test, selection = split(doc, tokenizer, None, folder)
+        tests = oriented(encoded(test, tokenizer), doc)
+        for writes in doc.world_axes().values():
+            for write in (w.at(c) for w in writes for c in w.cells()):
+                if write.write not in FITTED:
+                    continue
+                chosen = write.mean.over == "selection"
+                lends = selection if chosen else PromptSet.from_file(beside(folder, write.mean.over))
+                population = Population(write.mean.over, tuple(oriented(encoded(lends, tokenizer), doc)))
+                (one,) = interventions(doc, grid, write, heads)
+                for pair in tests:
+                    (population.cells if write.write == "mean" else population.donor)(one, pair)
+    except (InterventionError, PromptError) as error:
+        return str(error)
+    return ""
+
+
+def tokenizer_of(model: str) -> Any:
+    """The tokenizer of a shipped organism, a folder or a hub id; no weight is read.  None where there is none."""
+    from transformers import AutoTokenizer
+
+    from headlab import organisms
+
+    try:
+        where = str(organisms.path(model)) if model in organisms.names() else model
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+    except Exception:
+        return None
