@@ -66,7 +66,10 @@ def null_outcomes(model: str, trials: int, tmp: Path, shapes: tuple[str, ...], p
                 heads = random_relabelling(NULL, seed=trial * 10 + int(model[-1])).image(SHAPES[shape])
                 n = 90 if shape == "two layers" and trial % 2 else 99
                 data = document(
-                    heads, n=n, pairs=pairs, predicted=[{"statistic": "rank:recovery:named", "op": "rank<", "threshold": ALPHA}]
+                    heads,
+                    n=n,
+                    pairs=pairs,
+                    predicted=[{"statistic": "rank:recovery:named", "op": "rank<", "threshold": ALPHA}],
                 )
                 out.append(outcome(at, data))
     return out
