@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from headlab.heads import Grid, Heads
 from headlab.interventions import InterventionError
 from headlab.material import Population
-from headlab.prompts import PromptError, PromptSet
+from headlab.prompts import PromptError
 from headlab.trials.document import Document
-from headlab.trials.prompts import beside, encoded, split
+from headlab.trials.material import population
+from headlab.trials.prompts import encoded, split
 from headlab.trials.subject import oriented
 from headlab.trials.worlds import FITTED, interventions, populations
 
@@ -21,18 +23,16 @@ def cannot_lend(doc: Document, tokenizer: Any, folder: Path) -> str:
         return ""
     grid, heads = Grid(1, 1, 1), Heads.of(0, [0])  # which heads are written makes no difference
     try:
-        test, selection = split(doc, tokenizer, None, folder)
-        tests = oriented(encoded(test, tokenizer), doc)
-        for writes in doc.world_axes().values():
-            for write in (w.at(c) for w in writes for c in w.cells()):
-                if write.write not in FITTED:
-                    continue
-                chosen = write.mean.over == "selection"
-                lends = selection if chosen else PromptSet.from_file(beside(folder, write.mean.over))
-                population = Population(write.mean.over, tuple(oriented(encoded(lends, tokenizer), doc)))
-                (one,) = interventions(doc, grid, write, heads)
-                for pair in tests:
-                    (population.cells if write.write == "mean" else population.donor)(one, pair)
+        tests, chosen = (oriented(encoded(s, tokenizer), doc) for s in split(doc, tokenizer, None, folder))
+        subject = SimpleNamespace(doc=doc, encoded=tests, chosen=chosen, lab=SimpleNamespace(tokenizer=tokenizer))
+        lent = {n: Population(n, tuple(population(subject, d, folder))) for n, d in populations(doc).items()}
+        for write in (w.at(c) for writes in doc.world_axes().values() for w in writes for c in w.cells()):
+            if write.write not in FITTED:
+                continue
+            (one,) = interventions(doc, grid, write, heads)
+            donors = lent[str(one.over)]
+            for pair in tests:
+                (donors.cells if write.write == "mean" else donors.donor)(one, pair)
     except (InterventionError, PromptError) as error:
         return str(error)
     return ""

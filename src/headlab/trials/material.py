@@ -28,12 +28,12 @@ def material(subject: Any, folder: Path) -> Material | None:
     donors = populations(doc)
     if subject_needs_mean(doc):
         donors = {"selection": Donors(), **donors}
-    found = {name: _population(subject, donors[name], folder) for name in sorted(donors)}
+    found = {name: population(subject, donors[name], folder) for name in sorted(donors)}
     directions = {direction_name(w): _direction(subject, w, folder) for w in _adding(doc)}
     return Material(populations=found, directions=directions) if found or directions else None
 
 
-def _population(subject: Any, donors: Donors, folder: Path) -> list[EncodedPair]:
+def population(subject: Any, donors: Donors, folder: Path) -> list[EncodedPair]:
     """The prompts that lend: selection prompts, those of a file, or as many as selected of a task of its own."""
     doc: Document = subject.doc
     if donors.over == "selection":
