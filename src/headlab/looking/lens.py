@@ -230,7 +230,7 @@ def _through(lab: Lab, parts: Tensor, ids: Tensor, one: Encoded) -> Tensor:
     if wrong < 0:
         raise ModelError("a direct effect is on the margin between two answers; give pairs with a wrong one")
     scale, centre, bias = _held(norm, into[0, -1])
-    head = _head(lab)
+    head: Any = _head(lab)
     towards = head.weight[right].double() - head.weight[wrong].double()
     found = ((parts - parts.mean(-1, keepdim=True) if centre else parts) * scale) @ towards
     offset = getattr(head, "bias", None)

@@ -60,7 +60,7 @@ class Look:
 
     def top(self, n: int = 5) -> pd.DataFrame:
         """The ``n`` rows with the largest absolute value."""
-        return self.table.loc[self.table["value"].abs().sort_values(ascending=False).index[:n]]
+        return self.table.sort_values("value", key=abs, ascending=False).head(n)
 
     def claim(self, heads: str | Sequence[Any], prompts: str | Path, **fields: Any) -> str:
         """A document (YAML) that puts ``heads`` on trial on the pairs of a file, every default spelled out.
