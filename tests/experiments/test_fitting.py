@@ -8,7 +8,10 @@ two numbers, and raised ZeroDivisionError, ValueError or a late PromptError); ev
 
 from __future__ import annotations
 
+import csv
 import json
+import os
+import random
 from typing import Any
 
 import pytest
@@ -128,6 +131,35 @@ def test_ones_own_prompts_reach_a_verdict_or_one_line(lab, slug, spans, tmp_path
         assert "clean_spans" in str(error) and all(r in str(error) for r in NUMBER_ROLES)
     else:
         assert result.verdict.outcome in {"untestable", "void", "undecided", "refuted"}
+
+
+OWN = [(slug, n) for slug in sorted(ALL) for n in (8, 40)]
+DRAWN = random.Random(os.environ.get("HEADLAB_PROMPTS_SEED", "0")).sample(OWN, 2)
+
+
+@pytest.mark.parametrize(
+    ("slug", "n"), [pytest.param(*c, marks=() if c in DRAWN else pytest.mark.accept, id=f"{c[0]} {c[1]}") for c in OWN]
+)
+def test_a_file_of_own_prompts_ends_in_a_verdict_or_in_one_line(slug, n, tmp_path, capsys) -> None:
+    """Every entry of the docket from the command line with a file of 8 and of 40 rows that name no role: a record, or exit
+    2 with one line that says what the prompts lack.  Looked for beside these: prompts for an entry about thinking
+    models, roles of other words and single prompts (above), a file without rows (test_prompts)."""
+    with open(tmp_path / "own.csv", "w", newline="") as file:
+        rows = [(f"{a}.8 or {a}.{b}1? Answer:", f"{a}.8 or {a}.{b}2? Answer:", f" {a}.8", f" {a}.{b}1")
+                for a in range(2, 10) for b in range(1, 6)]  # fmt: skip
+        csv.writer(file).writerows([("clean", "corrupted", "answer", "wrong"), *rows[:n]])
+    claim = builtin_claims()[slug]
+    thinks, series = claim.task.name == THINKING, slug == "training-dynamics"
+    model = "thoughts-gpt2" if thinks else "decimals-series-planted" if series else "decimals-planted-even"
+    small = ["--matched-sets", "8"] if "matched_sets" in reads(claim) else []
+    given = ["run", slug, "--model", model, "--prompts", str(tmp_path / "own.csv"), "--store", str(tmp_path / "store")]
+    code = main([*given, *small, "--json"])
+    out = capsys.readouterr()
+    assert code in {0, 2} and "Traceback" not in out.err + out.out, out.err
+    if code == 2:
+        (line,) = [x for x in out.err.splitlines() if x.startswith("headlab: ")]
+        bugs = ("Error:", "division", "NoneType", "empty sequence", "zero-size", "out of bounds")
+        assert len(line) < 700 and not any(x in line for x in bugs), line
 
 
 def test_run_takes_what_trial_takes(tmp_path, capsys) -> None:

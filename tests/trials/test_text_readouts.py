@@ -73,6 +73,24 @@ def test_a_choice_without_the_right_answers_is_refused(folder: Path) -> None:
         tried(folder, claim({"kind": "choice", "words": ["yes", "no"]}))
 
 
+def test_eligibility_is_counted_in_what_the_claim_reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that reads a margin generates nothing: its eligible share is that of positive margins, though the text says
+    something else (it goes on where a grader of whole texts finds no answer).  Looked for: the default readout, one
+    beside it, a probability (counted by the margin), a layer chosen on selection prompts."""
+    from headlab.trials import subject
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise AssertionError("text was generated for a claim that reads none")
+
+    monkeypatch.setattr(subject, "generate", refused)
+    for readout in ("margin", {"p": "probability", "m": "margin"}):
+        data = claim("number", readout=readout, sets={"named": {"pool": [4]}})
+        found = tried(folder, data)
+        margin = "clean" if readout == "margin" else "clean@m"
+        share = float((found.effects[margin] > 0).mean())
+        assert found.record.eligibility["clean"]["value"] == pytest.approx(share) and share > 0.9
+
+
 MALFORMED: list[tuple[Any, str]] = [
     ({"kind": "regex"}, "unknown grader 'regex'"),
     ({"kind": "choice"}, "two or more different words"),

@@ -24,7 +24,7 @@ MODEL = "thoughts-llama"
 N = 3
 FROM_TEST = {"draws": 1, "mean": {"over": "test"}}
 """Means and donors as the built-in experiments take them: from the problems that are tried."""
-HUB = {"heads": "every", "site": "pattern", "write": "force", "roles": "thoughts"}
+HUB = {"heads": "all", "site": "pattern", "write": "force", "roles": "thoughts"}
 
 ENTRIES: dict[str, tuple[str, dict[str, Any], dict[str, str], dict[str, Any]]] = {
     "head-ablation": (

@@ -216,4 +216,4 @@ def needs_selection(doc: Document) -> bool:
     )
     norm = doc.reference is not None and "norm" in doc.reference.match
     chosen = doc.layer == "auto" and doc.layer_rule == "most" and needs_layer(doc)
-    return by_score or fitted or norm or chosen
+    return by_score or fitted or norm or chosen or doc.thinking

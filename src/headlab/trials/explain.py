@@ -117,8 +117,15 @@ def _on(doc: Document, grid: Grid, folder: Path, faults: list[str]) -> Iterator[
 
 def _resolved(doc: Document, grid: Grid, folder: Path, faults: list[str]) -> dict[str, Any]:
     """Sets that need no prompts."""
+    every = tuple(range(grid.n_layers))
     layers = (
-        (doc.layer if isinstance(doc.layer, tuple) else (doc.layer,)) if doc.layer != "auto" else (grid.n_layers // 2,)
+        every
+        if doc.layer_rule == "every"
+        else (
+            (doc.layer if isinstance(doc.layer, tuple) else (doc.layer,))
+            if doc.layer != "auto"
+            else (grid.n_layers // 2,)
+        )
     )
     known: dict[str, Any] = {"all": everything(grid)}
 

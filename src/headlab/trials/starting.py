@@ -6,7 +6,7 @@ from pathlib import Path
 
 from headlab.claims import ClaimError
 from headlab.heads import Heads
-from headlab.trials.document import ABLATIONS
+from headlab.trials.document import ABLATIONS, THINKING
 
 LOST, LEVEL = 0.2, 0.05
 
@@ -46,6 +46,8 @@ def starting(
     said = words or f"{named} {'give the answer back' if patched else 'are needed for the answer'}."
     # a lone head has few alternatives in its layer: it is ranked among all heads of the model
     match = "[]" if len(named) == 1 else "[layer, sharing]"
+    thinks = task == THINKING
+    paired = paired and not thinks
     cell = "patch" if patched else write or "{each: [mean, zero, resample]}"
     word = "recovery" if edit == "corrupted" else "lost" if paired else "drop"
     least = 0 if word == "drop" else LOST
@@ -70,7 +72,9 @@ def starting(
         ),
         f"  edited: {{heads: named, {where}write: {cell}}}",
         *([f"only_because: {write} was asked for"] if write in ABLATIONS else []),
-        "readout: margin  # logit of the right answer minus the wrong one",
+        "readout: text  # greedy; the answer is read as a number"
+        if thinks
+        else "readout: margin  # logit of the right answer minus the wrong one",
         "reference:  # what the effect is ranked among: sets of the same size that nobody named",
         f"  {{redraw: named, match: {match}, n: 999}}",
         "predictions:",

@@ -70,7 +70,7 @@ def set_words(spec: SetSpec) -> str:
         return "all heads" if spec.name == "all" else spec.name
     if spec.kind == "pool":
         where = f" of layer {', '.join(map(str, spec.layers))}" if spec.layers else " of the chosen layer"
-        return f"the {spec.name} heads{where}"
+        return f"{'' if spec.name == 'all' else 'the '}{spec.name} heads{where}"
     if spec.kind == "union":
         return " and ".join(set_words(p) for p in spec.parts)
     if spec.kind == "not":
@@ -102,16 +102,19 @@ def _write_words(doc: Document, write: WriteAxes) -> str:
         }
         which = ", ".join(one.roles or ("every thought",))
         return f"{which} is fed {' / '.join(dict.fromkeys(said[c.write] for c in cells))}"
+    if one.shape:
+        hub = f", {one.amount:.0%} on {one.keys[0]}" if one.keys else f", {one.amount:.0%}"
+        rows = " and ".join(one.roles) if one.roles else "thoughts and the answer"
+        shapes = " / ".join(dict.fromkeys(str(c.shape) for c in cells))
+        return f"attention among thoughts of {set_words(write.spec)} is made {shapes}{hub}, in the rows of {rows}"
     site = SITE_WORDS.get(one.site, one.site)
     ways = " / ".join(dict.fromkeys(WRITE_WORDS[c.write] for c in cells))
     what = set_words(write.spec)
     text = f"the {site} of {what} are {ways}"
     if len({c.amount for c in cells}) > 1:
-        text += f", by {', '.join(f'{c.amount:g}' for c in cells)}"
+        text += f", by {listed([c.amount for c in cells])}"
     elif one.amount != 1.0:
         text += f", by {one.amount:g}"
-    if one.shape:
-        text += f" among thoughts: {', '.join(dict.fromkeys(str(c.shape) for c in cells))}"
     if one.roles:
         text += f", at the tokens of {', '.join(one.roles)}"
     if one.keys:
@@ -236,4 +239,10 @@ def _heads(heads: Heads) -> str:
 
 def axes_words(doc: Document, world: str) -> str:
     """The axes of a world: ``write: mean, zero, resample``."""
-    return "; ".join(f"{a}: {', '.join(map(str, v))}" for a, v in axes_of(doc, world).items())
+    return "; ".join(f"{a}: {listed(v)}" for a, v in axes_of(doc, world).items())
+
+
+def listed(values: Sequence[Any]) -> str:
+    """Values of an axis; of many, the first, the last and how many."""
+    said = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+    return ", ".join(said) if len(said) <= 12 else f"{said[0]}, {said[1]} … {said[-1]} ({len(said)} values)"
