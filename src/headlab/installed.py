@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
@@ -19,11 +20,10 @@ class InstalledError(ValueError):
 
 
 @lru_cache(maxsize=8)
-def _entries(group: str, path: tuple[str, ...]) -> dict[str, tuple[EntryPoint, ...]]:
-    here = Path.cwd().resolve()
+def _entries(group: str, path: tuple[str, ...], here: str) -> dict[str, tuple[EntryPoint, ...]]:
     found: dict[str, tuple[EntryPoint, ...]] = {}
     seen: set[str] = set()
-    for one in distributions(path=[p for p in path if p and Path(p).resolve() != here]):
+    for one in distributions(path=[p for p in path if p and str(Path(p).resolve()) != here]):
         name = str(one.metadata["Name"]).lower()
         if name in seen:
             continue  # the first on the path is the one that is imported
@@ -43,7 +43,9 @@ class Installed(Mapping[str, Any]):
     @property
     def entries(self) -> Mapping[str, tuple[EntryPoint, ...]]:
         """Entry points by name, as they are installed now; nothing is loaded."""
-        return _entries(self.group, tuple(sys.path))
+        with suppress(OSError):  # the folder may be gone
+            return _entries(self.group, tuple(sys.path), str(Path.cwd().resolve()))
+        return _entries(self.group, tuple(sys.path), "")
 
     def package(self, name: str) -> str:
         """The package that has it."""

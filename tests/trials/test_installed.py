@@ -126,12 +126,8 @@ def test_code_beside_a_claim_is_not_installed(site: Path, tmp_path: Path, monkey
     the path says; and a claim that names a module runs nothing."""
     monkeypatch.chdir(site)
     monkeypatch.syspath_prepend("")
-    from headlab import installed
-
-    installed._entries.cache_clear()
     for given in (claim(), claim(task={"name": "theirs:made"}), claim(task={"name": "ioi", "make": "theirs:made"})):
         (site / "mine.yaml").write_text(yaml.safe_dump(given))
         with pytest.raises(ClaimError, match=r"no task|no option|no score"):
             Document.from_file(site / "mine.yaml")
     assert "theirs" not in sys.modules
-    installed._entries.cache_clear()

@@ -158,6 +158,7 @@ def test_every_kind_of_write_runs_and_repeats(tmp_path: Path) -> None:
     worlds = found.tables["effects"].groupby("world")["edited"].mean()
     own = found.tables["effects"].groupby("world")["clean"].mean()
     assert worlds["own"] == own["own"] and worlds["both"] < own["both"]
+    assert "<iframe" in found._repr_html_(), "its page can be made"
     again = repeat(found.record, store=tmp_path / "b")
     assert np.array_equal(again.effects["edited"], found.effects["edited"])
 

@@ -451,6 +451,8 @@ class Trial:
 
     def _notes(self, matched: Matched | None) -> list[str]:
         out = []
+        if isinstance(self.subject, Thinking) and self.subject.borrows_from_test:
+            out.append("Means and donors are taken from the problems that are tried (mean: over: test).")
         if matched is not None:
             drawn_ = "all" if matched.enumerated else "a random sample"
             out.append(

@@ -152,11 +152,16 @@ class Thinking:
         marks = [grade_problem(t, problems[int(i)]) for t, i in zip(table["text"], table["problem"], strict=True)]
         return table.assign(parsed=[m.parsed is not None for m in marks], right=[m.right for m in marks])
 
+    @property
+    def borrows_from_test(self) -> bool:
+        """Whether the document takes means and donors from the problems that are tried."""
+        writes = (w.at(c) for ws in self.doc.world_axes().values() for w in ws for c in w.cells())
+        return any(w.mean.over == "test" for w in writes)
+
     def lenders(self, borrowers: ProblemSet) -> Lenders | None:
         """Selection problems, of which each problem borrows from one with another answer; None where the document takes
         means and donors from the problems that are tried."""
-        writes = (w.at(c) for ws in self.doc.world_axes().values() for w in ws for c in w.cells())
-        if any(w.mean.over == "test" for w in writes) or borrowers is self.selection:
+        if self.borrows_from_test or borrowers is self.selection:
             return None
         lending = list(self.selection)
 
