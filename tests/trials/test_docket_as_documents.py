@@ -77,8 +77,8 @@ def compared(slug: str, folder: Path, **size: Any) -> tuple[str, str]:
 
 @pytest.mark.parametrize("slug", ENTRIES)
 def test_a_document_gives_the_docket_s_numbers(slug: str, tmp_path: Path) -> None:
-    """At twelve pairs, where neither model is eligible: the numbers, and that both say so."""
-    assert compared(slug, tmp_path, pairs=12, n=9, short=True) == ("untestable", "untestable")
+    """At six pairs, where neither model is eligible: the numbers, and that both say so."""
+    assert compared(slug, tmp_path, pairs=6, n=5, short=True) == ("untestable", "untestable")
 
 
 @pytest.mark.accept

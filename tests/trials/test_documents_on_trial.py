@@ -41,8 +41,8 @@ RICH: dict[str, Any] = {
     "chosen_on": "other",
     "task": {"file": "ioi.csv"},
     "edit": "clean",
-    "pairs": 60,
-    "selection_pairs": 30,
+    "pairs": 32,
+    "selection_pairs": 16,
     "scores": {"rises": "drop:with/zero - drop:one/zero - drop:named/zero"},
     "sets": {
         "named": "L0H4",
