@@ -45,7 +45,6 @@ FLOORS: list[set[str]] = [
     {"trials"},
     {"experiments"},
     {"report"},
-    {"looking"},
     {"cli"},
     {"__main__"},
 ]

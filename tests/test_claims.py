@@ -12,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from headlab import claims
 from headlab.claims import Claim, ClaimError, Control, Prediction, Verdict, decide
-from headlab.stats import Estimate, rank
+from headlab.stats import Estimate, clustered_rate, rank
+from headlab.stats.intervals import bootstrap_means
 
 YAML = """\
 id: parity-even
@@ -103,7 +105,8 @@ def red(law: Callable[..., None], *broken: Any) -> None:
     ("changes", "outcome"),
     [
         ({}, "upheld"),
-        ({"recovery_even": estimate(0.4, 0.3, 0.49)}, "refuted"),
+        ({"recovery_even": estimate(0.4, 0.3, 0.46)}, "refuted"),
+        ({"recovery_even": estimate(0.4, 0.3, 0.49)}, "undecided"),  # refuted alone, not among three
         ({"recovery_even": estimate(0.6, 0.45, 0.7)}, "undecided"),
         ({"recovery_even": estimate(0.6, 0.5, 0.7)}, "undecided"),  # touching the threshold is not beyond it
         ({"recovery_odd": estimate(0.3, 0.25, 0.4)}, "refuted"),
@@ -124,6 +127,66 @@ def test_the_rule(changes: dict[str, Any], outcome: str) -> None:
     assert verdict.outcome == outcome
     assert verdict.sentence.startswith(outcome.capitalize() + ": ")
     assert verdict == decide(claim(), given, PASSED)
+
+
+def many(n: int) -> Claim:
+    asked = [{"statistic": f"s{i}", "op": ">", "threshold": 0.5} for i in range(n)]
+    return claim().model_copy(update={"predictions": tuple(Prediction.model_validate(p) for p in asked)})
+
+
+def test_refutation_is_adjusted_for_the_number_of_predictions() -> None:
+    """z of the threshold: 2.1 refutes alone (1.96) and not among six (2.64); 2.7 does, and then 2.6 of the five left."""
+    at = {z: estimate(0.5 - 0.1 * z, 0.5 - 0.1 * z - 0.196, 0.5 - 0.1 * z + 0.196) for z in (2.1, 2.6, 2.7, -3)}
+    assert decide(many(1), {"s0": at[2.1]}, PASSED).outcome == "refuted"
+    six = {f"s{i}": at[-3] for i in range(6)}
+    one = decide(many(6), six | {"s0": at[2.1]}, PASSED)
+    assert one.outcome == "undecided" and one.refutes_at == 0.025
+    assert "refuted alone, not at 0.0042 for 6 predictions" in one.sentence
+    two = decide(many(6), six | {"s0": at[2.7], "s1": at[2.6], "s2": at[2.1]}, PASSED)
+    assert [r.outcome for r in two.rulings[:3]] == ["refuted", "refuted", "undecided"] and two.outcome == "refuted"
+
+
+def test_six_predictions_at_their_thresholds_are_refuted_far_less_often() -> None:
+    """Any of six 95 % intervals refutes 17 % of claims that hold just so (14 % were the intervals exact); with Holm 4.0 %
+    over 80 normal rows, 5.6 % over skewed ones (500 trials, 2,000 draws; bootstraps of 80 rows are a little narrow)."""
+    rng, sims = np.random.default_rng(6), 120
+    asked, falls, raw = many(6), {"normal": 0, "skewed": 0, "rates": 0}, 0
+    for i in range(sims):
+        rows = {"normal": rng.normal(0.5, 1, (80, 6)), "skewed": rng.gamma(4, 0.125, (80, 6))}
+        for kind, x in rows.items():
+            found = bootstrap_means(x, unit="pairs", seed=i, draws=1000)
+            falls[kind] += decide(asked, {f"s{j}": e for j, e in enumerate(found)}, PASSED).outcome == "refuted"
+            raw += any(e.above(0.5) == "no" for e in found)
+        hits = rng.random((40, 6)).repeat(2, 0) < 0.5
+        rates = {f"s{j}": clustered_rate(x, np.arange(80) // 2, unit="pairs") for j, x in enumerate(hits.T)}
+        falls["rates"] += decide(asked, rates, PASSED).outcome == "refuted"
+    assert all(n / sims <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / sims) for n in falls.values()), falls
+    assert raw / (2 * sims) > 0.11
+
+
+def test_what_could_not_have_mattered_is_untestable_unless_refuted() -> None:
+    verdict = decide(claim(), findings(), PASSED, idle="all can be cut at no cost")
+    assert (
+        verdict.outcome == "untestable"
+        and "at no cost" in verdict.sentence
+        and "cutting everything" in verdict.would_change
+    )
+    against = findings(recovery_even=estimate(0.4, 0.1, 0.45))
+    assert decide(claim(), against, PASSED, idle="all can be cut at no cost").outcome == "refuted"
+
+
+def test_what_was_short_is_what_is_advised() -> None:
+    few = decide(
+        claim(),
+        findings(),
+        PASSED,
+        ineligible="the model is not eligible: eligibility needs at least 100 pairs, given 60",
+    )
+    assert "At least 100 pairs" in few.would_change and "model" not in few.would_change.lower()
+    poor = decide(
+        claim(), findings(), PASSED, ineligible="the model is not eligible: it answers only 60% of the clean prompts"
+    )
+    assert poor.would_change.startswith("A model that shows")
 
 
 def test_a_model_that_is_not_eligible() -> None:

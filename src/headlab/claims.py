@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, runtime_checkable
@@ -21,6 +22,9 @@ from headlab.stats import Estimate, Rank
 
 Outcome = Literal["upheld", "refuted", "undecided", "void", "untestable"]
 ProtocolName = Literal["standard", "published"]
+REFUTES_AT = 0.025
+"""The one-sided level of a 95 % interval: how often one prediction that holds just so is refuted, and all of a claim's
+together."""
 MOST = 100_000
 """Pairs, and random sets, that a claim may ask for."""
 
@@ -279,6 +283,8 @@ class Verdict(_Frozen):
     rulings: tuple[Ruling, ...]
     controls: tuple[Control, ...]
     would_change: str
+    refutes_at: float | None = None
+    """The chance, at most, that any of the predictions is refuted when each holds just so (Holm over all of them)."""
 
 
 def _shown(finding: Estimate | Rank) -> str:
@@ -354,15 +360,18 @@ def decide(
     *,
     ineligible: str = "",
     impossible: str = "",
+    idle: str = "",
 ) -> Verdict:
     """The verdict of a claim.  Pure: same findings, same verdict.
 
     ``untestable`` when the measurement cannot be made at all (``impossible`` says why; nothing was run, so no control
     was); ``void`` when a control that the claim names failed or is missing (others are shown and bind nothing);
-    ``untestable`` when the model is not eligible (``ineligible`` says why) or a prediction cannot be decided by it;
-    ``upheld`` when every prediction is; ``refuted`` when any is; else ``undecided``.
+    ``untestable`` when the model is not eligible (``ineligible`` says why) or a prediction cannot be decided by it, and
+    when nothing could have shown that something matters (``idle`` says what can be cut at no cost), unless refuted;
+    ``upheld`` when every prediction is; ``refuted`` when any is, at a level that Holm's rule adjusts for their number, so
+    that all together refute falsely no oftener than one alone would (:data:`REFUTES_AT`); else ``undecided``.
     """
-    rulings = tuple(rule(p, findings.get(p.statistic)) for p in claim.predictions)
+    rulings = _refuted_together([(p, findings.get(p.statistic)) for p in claim.predictions])
     by_name = {c.name: c for c in controls}
     missing = [name for name in claim.controls if name not in by_name]
     failed = [c for c in controls if not c.passed and c.name in claim.controls]
@@ -379,17 +388,46 @@ def decide(
         change = "Nothing can be said until every control passes."
     elif ineligible:
         outcome, reason = "untestable", ineligible
-        change = "A model that shows the behaviour to be explained (clean prompts answered, corrupted ones missed)."
+        change = _what_was_short(ineligible)
     else:
         outcome, reason = _weigh(rulings)
         change = _would_change(rulings, outcome)
+        if idle and outcome != "refuted":
+            outcome, reason = "untestable", idle
+            change = "A model in which cutting everything that the claim is about costs something."
     return Verdict(
         outcome=outcome,
         sentence=f"{outcome.capitalize()}: {reason}.",
         rulings=rulings,
         controls=tuple(controls),
         would_change=change,
+        refutes_at=REFUTES_AT,
     )
+
+
+def _refuted_together(asked: Sequence[tuple[Prediction, Estimate | Rank | None]]) -> tuple[Ruling, ...]:
+    """The ruling of each prediction; one that is refuted alone, and not among so many (Holm), is undecided."""
+    rulings = [rule(p, finding) for p, finding in asked]
+    alone = [i for i, r in enumerate(rulings) if r.outcome == "refuted"]
+    left, tail = set(alone), REFUTES_AT
+    while left:
+        tail = REFUTES_AT / (len(asked) - len(alone) + len(left))
+        fell = {i for i in left if _refuted_at(*asked[i], tail)}
+        if not fell:
+            break
+        left -= fell
+    for i in left:
+        why = f"{rulings[i].shown}; refuted alone, not at {tail:.2g} for {len(asked)} predictions"
+        rulings[i] = rulings[i].model_copy(update={"outcome": "undecided", "shown": why})
+    return tuple(rulings)
+
+
+def _refuted_at(prediction: Prediction, finding: Estimate | Rank | None, tail: float) -> bool:
+    """Whether a prediction that is refuted at its interval's own level is refuted at a chance of ``tail`` too."""
+    if isinstance(finding, Rank):
+        return finding.against(prediction.limit, 1 - 2 * tail) == "refuted"
+    assert finding is not None
+    return _answer(prediction, finding.widened(1 - 2 * tail)) == "no"
 
 
 def _says(r: Ruling) -> str:
@@ -407,6 +445,16 @@ def _weigh(rulings: Sequence[Ruling]) -> tuple[Outcome, str]:
     if cannot := those("untestable"):
         return "untestable", "this model cannot decide whether " + "; ".join(map(_says, cannot))
     return "undecided", "the interval straddles the threshold: " + "; ".join(map(_says, those("undecided")))
+
+
+def _what_was_short(ineligible: str) -> str:
+    """What would make a model eligible: more pairs, where they were short; another model, where the behaviour was."""
+    model = "A model that shows the behaviour to be explained (clean prompts answered, corrupted ones missed)."
+    short = re.search(r"at least (\d+ [\w ]+), given \d+", ineligible)
+    if short is None:
+        return model
+    more = f"At least {short[1]} (pairs: or --pairs, or a task with as many)."
+    return more if ";" not in ineligible else f"{more} And: {model[0].lower()}{model[1:]}"
 
 
 def _would_change(rulings: Sequence[Ruling], outcome: Outcome) -> str:

@@ -18,7 +18,7 @@ DECIMALS: dict[str, dict[str, Any]] = {
     "bug-rate": {"options": {"formats": ["qa"], "classes": ["conflict"]}},
     "robustness": {},
     "subset-sweep": {"options": {"masks": 40, "permutations": 4}},
-    "spatial-patterns": {"subsets_per_size": 60, "options": {"shuffles": 99, "renamings": 19}},
+    "spatial-patterns": {"subsets_per_size": 60, "options": {"shuffles": 99, "renamings": 99}},
     "pattern-threshold": {"options": {"step": 0.25, "tolerance": 0.1, "norm_pairs": 2}},
     "bandwidth": {},
     "bandwidth-dose": {"options": {"steps": 2, "random_halves": 2}},

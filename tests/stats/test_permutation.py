@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test
 
 from headlab.stats import rank, sign_flip
+from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
 
 HALVES = 1296  # matched halves of 16 heads in 4 groups: C(4, 2) ** 4
 
@@ -43,7 +44,8 @@ def test_few_sets_cannot_decide_in_favour(n, ties, outcome):
     null[-ties:] = n
     r = rank(n, null, enumerated=True, least_ties=ties)
     assert r.p == r.smallest_attainable == ties / n and r.outcome == outcome
-    assert rank(0.0, null, enumerated=True, least_ties=ties).outcome == "refuted"
+    last = rank(0.0, null, enumerated=True, least_ties=ties).outcome  # where nothing can be upheld nothing is refuted
+    assert last == ("untestable" if outcome == "untestable" else "refuted")
 
 
 def test_ties_count_against_the_claim():
@@ -156,3 +158,43 @@ def test_sign_flips_find_nothing_where_nothing_is():
     assert sign_flip([3.0], seed=0).outcome == "untestable"
     with pytest.raises(ValueError, match="no rows"):
         sign_flip([], seed=0)
+
+
+# -- sets among sets, over prompts ---------------------------------------------------------------------------
+
+
+def over_prompts(effect, sets, pairs, seed, clusters=None, noise=1.0):
+    """A named set ``effect`` above the rest, every set measured on the same pairs with ``noise``; an enumeration."""
+    rng = np.random.default_rng(seed)
+    true = np.r_[effect, rng.normal(0, 1, sets - 1)]
+    rows = true + noise * rng.normal(size=(pairs, sets))
+    table = np.hstack([rows[:, :1], rows])  # the observed one first, and again among all
+    found = bootstrap_of_means(table, lambda m: m, clusters, unit="pairs", seed=seed, draws=400)
+    return rank_over_draws(found, enumerated=True, alpha=0.05), rank(found.value[0], found.value[1:], enumerated=True)
+
+
+def test_an_enumerated_rank_is_undecided_where_prompts_do_not_agree():
+    sure, alone = over_prompts(6.0, 60, 200, seed=0)
+    assert (sure.p, sure.low, sure.n_sets) == (alone.p, alone.low, alone.n_sets) == (1 / 60, 1 / 60, 60)
+    assert sure.outcome == alone.outcome == "upheld" and sure.under == 1
+    noisy, alone = over_prompts(2.0, 60, 8, seed=3, noise=4)
+    assert alone.outcome in ("upheld", "refuted") and noisy.outcome == "undecided"
+    assert noisy.against(0.05) == noisy.outcome and max(noisy.under, noisy.over) < 0.95
+    one, _ = over_prompts(6.0, 60, 200, seed=0, clusters=["same"] * 200)
+    assert one.outcome == "undecided", "prompts of one cluster agree with nothing"
+
+
+def test_sixteen_sets_refute_nothing():
+    """40 % of effects of two standard deviations were refuted where nothing could have been upheld; now all are untestable."""
+    outcomes = {over_prompts(2.0, 16, 50, seed)[0].outcome for seed in range(40)}
+    assert outcomes == {"untestable"}
+    many = [over_prompts(2.0, 200, 100, seed)[0].outcome for seed in range(20)]
+    assert "upheld" in many and "untestable" not in many
+
+
+def test_a_higher_level_asks_more_of_sets_and_prompts():
+    sampled = rank(1.0, [2.0] * 75 + [0.0] * 924, enumerated=False)
+    exact = binomtest(75, 999).proportion_ci(confidence_level=1 - 0.05 / 6, method="exact")
+    assert sampled.against(0.05) == "refuted" and exact.low < 0.06
+    assert sampled.against(0.05, 1 - 0.05 / 6) == ("refuted" if exact.low > 0.05 else "undecided")
+    assert sampled.against(0.058) == "refuted" and sampled.against(0.058, 1 - 0.05 / 6) == "undecided"

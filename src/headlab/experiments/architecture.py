@@ -37,13 +37,14 @@ from headlab.experiments.base import (
     standard_estimates,
     with_texts,
 )
-from headlab.experiments.null import matched_null, null_worlds
+from headlab.experiments.null import matched_null, null_worlds, rank_by_pair
 from headlab.experiments.watched import chosen_layer, estimates_figure
 from headlab.heads import Grid, Heads, even, group_position
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.measures import architecture as facts_of
-from headlab.stats import Estimate, Rank, holm, rank
+from headlab.stats import Estimate, Rank, holm
+from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
 from headlab.store import NamedEstimate, Reading
 
 STATISTICS = (
@@ -192,17 +193,28 @@ def _positions(bench: Bench, able: Eligibility, at: int) -> tuple[dict[str, Any]
     recovered = dict(
         zip(every, mean_recovery(edited, one["clean"].to_numpy(), one["corrupted"].to_numpy()), strict=True)
     )
+    by_pair = dict(zip(every, edited - one["corrupted"].to_numpy(), strict=True))
     null = np.array([recovered[s] for s in matched.sets])
     own = [group_position(grid, at, p) for p in range(grid.group_size)]
     ranks: dict[str, Rank] = {
-        f"rank:position:{p}": rank(
-            recovered[s], null, enumerated=matched.enumerated, alpha=claim.alpha, unit="matched pools"
+        f"rank:position:{p}": rank_by_pair(
+            np.stack([by_pair[x] for x in (s, *matched.sets)]),
+            one["cluster"].to_numpy(),
+            claim,
+            enumerated=matched.enumerated,
+            unit="matched pools",
         )
         for p, s in enumerate(own)
     }
     spreads = np.array([np.ptp([recovered[s] for s in d]) for d in divided])
     observed = float(np.ptp([recovered[s] for s in own]))
-    ranks["rank:label"] = rank(observed, spreads, enumerated=False, alpha=claim.alpha, unit="divisions")
+    places = {s: i for i, s in enumerate(every)}
+    parts = [[places[s] for s in d] for d in (own, *divided)]
+    by_division = bootstrap_of_means(
+        np.stack(list(by_pair.values())).T, lambda m: np.stack([np.ptp(m[..., p], axis=-1) for p in parts], -1),
+        one["cluster"].to_numpy(), unit="pairs", seed=claim.seed,
+    )  # fmt: skip
+    ranks["rank:label"] = rank_over_draws(by_division, enumerated=False, alpha=claim.alpha, unit="divisions")
     adjusted = holm([ranks[f"rank:position:{p}"].high for p in range(len(own))])
     table = pd.DataFrame(
         [

@@ -24,13 +24,14 @@ from headlab.effects import Figure, of_world, pivot
 from headlab.engine.model import Lab
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.experiments.base import Bench, Experiment, Outcome, choose_layer, named
+from headlab.experiments.null import rank_by_pair
 from headlab.experiments.swaps import estimates_figure
 from headlab.heads import Heads
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World, role_positions
 from headlab.measures.edges import gradient_edges
 from headlab.prompts import Encoded, EncodedPair, PromptError, encode
-from headlab.stats import Estimate, Rank, bootstrap_mean, bootstrap_ratio, rank
+from headlab.stats import Estimate, Rank, bootstrap_mean, bootstrap_ratio
 from headlab.store import Reading
 
 Edge = tuple[int, str, str]
@@ -206,7 +207,11 @@ def _standard(
     tops = [f"top, as {n}" for n in random]
     table["lost"], table["top_lost"] = ([lost.mean(n) for n in names] for names in (random, tops))
     gaps = (table["top_lost"] - table["lost"]).to_numpy()
-    where = rank(0.0, gaps, enumerated=False, alpha=claim.alpha, unit="random sets of edges", tail="less")
+    more = np.sign(lost.margin) * (pivot(effects, random) - pivot(effects, tops))  # lost by pair, top beyond random
+    where = rank_by_pair(
+        np.vstack([np.zeros(more.shape[1]), more]), lost.clusters, claim, enumerated=False,
+        unit="random sets of edges", tail="less",
+    )  # fmt: skip
     findings: dict[str, Estimate | Rank] = {
         "lost:top": lost.share(tops),
         "lost:random": lost.share(random),

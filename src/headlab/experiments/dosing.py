@@ -28,11 +28,12 @@ from headlab.experiments.base import (
     protocol_patch,
     with_texts,
 )
+from headlab.experiments.null import rank_by_pair
 from headlab.heads import Grid, Heads, even, odd
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, InterventionError, Site, When, World, Write, key_positions
 from headlab.prompts import EncodedPair, encode
-from headlab.stats import Estimate, Rank, bootstrap_ratio, paired_difference, rank
+from headlab.stats import Estimate, Rank, bootstrap_ratio, paired_difference
 from headlab.stats.crossed import rate_over_sets
 from headlab.store import NamedEstimate, Reading
 from headlab.tasks.decimals import NUMERIC_ROLES
@@ -210,7 +211,9 @@ def ranked(bench: Bench, pairs: Sequence[EncodedPair], observed: Heads, arm: Arm
     clean, corrupted = one["clean"].to_numpy(), one["corrupted"].to_numpy()
     found = dict(zip(sets, mean_recovery(edited, clean, corrupted), strict=True))
     null = np.array([found[s] for s in matched.sets])
-    place = rank(found[observed], null, enumerated=matched.enumerated, alpha=claim.alpha, unit="matched halves")
+    by_set = dict(zip(sets, edited, strict=True))
+    shown = np.stack([by_set[s] for s in (observed, *matched.sets)]) - corrupted
+    place = rank_by_pair(shown, one["cluster"].to_numpy(), claim, enumerated=matched.enumerated)
     band = bootstrap_ratio(
         edited[0] - corrupted, clean - corrupted, clusters=one["cluster"].to_numpy(), unit="pairs", seed=claim.seed
     )

@@ -22,6 +22,7 @@ from headlab.claims import Control, decide
 from headlab.effects import Figure
 from headlab.experiments import thought_figures as draw
 from headlab.experiments.base import Experiment, Outcome, named
+from headlab.experiments.null import rank_by_pair
 from headlab.experiments.thinking import ThoughtBench, of_world
 from headlab.experiments.thought_causal import (
     Array,
@@ -73,13 +74,17 @@ def head_ablation(bench: ThoughtBench) -> Outcome:
     together, several, _ = measured(bench, _sets(chosen), "heads together")
     ranked = {k: v for k, v in chosen.items() if k in ("top1", "top3", "named")}
     matched = {k: matched_by_layer(grid, v, norms, bench.claim.matched_sets, bench.seed) for k, v in ranked.items()}
-    reference = _reference(bench, matched, table, base, write)
+    by_problem = _reference(bench, matched, table, base, write)
+    reference = {k: x.mean(0) for k, x in by_problem.items()}
     checks = [
         bench.exact(ablation("no-op", every_head(grid), "noop"), words="writing every head's own z back"),
         parse_control(bench.baseline, _both(table, several)),
         silent_control(bench),
     ]
-    ranks = {k: _ranked(bench, together[f"{k}:{write}"], reference[k], matched[k]) for k in ranked}
+    ranks = {
+        k: _ranked(bench, _lost(base, table, [ThoughtWorld(f"{k}:{write}")]), by_problem[k], base, matched[k])
+        for k in ranked
+    }
     lost = _lost(base, table, singles)
     rho = rank_correlation(lost, scores.composite.score, base["cluster"].tolist(), bench.seed)
     order = _order(bench, scores, lost)
@@ -130,18 +135,20 @@ def _lost(base: Any, table: Any, worlds: Sequence[ThoughtWorld]) -> Array:
 def _reference(
     bench: ThoughtBench, matched: Mapping[str, MatchedSets], singles: Any, base: Any, write: str
 ) -> dict[str, Array]:
-    """Accuracy lost by each matched set; sets of one head were run already."""
+    """Accuracy lost by each matched set, [problem, set]; sets of one head were run already."""
     wanted = dict.fromkeys(s for m in matched.values() for s in m.sets if len(s) > 1)
     worlds = {s: ablation(f"matched {s}", s, write) for s in wanted}
     table = _both(singles, bench.think(list(worlds.values()), "matched sets")) if worlds else singles
     alone = {s: ThoughtWorld(str(s)) for m in matched.values() for s in m.sets if len(s) == 1}
     named_so = worlds | alone
-    return {k: _lost(base, table, [named_so[s] for s in m.sets]).mean(0) for k, m in matched.items()}
+    return {k: _lost(base, table, [named_so[s] for s in m.sets]) for k, m in matched.items()}
 
 
-def _ranked(bench: ThoughtBench, seen: Effect, null: Array, matched: MatchedSets) -> Rank:
-    assert seen.drop.value is not None
-    return rank(seen.drop.value, null, enumerated=matched.enumerated, alpha=bench.claim.alpha)
+def _ranked(bench: ThoughtBench, own: Array, others: Array, base: Any, matched: MatchedSets) -> Rank:
+    """The place of ``own`` [problem, 1] among ``others`` [problem, set]."""
+    clusters = base.sort_values("problem")["cluster"].to_numpy()
+    lost = np.hstack([own, others]).T
+    return rank_by_pair(lost, clusters, bench.claim, enumerated=matched.enumerated, unit="matched sets")
 
 
 def _order(bench: ThoughtBench, scores: Scores, lost: Array) -> dict[str, Rank]:

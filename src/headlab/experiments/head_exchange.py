@@ -15,9 +15,11 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
+
 from headlab.claims import PROTOCOLS, Claim, Protocol, decide
 from headlab.designs import matched_sets
-from headlab.effects import Figure
+from headlab.effects import Figure, pivot
 from headlab.experiments.base import (
     Bench,
     Eligibility,
@@ -32,6 +34,7 @@ from headlab.experiments.base import (
     protocol_patch,
     standard_estimates,
 )
+from headlab.experiments.null import rank_by_pair
 from headlab.experiments.swaps import (
     derangement,
     estimates_figure,
@@ -49,7 +52,7 @@ from headlab.heads import Grid, even, odd
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import encode
-from headlab.stats import Estimate, Rank, rank
+from headlab.stats import Estimate, Rank
 from headlab.store import Reading
 
 LABELS = {
@@ -162,9 +165,11 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> t
         rows.append((label, "random" if kind in {"half", "all"} else "named", repaired))
     findings: dict[str, Estimate | Rank] = {e.name: Estimate.from_dict(e.estimate) for e in estimates}
     nulls = {kind: recoveries(swept, names[kind]) for kind in ("half", "all")}
+    one = swept.drop_duplicates("pair").sort_values("pair")
     for kind, (null, tail) in TAILS.items():
-        found = rank(
-            float(recoveries(swept, names[kind]).mean()), nulls[null], enumerated=False, alpha=claim.alpha,
+        shown = np.vstack([pivot(swept, names[kind]).mean(0), pivot(swept, names[null])])
+        found = rank_by_pair(
+            shown - one["corrupted"].to_numpy(), one["cluster"].to_numpy(), claim, enumerated=False,
             unit="random permutations", tail=tail,  # type: ignore[arg-type]
         )  # fmt: skip
         findings[f"rank:{kind}"] = found

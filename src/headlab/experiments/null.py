@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from headlab.claims import Claim
 from headlab.designs import Matched, complement, matched_sets
 from headlab.effects import Figure, mean_recovery, pivot
 from headlab.experiments.base import Bench
 from headlab.heads import Grid, Heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair
-from headlab.stats import Estimate, Rank, bootstrap_ratio, clopper_pearson, rank
+from headlab.stats import Estimate, Rank, bootstrap_ratio, clopper_pearson
+from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,11 @@ def matched_null(bench: Bench, pairs: Sequence[EncodedPair], observed: Heads, na
             unit="pairs",
             seed=claim.seed,
         ),
-        rank=rank(
-            gap(recovered, observed), gaps, enumerated=matched.enumerated, alpha=claim.alpha, unit="matched halves"
+        rank=rank_by_pair(
+            np.stack([rows[s] - rows[complement(grid, s)] for s in (observed, *matched.sets)]),
+            one["cluster"].to_numpy(),
+            claim,
+            enumerated=matched.enumerated,
         ),
         naive=_share([abs(gap(repaired, s)) >= naive_at for s in matched.sets], matched.enumerated),
         gaps=gaps,
@@ -92,6 +97,23 @@ def matched_null(bench: Bench, pairs: Sequence[EncodedPair], observed: Heads, na
         ),
         effects=effects,
     )
+
+
+def rank_by_pair(
+    gained: Any,
+    clusters: Any,
+    claim: Claim,
+    *,
+    enumerated: bool,
+    unit: str = "matched halves",
+    tail: Literal["greater", "less"] = "greater",
+) -> Rank:
+    """The place of the first of ``gained`` [1 + set, pair] among the others by its mean over pairs, pairs resampled too.
+
+    What all sets share (the margin that a patch could give back) changes no place.
+    """
+    found = bootstrap_of_means(gained.T, lambda means: means, clusters, unit="pairs", seed=claim.seed)
+    return rank_over_draws(found, enumerated=enumerated, alpha=claim.alpha, unit=unit, tail=tail)
 
 
 def _share(hits: Sequence[bool], enumerated: bool) -> Estimate:

@@ -14,8 +14,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
+
 from headlab.claims import PROTOCOLS, Claim, Protocol, decide
-from headlab.effects import Figure, repair
+from headlab.effects import Figure, pivot, repair
 from headlab.experiments.base import (
     Bench,
     Eligibility,
@@ -31,6 +33,7 @@ from headlab.experiments.base import (
     protocol_patch,
     standard_estimates,
 )
+from headlab.experiments.null import rank_by_pair
 from headlab.experiments.swaps import (
     derangement,
     estimates_figure,
@@ -49,7 +52,7 @@ from headlab.heads import Grid
 from headlab.heads import layer as all_heads
 from headlab.interventions import World
 from headlab.prompts import encode
-from headlab.stats import Estimate, Rank, rank
+from headlab.stats import Estimate, Rank
 from headlab.store import Reading
 
 LABELS = {
@@ -176,8 +179,9 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> t
     names = {kind: [w.name for w in some] for kind, some in drawn.items()}
     known = [w for w in LABELS if w in set(table["world"])]
     null = recoveries(swept, names["random"])
-    where = rank(float(recoveries(table, ["even-on-odd"])[0]), null, enumerated=False, alpha=claim.alpha,
-                 unit="random partners")  # fmt: skip
+    one = swept.drop_duplicates("pair").sort_values("pair")
+    shown = np.vstack([pivot(table, ["even-on-odd"]), pivot(swept, names["random"])]) - one["corrupted"].to_numpy()
+    where = rank_by_pair(shown, one["cluster"].to_numpy(), claim, enumerated=False, unit="random partners")
     estimates = list(standard_estimates(table, {w: LABELS[w] for w in known}, seed, "pattern").values())
     for kind, words in (
         ("random", "random partners in the same KV group"),

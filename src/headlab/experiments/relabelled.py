@@ -29,11 +29,12 @@ from headlab.experiments.base import (
     protocol_patch,
     with_texts,
 )
+from headlab.experiments.null import rank_by_pair
 from headlab.experiments.parity import NAIVE
 from headlab.heads import Grid, Heads, even
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
-from headlab.stats import Estimate, Rank, clustered_rate, paired_difference, rank
+from headlab.stats import Estimate, Rank, clustered_rate, paired_difference
 
 DECIDED = ("upheld", "refuted")
 
@@ -69,6 +70,7 @@ class Halves:
     able: Eligibility
     matched: Matched
     recovered: dict[Heads, float]
+    edited: dict[Heads, Any]
     right: dict[Heads, Any]
     clusters: Any
     controls: tuple[Control, ...]
@@ -84,13 +86,9 @@ class Halves:
         return np.array([self.gap(s) for s in self.matched.sets])
 
     def rank(self, half: Heads) -> Rank:
-        return rank(
-            self.gap(half),
-            self.gaps,
-            enumerated=self.matched.enumerated,
-            alpha=self.parity.alpha,
-            unit="matched halves",
-        )
+        sets = (half, *self.matched.sets)
+        gained = np.stack([self.edited[s] - self.edited[complement(self.grid, s)] for s in sets])
+        return rank_by_pair(gained, self.clusters, self.parity, enumerated=self.matched.enumerated)
 
     def repaired(self, half: Heads) -> Estimate:
         return clustered_rate(self.right[half], clusters=self.clusters, unit="pairs")
@@ -143,6 +141,7 @@ def measured(bench: Bench, parity: Claim, able: Eligibility, at: int, asked: Seq
     shown = with_texts(bench.sweep(pairs, named, what), bench.texts(pairs, named, protocol, what))
     return Halves(
         grid, at, parity, able, matched, dict(zip(worlds, map(float, recovered), strict=True)),
+        dict(zip(worlds, edited, strict=True)),
         dict(zip(graded, right, strict=True)), one["cluster"].to_numpy(),
         (no_op_control(shown, bench.lab), patch_all_control(shown, bench.seed)), shown.assign(protocol="standard", arm="z"),
     )  # fmt: skip

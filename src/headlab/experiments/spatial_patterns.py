@@ -6,8 +6,8 @@
 3. Metrics of a set's places: regularity of gaps, coverage, mean and largest gap, span, balance … and "of a regular
    family".  Each is regressed on the outcome after the additive effects of the heads and a bend of their sum (HC3),
    Holm over metrics.
-4. Two nulls: the residuals shuffled over sets (Freedman and Lane), and the heads renamed within and among KV groups,
-   which changes no output of the model.
+4. The null that binds: the heads renamed within and among KV groups, which changes no output of the model.  Beside it,
+   for every metric, the residuals shuffled over sets (Freedman and Lane).
 5. The raw correlation with success beside it, and the published reading: even slices, few patterns, no null.
 """
 
@@ -124,8 +124,9 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> M
     share = (edited > 0).mean(1)
     inside = np.array(list(membership([h for _, h in drawn], members)))
     metrics = metric_table(drawn, grid.n_heads)
-    found, rows, null = tests(bench, metrics, outcome, share > 0.5, inside)
-    found["renamed:regularity"] = renamed(bench, drawn, outcome, inside)
+    found, rows = tests(bench, metrics, outcome, share > 0.5, inside)
+    names_null = renamings(bench, drawn, outcome, inside)
+    found |= renamed(metrics["regularity"], outcome, inside, names_null, claim.alpha)
     for family in FAMILIES:
         values = [v for (f, _), v in zip(drawn, outcome, strict=True) if f == family]
         if values:
@@ -135,7 +136,7 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> M
         controls.append(planted_control(metrics["regularity"], outcome, inside, claim))
     estimates = [named(k, _label(k), e.estimate if isinstance(e, Rank) else e) for k, e in found.items()]
     reading = Reading(
-        protocol="standard", words="heads (z), same roles; spacing regressed after the heads' own effects, shuffles as null",
+        protocol="standard", words="heads (z), same roles; spacing regressed after the heads' own effects, renamed heads as null",
         verdict=decide(claim, found, controls, ineligible=able.reason, impossible=why), estimates=tuple(estimates),
     )  # fmt: skip
     sets = pd.DataFrame(
@@ -146,7 +147,7 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> M
     ).assign(**metrics)
     return {
         "reading": reading,
-        "figures": [_effects_figure(rows, at), *_null_figure(null, found, rows, at)],
+        "figures": [_effects_figure(rows, at), *_null_figure(names_null, found, rows, at)],
         "tables": {"metrics": pd.DataFrame(rows), "patterns": sets},
         "effects": [special, swept.assign(protocol="standard", arm="z")],
     }
@@ -162,11 +163,11 @@ def _nothing_left(metric: Any, outcome: Any, inside: Any) -> str:
 
 def tests(
     bench: Bench, metrics: Mapping[str, Any], outcome: Any, success: Any, inside: Any
-) -> tuple[dict[str, Estimate | Rank], list[dict[str, Any]], Any]:
-    """Effect, rank among shuffles and raw correlation of every metric, Holm over metrics; the null of regularity."""
+) -> tuple[dict[str, Estimate | Rank], list[dict[str, Any]]]:
+    """Effect, rank among shuffles and raw correlation of every metric, Holm over metrics."""
     claim, model = bench.claim, Partial(inside, outcome)
     found: dict[str, Estimate | Rank] = {}
-    rows, kept = [], np.array([])
+    rows = []
     n = int(bench.option("shuffles", EXPERIMENT))
     for name, metric in metrics.items():
         effect = model.effect(metric, outcome, "sets")
@@ -181,7 +182,6 @@ def tests(
             found[f"rank:{name}"] = up
             low, high = model.span(here)
             row |= {"p": both.p, "p_more": up.p, "correlation": here, "correlation_low": low, "correlation_high": high}
-            kept = null if name == "regularity" else kept
         if not np.isnan(metric).any():
             raw = rank_correlation(metric, success, unit="sets", seed=claim.seed, shuffles=999)
             found[f"raw:{name}"] = raw.correlation
@@ -189,14 +189,12 @@ def tests(
         rows.append(row)
     for row, p in zip(rows, holm([r["p"] for r in rows]), strict=True):
         row["p_holm"] = None if np.isnan(p) else float(p)
-    return found, rows, kept
+    return found, rows
 
 
-def renamed(bench: Bench, drawn: Sequence[tuple[str, Heads]], outcome: Any, inside: Any) -> Estimate:
-    """Share of renamings of the heads under which regularity correlates at least as strongly, either way.
-
-    Heads trade names within their KV group and groups trade places: the model computes the same, only names move.
-    """
+def renamings(bench: Bench, drawn: Sequence[tuple[str, Heads]], outcome: Any, inside: Any) -> Any:
+    """[renaming] partial correlations with regularity when heads trade names within their KV group and groups trade places:
+    the model computes the same, only names move.  Empty where spacing cannot be told from membership."""
     grid, model = bench.lab.grid, Partial(inside, outcome)
     names = np.arange(grid.n_heads)
 
@@ -204,17 +202,29 @@ def renamed(bench: Bench, drawn: Sequence[tuple[str, Heads]], outcome: Any, insi
         metric = np.array(
             [_number(spacing([int(order[h.index]) for h in heads], grid.n_heads).regularity) for _, heads in drawn]
         )
-        return abs(model.correlation(metric, outcome)) if model.usable(metric) else None
+        return model.correlation(metric, outcome) if model.usable(metric) else None
 
-    here, rng = size(names), np.random.default_rng(bench.seed)
-    if here is None:
-        return Estimate.undefined("renamings", 0, "regularity cannot be told from the heads' own effects")
-    found = []
+    rng, found = np.random.default_rng(bench.seed), []
+    if size(names) is None:
+        return np.array([])
     for _ in range(int(bench.option("renamings", EXPERIMENT))):
         groups = rng.permuted(names.reshape(grid.n_kv_heads, grid.group_size), axis=1)
         found.append(size(np.argsort(rng.permutation(groups).ravel())))
-    known = [f for f in found if f is not None]
-    return clopper_pearson(sum(f >= here - 1e-12 for f in known), len(known), unit="renamings")
+    return np.array([f for f in found if f is not None])
+
+
+def renamed(metric: Any, outcome: Any, inside: Any, null: Any, alpha: float) -> dict[str, Estimate | Rank]:
+    """The rank of regularity among renamings, which binds, and the share that correlate as strongly either way.
+
+    Shuffled sets are no null: what heads leave unexplained of a deterministic model is not exchangeable between sets.
+    """
+    if not len(null):
+        why = "regularity cannot be told from the heads' own effects"
+        return {"renamed:regularity": Estimate.undefined("renamings", 0, why)}
+    here = Partial(inside, outcome).correlation(metric, outcome)
+    share = clopper_pearson(int((abs(null) >= abs(here) - 1e-12).sum()), len(null), unit="renamings")
+    where = rank(here, null, enumerated=False, alpha=alpha, unit="renamings", tolerance=1e-6)
+    return {"rank:regularity": where, "renamed:regularity": share}
 
 
 def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> Made:
@@ -277,7 +287,7 @@ def _label(key: str) -> str:
     kind, _, name = key.partition(":")
     words = {
         "effect": "recovery for one standard deviation of {}, after the heads",
-        "rank": "shuffles with at least as large a correlation, {}",
+        "rank": "renamings or shuffles with at least as large a correlation, {}",
         "raw": "{}: raw correlation with success",
         "recovery": "{} sets: recovery",
         "renamed": "renamings under which {} correlates as strongly",
@@ -309,14 +319,15 @@ def _null_figure(null: Any, found: Mapping[str, Any], rows: Sequence[Mapping[str
     row = next(r for r in rows if r["metric"] == "regularity")
     return [
         Figure(
-            kind="null", name="null", title=f"Regular gaps against shuffled outcomes, layer {at}",
+            kind="null", name="null", title=f"Regular gaps against the heads renamed, layer {at}",
             caption=(
-                "Each bar counts shuffles of what the heads leave unexplained, by its correlation with the regularity of "
-                f"gaps. {where.at_least_as_extreme} of {where.n_sets:,} shuffles are at least as large: p = {where.p:.3g}."
+                "Each bar counts renamings of the heads, which change nothing that the model computes, by the correlation of "
+                f"what heads leave unexplained with the regularity of gaps. {where.at_least_as_extreme} of {where.n_sets:,} "
+                f"are at least as large: p = {where.p:.3g}."
             ),
             data=tuple({"value": float(v)} for v in null),
             options={"observed": row["correlation"], "low": row["correlation_low"], "high": row["correlation_high"],
-                     "label": "regularity", "p": where.p, "unit": "shuffles",
+                     "label": "regularity", "p": where.p, "unit": "renamings",
                      "x_title": "partial correlation with regularity"},
         )
     ]  # fmt: skip

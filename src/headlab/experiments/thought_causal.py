@@ -297,6 +297,19 @@ def silent_control(bench: ThoughtBench) -> Control:
     return lowers("silence-all", "replacing what every head says by its mean", found[world.name].drop)
 
 
+def could_matter(bench: ThoughtBench, cut: Effect, what: str) -> tuple[Control, str]:
+    """That something matters could have been seen: with all of it cut, surely less is kept than each ``kept:`` asks for.
+
+    The control is shown and voids nothing; the second value says why the claim is untestable where it fails.
+    """
+    least = min(p.limit for p in bench.claim.predictions if p.statistic.startswith("kept:"))
+    passed = cut.kept.below(least) == "yes"
+    words = f"with all {what} cut, {cut.kept} of the accuracy is kept (surely less than {least:g} asked)"
+    value = cut.kept.value
+    control = Control(name="cut-all", kind="positive", passed=passed, words=words, value=value)
+    return control, "" if passed else f"nothing could have mattered: {words}"
+
+
 # -- figures and readings -----------------------------------------------------------------------------------
 
 

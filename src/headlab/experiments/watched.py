@@ -21,7 +21,8 @@ from headlab.engine.model import Lab
 from headlab.experiments.base import Bench, Outcome, choose_layer, named
 from headlab.heads import Grid, even
 from headlab.prompts import Encoded, EncodedPair, Prompt, encode, encode_prompt
-from headlab.stats import Estimate, Rank, bootstrap_mean, holm, rank
+from headlab.stats import Estimate, Rank, bootstrap_mean, holm
+from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
 from headlab.store import NamedEstimate, Reading
 from headlab.tasks.decimals import fill, get_format
 
@@ -124,18 +125,21 @@ def halves(
     whole: Any = ~np.isnan(values).any(axis=1)
     rows, labels = values[whole], [c for c, keep in zip(clusters, whole.tolist(), strict=True) if keep]
     matched, sides = matched_sides(grid, at, claim.matched_sets, claim.seed)
-    mean = rows.mean(0) if len(rows) else np.zeros(grid.n_heads)
 
-    def gap(inside: Array) -> Any:
-        return inside @ mean / inside.sum(-1) - (1 - inside) @ mean / (1 - inside).sum(-1)
+    def gap(inside: Array, mean: Array) -> Any:
+        """[…, half] of means [..., head]."""
+        return mean @ (inside / inside.sum(-1, keepdims=True) - (1 - inside) / (1 - inside).sum(-1, keepdims=True)).T
 
     def over(x: Array) -> Estimate:
         return bootstrap_mean(x, labels, unit=pairs, seed=claim.seed)
 
     first, second = rows[:, 0::2].mean(1), rows[:, 1::2].mean(1)
-    gaps, here = gap(sides), float(gap(even_side(grid)))
-    where = rank(
-        here, gaps, enumerated=matched.enumerated, alpha=claim.alpha, unit="matched halves",
+    gaps = gap(sides, rows.mean(0)) if len(rows) else np.zeros(len(sides))
+    named = np.vstack([even_side(grid), sides])
+    given = (rows, labels) if len(rows) else (np.zeros((1, grid.n_heads)), ["none"])
+    by_head = bootstrap_of_means(given[0], lambda m: gap(named, m), given[1], unit=pairs, seed=claim.seed)
+    where = rank_over_draws(
+        by_head, enumerated=matched.enumerated, alpha=claim.alpha, unit="matched halves",
         tail="less" if low else "greater", tolerance=1e-6,
     )  # fmt: skip
     return Halves(over(first), over(second), over(first - second), where, gaps, matched)

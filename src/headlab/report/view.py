@@ -94,6 +94,7 @@ def verdict(v: Verdict) -> dict[str, Any]:
         "meaning": MEANINGS[v.outcome],
         "sentence": v.sentence,
         "would_change": v.would_change,
+        "refutes_at": None if v.refutes_at is None or not v.rulings else words.refuting(v.refutes_at, len(v.rulings)),
         "failed": [c for c in v.controls if not c.passed],
     }
 

@@ -110,3 +110,10 @@ def plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(plain(v) for v in value)
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def refuting(level: float, n: int) -> str:
+    """How often predictions that hold just so are refuted."""
+    if n == 1:
+        return f"A prediction that holds just so is refuted in at most {level:.1%} of trials."
+    return f"If all {n} predictions held just so, any of them would be refuted in at most {level:.1%} of trials (Holm)."

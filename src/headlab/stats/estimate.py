@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from statistics import NormalDist
 from typing import Any, Literal
 
 from ._check import Number, open_unit, whole
@@ -88,6 +89,17 @@ class Estimate:
         mirrored: dict[Answer, Answer] = {"yes": "no", "no": "yes"}
         answer = self.above(threshold)
         return mirrored.get(answer, answer)
+
+    def widened(self, level: float) -> Estimate:
+        """About the same interval at a higher level: each side stretched as a normal's would be; itself where not higher.
+
+        It misleads where draws have heavier tails than a normal; bounds of rates stay within theirs only as they are read.
+        """
+        if self.value is None or self.low is None or self.high is None or level <= self.level:
+            return self
+        stretch = NormalDist().inv_cdf((1 + level) / 2) / NormalDist().inv_cdf((1 + self.level) / 2)
+        low, high = self.value - stretch * (self.value - self.low), self.value + stretch * (self.high - self.value)
+        return replace(self, low=low, high=high, level=level)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data (JSON-ready); `from_dict` gives the same Estimate back."""

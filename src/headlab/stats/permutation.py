@@ -4,7 +4,9 @@
 2. p is the share of sets at least as extreme. Where all sets are enumerated, the observed one is
    among them and p is exact. Where they are sampled, p carries a Clopper-Pearson interval.
 3. The outcome follows from where that interval lies relative to alpha, and says "untestable" where
-   even the most extreme set could not have come under alpha.
+   even the most extreme set could not come under alpha, wherever the observed one stands.
+4. Sets are ranked by numbers measured on prompts: `rank_over_draws` (in `of_means`) says how often resampled
+   prompts agree.
 """
 
 from __future__ import annotations
@@ -47,19 +49,23 @@ class Rank:
     over: float | None = None
     resampled_at: float | None = None
 
-    def against(self, alpha: float) -> Outcome:
-        """The outcome at another level: the interval of p, and what prompts drawn anew give, decide together.
+    def against(self, alpha: float, level: float | None = None) -> Outcome:
+        """The outcome at another alpha: the interval of p, and what prompts drawn anew give, decide together.
 
         ``under`` and ``over`` are the shares of resamples of the prompts in which p lies under and over
-        ``resampled_at``; where they are given (for that level), at least `level` of them must agree with the interval.
+        ``resampled_at``; where they are given (for that alpha), at least `level` of them must agree with the interval.
+        ``level``: of both (the rank's own by default; more where it is one of several tests).
         """
-        whole = self.most_extreme or self.resampled_at is not None
-        found = _outcome(self.low, self.high, alpha, whole and self.smallest_attainable >= alpha)
+        level = self.level if level is None else level
+        low, high = self.low, self.high
+        if not self.enumerated and level != self.level:
+            low, high = _clopper_pearson_bounds(self.at_least_as_extreme, self.n_sets, level)
+        found = _outcome(low, high, alpha, self.smallest_attainable >= alpha)
         if self.under is None or self.over is None or self.resampled_at != alpha:
             return found
         if found == "upheld":
-            return "upheld" if self.under >= self.level else "undecided"
-        return found if found != "refuted" or self.over >= self.level else "undecided"
+            return "upheld" if self.under >= level else "undecided"
+        return found if found != "refuted" or self.over >= level else "undecided"
 
     def __str__(self) -> str:
         band = "" if self.enumerated else f" [{self.low:.3g}, {self.high:.3g}]"
@@ -92,8 +98,8 @@ def rank(
     Definition: c = number of null sets with statistic >= observed (<= for tail "less"), ties included.
     Enumerated (the null holds every matched set, the observed one too): p = low = high = c/N.
     Sampled (N sets drawn at random): p = (1+c)/(1+N), [low, high] = Clopper-Pearson of c in N.
-    Outcome: "upheld" when high < alpha; "refuted" when low > alpha; "untestable" when the observed
-    set is the most extreme and still the smallest attainable p is not under alpha; else "undecided".
+    Outcome: "untestable" when the smallest attainable p is not under alpha; else "upheld" when
+    high < alpha, "refuted" when low > alpha, and "undecided" between.
     The smallest attainable p is least_ties/N, or 1/(1+N) when sampled. Set least_ties = 2 when every
     set ties with a partner by construction (a half and its complement under a two-sided contrast).
     Two values closer than tolerance * max|value| tie: equal sums taken in another order differ in
@@ -132,7 +138,7 @@ def rank(
         p = (1 + count) / (1 + n)
         low, high = _clopper_pearson_bounds(count, n, level)
         smallest = 1 / (1 + n)
-    outcome = _outcome(low, high, alpha, most_extreme and smallest >= alpha)
+    outcome = _outcome(low, high, alpha, smallest >= alpha)
     return Rank(p, low, high, n, count, enumerated, smallest, most_extreme, outcome, alpha, unit, level)
 
 

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from headlab.heads import Head
-from headlab.stats import Estimate, Rank, bootstrap_mean, bootstrap_ratio, clustered_rate, paired_difference, rank
+from headlab.stats import Estimate, Rank, bootstrap_mean, bootstrap_ratio, clustered_rate, paired_difference
 from headlab.stats.corrections import holm
 from headlab.stats.crossed import rate_over_sets, wider_over_sets
 from headlab.stats.dose import crossing as crossing_of
 from headlab.stats.linear_null import against_linear
-from headlab.stats.of_means import OfMeans, bootstrap_of_means
+from headlab.stats.of_means import OfMeans, bootstrap_of_means, rank_over_draws
 from headlab.stats.psychometric import psychometric
 from headlab.trials.consistency import NUMERIC, axes_of
 from headlab.trials.document import Document
@@ -194,22 +194,13 @@ class Statistics:
             return undefined, np.array([])
         parts = [self._whole(bare, a) for a in (named, *others)]
         found = self._together(bare, parts)
-        values, draws = found.value, found.draws
+        values = found.value
         if not np.isfinite(values).all():
             return Estimate.undefined(self.seen.unit, self.seen.n, "undefined for some of the sets"), values
-        place = rank(
-            float(values[0]), values[1:], enumerated=enumerated, alpha=alpha, unit=unit, tail=tail,  # type: ignore[arg-type]
-        )  # fmt: skip
-        side = draws if tail == "greater" else -draws
-        slack = 1e-9 * np.abs(side).max(1, keepdims=True)
-        count = (side[:, 1:] >= side[:, :1] - slack).sum(1)
-        n = len(values) - 1
-        p = count / n if enumerated else (1 + count) / (1 + n)
-        if not np.isfinite(draws).all():
+        if not np.isfinite(found.draws).all():
             return Estimate.undefined(self.seen.unit, self.seen.n, "undefined in some resamples of the prompts"), values
-        return replace(
-            place, under=float((p < alpha).mean()), over=float((p > alpha).mean()), resampled_at=alpha
-        ), values
+        place = rank_over_draws(found, enumerated=enumerated, alpha=alpha, unit=unit, tail=tail)  # type: ignore[arg-type]
+        return place, values
 
     def _together(self, read: Expression, parts: Sequence[Part]) -> OfMeans:
         """All parts on the same resamples: one number each."""
