@@ -21,7 +21,7 @@ PIP_INSTALL := -m pip install -qq -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test accept bench ranges hub-check wheel-check lint format clean check-python
+.PHONY: help demo test accept bench ranges families hub-check wheel-check lint format clean check-python
 
 help:
 	@echo 'make demo         one claim on fourteen small models, with a report    (ARGS="..." is passed on)'
@@ -29,6 +29,7 @@ help:
 	@echo 'make accept       the same with the slow acceptance checks, and the wheel in a clean environment'
 	@echo 'make bench        headlab beside its peers, and docs/benchmarks.md from it (ARGS="--list" tells more)'
 	@echo 'make ranges       part of the suite with the lowest and newest of the ranges, and docs/ranges.md from it'
+	@echo 'make families     every model family against an oracle, and docs/families.md from it   (ARGS="llama" does one)'
 	@echo 'make hub-check    the parity trial on a model from the Hugging Face hub (needs a network)'
 	@echo 'make wheel-check  build the wheel and run its demo in a clean environment'
 	@echo 'make lint | format | clean'
@@ -83,6 +84,10 @@ bench: $(VENV)/.stamp-run
 # torch comes from where TORCH_FLAGS says; ARGS="--only pandas --end lowest" runs one.
 ranges: $(VENV)/.stamp-test
 	TORCH_FLAGS="$(TORCH_FLAGS)" $(BIN)/python -m benchmarks.ranges --docs $(ARGS)
+
+# ARGS="llama gpt2" measures those alone and leaves the other rows.
+families: $(VENV)/.stamp-test
+	$(BIN)/python tests/engine/families.py --docs $(ARGS)
 
 # The wheel alone, in an environment and a directory that know nothing of this checkout.
 wheel-check: $(VENV)/.stamp-torch

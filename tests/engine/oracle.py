@@ -58,7 +58,7 @@ def run(model: Any, ids: Tensor, edits: Edits | None = None, *, sinks_scale: boo
         if mask is None:
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(k.shape[2] - q.shape[2])
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-        pattern = touch("pattern", _softmax(scores, more.get("s_aux", getattr(module, "sinks", None)), sinks_scale))
+        pattern = touch("pattern", _softmax(scores, _sinks(module, more), sinks_scale))
         z = torch.einsum("bhqk,bhkd->bqhd", pattern, v.repeat_interleave(q.shape[1] // v.shape[1], 1))
         return touch("z", z.contiguous()), pattern
 
@@ -111,6 +111,12 @@ def _scores(q: Tensor, k: Tensor, scale: float | None, cap: float | None) -> Ten
     return scores if cap is None else cap * torch.tanh(scores / cap)
 
 
+def _sinks(module: Any, more: Mapping[str, Any]) -> Tensor | None:
+    """One number a head, or one a query: [1 or row, head, 1 or query, 1]."""
+    found = [x for x in (more.get("s_aux"), more.get("sinks"), getattr(module, "sinks", None)) if isinstance(x, Tensor)]
+    return None if not found else found[0] if found[0].dim() == 4 else found[0].view(1, -1, 1, 1)
+
+
 def _softmax(scores: Tensor, sinks: Tensor | None, after: bool) -> Tensor:
     top = scores.amax(-1, keepdim=True)
     weights = (scores - top).exp()
@@ -118,8 +124,8 @@ def _softmax(scores: Tensor, sinks: Tensor | None, after: bool) -> Tensor:
     if sinks is None:
         return weights / total
     if after:
-        return weights / total * torch.sigmoid(total.log() + top - sinks.view(1, -1, 1, 1))
-    return weights / (total + (sinks.view(1, -1, 1, 1) - top).exp())
+        return weights / total * torch.sigmoid(total.log() + top - sinks)
+    return weights / (total + (sinks - top).exp())
 
 
 def _after(edit: Callable[[Tensor], Tensor]) -> Any:

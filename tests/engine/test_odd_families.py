@@ -23,6 +23,7 @@ import zoo
 from headlab.engine import attention
 from headlab.engine.attention import Tape
 from headlab.engine.decode import generate
+from headlab.engine.limits import positions
 from headlab.engine.model import Lab, ModelError
 from headlab.engine.passes import EngineError, forward
 from headlab.engine.run import sweep
@@ -86,14 +87,18 @@ def test_keys_that_are_no_tokens_are_refused_by_name() -> None:
 
 def test_positions_that_do_not_begin_at_zero_are_the_models_own() -> None:
     """RoBERTa numbers its tokens from the padding token's number + 1: unedited logits are those of the plain model, and
-    token by token too; with 0, 1, 2 … given they are others, and the self-check says so (mutate, see red)."""
+    token by token too; with 0, 1, 2 … given they are others, and the self-check says so (mutate, see red).  Its table of
+    64 positions ends two tokens earlier."""
     model = zoo.build("roberta")
     ids = torch.tensor(tiny.prompts(2, 11))
     with torch.no_grad():
         wanted = model.made(ids).logits
         lab = tiny.proved(model.made)
         assert tiny.gap(forward(lab, ids, last=False).logits, wanted) < 1e-5
-        assert lab.first_position == 2 and not lab.no_decoding
+        assert lab.first_position == 2 and not lab.no_decoding and positions(lab) == 62
+        model.made(torch.tensor(tiny.prompts(1, 62)))
+        with pytest.raises((IndexError, RuntimeError)):
+            model.made(torch.tensor(tiny.prompts(1, 63)))
         lab.first_position = 0
         assert tiny.gap(forward(lab, ids, last=False).logits, wanted) > 1e-2
     with pytest.raises(ModelError, match="self-check 'parity' failed"):

@@ -24,7 +24,7 @@ SIZES = ((10, 2, 14, 140, 53), (10, 2, 16, 160, 52), (5, 5, 16, 80, 52), (4, 2, 
 _SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY, "max_position_embeddings": LONGEST, "n_positions": LONGEST, "n_ctx": LONGEST,
     "max_sequence_length": LONGEST, "original_max_position_embeddings": LONGEST, "max_seq_len": LONGEST,
-    "pad_token_id": None, "bos_token_id": None, "eos_token_id": VOCABULARY - 1, "sliding_window": 4,
+    "pad_token_id": None, "bos_token_id": None, "eos_token_id": VOCABULARY - 1, "sliding_window": 4, "sliding_window_size": 4,
     "tie_word_embeddings": False, "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4,
     "num_experts_per_tok": 2, "num_experts_per_token": 2, "moe_topk": 2, "moe_k": 2, "n_group": 2, "topk_group": 1,
     "n_shared_experts": 1, "num_shared_experts": 1, "moe_num_shared_experts": 1, "first_k_dense_replace": 1,
@@ -44,10 +44,11 @@ _SMALL: dict[str, Any] = {
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers",
            "num_decoder_layers", "num_encoder_layers")  # fmt: skip
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads", "encoder_attention_heads",
-          "num_decoder_attention_heads", "num_encoder_attention_heads")  # fmt: skip
+          "num_decoder_attention_heads", "num_encoder_attention_heads",
+          "swa_num_attention_heads")  # fmt: skip
 _WIDTH = ("hidden_size", "n_embd", "d_model", "dim", "embedding_size", "emb_dim", "adapter_in_dim",
           "adapter_input_size", "adapter_out_dim")  # fmt: skip
-_KV = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_global_key_value_heads")
+_KV = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_global_key_value_heads", "swa_num_key_value_heads")
 _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 _DOTS3_SLIDING = {
@@ -71,6 +72,8 @@ OWN: dict[str, dict[str, Any]] = {
     "dots3_note_text": {f"swa_{k}": v for k, v in _DOTS3_SLIDING.items()},
     "gemma4_text": {"global_head_dim": 32}, "gemma4": {"global_head_dim": 32}, "gemma4_unified": {"global_head_dim": 32},
     "gemma4_unified_text": {"global_head_dim": 32},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention", "attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "full_attention"]},
     "mamba2": {"num_heads": 10, "head_dim": 28, "hidden_size": 140},
     "qwen4_exp": _QWEN4_INDEX, "qwen4_exp_text": _QWEN4_INDEX,
@@ -93,7 +96,7 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {
     "deepseek_v2": {"no query rank": {"q_lora_rank": None}},
     "gemma3n_text": {"shared KV": {"num_hidden_layers": 4, "num_kv_shared_layers": 2,
                                    "layer_types": ["sliding_attention", "full_attention"] * 2}},
-    "gemma4_text": {"shared KV": {"num_hidden_layers": 4, "num_kv_shared_layers": 2,
+    "gemma4_text": {"shared KV": {"global_head_dim": 16, "head_dim": 16, "num_hidden_layers": 4, "num_kv_shared_layers": 2,
                                   "layer_types": ["sliding_attention", "full_attention"] * 2},
                     "one head size": {"global_head_dim": 16, "head_dim": 16}},
     "mimo_v2_flash": {"windows alone": {"layer_types": ["sliding_attention"] * 3}},

@@ -36,7 +36,9 @@ class _Tables(TorchFunctionMode):
 def positions(lab: Lab) -> int | None:
     """Positions that the model has a row for, or None where it computes them.  Found by one pass, then kept."""
     if "positions" not in lab.info:
-        ids = torch.arange(4, -1, -1, device=lab.device)[None]  # no ascending tokens
+        padding = getattr(lab.model.get_input_embeddings(), "padding_idx", None)  # has no position of its own (RoBERTa)
+        some = [token for token in range(5, -1, -1) if token != padding][:5]  # no ascending tokens
+        ids = torch.tensor([some], device=lab.device)
         with torch.no_grad(), lab.tape(Tape()), _Tables() as tables:
             lab.model(input_ids=ids, use_cache=False)
         lab.info["positions"] = min(tables.ends, default=None)

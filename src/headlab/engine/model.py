@@ -8,6 +8,7 @@ head h.  Names in configs are never trusted for that.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Lab:
     computed only where they are read.  ``no_decoding`` says why token by token gives other logits, where it does.
     ``between`` is what the model keeps from pass to pass, as it is put back before each new prompt.  ``first_position`` is
     the number that the model gives a prompt's first token (RoBERTa's begin after the padding token's), None: it is not told.
+    ``can_ask_last``: logits of the last position can be asked for while every layer runs on all.
     """
 
     model: Any
@@ -90,6 +92,7 @@ class Lab:
     can_narrow: bool = False
     no_decoding: str = ""
     first_position: int | None = 0
+    can_ask_last: bool = False
     between: between.Kept = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -262,6 +265,7 @@ def _fit(hf: Any, tokenizer: Any, name: str, revision: str | None) -> Lab:
     return Lab(
         hf, tokenizer, name, revision, grid, z[3], hf.config.get_text_config().hidden_size, list(slots.values()),
         attentions, layers, geometry, weight.device, weight.dtype, fingerprint(hf), first_position=first,
+        can_ask_last=_can_ask_last(hf, ids, list(slots.values())),
         between=between.changed(hf, before), info={"family": family, "architecture": type(hf).__name__},
     )  # fmt: skip
 
@@ -290,11 +294,17 @@ def _meet(hf: Any, ids: Tensor, family: str) -> list[nn.Module]:
 
 def _decoder_layers(hf: Any, met: list[nn.Module], family: str) -> list[nn.Module]:
     """The list of decoder layers that holds the attention modules."""
+    several, wanted = False, set(map(id, met))
     for module in hf.modules():
-        if isinstance(module, nn.ModuleList) and len(module) >= len(met):
-            homes = {i for i, block in enumerate(module) for m in block.modules() if any(m is x for x in met)}
-            if len(homes) == len(met):
+        if isinstance(module, nn.ModuleList):
+            homes = [i for i, block in enumerate(module) for m in block.modules() if id(m) in wanted]
+            if len(homes) == len(met) == len(set(homes)):
                 return list(module)
+            several |= len(homes) == len(met)
+    if several:
+        raise ModelError(
+            f"the family {family!r} has more than one attention in a layer, so (layer, head) names no one head"
+        )
     raise ModelError(f"the family {family!r} keeps its layers in no single list; headlab cannot tell its layers apart")
 
 
@@ -332,6 +342,17 @@ def _first_position(hf: Any, ids: Tensor, wanted: Tensor) -> int | None:
             if _equal(hf(ids, use_cache=False, position_ids=positions).logits, wanted):
                 return first
     return None
+
+
+def _can_ask_last(hf: Any, ids: Tensor, slots: list[Slot]) -> bool:
+    """Gemma 4's layers that share keys leave out the positions whose logits are not asked for: no."""
+    if "logits_to_keep" not in inspect.signature(type(hf).forward).parameters:
+        return False
+    wanted = frozenset((s.layer, "z") for s in slots)
+    with suppress(*CANNOT), attention.running(slots, Tape(wanted=wanted)) as tape:
+        hf(ids, use_cache=False, logits_to_keep=1)
+        return all(tape.kept[key].shape[1] == ids.shape[1] for key in wanted)
+    return False
 
 
 def _allow_sdpa(hf: Any, ids: Tensor, slots: list[Slot], wanted: Tensor) -> None:

@@ -46,7 +46,7 @@ def forward(lab: Lab, ids: Tensor, *, past: Any = None, start: int = 0, cache: b
     if "position_ids" in accepted and (lab.first_position == 0 or (lab.first_position and past is not None)):
         first = start + lab.first_position
         extra["position_ids"] = torch.arange(first, first + ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
-    if last and "logits_to_keep" in accepted:
+    if last and lab.can_ask_last:
         extra["logits_to_keep"] = 1
     return lab.model(input_ids=ids, use_cache=cache, **given(lab.model, past), **extra)
 
