@@ -44,8 +44,8 @@ TEMPLATE = "{e1} is followed by {f1}, {e2} is followed by {f2}, and {item} is fo
 def successor(n: int, *, seed: int, tokenizer: Any, kind: str = "mixed", corruption: str = "item") -> PromptSet:
     """At most ``n`` pairs, each of other two items (the cluster): those of one kind, or of all ("mixed").
 
-    ``corruption``: the corrupted prompt asks for another item's ("item"), or its examples are followed by other items than
-    their own successors ("examples"), so that they do not say what is asked; the wrong answer is the item itself there.
+    ``corruption``: the corrupted prompt asks for another item's ("item"), or its examples are followed by each
+    other's successors ("examples"), so that they do not say what is asked; the wrong answer is the item itself there.
     Days have 21 clusters, months 66, letters 300 and numbers 4,753; "mixed" goes on with those that are left.
     Raises PromptError for an unknown kind.
     """
@@ -68,7 +68,7 @@ def _drawn(kinds: list[str], corruption: str, rng: random.Random) -> Iterator[Pa
             words |= {f"e{k}": order[i], f"f{k}": after[i]}
         shifted = {"item": order[other]}
         if corruption == "examples":
-            shifted = dict(zip(("f1", "f2"), (order[other], words["f1"]), strict=True))
+            shifted = {"f1": words["f2"], "f2": words["f1"]}
         name = f"{order[item]}|{order[other]}"
         yield Pair(
             id=name,
