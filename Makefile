@@ -71,7 +71,7 @@ test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 accept: lint
-	$(BIN)/python -m pytest -m 'accept or not accept'
+	HEADLAB_TYPECHECK=all $(BIN)/python -m pytest -m 'accept or not accept'
 	$(MAKE) wheel-check
 
 hub-check: $(VENV)/.stamp-run

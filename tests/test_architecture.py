@@ -475,3 +475,16 @@ def test_no_file_names_a_place_on_somebodys_machine() -> None:
 )
 def test_a_machine_path_is_found(text: str, found: bool) -> None:
     assert bool(MACHINE_PATH.search(text)) is found
+
+
+def test_shapes_are_checked_where_they_are_declared() -> None:
+    """The conditions of ``conftest.py`` hold: a wrong shape is refused before the function looks at it."""
+    import numpy as np
+    from jaxtyping import TypeCheckError
+
+    from headlab.measures.artefacts import repetition
+
+    if os.environ.get("HEADLAB_TYPECHECK") == "0":
+        pytest.skip("HEADLAB_TYPECHECK=0")
+    with pytest.raises(TypeCheckError):
+        repetition(np.zeros(3), [0, 1, 2])
