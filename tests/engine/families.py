@@ -11,7 +11,6 @@ import argparse
 import multiprocessing
 import os
 import re
-import subprocess
 import warnings
 from dataclasses import dataclass
 from datetime import date
@@ -39,7 +38,7 @@ STEPS = {
 _HEAD = """# Families
 
 Every class of `AutoModelForCausalLM` in transformers {version}, and further configurations of some, each as a tiny random
-model in float32 on a CPU ({date}, commit {commit}; written by `make families`, and tests hold a sample of it). {count}
+model in float32 on a CPU ({date}; written by `make families`, and tests hold a sample of it). {count}
 
 *Sites* are those of [engine.md](engine.md); *left out* are steps that save work there and change numbers here, so they are
 not used, and *decoding* where text cannot be generated under interventions. The *largest difference* is that of a logit
@@ -155,8 +154,7 @@ def write(rows: list[Row]) -> None:
     )
     if wrong := len(kinds) - sum(map(kinds.count, ("yes", "no", "not built"))):
         count += f" **{wrong} disagree or raise.**"
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    told: dict[str, Any] = {"version": transformers.__version__, "date": date.today(), "commit": commit.strip()}
+    told: dict[str, Any] = {"version": transformers.__version__, "date": date.today()}
     lines = [str(whole[name]) for name in sorted(whole, key=order.__getitem__)]
     PAGE.write_text(_HEAD.format(**told, count=count, limit=LIMIT) + "\n".join(lines) + "\n")
 
