@@ -45,6 +45,7 @@ FLOORS: list[set[str]] = [
     {"trials"},
     {"experiments"},
     {"report"},
+    {"looking"},
     {"cli"},
     {"__main__"},
 ]

@@ -104,6 +104,16 @@ assert means["six of the planted heads"] > 0 > means["five of them"], means
     assert "Upheld: " in done.stdout
 
 
+def test_the_python_about_looking_makes_a_claim_that_is_tried(store: Path) -> None:
+    script = store / "looking.py"
+    script.write_text("\n".join(blocks(ROOT / "docs" / "looking.md", "python")), encoding="utf-8")
+    env = {**os.environ, "HEADLAB_STORE": str(store / "looked")}
+    for words in ([str(script)], ["-m", "headlab", "trial", "mine.yaml", "--model", "ioi-small"]):
+        done = subprocess.run([sys.executable, *words], cwd=store, env=env, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert "chosen_on: other" in (store / "mine.yaml").read_text("utf-8") and "pheld" in done.stdout
+
+
 def test_the_python_about_thinking_models_runs(store: Path) -> None:
     script = store / "thoughts.py"
     promise = """

@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from headlab.experiments import Result, catalogue, demo, load, repeat, run, trial
     from headlab.heads import Grid, Head, Heads, KVHeads
     from headlab.interventions import Intervention, World
+    from headlab.looking import (
+        Look,
+        Text,
+        direct_effects,
+        head_scores,
+        heatmap,
+        logit_lens,
+        read,
+        show_attention,
+        tokens,
+    )
     from headlab.prompts import Pair, Prompt, PromptSet
     from headlab.stats import Estimate
     from headlab.store import Store
@@ -30,6 +41,17 @@ _ROOMS = {
     "headlab.store": ("Store",),
     "headlab.engine.run": ("capture", "sweep"),
     "headlab.engine.decode": ("generate",),
+    "headlab.looking": (
+        "Look",
+        "Text",
+        "direct_effects",
+        "head_scores",
+        "heatmap",
+        "logit_lens",
+        "read",
+        "show_attention",
+        "tokens",
+    ),
     "headlab.experiments": ("Result", "catalogue", "load", "repeat", "run"),
     "headlab.experiments.demo": ("demo",),
     "headlab.experiments.trial": ("trial",),
@@ -43,23 +65,32 @@ __all__ = [
     "Heads",
     "Intervention",
     "KVHeads",
+    "Look",
     "Pair",
     "Prediction",
     "Prompt",
     "PromptSet",
     "Result",
     "Store",
+    "Text",
     "Verdict",
     "World",
     "capture",
     "catalogue",
     "decide",
     "demo",
+    "direct_effects",
     "generate",
+    "head_scores",
+    "heatmap",
     "load",
+    "logit_lens",
+    "read",
     "repeat",
     "run",
+    "show_attention",
     "sweep",
+    "tokens",
     "trial",
 ]
 

@@ -211,6 +211,31 @@ class PromptSet:
     def from_plain(cls, data: Mapping[str, Any]) -> PromptSet:
         return cls(tuple(Pair.from_plain(p) for p in data["pairs"]), data["name"], data["grader"])
 
+    def rows(self) -> list[dict[str, str]]:
+        """Rows that :meth:`from_rows` and a CSV file take: what stands between prompt and answer goes to the answers,
+        spans that a partner may lack are left out.  Raises PromptError for prompts that are no plain text."""
+
+        def cell(texts: Sequence[str], lead: str) -> str:
+            return lead + texts[0] if len(texts) == 1 else json.dumps([lead + t for t in texts], ensure_ascii=False)
+
+        made = []
+        for p in self.pairs:
+            both = {"clean": p.clean, **({"corrupted": p.corrupted} if p.partner else {})}
+            if any(q.ids or not q.special for q in both.values()) or len({q.lead for q in both.values()}) > 1:
+                raise PromptError(
+                    f"pair {p.id}: tokens, special tokens or two ways to begin an answer do not fit into a row"
+                )
+            row = {"id": p.id, **{c: q.text for c, q in both.items()}, "answer": cell(p.answers, p.clean.lead)}
+            row |= {"wrong": cell(p.wrongs, p.clean.lead)} if p.wrong else {}
+            for c, q in both.items():
+                spans: dict[str, list[list[int]]] = {}
+                for s in q.spans:
+                    if not s.optional:
+                        spans.setdefault(s.role, []).append([s.start, s.end])
+                row |= {f"{c}_spans": json.dumps(spans)} if spans else {}
+            made.append({**row, "cluster": p.cluster, "category": p.category})
+        return made
+
     def content_hash(self) -> str:
         """SHA-256 of every text, span and answer."""
         return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
@@ -218,7 +243,8 @@ class PromptSet:
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Any]], *, name: str, first_row: int = 1) -> PromptSet:
         """From mappings with ``clean``, ``corrupted``, ``answer``, ``wrong`` and optionally ``id``, ``cluster``,
-        ``category``, ``clean_spans``, ``corrupted_spans`` (``{"role": [start, end]}``, characters).
+        ``category``, ``clean_spans``, ``corrupted_spans`` (``{"role": [start, end]}``, characters; a role that stands in
+        several places is a list of such).
 
         ``answer`` and ``wrong`` may each be a list of accepted texts, or a JSON list of strings in a cell.  Without
         ``corrupted`` a prompt has no partner, and may have no ``wrong``.
@@ -380,10 +406,20 @@ def _pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
                 raise PromptError(f"{error} (given {brief(value)})") from error
         if not isinstance(data, Mapping):
             raise PromptError(f"{column} must be an object of role: [start, end], given {brief(value)}")
+        made = []
         for role, ends in data.items():
-            if not (isinstance(ends, list | tuple) and len(ends) == 2 and all(_whole(e) for e in ends)):
-                raise PromptError(f"{column}: role {brief(role)} is {brief(ends)}; expected [start, end] in characters")
-        return tuple(Span(str(r), int(ends[0]), int(ends[1])) for r, ends in data.items())
+            several = (
+                ends
+                if isinstance(ends, list | tuple) and ends and all(isinstance(e, list | tuple) for e in ends)
+                else [ends]
+            )
+            for each in several:
+                if not (isinstance(each, list | tuple) and len(each) == 2 and all(_whole(e) for e in each)):
+                    raise PromptError(
+                        f"{column}: role {brief(role)} is {brief(ends)}; expected [start, end] in characters"
+                    )
+                made.append(Span(str(role), int(each[0]), int(each[1])))
+        return tuple(made)
 
     def optional(column: str) -> str:
         value = row.get(column)
@@ -494,6 +530,13 @@ def encode_prompt(
         tuple(full[:shared]), len(alone), roles, optional, good[0], bad[0] if bad else -1, forced_text,
         tuple(good[1:]), tuple(bad[1:]),
     )  # fmt: skip
+
+
+def token_ids(prompt: Prompt, tokenizer: Any) -> list[int]:
+    """The ids of a prompt alone.  Raises PromptError when the tokenizer is slow (no character offsets)."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise PromptError("this tokenizer gives no character offsets; headlab needs a fast tokenizer (tokenizer.json)")
+    return list(prompt.ids) or _tokens(prompt, prompt.text, tokenizer)[0]
 
 
 def _tokens(prompt: Prompt, text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:

@@ -232,3 +232,16 @@ def test_the_next_argument_is_documented_next(corruption: str, shared: Path) -> 
         assert treated == arguments[k - 2 : k + 1]
         assert sorted(pair.wrongs) == sorted(set(arguments) - {pair.answer})
         assert (pair.answer in pair.corrupted.text) == (corruption != "random-answer")
+
+
+@pytest.mark.parametrize("name", ["ioi", "pronouns", "capitals", "successor", "agreement", "docstring", "greater-than"])
+def test_the_rows_of_a_task_are_the_same_prompts(name: str, shared: Path) -> None:
+    """Written as rows and read again: the same tokens, answers, roles (but optional ones) and clusters."""
+    tokenizer = load(shared / "data" / "tokenizers" / "gpt2")
+    made = TASKS[name].pairs(12, seed=3, tokenizer=tokenizer)
+    for one, two in zip(made, PromptSet.from_rows(made.rows(), name="rows"), strict=True):
+        a, b = encode(one, tokenizer), encode(two, tokenizer)
+        for x, y in ((a.clean, b.clean), (a.corrupted, b.corrupted)):
+            assert (x.ids, x.answer_ids, x.wrong_ids) == (y.ids, y.answer_ids, y.wrong_ids)
+            assert {r: p for r, p in x.roles.items() if r not in x.optional} == dict(y.roles)
+        assert one.cluster == two.cluster and one.partner == two.partner

@@ -1,0 +1,140 @@
+"""Any text, as the model reads it: its tokens, what comes next, every site by name, patterns over its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from headlab.effects import Figure
+from headlab.engine.attention import Tape
+from headlab.engine.captures import capture
+from headlab.engine.limits import check_length
+from headlab.engine.model import Lab
+from headlab.engine.passes import forward
+from headlab.heads import Heads
+from headlab.interventions import SITES
+from headlab.looking.look import Look
+from headlab.prompts import Encoded, Prompt, PromptError, token_ids
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_SHOWN = 64
+"""Tokens of a text up to which a pattern can be drawn."""
+
+
+def _encoded(lab: Lab, text: str) -> Encoded:
+    if not isinstance(text, str) or not text:
+        raise PromptError(
+            f"expected a text, given {text!r:.60}; for pairs of prompts see headlab.capture and headlab.sweep"
+        )
+    ids = token_ids(Prompt(text), lab.tokenizer)
+    if not ids:
+        raise PromptError(f"{text!r:.60} has no tokens; give a text that has some")
+    check_length(lab, "the text", len(ids))
+    return Encoded(tuple(ids), len(ids), {"last": (len(ids) - 1,)}, frozenset(), -1, -1, "")
+
+
+def tokens(lab: Lab, text: str) -> list[str]:
+    """The tokens of a text as the model reads it, its special ones included, each as the text that it stands for.
+
+    Raises PromptError for a text without tokens, or longer than the model reads.
+    """
+    return [said(lab, i) for i in _encoded(lab, text).ids]
+
+
+def said(lab: Lab, token: int) -> str:
+    """What a token stands for, with the space before it where it has one (which some tokenizers drop in decoding)."""
+    text = lab.tokenizer.decode([token])
+    raw = lab.tokenizer.convert_ids_to_tokens(token)
+    return f" {text}" if isinstance(raw, str) and raw.startswith("▁") and not text.startswith(" ") else text
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that the model has read.  Made by :func:`read`.
+
+    ``logits`` [token, vocabulary] are those of the token after each.  ``text[site, layer]`` is an activation: z, q
+    [token, head, d_head]; k, v [token, KV head, d_head]; pattern, scores [query, head, key]; resid, what leaves the layer,
+    [token, d_model].
+    """
+
+    lab: Lab = field(repr=False)
+    text: str
+    ids: tuple[int, ...] = field(repr=False)
+    tokens: tuple[str, ...]
+    logits: Tensor = field(repr=False)
+    _kept: dict[Any, Tensor] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, at: tuple[str, int]) -> Tensor:
+        if not (isinstance(at, tuple) and len(at) == 2 and at[0] in SITES):
+            raise KeyError(f"expected text[site, layer] with a site of {', '.join(SITES)}, given {at!r}")
+        site, layer = at
+        self.lab.grid.check_layer(layer)
+        if at not in self._kept:
+            one = Encoded(self.ids, len(self.ids), {}, frozenset(), -1, -1, "")
+            made = capture(self.lab, [one], [(layer, site)])[layer, site][0]
+            self._kept[at] = made[:, 0] if site == "resid" else made
+        return self._kept[at]
+
+    def next(self, k: int = 5, at: int = -1) -> pd.DataFrame:
+        """The ``k`` likeliest tokens after token ``at``: ``token``, ``probability``, ``logit``."""
+        import pandas as pd
+
+        logits = self.logits[at].double()
+        best = logits.topk(min(k, len(logits)))
+        shares = logits.softmax(-1)[best.indices]
+        told = [said(self.lab, int(i)) for i in best.indices]
+        return pd.DataFrame({"token": told, "probability": shares.tolist(), "logit": best.values.tolist()})
+
+
+@torch.inference_mode()
+def read(lab: Lab, text: str) -> Text:
+    """Let the model read a text: one pass; sites are read when they are asked for.
+
+    Raises PromptError for a text without tokens, or longer than the model reads.
+    """
+    one = _encoded(lab, text)
+    with lab.tape(Tape()):
+        logits = forward(lab, torch.tensor([one.ids], device=lab.device), last=False).logits[0]
+    return Text(lab, text, one.ids, tuple(said(lab, i) for i in one.ids), logits.float().cpu())
+
+
+def show_attention(lab: Lab, text: str, heads: str | Heads) -> Look:
+    """The patterns of some heads over the tokens of a text: for each query token (row) the share that each key gets.
+
+    Table: ``head``, ``query``, ``key`` (places), ``query_token``, ``key_token``, ``value`` in 0 … 1; a row sums to 1, or
+    to less where the family keeps a share for a sink.
+
+    Raises ValueError for heads that do not exist, PromptError for a text of more tokens than can be drawn.
+    """
+    import pandas as pd
+
+    named = Heads.parse(heads) if isinstance(heads, str) else heads
+    lab.grid.check(named)
+    if not len(named):
+        raise ValueError("no heads given; expected names such as 'L1H3'")
+    seen = read(lab, text)
+    if len(seen.tokens) > MOST_SHOWN:
+        raise PromptError(f"the text has {len(seen.tokens)} tokens; a pattern is drawn of at most {MOST_SHOWN}")
+    rows = [
+        {
+            "head": str(head), "query": q, "key": k, "query_token": seen.tokens[q], "key_token": seen.tokens[k],
+            "value": float(seen["pattern", head.layer][q, head.index, k]),
+        }
+        for head in named
+        for q in range(len(seen.tokens))
+        for k in range(q + 1)
+    ]  # fmt: skip
+    labels = [f"{n} {t!r}" for n, t in enumerate(seen.tokens)]
+    cells = tuple(
+        {"x": labels[r["key"]], "y": labels[r["query"]], "value": r["value"], "panel": r["head"]} for r in rows
+    )
+    options = {"x_title": "key", "y_title": "query", "value_title": "attention"}
+    figure = Figure(
+        "heatmap", "attention", f"Attention of {named}", "From each token (row) to those before it.", cells, options
+    )
+    return Look(pd.DataFrame(rows), figure, "share of attention")

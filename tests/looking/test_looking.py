@@ -1,0 +1,213 @@
+"""What is looked at equals plain passes of transformers, and becomes a claim on other prompts.
+
+Oracles: the model's own logits, patterns (``output_attentions``) and hidden states; a hook on the output projection for
+cells of a grid; direct effects by the formulas of RMSNorm and LayerNorm.  Looked for beside them: families of which a
+direct effect is not defined (norm behind the attention, scaled residual, soft-cap), and what people type by mistake.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+import tiny
+
+import headlab
+from headlab.claims import ClaimError
+from headlab.engine.model import Lab, ModelError
+from headlab.looking.lens import direct_effects, logit_lens
+from headlab.prompts import PromptError, PromptSet
+from headlab.trials.document import Document
+
+TEXT = "w3 w7 w11 w7 w20 w3"
+ROWS = [
+    {
+        "clean": f"w{3 + i} w7 w{11 + i} w5",
+        "corrupted": f"w{30 + i} w7 w{11 + i} w5",
+        "answer": f" w{40 + i}",
+        "wrong": f" w{60 + i}",
+    }
+    for i in range(6)
+]
+PAIRS = PromptSet.from_rows(ROWS, name="rows")
+FAMILIES = ("llama", "gpt2", "gpt_neox", "gemma", "qwen3")
+PROJECTION = {"llama": "self_attn.o_proj", "gpt2": "attn.c_proj", "gpt_neox": "attention.dense", "gemma": "self_attn.o_proj",
+              "qwen3": "self_attn.o_proj"}  # fmt: skip
+
+
+def ids(lab: Lab, text: str) -> torch.Tensor:
+    return torch.tensor([lab.tokenizer(text)["input_ids"]])
+
+
+def margins(lab: Lab, which: str, hook: Any = None, at: int = 0, family: str = "") -> list[float]:
+    """Answer minus wrong logit of each pair by plain passes, with a hook on the output projection of a layer."""
+    out = []
+    for n, row in enumerate(ROWS):
+        module = lab.attentions[at].get_submodule(PROJECTION[family].split(".")[1]) if hook else None
+        handle = module.register_forward_pre_hook(lambda _, args, n=n: hook(n, args)) if module is not None else None
+        try:
+            logits = lab.model(ids(lab, row[which])).logits[0, -1]
+        finally:
+            if handle is not None:
+                handle.remove()
+        out.append(float(logits[int(row["answer"][2:])] - logits[int(row["wrong"][2:])]))
+    return out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_as_transformers_reads_it(family: str) -> None:
+    lab = tiny.lab(family)
+    seen = headlab.read(lab, TEXT)
+    own = lab.model(ids(lab, TEXT), output_hidden_states=True)
+    assert headlab.tokens(lab, TEXT) == TEXT.split() == list(seen.tokens)
+    assert torch.allclose(seen.logits, own.logits[0], atol=1e-5)
+    assert torch.allclose(seen["resid", 0], own.hidden_states[1][0], atol=1e-5)
+    rows = seen["pattern", 1].sum(-1)
+    assert torch.allclose(rows, torch.ones_like(rows), atol=1e-5)
+    best = seen.next(3)
+    assert best["token"][0] == lab.tokenizer.decode(own.logits[0, -1].argmax())
+    assert abs(best["probability"][0] - own.logits[0, -1].softmax(-1).max().item()) < 1e-6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cell_of_the_grid_is_a_hook(family: str) -> None:
+    lab, at, head = tiny.lab(family), 1, 2
+    part = slice(head * lab.head_dim, (head + 1) * lab.head_dim)
+    kept: list[Any] = []
+
+    def keep(_: int, args: Any) -> None:
+        kept.append(args[0].clone())
+
+    def write(n: int, args: Any) -> Any:
+        z = args[0].clone()
+        z[..., part] = kept[n][..., part] if kept else 0
+        return (z,)
+
+    def change(which: str) -> float:
+        pairs = zip(margins(lab, which, write, at, family), margins(lab, which), strict=True)
+        return sum(a - b for a, b in pairs) / len(ROWS)
+
+    def cell(look: headlab.Look) -> Any:
+        return look.table.set_index(["layer", "head"]).loc[(at, head)]
+
+    zero = cell(headlab.heatmap(lab, PAIRS, "zero"))
+    assert (
+        abs(zero["value"] - change("clean")) < 2e-5 and zero["low"] <= zero["value"] <= zero["high"] and zero["n"] == 6
+    )
+    margins(lab, "clean", keep, at, family)
+    assert abs(cell(headlab.heatmap(lab, PAIRS, "patch"))["value"] - change("corrupted")) < 2e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_direct_effects_are_the_parts_of_the_margin(family: str) -> None:
+    lab = tiny.lab(family)
+    found = direct_effects(lab, PAIRS).table
+    body = lab.model.model if family == "llama" else lab.model.transformer
+    norm, head = (body.norm, lab.model.lm_head) if family == "llama" else (body.ln_f, lab.model.lm_head)
+    constant, wanted = 0.0, torch.zeros(lab.grid.n_heads, dtype=torch.float64)
+    for row in ROWS:
+        x: list[Any] = []
+        z: list[Any] = []
+        projection = lab.attentions[1].get_submodule(PROJECTION[family].split(".")[1])
+        handles = [norm.register_forward_pre_hook(lambda _, a, x=x: x.append(a[0][0, -1].double())),
+                   projection.register_forward_pre_hook(lambda _, a, z=z: z.append(a[0][0, -1].double()))]  # fmt: skip
+        lab.model(ids(lab, row["clean"]))
+        for handle in handles:
+            handle.remove()
+        towards = (head.weight[int(row["answer"][2:])] - head.weight[int(row["wrong"][2:])]).double()
+        weight = projection.weight.double().T if family == "llama" else projection.weight.double()
+        wrote = torch.stack([
+            z[0][h * lab.head_dim : (h + 1) * lab.head_dim] @ weight[h * lab.head_dim : (h + 1) * lab.head_dim]
+            for h in range(lab.grid.n_heads)
+        ])  # fmt: skip
+        if family == "llama":
+            size = (x[0].pow(2).mean() + norm.variance_epsilon).sqrt()
+        else:
+            size = ((x[0] - x[0].mean()).pow(2).mean() + norm.eps).sqrt()
+            wrote = wrote - wrote.mean(-1, keepdim=True)
+            constant += float(norm.bias.double() @ towards)
+        wanted += (wrote / size * norm.weight.double()) @ towards
+    got = found[(found["part"] == "head") & (found["layer"] == 1)]["value"].to_numpy()
+    assert abs(got - (wanted / len(ROWS)).numpy()).max() < 1e-4
+    whole = sum(margins(lab, "clean")) / len(ROWS)
+    assert abs(found["value"].sum() + constant / len(ROWS) - whole) < 1e-3
+
+
+def test_where_no_direct_effect_is_defined_it_is_refused() -> None:
+    for family in ("gemma2", "granite", "olmo2"):
+        with pytest.raises(ModelError, match="no direct effect"):
+            direct_effects(tiny.lab(family), PAIRS)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_the_lens_reads_hidden_states_as_the_model_would(family: str) -> None:
+    lab = tiny.lab(family)
+    table = logit_lens(lab, TEXT).table
+    own = lab.model(ids(lab, TEXT), output_hidden_states=True)
+    norm = lab.model.transformer.ln_f if family == "gpt2" else lab.model.model.norm
+    logits = lab.model.lm_head(norm(own.hidden_states[1][0, -1]))
+    if family == "gemma2":
+        logits = torch.tanh(logits / 5.0) * 5.0
+    for row, wanted in ((table.iloc[0], logits), (table.iloc[-1], own.logits[0, -1])):
+        assert row["token"] == lab.tokenizer.decode(wanted.argmax())
+        assert abs(row["value"] - wanted.softmax(-1).max().item()) < 1e-5
+
+
+def test_a_look_becomes_a_claim_on_other_prompts(tmp_path: Path) -> None:
+    import pandas as pd
+
+    look = headlab.heatmap(tiny.lab("llama"), PAIRS, "zero")
+    best = look.top(1).iloc[0]
+    name = f"L{best['layer']:.0f}H{best['head']:.0f}"
+    other = [{**r, "clean": "w80 " + r["clean"], "corrupted": "w80 " + r["corrupted"]} for r in ROWS]
+    for rows, origin in ((other, "other"), (ROWS, "these")):
+        path = tmp_path / f"{origin}.csv"
+        pd.DataFrame(rows).to_csv(path, index=False)
+        doc = Document.from_text(look.claim(name, path, write="zero"), ".yaml", "mine.yaml")
+        assert doc.chosen_on == origin and str(doc.sets["named"]) == name
+    with pytest.raises(ClaimError, match="leave it out"):
+        look.claim(name, tmp_path / "other.csv", chosen_on="other")
+
+
+def test_figures_show_themselves_and_are_kept(tmp_path: Path) -> None:
+    lab = tiny.lab("llama")
+    for look in (
+        headlab.show_attention(lab, TEXT, "L0H1 L2H0"),
+        headlab.head_scores(lab),
+        headlab.heatmap(lab, PAIRS, "zero"),
+    ):
+        assert look._repr_html_().startswith("<svg") and "L0" in look._repr_html_()
+        assert look.save(tmp_path / "one.csv").read_text().count("\n") == len(look.table) + 1
+    pattern = headlab.show_attention(lab, TEXT, "L0H1").table
+    assert pattern.groupby("query")["value"].sum().round(5).eq(1).all() and len(pattern) == 6 * 7 / 2
+
+
+def test_what_is_typed_by_mistake_gets_one_line(tmp_path: Path) -> None:
+    lab = tiny.lab("llama")
+    wrong: list[tuple[Any, type[Exception], str]] = [
+        (lambda: headlab.read(lab, ""), PromptError, "expected a text"),
+        (lambda: headlab.read(lab, "w1")["zz", 0], KeyError, "expected text"),
+        (lambda: headlab.read(lab, "w1")["z", 9], ValueError, "layer 9"),
+        (lambda: headlab.show_attention(lab, TEXT, "L9H0"), ValueError, "L9H0|layer 9"),
+        (lambda: headlab.show_attention(lab, TEXT, ""), ValueError, "no heads"),
+        (lambda: headlab.show_attention(lab, "w1 " * 70, "L0H0"), PromptError, "at most 64"),
+        (lambda: headlab.heatmap(lab, PAIRS, "ablate"), ValueError, "expected one of patch"),
+        (lambda: headlab.heatmap(lab, [], "zero"), ValueError, "no pairs"),
+        (
+            lambda: headlab.heatmap(lab, PAIRS, "attribution", readout="place"),
+            ValueError,
+            "attribution estimates the margin",
+        ),
+        (lambda: headlab.head_scores(lab, "inductoin"), ValueError, "no score"),
+        (lambda: headlab.head_scores(lab, "sink"), ValueError, "give pairs"),
+        (lambda: headlab.head_scores(lab).save(tmp_path / "x.pdf"), ValueError, "expected one of .svg"),
+    ]
+    for call, error, said in wrong:
+        with pytest.raises(error, match=said) as found:
+            call()
+        assert "\n" not in str(found.value)
