@@ -82,9 +82,9 @@ def compared(slug: str, folder: Path, pairs: int) -> tuple[str, str]:
 
 
 def test_documents_give_the_built_in_numbers(tmp_path: Path) -> None:
-    """At a few problems, on which neither finds the model eligible."""
+    """At three problems, too few for eligibility and for the docket's positive control."""
     _, own = compared("position-patching", tmp_path, N)
-    assert own == "untestable"
+    assert own in {"untestable", "void"}
 
 
 @pytest.mark.accept
