@@ -1,6 +1,7 @@
 """Numbers of library trials against hooks on the Hugging Face model alone (``library_oracle``), each to 1e-5 of its size.
 
-The hooks get tokens from the model's own tokenizer and answers from the record; sums and ratios are taken here.  Daily: two of
+Probabilities of random weights, about 1e-5 themselves, are compared to 2e-10: what float32 leaves of their differences.  The
+hooks get tokens from the model's own tokenizer and answers from the record; sums and ratios are taken here.  Daily: two of
 the ten.
 """
 
@@ -149,7 +150,7 @@ def compared(name: str, shared: Path, folder: Path) -> None:
     )  # weights alone: no function of headlab's stands in its attention
     model.load_state_dict(lab.model.state_dict())
     ground = Ground(Plain(model), lab.tokenizer, pairs, found.record, TRIED[name].get("amend", {}))
-    assert oracle(ground) == pytest.approx(ours, rel=1e-5), (name, statistic)
+    assert oracle(ground) == pytest.approx(ours, rel=1e-5, abs=2e-10), (name, statistic)
 
 
 def prompts(found: Any, tokenizer: Any) -> list[Any]:
@@ -163,7 +164,7 @@ def prompts(found: Any, tokenizer: Any) -> list[Any]:
     return list(split(Document.from_data(found.record.claim), tokenizer, None, Path("."))[0])
 
 
-@pytest.mark.parametrize("name", ["ioi-negative-movers", "attribute-extraction"])
+@pytest.mark.parametrize("name", ["ioi-negative-movers", "ioi-name-movers"])
 def test_two_numbers_are_those_of_plain_hooks(name: str, shared: Path, tmp_path: Path) -> None:
     compared(name, shared, tmp_path)
 
