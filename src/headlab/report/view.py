@@ -212,7 +212,8 @@ def null_words(null: Mapping[str, Any] | None, binding: Reading | None) -> str:
     if null is None:
         return ""
     ranks = [r for r in binding.verdict.rulings if r.prediction.op == "rank<"] if binding else []
-    said = [f"{words.chance(r.value, r.low, r.high)}, {r.outcome}" for r in ranks if r.value is not None]
+    which = (lambda r: f"{r.prediction.words or r.prediction.statistic}: ") if len(ranks) > 1 else (lambda _: "")
+    said = [f"{which(r)}{words.chance(r.value, r.low, r.high)}, {r.outcome}" for r in ranks if r.value is not None]
     return " ".join([null["words"], *(f"{s}." for s in said)])
 
 

@@ -114,6 +114,7 @@ def plain(value: Any) -> str:
 
 def refuting(level: float, n: int) -> str:
     """How often predictions that hold just so are refuted."""
+    nominal = "nominal: the intervals of few rows are somewhat narrow"
     if n == 1:
-        return f"A prediction that holds just so is refuted in at most {level:.1%} of trials."
-    return f"If all {n} predictions held just so, any of them would be refuted in at most {level:.1%} of trials (Holm)."
+        return f"A prediction that holds just so is refuted in at most {level:.1%} of trials ({nominal})."
+    return f"If all {n} predictions held just so, any of them would be refuted in at most {level:.1%} of trials (Holm; {nominal})."
