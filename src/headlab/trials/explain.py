@@ -59,12 +59,18 @@ def explain(doc: Document, grid: Grid | None = None, folder: Path = Path("."), t
         "sets": sets_said,
         "worlds": worlds,
         "predictions": [words.prediction_words(p) for p in doc.predictions],
-        "controls": [*(f"{c} (waived: {doc.waive[c]})" if c in doc.waive else c for c in ALWAYS), *doc.controls],
+        "controls": [*(f"{c} (waived: {doc.waive[c]})" if c in doc.waive else c for c in _run(doc)), *doc.controls],
         "chosen": list(_chosen(doc)),
     }
     if grid is not None:
         lines["model"] = list(_on(doc, grid, folder, faults))
     return Explained(lines, faults)
+
+
+def _run(doc: Document) -> list[str]:
+    """The standing controls that this document runs."""
+    text = any(r.get("kind") == "text" for r in doc.readouts.values())
+    return [c for c in ALWAYS if text or c != "parse-rate"]
 
 
 def _axes(doc: Document, world: str) -> str:
