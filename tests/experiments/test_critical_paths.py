@@ -61,7 +61,7 @@ def test_edges_chosen_for_doing_nothing_are_refuted(natural, store, monkeypatch)
         return strongest(replace(found, attribution=1e-9 / (1 + abs(found.attribution))), top)
 
     monkeypatch.setattr(critical_paths, "strongest", weakest)
-    claim = adjusted(find_claim("critical-paths"), pairs=24, matched_sets=10, layer=0, readings=("standard",))
+    claim = adjusted(find_claim("critical-paths"), pairs=24, matched_sets=24, layer=0, readings=("standard",))
     assert trial(claim, natural, store=store).verdict.outcome in {"refuted", "undecided"}
 
 

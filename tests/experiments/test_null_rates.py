@@ -141,9 +141,8 @@ def test_a_list_of_models_is_a_table_with_its_denominator(table) -> None:
 def test_a_rule_without_its_rank_breaks_the_bound(table, store, monkeypatch) -> None:
     """Mutant: every half counts as the most extreme.  What then is upheld is what the naive reading finds."""
     real = relabelled.Halves.rank
-    monkeypatch.setattr(
-        relabelled.Halves, "rank", lambda self, half: replace(real(self, half), outcome="upheld", low=0.0, high=0.0)
-    )
+    best = {"outcome": "upheld", "low": 0.0, "high": 0.0, "under": 1.0, "over": 0.0}
+    monkeypatch.setattr(relabelled.Halves, "rank", lambda self, half: replace(real(self, half), **best))
     result = trial(claim_of(12, layer=0), "decimals-natural-gemma", store=store)
     found = {e.name: e.estimate for e in result.record.readings[0].estimates}
     assert found["upheld:relabelled"]["value"] > allowed(found["upheld:relabelled"]["n"])

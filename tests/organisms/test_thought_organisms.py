@@ -57,7 +57,7 @@ def test_every_recipe_is_shipped_in_six_megabytes():
 
 
 def test_names_can_be_asked_by_task():
-    kinds = [organisms.names(task) for task in ("decimals", "thoughts", "words")]
+    kinds = [organisms.names(task) for task in ("decimals", "thoughts", "words", "built")]
     assert organisms.names() == [name for kind in kinds for name in kind] and len(set(organisms.names())) == sum(
         map(len, kinds)
     )

@@ -82,7 +82,7 @@ def head_ablation(bench: ThoughtBench) -> Outcome:
         silent_control(bench),
     ]
     ranks = {
-        k: _ranked(bench, _lost(base, table, [ThoughtWorld(f"{k}:{write}")]), by_problem[k], base, matched[k])
+        k: _ranked(bench, _lost(base, several, [ThoughtWorld(f"{k}:{write}")]), by_problem[k], base, matched[k])
         for k in ranked
     }
     lost = _lost(base, table, singles)

@@ -128,7 +128,7 @@ def halves(
 
     def gap(inside: Array, mean: Array) -> Any:
         """[…, half] of means [..., head]."""
-        return mean @ (inside / inside.sum(-1, keepdims=True) - (1 - inside) / (1 - inside).sum(-1, keepdims=True)).T
+        return mean @ inside.T / inside.sum(-1) - mean @ (1 - inside).T / (1 - inside).sum(-1)
 
     def over(x: Array) -> Estimate:
         return bootstrap_mean(x, labels, unit=pairs, seed=claim.seed)

@@ -111,7 +111,8 @@ def rank_over_draws(
     resamples whose p lies under and over alpha. A rank upholds when its interval lies under alpha and 95 % of resamples
     do, refutes by the mirror image, and is else undecided: also where every matched set was run.
     Shapes, units: found.value [1 + set], the observed first; an enumeration holds the observed set among the others too.
-    Range, raises: as `rank`; ValueError too where a resample leaves the statistic undefined.
+    Range: p in 1 / (1 + sets) … 1, or 1 / sets … 1 enumerated; ``under`` and ``over`` in 0 … 1.
+    Raises: as `rank`; ValueError too where a resample leaves the statistic undefined.
     Mean over: nothing. Prompts of one cluster agree with nothing: never upheld or refuted.
     Source: the two-way rule is ours; Efron & Tibshirani (1993), ch. 13, for the resamples.
     When it misleads: near-equal sets change places in resamples although none matters: undecided, not refuted.
