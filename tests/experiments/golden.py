@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from sizes import DECIMALS, SERIES, THOUGHTS, WEIGHTS, small
 
+from headlab import organisms
 from headlab.experiments.cross_model import cross_model
 from headlab.experiments.scorecard import scorecard
 from headlab.experiments.simulator import simulated
@@ -38,6 +39,8 @@ from headlab.experiments.trial import builtin_claims, trial
 FOLDER = Path(__file__).parent / "golden"
 CLAIMS = FOLDER / "claims.json"
 COSTS = FOLDER / "seconds.json"
+SHIPPED = str(Path(organisms.__file__).parent / "weights")
+"""Where shipped models lie on this machine, which names the steps of a series."""
 DIGITS = 5
 NOT_KEPT = {"id", "seconds", "memory_bytes", "threads", "loading", "engine", "run", "record"}
 NOT_KEPT |= {"claim", "source", "words", "reason", "why_not", "note", "rule", "asked"}
@@ -162,7 +165,7 @@ def tables_of(result: Any) -> Tables:
     for name, frame in result.tables.items():
         kept = [c for c in frame.columns if c not in NOT_KEPT]
         made[f"table {name}"] = [kept, *frame[kept].itertuples(index=False, name=None)]
-    return {name: [[cell(v) for v in row] for row in rows] for name, rows in made.items()}
+    return {name: [[cell(v).replace(SHIPPED, "weights") for v in row] for row in rows] for name, rows in made.items()}
 
 
 # -- kept and compared --------------------------------------------------------------------------------------
