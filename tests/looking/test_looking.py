@@ -8,6 +8,7 @@ direct effect is not defined (norm behind the attention, scaled residual, soft-c
 from __future__ import annotations
 
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def ids(lab: Lab, text: str) -> torch.Tensor:
     return torch.tensor([lab.tokenizer(text)["input_ids"]])
 
 
+def hidden(lab: Lab) -> Any:
+    """The model's own logits and hidden states, of a copy: asked for them, transformers leaves hooks in a model for good,
+    with which it cannot be sent to another process."""
+    return deepcopy(lab.model)(ids(lab, TEXT), output_hidden_states=True)
+
+
 def margins(lab: Lab, which: str, hook: Any = None, at: int = 0, family: str = "") -> list[float]:
     """Answer minus wrong logit of each pair by plain passes, with a hook on the output projection of a layer."""
     out = []
@@ -63,7 +70,7 @@ def margins(lab: Lab, which: str, hook: Any = None, at: int = 0, family: str = "
 def test_a_text_as_transformers_reads_it(family: str) -> None:
     lab = tiny.lab(family)
     seen = headlab.read(lab, TEXT)
-    own = lab.model(ids(lab, TEXT), output_hidden_states=True)
+    own = hidden(lab)
     assert headlab.tokens(lab, TEXT) == TEXT.split() == list(seen.tokens)
     assert torch.allclose(seen.logits, own.logits[0], atol=1e-5)
     assert torch.allclose(seen["resid", 0], own.hidden_states[1][0], atol=1e-5)
@@ -148,7 +155,7 @@ def test_where_no_direct_effect_is_defined_it_is_refused() -> None:
 def test_the_lens_reads_hidden_states_as_the_model_would(family: str) -> None:
     lab = tiny.lab(family)
     table = logit_lens(lab, TEXT).table
-    own = lab.model(ids(lab, TEXT), output_hidden_states=True)
+    own = hidden(lab)
     norm = lab.model.transformer.ln_f if family == "gpt2" else lab.model.model.norm
     logits = lab.model.lm_head(norm(own.hidden_states[1][0, -1]))
     if family == "gemma2":
