@@ -340,3 +340,19 @@ def test_time_grows_with_the_size_of_a_text_and_not_with_its_square(tmp_path: Pa
                 except ReadingError as error:
                     assert len(str(error)) <= 500
     assert time.process_time() - start < 30
+
+
+@pytest.mark.parametrize("key", ["word\ng", "a\x1b[31mb", "x\u2028y"])
+def test_a_key_that_would_break_a_line_is_escaped(key: str) -> None:
+    """In claims, documents and lists of what is known: a key is somebody's text."""
+    from headlab.claims import Claim, ClaimError
+    from headlab.trials.document import Document
+
+    claims: list[Any] = [
+        lambda: Claim.from_data({"experiment": "parity", "id": "x", "words": "w", "source": "s", key: 1}, "it", {}),
+        lambda: Document.from_data({"id": "x", "words": "w", "source": "s", "worlds": {}, "task": {key: 1}, key: 1}),
+    ]
+    for made in claims:
+        with pytest.raises(ClaimError) as error:
+            made()
+        assert "\n" not in str(error.value) and str(error.value).isprintable(), str(error.value)

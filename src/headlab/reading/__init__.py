@@ -7,7 +7,18 @@ Every refusal is one line with the file, the line where it is known, what was gi
 
 from typing import TYPE_CHECKING
 
-from headlab.reading.bounds import MOST_BYTES, Kind, Lines, Place, ReadingError, brief, nearest, plain_or_why, some
+from headlab.reading.bounds import (
+    MOST_BYTES,
+    Kind,
+    Lines,
+    Place,
+    ReadingError,
+    brief,
+    dotted,
+    nearest,
+    plain_or_why,
+    some,
+)
 from headlab.reading.document import read_document, text_of
 from headlab.reading.tables import check_columns, csv_rows, json_rows, repeated
 
@@ -25,6 +36,7 @@ __all__ = [
     "brief",
     "check_columns",
     "csv_rows",
+    "dotted",
     "json_rows",
     "nearest",
     "plain_or_why",

@@ -47,9 +47,18 @@ def brief(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def dotted(place: Iterable[Any]) -> str:
+    """The keys that lead to a value, as error messages show them: in one line whatever a key holds."""
+    return ".".join(_printable(str(part)) for part in place)
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def some(words: Iterable[Any], most: int = 6) -> str:
     """A list as error messages show it: the first few, and how many more there are."""
-    every = [str(w) for w in words]
+    every = [_printable(str(w)) for w in words]
     shown = ", ".join(w if len(w) <= 60 else w[:59] + "…" for w in every[:most])
     return shown + (f" and {len(every) - most} more" if len(every) > most else "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from headlab.reading.bounds import Lines, brief, nearest
+from headlab.reading.bounds import Lines, brief, dotted, nearest
 from headlab.reading.callables import callable_as
 
 MOST_PROBLEMS, MOST_TEXT = 3, 320
@@ -35,7 +35,7 @@ def _arm(part: Any) -> bool:
 def _problem(place: tuple[Any, ...], errors: Sequence[Any], lines: Lines) -> str:
     known = nearest(lines, place)
     where = f"line {known}: " if known else ""
-    named = ".".join(map(str, place))
+    named = dotted(place)
     given = "" if errors[0]["type"] == "missing" else f" (given {brief(errors[0]['input'])})"
     expected = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in errors))
     expected = expected.replace("a valid tuple", "a list")

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from headlab.claims import ClaimError, Prediction, problems, read_file, read_text
 from headlab.installed import Installed
 from headlab.interventions import SITES, WRITES
-from headlab.reading import Lines, nearest
+from headlab.reading import Lines, dotted, nearest
 from headlab.trials import amending, expressions, sets
 from headlab.trials.expressions import NAME
 
@@ -347,7 +347,7 @@ class Document(_Plain):
         for place, message in faults(found):
             known = nearest(lines, place)
             where = f"line {known}: " if known else ""
-            raise ClaimError(f"{name} is not a claim: {where}{'.'.join(map(str, place))}: {message}")
+            raise ClaimError(f"{name} is not a claim: {where}{dotted(place)}: {message}")
         if found.as_published is not None:
             found.published_as(name)
         return found
