@@ -13,6 +13,7 @@ from headlab.effects import Figure
 from headlab.engine.attention import Tape
 from headlab.engine.model import Lab, ModelError
 from headlab.engine.passes import forward
+from headlab.engine.reader import head as unembedded
 from headlab.looking.look import Look
 from headlab.looking.texts import read, said
 from headlab.prompts import Encoded, Pair, PromptSet, encode
@@ -66,7 +67,7 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
     Table: ``layer``, ``position`` (of the token), ``rank`` (1 … ``k``), ``token``, ``value`` (probability, 0 … 1).  The
     last layer's is the model's own answer.  ``at``: the token after which is read.
 
-    Raises ModelError where no single norm stands behind the last layer.
+    Raises ModelError for a family whose layers cannot be left out.
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
     When it misleads: early layers write in a basis that later ones turn (Belrose et al. 2023, arXiv:2303.08112): that a
         layer's reading is wrong does not say that the answer is not there.
@@ -75,14 +76,13 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
 
     seen = read(lab, text)
     ids = torch.tensor([seen.ids], device=lab.device)
-    norm = _last_norm(lab, ids)[0]
+    if not lab.can_skip:
+        raise ModelError(
+            f"{lab.name} cannot be entered behind its last layer, so that no layer is read as its own answer"
+        )
     place, rows = range(len(seen.ids))[at], []
     for layer in range(lab.grid.n_layers):
-        if layer == lab.grid.n_layers - 1:
-            logits = seen.logits[place]
-        else:
-            through = norm(seen["resid", layer][None])
-            logits = _as_model(lab, _head(lab)(through))[0, place].float().cpu()
+        logits = unembedded(lab, seen["resid", layer][None], ids, 0)[0, place]
         best = logits.double().softmax(-1).topk(k)
         rows += [
             {
@@ -99,14 +99,6 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
     title = f"Likeliest after {seen.tokens[place]!r}, read after each layer"
     options = {"x_title": "token", "y_title": "layer", "value_title": "probability"}
     return Look(pd.DataFrame(rows), Figure("heatmap", "lens", title, "", cells, options), "probability")
-
-
-def _as_model(lab: Lab, logits: Tensor) -> Tensor:
-    """What the model does to logits after its output embedding: a soft-cap or a scale, as its configuration says."""
-    config = lab.model.config.get_text_config()
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        return torch.tanh(logits / cap) * cap
-    return logits * (getattr(config, "logit_scale", None) or 1.0)
 
 
 @torch.inference_mode()
