@@ -142,3 +142,22 @@ def test_halves_of_one_layer_are_those_of_parity() -> None:
     observed = Heads.of(1, range(0, 16, 2))
     found = redrawn(grid, observed, Matching(frozenset({"layer", "kv"})), n=999, seed=0)
     assert found == matched_sets(grid, observed, n=999, seed=0) and len(found.sets) == 6**4
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 5000 + "]" * 5000, "nested more than"),
+        ('{"L0H1": 1, "L0H1": 2}', "L0H1"),
+        ('{"L0H1": NaN}', "NaN"),
+        ("{", "JSON"),
+    ],
+)
+def test_score_files_are_read_within_the_bounds_of_every_other_text(text: str, said: str, tmp_path: Path) -> None:
+    from headlab.trials.score_files import ScoreError, scores
+
+    path = tmp_path / "scores.json"
+    path.write_text(text)
+    with pytest.raises(ScoreError, match=said) as error:
+        scores(path)
+    assert "\n" not in str(error.value) and str(error.value).startswith("scores.json")

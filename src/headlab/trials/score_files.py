@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -20,8 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from headlab.heads import Head
+from headlab.reading import csv_rows, read_document
 
 _NODE = re.compile(r"(?:[aA]|L|blocks?\.)?(\d+)\D{1,12}?(\d+)(?:<[qkv]>)?$")
+
+MOST_SCORES = 64 * 2**20
+"""Bytes of a file: a circuit of a large model has an edge for each pair of its parts."""
 
 
 class ScoreError(ValueError):
@@ -65,14 +67,9 @@ def circuit(path: Path) -> list[Head]:
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise ScoreError(f"no such score file: {path.name}; expected a .json or .csv beside the claim")
-    try:
-        text = path.read_text("utf-8-sig")
-        return list(csv.DictReader(text.splitlines())) if path.suffix == ".csv" else json.loads(text)
-    except (ValueError, RecursionError, OSError) as error:
-        raise ScoreError(
-            f"{path.name} holds no scores of heads ({type(error).__name__}): expected {{'L9H6': 0.3}} or rows of layer, "
-            "head, score"
-        ) from error
+    if path.suffix == ".csv":
+        return list(csv_rows(path, error=ScoreError)[1])
+    return read_document(path, "json", name=path.name, most=MOST_SCORES, error=ScoreError)[0]
 
 
 def _many(found: Any) -> bool:
