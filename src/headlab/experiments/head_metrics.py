@@ -184,7 +184,7 @@ def planted_control(among: Array, grid: tuple[int, int]) -> Control:
 
 
 def _composite(mean: Array) -> metrics.Composite:
-    return metrics.composite(metrics.flow(mean), metrics.hub_variance(mean), metrics.skip(mean))
+    return metrics.composite_of(mean)
 
 
 # -- text, tables, figures ----------------------------------------------------------------------------------

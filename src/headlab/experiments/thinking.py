@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from headlab.claims import Claim, Control
 from headlab.effects import Progress, quiet
 from headlab.engine.identity import short
@@ -17,7 +15,7 @@ from headlab.experiments.base import Experiment
 from headlab.stats import Estimate, clustered_rate, paired_difference
 from headlab.stats.paired import McNemar, mcnemar
 from headlab.store import Run
-from headlab.tasks.word_problems import ProblemSet, grade_problem
+from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
 from headlab.thoughts.loop import think, touched_by
 from headlab.thoughts.worlds import ThoughtWorld
@@ -25,8 +23,10 @@ from headlab.trials.thinking import (
     BASE,
     PARSED_AT_LEAST,
     PROBLEMS_AT_LEAST,
+    apart,
     drawn,
     in_flight,
+    marked,
     read_problems,
     shortcomings,
 )
@@ -122,7 +122,7 @@ class ThoughtBench:
             max_new_tokens=self.claim.options.get("max_new_tokens", 12), keep=self.run.shard, progress=self.progress,
             what=name,
         )  # fmt: skip
-        return graded(table, chosen)
+        return marked(table, chosen)
 
     @cached_property
     def baseline(self) -> pd.DataFrame:
@@ -141,8 +141,7 @@ class ThoughtBench:
         few = self.test[: min(64, len(self.test))]
         base = self.think([BASE], f"{name}: baseline", problems=few, touched=touched)
         edited = self.think([world], f"{name}: {world.name}", problems=few, touched=touched)
-        texts = int((base["text"].to_numpy() != edited["text"].to_numpy()).sum())
-        gap = float(np.abs(base["logprob"].to_numpy() - edited["logprob"].to_numpy()).max())
+        texts, gap = apart(base, edited)
         return Control(
             name=name,
             kind="negative",
@@ -153,19 +152,6 @@ class ThoughtBench:
             ),
             value=gap,
         )
-
-
-def graded(table: pd.DataFrame, problems: ProblemSet) -> pd.DataFrame:
-    """The answers of :func:`headlab.thoughts.loop.think` with problems and marks beside them."""
-    chosen = [problems[int(i)] for i in table["problem"]]
-    marks = [grade_problem(text, p) for text, p in zip(table["text"], chosen, strict=True)]
-    return table.assign(
-        problem_id=[p.id for p in chosen],
-        cluster=[p.cluster for p in chosen],
-        steps=[p.n_steps for p in chosen],
-        parsed=[m.parsed is not None for m in marks],
-        right=[m.right for m in marks],
-    )
 
 
 def of_world(table: pd.DataFrame, world: str) -> Any:

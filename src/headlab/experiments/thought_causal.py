@@ -178,7 +178,7 @@ def published_scores(bench: ThoughtBench, thinker: Any = None) -> Scores:
     """Composite and hub as published: on the mean matrix of the published view, of problems that the test never sees."""
     seen = matrices(read(bench, "scores", problems=bench.selection, thinker=thinker)).mean(0)
     view = metrics.published_view(seen)
-    score = metrics.composite(metrics.flow(view), metrics.hub_variance(view), metrics.skip(view))
+    score = metrics.composite_of(view)
     hub = int(metrics.published_ratio(view.mean(0)).argmax())
     return Scores(score, tuple(every_head((thinker or bench.thinker).lab.grid)), hub)
 

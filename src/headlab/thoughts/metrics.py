@@ -179,6 +179,11 @@ def composite(flow: Any, hub: Any, skip: Any) -> Composite:
     return Composite(normal["flow"], normal["hub"], normal["skip"], np.asarray(score), tuple(constant))
 
 
+def composite_of(view: Float[Array, "*batch thought key"]) -> Composite:
+    """:func:`composite` of attention among thoughts as :func:`published_view` shows it."""
+    return composite(flow(view), hub_variance(view), skip(view))
+
+
 def type_codes(flow_n: Any, hub_n: Any, skip_n: Any) -> Array:
     """Place in :data:`KINDS` of each head's type.  Shapes: three times [..., head] → [..., head]."""
     stacked = np.stack([np.asarray(x, dtype=float) for x in (flow_n, hub_n, skip_n)])

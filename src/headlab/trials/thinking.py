@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from headlab.trials.document import Document
 from headlab.trials.eligibility import Eligibility
 from headlab.trials.measured import Measured
 from headlab.trials.worlds import Arm
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BASE = ThoughtWorld("baseline")
 PARSED_AT_LEAST, PROBLEMS_AT_LEAST = 0.95, 100
@@ -87,6 +90,25 @@ def in_flight(lab: Lab, memory: int | None) -> int:
     grid = lab.grid
     row = 2 * 512 * grid.n_layers * grid.n_kv_heads * lab.head_dim * 4
     return max(1, min(BATCH, memory // (2 * row)))
+
+
+def marked(table: pd.DataFrame, problems: ProblemSet) -> pd.DataFrame:
+    """The answers of :func:`headlab.thoughts.loop.think` with problems and marks beside them."""
+    chosen = [problems[int(i)] for i in table["problem"]]
+    marks = [grade_problem(text, p) for text, p in zip(table["text"], chosen, strict=True)]
+    return table.assign(
+        problem_id=[p.id for p in chosen],
+        cluster=[p.cluster for p in chosen],
+        steps=[p.n_steps for p in chosen],
+        parsed=[m.parsed is not None for m in marks],
+        right=[m.right for m in marks],
+    )
+
+
+def apart(base: pd.DataFrame, edited: pd.DataFrame) -> tuple[int, float]:
+    """How many answers of two tables differ, and the largest difference of an answer's log probability, in nats."""
+    texts = int((base["text"].to_numpy() != edited["text"].to_numpy()).sum())
+    return texts, float(np.abs(base["logprob"].to_numpy() - edited["logprob"].to_numpy()).max())
 
 
 @dataclass
@@ -149,8 +171,7 @@ class Thinking:
             batch=in_flight(self.lab, self.memory), touched=touched, keep=self.run.shard, progress=self.progress,
             what=what, lenders=self.lenders(problems),
         )  # fmt: skip
-        marks = [grade_problem(t, problems[int(i)]) for t, i in zip(table["text"], table["problem"], strict=True)]
-        return table.assign(parsed=[m.parsed is not None for m in marks], right=[m.right for m in marks])
+        return marked(table, problems)
 
     @property
     def borrows_from_test(self) -> bool:
@@ -186,7 +207,7 @@ class Thinking:
         )  # fmt: skip
         among = found.among.mean(0)  # [layer, head, thought, key]
         view = metrics.published_view(among.reshape(-1, *among.shape[-2:]))
-        score = metrics.composite(metrics.flow(view), metrics.hub_variance(view), metrics.skip(view)).score
+        score = metrics.composite_of(view).score
         heads = [Head(at, i) for at in range(self.grid.n_layers) for i in range(self.grid.n_heads)]
         return dict(zip(heads, map(float, score), strict=True))
 
@@ -243,8 +264,8 @@ class Thinking:
             touched = touched_by([one])
             base = self.graded([BASE], few, f"no-op {one.name}: unedited", touched=touched)
             same = self.graded([one], few, f"no-op {one.name}", touched=touched)
-            texts += int((base["text"].to_numpy() != same["text"].to_numpy()).sum())
-            gap = max(gap, float(np.abs(base["logprob"].to_numpy() - same["logprob"].to_numpy()).max()))
+            more, largest = apart(base, same)
+            texts, gap = texts + more, max(gap, largest)
         return Control(
             name="no-op", kind="negative", passed=texts == 0 and gap == 0, value=gap,
             words=f"writing back what was there changes {texts} of {len(few)} answers; largest change of an answer's log "
