@@ -19,7 +19,7 @@ from headlab.heads import Grid, Heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair
 from headlab.stats import Estimate, Rank, bootstrap_ratio, clopper_pearson
-from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
+from headlab.stats.of_means import OfMeans, bootstrap_of_means, rank_over_draws
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,11 @@ def matched_null(bench: Bench, pairs: Sequence[EncodedPair], observed: Heads, na
     )
 
 
+def drawn_by_pair(gained: Any, clusters: Any, claim: Claim) -> OfMeans:
+    """The mean over pairs of each row of ``gained`` [set, pair], and what pairs drawn anew make of it."""
+    return bootstrap_of_means(gained.T, lambda means: means, clusters, unit="pairs", seed=claim.seed)
+
+
 def rank_by_pair(
     gained: Any,
     clusters: Any,
@@ -112,7 +117,7 @@ def rank_by_pair(
 
     What all sets share (the margin that a patch could give back) changes no place.
     """
-    found = bootstrap_of_means(gained.T, lambda means: means, clusters, unit="pairs", seed=claim.seed)
+    found = drawn_by_pair(gained, clusters, claim)
     return rank_over_draws(found, enumerated=enumerated, alpha=claim.alpha, unit=unit, tail=tail)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -29,12 +29,13 @@ from headlab.experiments.base import (
     protocol_patch,
     with_texts,
 )
-from headlab.experiments.null import rank_by_pair
+from headlab.experiments.null import drawn_by_pair
 from headlab.experiments.parity import NAIVE
 from headlab.heads import Grid, Heads, even
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.stats import Estimate, Rank, clustered_rate, paired_difference
+from headlab.stats.of_means import OfMeans, rank_over_draws
 
 DECIDED = ("upheld", "refuted")
 
@@ -85,10 +86,19 @@ class Halves:
         """The null: the gap of every matched half, [half]."""
         return np.array([self.gap(s) for s in self.matched.sets])
 
+    @cached_property
+    def _drawn(self) -> tuple[dict[Heads, int], OfMeans]:
+        """The gap of every half over resampled pairs, and where each stands: all halves are ranked in the same draws."""
+        gained = np.stack([self.edited[s] - self.edited[complement(self.grid, s)] for s in self.edited])
+        return {s: i for i, s in enumerate(self.edited)}, drawn_by_pair(gained, self.clusters, self.parity)
+
     def rank(self, half: Heads) -> Rank:
-        sets = (half, *self.matched.sets)
-        gained = np.stack([self.edited[s] - self.edited[complement(self.grid, s)] for s in sets])
-        return rank_by_pair(gained, self.clusters, self.parity, enumerated=self.matched.enumerated)
+        at, found = self._drawn
+        which = [at[s] for s in (half, *self.matched.sets)]
+        found = replace(found, value=found.value[which], draws=found.draws[:, which])
+        return rank_over_draws(
+            found, enumerated=self.matched.enumerated, alpha=self.parity.alpha, unit="matched halves"
+        )
 
     def repaired(self, half: Heads) -> Estimate:
         return clustered_rate(self.right[half], clusters=self.clusters, unit="pairs")
