@@ -82,7 +82,7 @@ def recovery(effects: pd.DataFrame, world: str, *, seed: int) -> Estimate:
     )
 
 
-def repair(effects: pd.DataFrame, world: str, *, seed: int) -> Estimate:
+def repair(effects: pd.DataFrame, world: str) -> Estimate:
     """Share of eligible pairs answered rightly under the intervention (``right``), in [0, 1].
 
     Eligible: the clean run is right and the corrupted run is wrong, so 0 is the corrupted run and 1 the clean one.

@@ -100,7 +100,7 @@ def own_share_control(bench: Bench, pairs: Sequence[EncodedPair], at: int, arm: 
     )  # fmt: skip
 
 
-def wrong(effects: Any, world: str, seed: int) -> Estimate:
+def wrong(effects: Any, world: str) -> Estimate:
     """Share of pairs answered wrongly in a world."""
     rows = of_world(effects, world)
     return clustered_rate(~rows["right"].to_numpy(bool), clusters=rows["cluster"].to_numpy(), unit="pairs")
@@ -206,8 +206,8 @@ def _at_claimed(bench: Bench, pairs: Sequence[EncodedPair], arms: Sequence[Arm],
 
 
 def _findings(told: Mapping[str, Any], arms: Mapping[str, Sequence[Arm]], seed: int) -> dict[str, Estimate]:
-    found = {f"repair:{s}": repair(told["corrupted"], f"numbers | {s}", seed=seed) for s in ("even", "odd")}
-    found |= {f"break:{s}": wrong(told["clean"], f"numbers | {s}", seed) for s in ("even", "odd")}
+    found = {f"repair:{s}": repair(told["corrupted"], f"numbers | {s}") for s in ("even", "odd")}
+    found |= {f"break:{s}": wrong(told["clean"], f"numbers | {s}") for s in ("even", "odd")}
     if len(arms["corrupted"]) > 1:
         found["gain:odd"] = gain(told["corrupted"], "numbers | odd", "numbers-decoy | odd", seed)
     if len(arms["clean"]) > 1:  # broken by numbers minus broken by others

@@ -307,7 +307,7 @@ def no_op_control(effects: pd.DataFrame, lab: Lab) -> Control:
 
 def patch_all_control(effects: pd.DataFrame, seed: int, label: str = "every head of the layer") -> Control:
     """Patching everything must repair: the lower bound of the repair rate above one half."""
-    found = repair(effects, "all", seed=seed)
+    found = repair(effects, "all")
     return Control(
         name="patch-all",
         kind="positive",
@@ -321,9 +321,7 @@ def standard_estimates(effects: pd.DataFrame, worlds: Mapping[str, str], seed: i
     """``repair:NAME`` and ``recovery:NAME`` of each named world."""
     out: dict[str, Any] = {}
     for world, label in worlds.items():
-        out[f"repair:{world}"] = named(
-            f"repair:{world}", f"{label}: pairs repaired", repair(effects, world, seed=seed), arm
-        )
+        out[f"repair:{world}"] = named(f"repair:{world}", f"{label}: pairs repaired", repair(effects, world), arm)
         out[f"recovery:{world}"] = named(
             f"recovery:{world}", f"{label}: logit difference recovered", recovery(effects, world, seed=seed), arm
         )

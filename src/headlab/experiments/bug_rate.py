@@ -139,7 +139,7 @@ def _swapped(pair: Pair) -> Pair:
     return replace(pair, answer=pair.wrong, wrong=pair.answer)
 
 
-def _rate(rows: Any, column: str, seed: int) -> Estimate:
+def _rate(rows: Any, column: str) -> Estimate:
     return clustered_rate(rows[column].to_numpy(bool), clusters=rows["cluster"].to_numpy(), unit="prompts")
 
 
@@ -149,7 +149,7 @@ def cell_table(table: Any, seed: int) -> list[dict[str, Any]]:
     for key, rows in table.groupby(["format", "wording", "order", "category"], sort=False):
         row: dict[str, Any] = dict(zip(("format", "wording", "order", "category"), key, strict=True))
         for name, column in (("accuracy", "right"), ("bug", "bug"), ("parsed", "parsed")):
-            e = _rate(rows, column, seed)
+            e = _rate(rows, column)
             row |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
         out.append(row | {"n": len(rows), "unit": "prompts", "seed": seed})
     return out
@@ -173,7 +173,7 @@ def _findings(bench: Bench, table: Any) -> dict[str, Estimate]:
         if not len(rows):
             continue
         for name, column in (("accuracy", "right"), ("bug", "bug"), ("parsed", "parsed")):
-            out[f"{name}:{label}"] = _rate(rows, column, seed)
+            out[f"{name}:{label}"] = _rate(rows, column)
         if label in names and rows["order"].nunique() == 2:
             out[f"order:{label}"] = _paired(rows, "order", ORDERS, ["item"], seed)
         if label in names and len(said) == 2:

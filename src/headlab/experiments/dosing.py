@@ -255,7 +255,7 @@ def published_reading(
     pairs, whole = able.usable(bench), all_heads(bench.lab.grid, at)
     special = control_worlds(protocol, whole, idle)
     effects = with_answers(bench, pairs, [*special, *worlds.values()], protocol, f"published L{at}")
-    findings = {s: repair(effects, w.name, seed=bench.seed) for s, w in worlds.items()}
+    findings = {s: repair(effects, w.name) for s, w in worlds.items()}
     shown = patch_all_control(effects, bench.seed, "every slice of the layer")
     controls = [no_op_control(effects, bench.lab), shown, *more]
     verdict = decide(measured(bench.claim, findings), findings, controls, ineligible=able.reason)

@@ -127,9 +127,7 @@ def _standard(
     answers = with_answers(bench, pairs, told, protocol, f"claimed dose L{at}")
     swept = run_doses(bench, pairs, arms.all, halves(grid, at, n, seed), doses, f"doses L{at}")
     place = ranked(bench, pairs, both["odd"], arms.claimed, dose, words.null)
-    findings: dict[str, Estimate] = {
-        f"repair:{s}": repair(answers, f"{arms.claimed.name} | {s}", seed=seed) for s in both
-    }
+    findings: dict[str, Estimate] = {f"repair:{s}": repair(answers, f"{arms.claimed.name} | {s}") for s in both}
     if arms.other is not None:
         findings["gain:odd"] = gain(answers, f"{arms.same.name} | odd", f"{arms.other.name} | odd", seed)
     findings["minimum:odd"] = minimum(swept.effects, arms.claimed, "odd", doses, seed)

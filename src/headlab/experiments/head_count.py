@@ -130,7 +130,7 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> d
     swept = bench.sweep(pairs, worlds, f"subsets L{at}")
     values = dict(zip([w.name for w in worlds], pivot(swept, [w.name for w in worlds]), strict=True))
     one = swept.drop_duplicates("pair").sort_values("pair")
-    curve = _curve(draws(grid, claim, at), values, one["cluster"].to_numpy(), seed, pools(grid, claim, at))
+    curve = _curve(draws(grid, claim, at), values, one["cluster"].to_numpy(), pools(grid, claim, at))
     chain = _chains(bench, at, values, one)
     models = _models(draws(grid, claim, at), values, whole, seed)
     entropy = _entropy(bench, pairs, at)
@@ -173,7 +173,6 @@ def _curve(
     drawn: Sequence[tuple[str, int, Heads]],
     values: Mapping[str, Any],
     clusters: Any,
-    seed: int,
     members: Mapping[str, Heads],
 ) -> list[dict[str, Any]]:
     """Share of pair × subset rows repaired, by pool and size."""
@@ -307,7 +306,7 @@ def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> 
     values = {w.name: r - 0.5 for w, r in zip(worlds, right, strict=True)}
     values.setdefault("set", values["baseline"])
     one = effects.drop_duplicates("pair").sort_values("pair")
-    curve = _curve(drawn, values, one["cluster"].to_numpy(), seed, pools(grid, claim, at))
+    curve = _curve(drawn, values, one["cluster"].to_numpy(), pools(grid, claim, at))
     findings = _findings(claim, grid, curve)
     controls = [no_op_control(effects, bench.lab), patch_all_control(effects, seed, "every slice of the layer")]
     reading = Reading(

@@ -164,7 +164,7 @@ def _reading(bench: Bench, protocol: Protocol, able: Eligibility, at: int, chose
 def _findings(effects: Any, at: int, seed: int) -> dict[str, Estimate]:
     """Repair and recovery at the chosen layer."""
     there = [k for k in SETS if (effects["world"] == _world_name(k, at)).any()]
-    out = {f"repair:{k}": repair(effects, _world_name(k, at), seed=seed) for k in there}
+    out = {f"repair:{k}": repair(effects, _world_name(k, at)) for k in there}
     return out | {f"recovery:{k}": recovery(effects, _world_name(k, at), seed=seed) for k in there}
 
 
@@ -206,7 +206,7 @@ def scan_table(effects: Any, layers: Sequence[int], seed: int) -> list[dict[str,
             name = _world_name(kind, n)
             if not (effects["world"] == name).any():
                 continue
-            r, c = repair(effects, name, seed=seed), recovery(effects, name, seed=seed)
+            r, c = repair(effects, name), recovery(effects, name, seed=seed)
             rows.append(
                 {
                     "layer": n, "set": kind, "repaired": r.value, "low": r.low, "high": r.high, "n": r.n,

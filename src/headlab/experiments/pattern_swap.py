@@ -219,7 +219,7 @@ def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> t
 
 
 def _arms_figure(table: Any, swept: Any, known: list[str], names: dict[str, list[str]], seed: int) -> Figure:
-    rows = [(LABELS[w], "named partners", repair(table, w, seed=seed)) for w in known]
+    rows = [(LABELS[w], "named partners", repair(table, w)) for w in known]
     words = {"random": "random partners, same KV group", "between": "random partners, another KV group"}
     rows += [(words[k], "random partners", repaired_by(swept, names[k], seed)) for k in words if names[k]]
     return estimates_figure(

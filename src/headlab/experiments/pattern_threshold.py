@@ -122,7 +122,7 @@ def _standard(
         )
         one = no_op_control(checked[arm], bench.lab)
         controls.append(one.model_copy(update={"words": f"at {arm}: {one.words}"}))
-        found = findings_of(curves[arm]) | {"repair": repair(checked[arm], "all", seed=seed)}
+        found = findings_of(curves[arm]) | {"repair": repair(checked[arm], "all")}
         estimates += [named(k, f"{ARMS[arm]}: {LABELS[k]}", e, arm) for k, e in found.items()]
     controls.append(patch_all_control(checked["z"], seed, "every head of the claim's pool (z)"))
     own = {e.name: Estimate.from_dict(e.estimate) for e in estimates if e.arm == "pattern"}
@@ -155,7 +155,7 @@ def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> 
     fit = psychometric(
         np.tile(doses, len(right)), right.ravel(), np.repeat(clusters, len(doses)), unit="pairs × doses", seed=seed
     )
-    findings = {"repair": repair(effects, "all", seed=seed), "location": fit.location, "width": fit.width}
+    findings = {"repair": repair(effects, "all"), "location": fit.location, "width": fit.width}
     controls = [no_op_control(effects, lab), patch_all_control(effects, seed, "every slice of the layer")]
     verdict = decide(measured(claim, findings), findings, controls, ineligible=able.reason)
     estimates = tuple(named(k, f"slices blended: {LABELS[k]}", e, "out_block") for k, e in findings.items())

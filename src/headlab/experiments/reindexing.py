@@ -177,7 +177,7 @@ def _published(
         named("changed:outcomes", "scramblings under which other pairs are repaired", findings["changed:outcomes"]),
     ]
     for pattern in patterns:
-        whole = repair(tables["identity"], pattern, seed=bench.seed)
+        whole = repair(tables["identity"], pattern)
         estimates.append(
             named(f"repair:{pattern}", f"{pattern} slices, unscrambled: pairs repaired", whole, "out_block")
         )

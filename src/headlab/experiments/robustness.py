@@ -72,7 +72,7 @@ def _flips(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _rates(table: Any, seed: int) -> dict[str, Estimate]:
+def _rates(table: Any) -> dict[str, Estimate]:
     """Repair by the sign of the logit difference, on the pairs that this cell shows as clean right, corrupted wrong."""
     fit = table[(table["clean"] > 0) & (table["corrupted"] <= 0)]
     out = {}
@@ -106,7 +106,7 @@ def compare(
 ) -> tuple[list[dict[str, Any]], dict[str, Estimate], Control]:
     """Every cell against the reference (the first): verdicts, margins, and signs pair by pair."""
     seed, reference = bench.seed, next(iter(tables))
-    rates = {c: _rates(t, seed) for c, t in tables.items()}
+    rates = {c: _rates(t) for c, t in tables.items()}
     base = {c: _reference_for(c, tables) for c in tables}
     rows, signs, names = [], [], []
     for cell, why in cells:
@@ -115,7 +115,7 @@ def compare(
             rows.append(row)
             continue
         outcome, margin, nearest = small_verdict(rates[cell])
-        against = small_verdict(_rates(base[cell], seed))[0] if cell.draw == 0 else small_verdict(rates[reference])[0]
+        against = small_verdict(_rates(base[cell]))[0] if cell.draw == 0 else small_verdict(rates[reference])[0]
         same, clusters, turned = signs_agree(tables[cell], base[cell]) if cell.draw == 0 else ([], [], 0.0)
         signs += list(same)
         names += list(clusters)

@@ -115,7 +115,7 @@ def within(
         x, y = a[inside], b[inside]
         test = exact_mcnemar(x, y)
         out.append(
-            Within(family, level, arm, accuracy(x, "baseline", seed=seed), accuracy(y, world, seed=seed), drop(x, y, seed=seed),
+            Within(family, level, arm, accuracy(x, "baseline"), accuracy(y, world), drop(x, y, seed=seed),
                    relative(x, y, seed), test.p, test.only_a, test.only_b)
         )  # fmt: skip
     return out

@@ -162,13 +162,13 @@ def of_world(table: pd.DataFrame, world: str) -> Any:
     return found.sort_values("problem")
 
 
-def accuracy(table: pd.DataFrame, world: str, *, seed: int) -> Estimate:
+def accuracy(table: pd.DataFrame, world: str) -> Estimate:
     """Share of problems answered rightly; an answer that does not parse is wrong.  Interval over chains of steps."""
     rows = of_world(table, world)
     return clustered_rate(rows["right"].to_numpy(bool), clusters=rows["cluster"].tolist(), unit="problems")
 
 
-def parse_rate(table: pd.DataFrame, world: str, *, seed: int) -> Estimate:
+def parse_rate(table: pd.DataFrame, world: str) -> Estimate:
     """Share of answers in which a number was found."""
     rows = of_world(table, world)
     return clustered_rate(rows["parsed"].to_numpy(bool), clusters=rows["cluster"].tolist(), unit="problems")
@@ -196,7 +196,7 @@ def exact_mcnemar(base: pd.DataFrame, edited: pd.DataFrame) -> McNemar:
 
 def eligibility(base: pd.DataFrame, problems: ProblemSet, seed: int) -> Able:
     """Whether accuracy is surely above the commonest answer's share, and answers parse."""
-    found, parsed = accuracy(base, "baseline", seed=seed), parse_rate(base, "baseline", seed=seed)
+    found, parsed = accuracy(base, "baseline"), parse_rate(base, "baseline")
     _, majority = problems.majority()
     reasons = shortcomings(found, parsed, problems)
     reason = "the model is not eligible: " + "; ".join(reasons) if reasons else ""

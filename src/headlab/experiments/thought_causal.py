@@ -128,7 +128,7 @@ def effects(
         t, told = parts[w.name], dict(w.labels)
         out[w.name] = Effect(
             w.name, str(told.pop("label", w.name)), str(told.pop("group", "")),
-            accuracy(t, w.name, seed=seed), parse_rate(t, w.name, seed=seed), drop(base, t, seed=seed),
+            accuracy(t, w.name), parse_rate(t, w.name), drop(base, t, seed=seed),
             relative(base, t, seed), tests[w.name], adjusted[w.name], told,
         )  # fmt: skip
     return out
@@ -140,8 +140,8 @@ def tabled(base: Any, found: Sequence[Effect], seed: int) -> Any:
 
     own = {"world": "baseline", "label": "unedited", "group": ""}
     for name, e in (
-        ("accuracy", accuracy(base, "baseline", seed=seed)),
-        ("parsed", parse_rate(base, "baseline", seed=seed)),
+        ("accuracy", accuracy(base, "baseline")),
+        ("parsed", parse_rate(base, "baseline")),
     ):
         own |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}  # type: ignore[dict-item]
     return pd.DataFrame([own | {"n": len(base), "unit": "problems"}, *(e.row() for e in found)])

@@ -103,7 +103,7 @@ def no_op(seen: Measured, worlds: Sequence[World], tolerance: float) -> Control:
     )  # fmt: skip
 
 
-def takes_hold(doc: Document, seen: Measured, found: Sequence[Whole], tolerance: float) -> Control:
+def takes_hold(seen: Measured, found: Sequence[Whole], tolerance: float) -> Control:
     """Every kind of write, at every head of its layers, moves some readout of some pair beyond rounding."""
     idle = []
     for world in dict.fromkeys(w.world for w in found):
@@ -202,7 +202,7 @@ def _ratio(top: Any, bottom: Any, told: Mapping[str, Any]) -> Estimate:
     return bootstrap_ratio(top, bottom, **told)
 
 
-def parse_rate(tables: Mapping[str, Any], unit: str, seed: int) -> Control:
+def parse_rate(tables: Mapping[str, Any]) -> Control:
     """The share of unedited texts from which an answer can be read."""
     import pandas as pd
 

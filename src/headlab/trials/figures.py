@@ -30,7 +30,7 @@ def drawn(
     asked: Sequence[Any],
 ) -> list[Figure]:
     """The figures, ranks first: what a reader must see beside the verdict."""
-    out = [_rank(doc, stats, own, a, found[a.prediction.statistic], values[a.prediction.statistic], matched)
+    out = [_rank(stats, own, a, found[a.prediction.statistic], values[a.prediction.statistic], matched)
            for a in asked if a.prediction.statistic in values]  # fmt: skip
     out += _worlds(doc, estimates)
     for world in own:
@@ -41,9 +41,7 @@ def drawn(
     return out
 
 
-def _rank(
-    doc: Document, stats: Statistics, own: Any, a: Any, found: Estimate | Rank, values: Any, matched: Matched | None
-) -> Figure:
+def _rank(stats: Statistics, own: Any, a: Any, found: Estimate | Rank, values: Any, matched: Matched | None) -> Figure:
     from dataclasses import replace
 
     bare: Expression = replace(a.read, rank=False)

@@ -102,7 +102,7 @@ class Trial:
             pinned = cells(self.doc, read)
             for one in pinned:
                 name = p.statistic if len(pinned) == 1 else str(one)
-                cell = "" if len(pinned) == 1 else words.cell_of(self.doc, one)
+                cell = "" if len(pinned) == 1 else words.cell_of(one)
                 said = f"{p.words} ({cell})" if p.words and cell else p.words
                 out.append(Asked(p.model_copy(update={"statistic": name, "words": said}), one, p.statistic))
         return out
@@ -166,7 +166,7 @@ class Trial:
         mirrored = self._mirrored(flat)
         seen = self._measured(flat, everything, [*idle, *(w for _, a in mirrored for w in a.draws)])
         seen.eligible = None if able.both is None else able.both[able.keep]
-        others, seen = self._alternatives(variants, own, seen)
+        others, seen = self._alternatives(variants, seen)
         stats = Statistics(doc, seen, self.choices.score)
         found, values = self._found(stats, own, others, matched)
         parts = over.strata(doc, subject)
@@ -185,7 +185,7 @@ class Trial:
             tables=self._tables(seen, own, matched, values) | self._members(stats, own),
             eligibility=able.plain(),
             settings=self._settings(matched),
-            sections=words.sections(doc, named, matched),
+            sections=words.sections(doc, named),
             notes=self._notes(matched),
         )
 
@@ -255,7 +255,7 @@ class Trial:
                 out.append((arm, replace(arm, draws=turned)))
         return out
 
-    def _alternatives(self, variants: Any, own: Arms, seen: Measured) -> tuple[list[Arms], Measured]:
+    def _alternatives(self, variants: Any, seen: Measured) -> tuple[list[Arms], Measured]:
         """The worlds of ranked expressions for every redrawn document, measured by the readouts that ranks read."""
         ranked = [a.read for a in self.asked if a.read.rank]
         worlds = sorted({t.world for r in ranked for t in r.terms})
@@ -305,11 +305,11 @@ class Trial:
         doc, tolerance, subject = self.doc, self.subject.tolerance, self.subject
         out = [
             subject.no_op(flat) if isinstance(subject, Thinking) else controls.no_op(seen, idle, tolerance),
-            controls.takes_hold(doc, seen, everything, tolerance),
+            controls.takes_hold(seen, everything, tolerance),
             controls.whole(doc, stats, everything, [(a.prediction, a.read) for a in self.asked]),
         ]
         if any(s["kind"] == "text" for s in doc.readouts.values()):
-            out.append(controls.parse_rate(self.subject.spoken, self.subject.unit, doc.seed))
+            out.append(controls.parse_rate(self.subject.spoken))
         if "opposite" in doc.controls:
             out.append(controls.opposite(doc, stats, mirrored))
         return out

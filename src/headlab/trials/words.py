@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from headlab.claims import Prediction, Verdict
-from headlab.designs import Matched
 from headlab.heads import Heads
 from headlab.thoughts.worlds import ThoughtWorld
 from headlab.trials import expressions
@@ -89,7 +88,7 @@ def set_words(spec: SetSpec) -> str:
     return f"{words[spec.kind]} {inner}"
 
 
-def _write_words(doc: Document, write: WriteAxes) -> str:
+def _write_words(write: WriteAxes) -> str:
     cells = [write.at(c) for c in write.cells()]
     one: Write = cells[0]
     if one.site == "thought":
@@ -131,7 +130,7 @@ def method(doc: Document) -> str:
         run["clean"] = "the problems are thought through" if doc.thinking else "the prompts run"
     names = "; ".join(f"{n}: {READOUT_WORDS.get(str(s['kind']), s['kind'])}" for n, s in doc.readouts.items())
     worlds = "; ".join(
-        f"{name}: {' and '.join(_write_words(doc, w) for w in writes)}" for name, writes in doc.world_axes().items()
+        f"{name}: {' and '.join(_write_words(w) for w in writes)}" for name, writes in doc.world_axes().items()
     )
     against = ""
     if doc.reference:
@@ -175,7 +174,7 @@ def _sum_words(terms: Sequence[Term]) -> str:
     return " ".join(out)
 
 
-def cell_of(doc: Document, read: Expression) -> str:
+def cell_of(read: Expression) -> str:
     """The cell of an expression whose bare worlds were pinned, in words."""
     return ", ".join(dict.fromkeys("/".join(t.cell) for t in read.terms if t.cell))
 
@@ -215,7 +214,7 @@ def split_by_write(asked: Sequence[Any], verdict: Verdict) -> str:
     return ""
 
 
-def sections(doc: Document, resolved: Mapping[str, Resolved], matched: Matched | None) -> list[dict[str, str]]:
+def sections(doc: Document, resolved: Mapping[str, Resolved]) -> list[dict[str, str]]:
     """Text that the report shows under the numbers."""
     lines = []
     for name, spec in doc.set_specs().items():

@@ -64,7 +64,7 @@ def arms(doc: Document, subject: Any, world: str, resolved: Mapping[str, Resolve
         cell = dict(zip(axes, values, strict=True))
         for m in members:
             chosen = [h.members[m] if isinstance(h, Family) else h for h in heads]
-            drawn = tuple(_draws(doc, subject, writes, chosen, cell, resolved, find))
+            drawn = tuple(_draws(doc, subject, writes, chosen, cell, find))
             out.append(Arm(world, tuple(cell.items()), m, drawn, any(f.sampled for f in families)))
     return out
 
@@ -75,7 +75,6 @@ def _draws(
     writes: Sequence[WriteAxes],
     heads: Sequence[Heads],
     cell: Mapping[str, Any],
-    resolved: Mapping[str, Resolved],
     find: Any,
 ) -> Iterator[World | ThoughtWorld]:
     grid, specs = subject.grid, [w.at(cell) for w in writes]
