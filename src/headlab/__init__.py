@@ -104,8 +104,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'headlab' has no attribute {name!r}; it has {', '.join(__all__)}")
     if _HOME[name].startswith("headlab.experiments"):
-        from headlab.experiments.base import render_with
         from headlab.report import page
+        from headlab.trials.results import render_with
 
         render_with(page)
     return getattr(importlib.import_module(_HOME[name]), name)

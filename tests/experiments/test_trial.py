@@ -258,7 +258,7 @@ def test_a_broken_parser_is_not_a_refutation(even, store, monkeypatch) -> None:
     """A parser that reads no answer makes the model ineligible, with the parse rate beside it; never "refuted"."""
     from headlab.tasks import grading
 
-    monkeypatch.setattr("headlab.experiments.base.grade", lambda *_: grading.Graded(None, False))
+    monkeypatch.setattr("headlab.trials.case.grade", lambda *_: grading.Graded(None, False))
     result = trial("parity", even, layer=1, protocol="standard", store=store, **SMALL)
     assert result.verdict.outcome in {"void", "untestable"}
     assert result.record.eligibility["parsed"]["value"] == 0.0

@@ -11,7 +11,6 @@ from headlab.claims import Claim, Control
 from headlab.effects import Progress, quiet
 from headlab.engine.identity import short
 from headlab.engine.model import Lab
-from headlab.experiments.base import Experiment
 from headlab.stats import Estimate, clustered_rate, paired_difference
 from headlab.stats.paired import McNemar, mcnemar
 from headlab.store import Run
@@ -19,6 +18,7 @@ from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
 from headlab.thoughts.loop import think, touched_by
 from headlab.thoughts.worlds import ThoughtWorld
+from headlab.trials.experiment import Entry
 from headlab.trials.thinking import (
     BASE,
     PARSED_AT_LEAST,
@@ -96,7 +96,7 @@ class ThoughtBench:
         """Rows in flight: the default, or what fits the memory asked for (keys and values of 512 tokens a row)."""
         return in_flight(self.lab, self.memory)
 
-    def option(self, name: str, experiment: Experiment) -> Any:
+    def option(self, name: str, experiment: Entry) -> Any:
         """A setting of the experiment's own: the claim's, or its default."""
         return self.claim.options.get(name, experiment.options[name])
 

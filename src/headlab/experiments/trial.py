@@ -63,7 +63,7 @@ from headlab.experiments import (
     transplant,
     weight_clusters,
 )
-from headlab.experiments.base import Bench, Experiment, Outcome, Result, draw, handed_on
+from headlab.experiments.base import Bench, Outcome, Result, draw, handed_on
 from headlab.experiments.fitting import check_fit, check_prompts
 from headlab.experiments.thinking import TASK as THINKING
 from headlab.experiments.thinking import ThoughtBench, draw_problems, read_problems
@@ -78,6 +78,7 @@ from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
 from headlab.trials import registry
 from headlab.trials.document import Document
+from headlab.trials.experiment import Entry
 from headlab.trials.loading import load, load_thinker
 from headlab.trials.record import BY_RECORD, again, model_facts, plain_loading, versions
 
@@ -121,7 +122,7 @@ _ROOMS = (
     attribution,
     difficulty,
 )
-EXPERIMENTS: dict[str, Experiment] = {room.EXPERIMENT.slug: room.EXPERIMENT for room in _ROOMS}
+EXPERIMENTS: dict[str, Entry] = {room.EXPERIMENT.slug: room.EXPERIMENT for room in _ROOMS}
 """The docket.  A new module is added here; its claim stands in ``claims/SLUG.yaml``."""
 _BESIDE = {null_rates.EXPERIMENT.slug: null_rates.EXPERIMENT}
 """What checks headlab's own rule and is no published claim: tried like the others, in no scorecard."""
@@ -210,7 +211,7 @@ def _docketed(claim: Claim | Document) -> Claim:
     return claim
 
 
-def experiment(slug: str) -> Experiment:
+def experiment(slug: str) -> Entry:
     """The experiment of that name.  Raises ClaimError."""
     known = EXPERIMENTS | _BESIDE
     if slug not in known:
@@ -319,7 +320,7 @@ def trial(
             bench = ThoughtBench(subject, chosen, test, selection, run, progress, memory)
         else:
             bench = Bench(subject, chosen, test, selection, run, progress, memory, where.engine)
-        outcome = experiment(chosen.experiment).run(bench)
+        outcome = experiment(chosen.experiment).tried(bench)
         if not isinstance(subject, Thinker):
             outcome.notes.extend(beyond(subject, test))
             outcome.notes[:0] = remarks([*test, *selection], lab.tokenizer)
@@ -356,12 +357,12 @@ def plan(
     changes = {k: options.pop(k, None) for k in names}
     for name in ("store", "progress", "engine", "workers", "address"):
         options.pop(name, None)
-    chosen, lab, test, _ = _prepared(claim, model, prompts, options, changes)
+    chosen, lab, test, selection = _prepared(claim, model, prompts, options, changes)
     if isinstance(lab, Thinker):
         raise ClaimError(f"{chosen.id} runs the latent loop, whose passes --dry-run does not count")
     at = chosen.layer if isinstance(chosen.layer, int) else lab.grid.n_layers // 2
-    design = experiment(chosen.experiment).design
-    worlds = design(lab.grid, chosen, at) if design else [World("all", (Intervention(all_heads(lab.grid, at)),))]
+    bench = Bench(lab, chosen, test, selection, run=None)  # type: ignore[arg-type]
+    worlds = experiment(chosen.experiment).worlds(bench, at) or [World("all", (Intervention(all_heads(lab.grid, at)),))]
     encoded = [encode(p, lab.tokenizer) for p in test]
     return {"claim": chosen.id, "model": lab.name, "pairs": len(test), "worlds": len(worlds),
             **dry_run(lab, encoded, worlds, memory=memory)}  # fmt: skip

@@ -1,0 +1,57 @@
+"""Numbers that a claim about prompt pairs may predict: functions from what was seen to named estimates, with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from headlab.effects import of_world, recovery, repair
+from headlab.stats import Estimate, mcnemar
+from headlab.trials.flow import Seen, Told
+from headlab.trials.pairs import contrast
+
+Number = Callable[[Seen], Iterator[Told]]
+
+
+def repaired(sweep: str, worlds: Mapping[str, str], *, arm: str = "z", shown: bool = False) -> Number:
+    """``repair:WORLD`` and ``recovery:WORLD`` of each world of a sweep, where it ran."""
+
+    def told(seen: Seen) -> Iterator[Told]:
+        if sweep not in seen.tables:
+            return
+        table = seen[sweep]
+        for world, label in worlds.items():
+            yield Told(f"repair:{world}", f"{label}: pairs repaired", repair(table, world), arm, shown)
+            moved = recovery(table, world, seed=seen.scope.seed)
+            yield Told(f"recovery:{world}", f"{label}: logit difference recovered", moved, arm, shown)
+
+    return told
+
+
+def difference(name: str, label: str, sweep: str, a: str, b: str) -> Number:
+    """Pairs repaired in world ``a`` minus those in ``b``, paired."""
+
+    def told(seen: Seen) -> Iterator[Told]:
+        yield Told(name, label, contrast(seen[sweep], a, b, seen.scope.seed))
+
+    return told
+
+
+def discordance(name: str, label: str, sweep: str, a: str, b: str) -> Number:
+    """Exact McNemar p of two worlds."""
+
+    def told(seen: Seen) -> Iterator[Told]:
+        one, other = (of_world(seen[sweep], w).sort_values("pair") for w in (a, b))
+        found = mcnemar(one["right"].to_numpy(bool), other["right"].to_numpy(bool), one["cluster"].to_numpy())
+        p = Estimate(found.p, found.p, found.p, found.discordant, "discordant pairs", "exact McNemar")
+        yield Told(name, label, p)
+
+    return told
+
+
+def points(told: Sequence[Any]) -> tuple[dict[str, Any], ...]:
+    """Rows ``(label, group, estimate)`` as points of a figure of estimates."""
+    return tuple(
+        {"label": label, "group": group, **{k: e.to_dict()[k] for k in ("value", "low", "high", "n", "unit")}}
+        for label, group, e in told
+    )
