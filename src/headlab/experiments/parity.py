@@ -19,7 +19,7 @@ from headlab.effects import Figure
 from headlab.heads import Heads, even, odd
 from headlab.store import Reading
 from headlab.trials.checks import no_op, patch_all
-from headlab.trials.flow import Declared, Method, Scope, Seen, Sweep, unsliced, without_ranks
+from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, unsliced, without_ranks
 from headlab.trials.halves import Halves, dose_curve, dose_worlds
 from headlab.trials.numbers import difference, discordance, repaired
 
@@ -106,7 +106,7 @@ def by_arm(readings: Sequence[Reading]) -> Figure:
     return Figure("estimates", "arms", "Pairs repaired, by what was patched", caption, tuple(told), options)
 
 
-EXPERIMENT = Declared(
+EXPERIMENT = OnPairs(
     slug="parity",
     question="Do the even heads of one layer repair the bug, and the odd ones not, more than halves nobody named?",
     statistics=(

@@ -21,7 +21,7 @@ from headlab.store import NamedEstimate, Reading
 from headlab.trials.case import Bench
 from headlab.trials.experiment import Entry
 from headlab.trials.findings import Findings
-from headlab.trials.pairs import Eligibility, choose_layer, eligibility, no_op_world, protocol_patch, with_texts
+from headlab.trials.pairs import choose_layer, eligibility, no_op_world, protocol_patch, with_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,11 +34,11 @@ Found = Estimate | Rank
 class Scope:
     """Where one protocol reads the claim: the model, the layer, the pairs it is about, the experiment's own settings."""
 
-    case: Bench
+    case: Any
     protocol: Protocol
     layer: int
     options: Mapping[str, Any]
-    able: Eligibility | None = None
+    able: Any = None
 
     @property
     def claim(self) -> Claim:
@@ -110,7 +110,12 @@ class Seen:
     scope: Scope
     tables: dict[str, Any]
     told: list[Told] = field(default_factory=list)
+    shared: dict[Any, Any] = field(default_factory=dict)
     _made: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def case(self) -> Any:
+        return self.scope.case
 
     def __getitem__(self, name: str) -> Any:
         return self.tables[name]
@@ -120,6 +125,12 @@ class Seen:
         if make not in self._made:
             self._made[make] = make(self)
         return self._made[make]
+
+    def of_case(self, make: Callable[[Any], T]) -> T:
+        """What ``make`` gives of the case, made once for all readings of a trial."""
+        if make not in self.shared:
+            self.shared[make] = make(self.case)
+        return self.shared[make]
 
     def pairs(self, name: str) -> Any:
         """A row for each pair of a sweep: clean, corrupted, cluster."""
@@ -177,18 +188,21 @@ class Method:
     """How one protocol reads the claim.
 
     ``sweeps``: what runs, by name.  ``numbers``: functions from what ran to numbers; later ones may read earlier ones.
-    ``controls``, ``figures``, ``tables``, ``notes``: functions from what ran.  ``impossible``: why it cannot run here, or
+    ``controls``, ``figures``, ``tables``, ``notes``, ``settings`` (what else the record keeps) and ``sections`` (which come
+    before the experiment's own): functions from what ran.  ``impossible``: why it cannot run here, or
     empty.  ``asks``: the predictions it rules.  ``also``: further readings of the same measurement.  ``binds``: the controls
     that bind it, the claim's where None.
     """
 
-    words: str
-    sweeps: Callable[[Scope], Mapping[str, Sweep]]
-    numbers: Sequence[Callable[[Seen], Iterable[Told]]]
-    controls: Sequence[Callable[[Seen], Control]] = ()
-    figures: Sequence[Callable[[Seen], Figure]] = ()
+    words: str | Callable[[Seen], str]
+    sweeps: Callable[[Scope], Mapping[str, Sweep]] = lambda scope: {}
+    numbers: Sequence[Callable[[Seen], Iterable[Told]]] = ()
+    controls: Sequence[Callable[[Seen], Control | Sequence[Control]]] = ()
+    figures: Sequence[Callable[[Seen], Figure | Sequence[Figure]]] = ()
     tables: Mapping[str, Callable[[Seen], Any]] = field(default_factory=dict)
     notes: Callable[[Seen], Sequence[str]] = lambda seen: ()
+    settings: Callable[[Seen], Mapping[str, Any]] = lambda seen: {}
+    sections: Callable[[Seen], Mapping[str, str]] = lambda seen: {}
     impossible: Callable[[Scope], str] = possible
     asks: Callable[[Claim, Mapping[str, Found]], Claim] = everything
     also: Sequence[Callable[[Seen, Sequence[Control]], Reading]] = ()
@@ -217,84 +231,148 @@ def swept(scope: Scope, sweeps: Mapping[str, Sweep]) -> dict[str, pd.DataFrame]:
     return out
 
 
-def read(scope: Scope, method: Method) -> tuple[list[Reading], Seen | None]:
+def read(scope: Scope, method: Method, shared: dict[Any, Any] | None = None) -> tuple[list[Reading], Seen | None]:
     """The claim by one protocol."""
     claim, name = scope.claim, scope.protocol.name
     if method.binds is not None:
         claim = claim.model_copy(update={"controls": tuple(c for c in claim.controls if c in method.binds)})
     if why := method.impossible(scope):
         verdict = decide(method.asks(claim, {}), {}, [], impossible=why)
-        return [Reading(protocol=name, words=method.words, verdict=verdict)], None  # type: ignore[arg-type]
-    seen = Seen(scope, swept(scope, method.sweeps(scope)))
+        words = method.words if isinstance(method.words, str) else "not run"
+        return [Reading(protocol=name, words=words, verdict=verdict)], None  # type: ignore[arg-type]
+    seen = Seen(scope, swept(scope, method.sweeps(scope)), shared={} if shared is None else shared)
     for number in method.numbers:
         seen.told += number(seen)
     found: dict[str, Found] = {}
     for t in seen.told:
         if not t.shown:
             found.setdefault(t.name, t.found)
-    controls = [check(seen) for check in method.controls]
+    controls = flat(check(seen) for check in method.controls)
     reason = scope.able.reason if scope.able else ""
     verdict = decide(method.asks(claim, found), found, controls, ineligible=reason)
+    words = method.words if isinstance(method.words, str) else method.words(seen)
     estimates = tuple(t.estimate() for t in seen.told)
-    own = Reading(protocol=name, words=method.words, verdict=verdict, estimates=estimates)  # type: ignore[arg-type]
+    own = Reading(protocol=name, words=words, verdict=verdict, estimates=estimates)  # type: ignore[arg-type]
     return [own, *(other(seen, controls) for other in method.also)], seen
+
+
+def flat(some: Iterable[T | Sequence[T]]) -> list[T]:
+    """Things and sequences of things as one list."""
+    out: list[T] = []
+    for one in some:
+        out += one if isinstance(one, list | tuple) else [one]  # type: ignore[list-item]
+    return out
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where a case stands before it is read: its layer, what the record keeps of that, and its eligibility by protocol."""
+
+    layer: int
+    settings: Mapping[str, Any]
+    able: Callable[[str], Any]
+    facts: Callable[[Mapping[str, Any]], dict[str, Any]]
+    """What the record says of eligibility, from what each protocol found of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declared(Entry):
     """An experiment as data: a method for each protocol, and what stands beside the readings.
 
-    ``options``: settings of its own that a claim may give, with their defaults (all of them stand in the record);
-    ``sections``: heading → text of the report; ``settings``: what else the record keeps; ``figures``: drawn from all
-    readings together.
+    ``options``: settings of its own that a claim may give, with their defaults; ``sections``: heading → text of the report;
+    ``figures``: drawn from all readings together.  ``cannot``: why nothing can be measured on a case, or empty.
+    ``eligibility``: what the record says of it where answers are not asked for.
     """
 
-    methods: Mapping[str, Method] = field(default_factory=dict)
-    sections: Mapping[str, str] = field(default_factory=dict)
-    settings: Callable[[Scope], Mapping[str, Any]] = lambda scope: {}
+    methods: Mapping[str, Method]
+    sections: Mapping[str, str]
     figures: Sequence[Callable[[Sequence[Reading]], Figure]] = ()
+    cannot: Callable[[Any], str] = lambda case: ""
+    eligibility: Mapping[str, Any] | None = None
 
-    def scope(self, case: Bench, protocol: str, layer: int, able: Eligibility | None = None) -> Scope:
+    def ground(self, case: Any) -> Ground:
+        raise NotImplementedError
+
+    def scope(self, case: Any, protocol: str, layer: int, able: Any = None) -> Scope:
         return Scope(case, PROTOCOLS[protocol], layer, {**self.options, **case.claim.options}, able)
 
-    def worlds(self, case: Bench, layer: int) -> list[World]:
+    def worlds(self, case: Any, layer: int) -> list[World]:
         """Every world that runs, for ``--dry-run``."""
         found: dict[str, World] = {}
         for name in case.claim.readings:
             scope = self.scope(case, name, layer)
-            if not self.methods[name].impossible(scope):
+            if name in self.methods and not self.methods[name].impossible(scope):
                 found |= {w.content_hash(): w for s in self.methods[name].sweeps(scope).values() for w in s.worlds}
         return list(found.values())
 
-    def tried(self, case: Bench) -> Findings:
+    def tried(self, case: Any) -> Findings:
         """Every reading that the claim asks for."""
         import pandas as pd
 
-        layer, scan = layer_of(case)
-        readings: list[Reading] = []
-        figures: list[Figure] = []
+        if why := self.cannot(case):
+            verdict = decide(case.claim, {}, [], impossible=why)
+            return Findings(
+                [Reading(protocol="standard", words=why, verdict=verdict)], [], {}, {"ok": False, "reason": why}
+            )
+        ground = self.ground(case)
+        out = Findings([], [], {}, {}, settings=dict(ground.settings))
         parts: dict[str, list[Any]] = {}
         suited: dict[str, Any] = {}
-        notes: list[str] = []
+        shared: dict[Any, Any] = {}
         for name in case.claim.readings:
-            method, able = self.methods[name], eligibility(case, PROTOCOLS[name])
-            suited[name] = able.plain()
-            scope = self.scope(case, name, layer, able)
-            found, seen = read(scope, method)
-            readings += found
+            method, able = self.methods[name], ground.able(name)
+            suited[name] = None if able is None else able.plain()
+            readings, seen = read(self.scope(case, name, ground.layer, able), method, shared)
+            out.readings += readings
             if seen is None:
                 continue
-            figures += [draw(seen) for draw in method.figures]
-            notes += method.notes(seen)
-            parts.setdefault("effects", []).extend(seen.tables.values())
+            out.figures += flat(draw(seen) for draw in method.figures)
+            out.notes += method.notes(seen)
+            out.settings |= method.settings(seen)
+            out.sections += headed(method.sections(seen))
+            if seen.tables:
+                parts.setdefault("effects", []).extend(seen.tables.values())
             for key, make in method.tables.items():
                 parts.setdefault(key, []).append(make(seen))
-        return Findings(
-            readings,
-            [*figures, *(draw(readings) for draw in self.figures)],
-            {name: pd.concat(some, ignore_index=True) for name, some in parts.items()},
-            {**suited[case.claim.readings[0]], "by_protocol": suited},
-            settings={"layer": layer, "layer_scan": scan, **self.settings(self.scope(case, "standard", layer))},
-            sections=[{"heading": heading, "text": text} for heading, text in self.sections.items()],
-            notes=notes,
+        out.figures += [draw(out.readings) for draw in self.figures]
+        out.sections += headed(self.sections)
+        out.tables |= {
+            k: some[0] if len(some) == 1 else pd.concat(some, ignore_index=True) for k, some in parts.items()
+        }
+        out.eligibility = ground.facts(suited)
+        return out
+
+
+def headed(sections: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"heading": heading, "text": text} for heading, text in sections.items()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPairs(Declared):
+    """On prompt pairs of which the model gets the clean prompt right and the corrupted one wrong (where ``eligibility`` says
+    nothing else), at one layer."""
+
+    def ground(self, case: Any) -> Ground:
+        layer, scan = layer_of(case)
+        settings = {"layer": layer, "layer_scan": scan}
+        if self.eligibility is not None:
+            said = dict(self.eligibility)
+            return Ground(layer, settings, lambda protocol: None, lambda suited: said)
+        return Ground(
+            layer,
+            settings,
+            lambda protocol: eligibility(case, PROTOCOLS[protocol]),
+            lambda suited: {**suited[case.claim.readings[0]], "by_protocol": suited},
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnProblems(Declared):
+    """On word problems that a thinking model answers better than the commonest answer does (where ``eligibility`` says nothing
+    else)."""
+
+    def ground(self, case: Any) -> Ground:
+        said = self.eligibility
+        if said is not None:
+            return Ground(-1, {}, lambda protocol: None, lambda suited: dict(said))
+        return Ground(-1, {}, lambda protocol: case.able, lambda suited: suited[case.claim.readings[0]])
