@@ -234,6 +234,8 @@ def _columns(frame: pd.DataFrame) -> str:
 
 def cell(value: Any) -> str:
     """A value as text; what is missing as nothing."""
+    if isinstance(value, str):  # asking pandas of each is what a long list costs
+        return value
     import pandas as pd
 
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):

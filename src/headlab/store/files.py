@@ -44,9 +44,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def stamp(path: Path) -> str:
+def stamp(path: str) -> str:
     """What changes when a file does: times, size, place on the disk.  Raises OSError."""
-    found = path.stat()
+    found = os.stat(path)
     return f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_size} {found.st_ino}"
 
 
@@ -106,12 +106,23 @@ def to_parquet(frame: pd.DataFrame, name: str) -> bytes:
     return sink.getvalue()
 
 
-def columns(data: bytes) -> str:
-    """The schema of a Parquet file, as text."""
+CELLS = 2**12
+"""A table of no more cells is kept with what is known of its run: to open a file costs more than to read it."""
+
+
+def kept(data: bytes) -> tuple[str, bytes]:
+    """The schema of a Parquet file, as text, and a small one's rows as a record batch (else no bytes)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return base64.b64encode(pq.read_schema(pa.BufferReader(data)).remove_metadata().serialize()).decode()
+    file = pq.ParquetFile(pa.BufferReader(data))
+    schema, told = file.schema_arrow.remove_metadata(), file.metadata
+    text = base64.b64encode(schema.serialize()).decode()
+    if told.num_rows * told.num_columns > CELLS or "dictionary" in str(schema):  # whose values lie outside a batch
+        return text, b""
+    batches = file.read(use_threads=False).combine_chunks().to_batches()
+    rows = batches[0].serialize().to_pybytes() if len(batches) == 1 else b""
+    return text, rows if len(rows) <= 16 * CELLS else b""
 
 
 def from_parquet(data: bytes) -> pd.DataFrame:

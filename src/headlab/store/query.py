@@ -94,39 +94,61 @@ def _named(connection: Any, sql: str, known: Sequence[str]) -> set[str]:
 def _register(connection: Any, root: Path, name: str, wanted: Mapping[str, str], bad: dict[str, str]) -> None:
     """One view of a table over all runs that have it (``wanted``: run → checksum); columns are matched by name.
 
-    A file is read for its checksum and its columns once, and again when it has changed.
+    A file is read for its checksum and its columns once, and again when it has changed; a small one's rows are then known.
     """
-    import pyarrow as pa
-    import pyarrow.dataset as ds
-    from pyarrow.fs import LocalFileSystem
-
     known, fresh = index.read(root, f"table {name}"), {}
-    parts: dict[str, list[tuple[str, str]]] = {}
+    parts: dict[tuple[str, bool], list[tuple[str, bytes]]] = {}
     for id, sha256 in wanted.items():
-        path = root / id / f"{name}.parquet"
+        path = f"{root}/{id}/{name}.parquet"
         try:
             stamp = files.stamp(path)
-            kept = known.get(id)
-            if kept is None or kept[0] != stamp:
-                data = verify.checked(path.read_bytes(), id, name, sha256)
-                kept = stamp, json.dumps([sha256, files.columns(data)])
-                fresh[f"table {name}", id] = (stamp, json.loads(kept[1]))
-            if json.loads(kept[1])[0] != sha256:
-                verify.checked(path.read_bytes(), id, name, sha256)
-            parts.setdefault(json.loads(kept[1])[1], []).append((str(path), id))
+            last, text, rows = known.get(id, ("", "", b""))
+            sha, columns = json.loads(text) if last == stamp else ("", "")
+            if sha != sha256:
+                columns, rows = files.kept(verify.checked(Path(path).read_bytes(), id, name, sha256))
+                fresh[f"table {name}", id] = (stamp, [sha256, columns], rows)
+            parts.setdefault((columns, not rows), []).append((id, rows))
         except Exception as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             bad[id] = f"table {name!r} cannot be read: {why}" if not isinstance(error, StoreError) else str(error)
     index.write(root, fresh)
     selects = []
-    for n, (columns, some) in enumerate(parts.items()):
-        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(columns)))
-        which = ds.field("run_id")
-        source = ds.FileSystemDataset.from_paths(
-            [path for path, _ in some], format=ds.ParquetFileFormat(), filesystem=LocalFileSystem(),
-            schema=schema.insert(0, pa.field("run_id", pa.string())), partitions=[which == id for _, id in some],
-        )  # fmt: skip
-        connection.register(f"_{name}_{n}", source)
+    for n, ((columns, large), some) in enumerate(parts.items()):
+        connection.register(f"_{name}_{n}", (_files(root, name, columns, some) if large else _rows(columns, some)))
         selects.append(f'SELECT * FROM "_{name}_{n}"')
     if selects:
         connection.execute(f'CREATE VIEW "{name}" AS ' + " UNION ALL BY NAME ".join(selects))
+
+
+def _schema(columns: str) -> Any:
+    import pyarrow as pa
+
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(columns)))
+
+
+def _rows(columns: str, some: Sequence[tuple[str, bytes]]) -> Any:
+    """Record batches of the same columns as one Arrow table, with ``run_id``."""
+    import pyarrow as pa
+
+    schema = _schema(columns)
+    batches = [pa.ipc.read_record_batch(pa.py_buffer(rows), schema) for _, rows in some]
+    table = pa.Table.from_batches(batches)
+    table.validate(full=True)
+    ids = [id for (id, _), batch in zip(some, batches, strict=True) for _ in range(batch.num_rows)]
+    return table.add_column(0, pa.field("run_id", pa.string()), pa.array(ids, pa.string()))
+
+
+def _files(root: Path, name: str, columns: str, some: Sequence[tuple[str, bytes]]) -> Any:
+    """Files of the same columns as one Arrow dataset, with ``run_id``; only what is asked of them is read."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+    from pyarrow.fs import LocalFileSystem
+
+    which = ds.field("run_id")
+    return ds.FileSystemDataset.from_paths(
+        [f"{root}/{id}/{name}.parquet" for id, _ in some],
+        schema=_schema(columns).insert(0, pa.field("run_id", pa.string())),
+        format=ds.ParquetFileFormat(),
+        filesystem=LocalFileSystem(),
+        partitions=[which == id for id, _ in some],
+    )

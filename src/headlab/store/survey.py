@@ -61,11 +61,13 @@ _NUMBERS = VIEWS["estimates"].split()[5:]
 def remember(root: Path, record: Record) -> None:
     """Put a run that was just completed into the index, with its tables."""
     with suppress(OSError, StoreError):
-        stamp = files.stamp(root / record.id / "record.json")
-        entries = {(v, record.id): (stamp, d) for v, d in _entries(record.model_dump(mode="json")).items()}
+        folder = root / record.id
+        stamp = files.stamp(f"{folder}/record.json")
+        entries = {(v, record.id): (stamp, d, b"") for v, d in _entries(record.model_dump(mode="json")).items()}
         for name, info in record.tables.items():
-            path = root / record.id / f"{name}.parquet"
-            entries[f"table {name}", record.id] = (files.stamp(path), [info.sha256, files.columns(path.read_bytes())])
+            path = folder / f"{name}.parquet"
+            columns, rows = files.kept(path.read_bytes())
+            entries[f"table {name}", record.id] = (files.stamp(str(path)), [info.sha256, columns], rows)
         index.write(root, entries)
 
 
@@ -113,13 +115,13 @@ def _surveyed(root: Path, view: str) -> tuple[dict[str, Any], dict[str, str]]:
     known, found, fresh, bad = index.read(root, view), {}, {}, {}
     for id in sorted(folders.ids(root)):
         try:
-            stamp = files.stamp(root / id / "record.json")
+            stamp = files.stamp(f"{root}/{id}/record.json")
             if id in known and known[id][0] == stamp:
                 found[id] = json.loads(known[id][1])
                 continue
             entries = _entries(_read(root, id))
             found[id] = entries[view]
-            fresh |= {(kind, id): (stamp, data) for kind, data in entries.items()}
+            fresh |= {(kind, id): (stamp, data, b"") for kind, data in entries.items()}
         except OSError as error:
             bad[id] = f"the record of {id} cannot be read: {error.strerror or error}"
         except Exception as error:  # whatever one run holds, the others are answered for
