@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from headlab.experiments import roles as room
-from headlab.experiments.integrated import Frozen, attribute
 from headlab.experiments.question_words import token_classes, words_of
-from headlab.experiments.roles import Told, ratios, role_of
+from headlab.experiments.thoughts import roles as room
+from headlab.experiments.thoughts.integrated import Frozen, attribute
+from headlab.experiments.thoughts.roles import Told, ratios, role_of
 from headlab.experiments.trial import adjusted, builtin_claims, load_thinker, trial
 from headlab.heads import Head
 from headlab.tasks.word_problems import word_problems

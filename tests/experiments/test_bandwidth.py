@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from headlab.engine.model import Lab
-from headlab.experiments import bandwidth as room
-from headlab.experiments import edited, load, trial, watched
+from headlab.experiments import edited, load, trial
+from headlab.experiments.attention import bandwidth as room
+from headlab.experiments.attention import watched
 from headlab.experiments.trial import EXPERIMENTS
 from headlab.measures import DECIMALS
 

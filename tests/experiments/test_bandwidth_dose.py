@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from headlab.engine.captures import capture
-from headlab.experiments import bandwidth_dose, builtin_claims, load, trial
-from headlab.experiments.dosing import CLASSES, Arm, halves, roles_of
+from headlab.experiments import builtin_claims, load, trial
+from headlab.experiments.doses import bandwidth_dose
+from headlab.experiments.doses.dosing import CLASSES, Arm, halves, roles_of
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.heads import Heads
 from headlab.interventions import key_positions

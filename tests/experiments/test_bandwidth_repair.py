@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from headlab.experiments import bandwidth_repair, builtin_claims, load, trial
+from headlab.experiments import builtin_claims, load, trial
+from headlab.experiments.doses import bandwidth_repair
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.heads import Heads
 from headlab.interventions import key_positions

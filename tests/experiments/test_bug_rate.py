@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from headlab import organisms
-from headlab.experiments import base, bug_rate, builtin_claims, trial
+from headlab.experiments import base, builtin_claims, trial
+from headlab.experiments.heads import bug_rate
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.tasks.grading import Graded
 

@@ -11,7 +11,6 @@ from scipy.stats import spearmanr
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from headlab.claims import Claim
-from headlab.experiments import cluster_behaviour as room
 from headlab.experiments import load, trial
 from headlab.experiments.correspondence import (
     FEATURES,
@@ -23,9 +22,10 @@ from headlab.experiments.correspondence import (
     smoothest,
     weight_tables,
 )
-from headlab.experiments.head_effects import Profiles
+from headlab.experiments.heads.head_effects import Profiles
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
-from headlab.experiments.weight_nulls import reordered
+from headlab.experiments.weights import cluster_behaviour as room
+from headlab.experiments.weights.weight_nulls import reordered
 from headlab.heads import Grid
 from headlab.measures.weights import head_weights
 from headlab.stats.clustering import euclidean

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from headlab.engine.captures import capture
-from headlab.experiments import critical_paths, load, trial
+from headlab.experiments import load, trial
+from headlab.experiments.attention import critical_paths
+from headlab.experiments.attention.critical_paths import Edges, alike, edges_of, knock_out, parted, roles_of, strongest
 from headlab.experiments.base import draw
-from headlab.experiments.critical_paths import Edges, alike, edges_of, knock_out, parted, roles_of, strongest
 from headlab.experiments.trial import EXPERIMENTS, adjusted, find_claim
 from headlab.prompts import encode
 

@@ -8,10 +8,10 @@ import pytest
 
 from headlab import organisms, report
 from headlab.claims import ClaimError
-from headlab.experiments import cross_model as room
 from headlab.experiments import trial
-from headlab.experiments.cross_model import cross_model, preset
-from headlab.experiments.models_table import counted_as
+from headlab.experiments.training import cross_model as room
+from headlab.experiments.training.cross_model import cross_model, preset
+from headlab.experiments.training.models_table import counted_as
 from headlab.experiments.trial import EXPERIMENTS, find_claim
 from headlab.store import Store
 

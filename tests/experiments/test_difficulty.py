@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from headlab.experiments import difficulty as d
-from headlab.experiments import strata
+from headlab.experiments.thoughts import difficulty as d
+from headlab.experiments.thoughts import strata
 from headlab.experiments.trial import adjusted, builtin_claims, trial
 from headlab.tasks.word_problems import Problem, ProblemSet, word_problems
 

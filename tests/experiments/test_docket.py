@@ -13,8 +13,9 @@ import torch
 from sizes import DECIMALS as SMALL
 from sizes import small as sized
 
-from headlab.experiments import edited, layer_scan, load, trial
+from headlab.experiments import edited, load, trial
 from headlab.experiments.base import protocol_patch
+from headlab.experiments.heads import layer_scan
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
 
 EXACT = ("no-op", "identity", "own-share")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from headlab.experiments import builtin_claims, load, padding, trial
-from headlab.experiments import format_injection as room
+from headlab.experiments.doses import format_injection as room
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.prompts import PromptError, encode
 from headlab.tasks.decimals import decimals

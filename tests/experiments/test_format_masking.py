@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from headlab.experiments import builtin_claims, format_masking, load, trial
-from headlab.experiments.dosing import Arm
-from headlab.experiments.dosing_repair import Arms, minimum
+from headlab.experiments import builtin_claims, load, trial
+from headlab.experiments.doses import format_masking
+from headlab.experiments.doses.dosing import Arm
+from headlab.experiments.doses.dosing_repair import Arms, minimum
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.heads import Heads
 from headlab.interventions import key_positions

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from headlab.experiments import architecture as room
 from headlab.experiments import base, load, trial
+from headlab.experiments.attention import architecture as room
 from headlab.experiments.trial import EXPERIMENTS
 from headlab.heads import Grid
 

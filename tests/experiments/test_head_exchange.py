@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from headlab.engine.run import sweep
-from headlab.experiments import head_exchange, load, trial
+from headlab.experiments import load, trial
 from headlab.experiments.base import draw
-from headlab.experiments.swaps import derangement, exchange, identity_control
+from headlab.experiments.exchanges import head_exchange
+from headlab.experiments.exchanges.swaps import derangement, exchange, identity_control
 from headlab.experiments.trial import EXPERIMENTS, adjusted, find_claim
 from headlab.heads import Grid
 from headlab.interventions import InterventionError, World

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from headlab.experiments import head_similarity as room
 from headlab.experiments import load, trial
+from headlab.experiments.attention import head_similarity as room
 from headlab.experiments.trial import EXPERIMENTS
 
 EXPERIMENTS.setdefault("head-similarity", room.EXPERIMENT)

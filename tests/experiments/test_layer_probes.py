@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headlab.experiments import layer_probes as lp
-from headlab.experiments import probing
+from headlab.experiments.thoughts import layer_probes as lp
+from headlab.experiments.thoughts import probing
 from headlab.experiments.trial import adjusted, builtin_claims, trial
 from headlab.tasks.word_problems import Problem, word_problems
 

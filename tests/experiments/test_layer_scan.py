@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from headlab import organisms
-from headlab.experiments import builtin_claims, layer_scan, trial
+from headlab.experiments import builtin_claims, trial
+from headlab.experiments.heads import layer_scan
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 
 EXPERIMENTS.setdefault("layer-scan", layer_scan.EXPERIMENT)

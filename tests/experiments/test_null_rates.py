@@ -12,7 +12,8 @@ import torch
 from scipy.stats import chisquare
 
 from headlab.claims import ClaimError
-from headlab.experiments import load, null_rates, null_rates_table, relabelled, trial
+from headlab.experiments import load, null_rates, null_rates_table, trial
+from headlab.experiments.heads import relabelled
 from headlab.experiments.null_rates import allowed, shares
 from headlab.experiments.null_rates_table import defaults, over_models
 from headlab.experiments.trial import EXPERIMENTS, adjusted, find_claim

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from headlab.engine.run import sweep
-from headlab.experiments import builtin_claims, load, pattern_threshold, trial
+from headlab.experiments import builtin_claims, load, trial
 from headlab.experiments.base import Bench
-from headlab.experiments.crossings import crossing_table, grid_of, measure, narrowed, read
+from headlab.experiments.doses import pattern_threshold
+from headlab.experiments.doses.crossings import crossing_table, grid_of, measure, narrowed, read
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
@@ -125,7 +126,7 @@ def test_the_sign_flips_where_the_table_says(result, natural) -> None:
 
 def test_the_norm_starts_at_the_unedited_run(natural, pairs) -> None:
     from headlab.engine.captures import capture
-    from headlab.experiments.crossings import final_norms
+    from headlab.experiments.doses.crossings import final_norms
 
     key = (natural.slots[-1].layer, "resid")
     own = [float(x[-1].norm()) for x in capture(natural, [p.corrupted for p in pairs[:4]], [key])[key]]

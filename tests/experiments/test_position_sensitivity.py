@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headlab.experiments import load, trial
-from headlab.experiments import position_sensitivity as room
+from headlab.experiments.doses import position_sensitivity as room
 from headlab.experiments.trial import EXPERIMENTS
 from headlab.heads import Grid
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from headlab.engine.model import ModelError
-from headlab.experiments import load, reindexed_sets, reindexing, trial
+from headlab.experiments import load, trial
 from headlab.experiments.base import draw
-from headlab.experiments.reindexed_sets import INDEX, Moved, controls, logits_of, scrambles, sets_of
+from headlab.experiments.exchanges import reindexed_sets, reindexing
+from headlab.experiments.exchanges.reindexed_sets import INDEX, Moved, controls, logits_of, scrambles, sets_of
 from headlab.experiments.trial import adjusted, find_claim
 from headlab.heads import Grid, Heads
 from headlab.prompts import encode

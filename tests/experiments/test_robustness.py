@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from headlab.experiments import builtin_claims, robustness, settings_grid, trial
+from headlab.experiments import builtin_claims, trial
+from headlab.experiments.heads import robustness, settings_grid
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.stats import Estimate
 

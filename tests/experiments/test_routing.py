@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from headlab.experiments import edited, load, trial, watched
-from headlab.experiments import routing as room
+from headlab.experiments import edited, load, trial
+from headlab.experiments.attention import routing as room
+from headlab.experiments.attention import watched
 from headlab.experiments.trial import EXPERIMENTS
 from headlab.measures import bandwidth
 from headlab.prompts import encode

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest, multivariate_normal, norm
 
 from headlab.effects import Figure
-from headlab.experiments import simulator as sim
+from headlab.experiments.subsets import simulator as sim
 from headlab.stats import Estimate
 
 MODEL = sim.AdditiveMargin()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headlab.experiments import builtin_claims, spatial_patterns, trial
+from headlab.experiments import builtin_claims, trial
 from headlab.experiments.after_members import Partial, planted_control
+from headlab.experiments.subsets import spatial_patterns
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.heads import Heads
 from headlab.stats.spacing import spacing

@@ -7,7 +7,8 @@ import pytest
 
 from headlab import organisms
 from headlab.claims import Control
-from headlab.experiments import builtin_claims, member_effects, subset_sweep, trial
+from headlab.experiments import builtin_claims, trial
+from headlab.experiments.subsets import member_effects, subset_sweep
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 
 EXPERIMENTS.setdefault("subset-sweep", subset_sweep.EXPERIMENT)

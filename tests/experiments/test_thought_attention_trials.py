@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from headlab.engine.model import open_model
-from headlab.experiments import compare_models, head_metrics, hubs, thought_attention
-from headlab.experiments import thought_rows as shared
 from headlab.experiments.base import Result
+from headlab.experiments.thoughts import compare_models, head_metrics, hubs, thought_attention
+from headlab.experiments.thoughts import thought_rows as shared
 from headlab.experiments.trial import EXPERIMENTS, adjusted, find_claim, trial
 from headlab.organisms.thought_making import build_lm, wrap
 from headlab.organisms.thought_recipes import THOUGHT_RECIPES

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from planted_thinker import planted, problems, truth
 
-from headlab.experiments import head_ablation as room
-from headlab.experiments import thought_causal as common
 from headlab.experiments.thinking import of_world
+from headlab.experiments.thoughts import head_ablation as room
+from headlab.experiments.thoughts import thought_causal as common
 from headlab.experiments.trial import adjusted, find_claim, trial
 from headlab.heads import Grid, Head, Heads
 from headlab.stats import Estimate

@@ -10,8 +10,8 @@ import pytest
 import torch
 from planted_thinker import planted, problems
 
-from headlab.experiments import forced_patterns, hub_rerouting, position_patching
-from headlab.experiments import thought_causal as common
+from headlab.experiments.thoughts import forced_patterns, hub_rerouting, position_patching
+from headlab.experiments.thoughts import thought_causal as common
 from headlab.experiments.trial import adjusted, find_claim, trial
 from headlab.heads import Grid
 from headlab.stats import Estimate

@@ -11,8 +11,8 @@ import torch
 from planted_thinker import planted, problems
 
 from headlab.engine.model import ModelError, open_model
-from headlab.experiments import thought_transplant as surgery
-from headlab.experiments import transplant as room
+from headlab.experiments.thoughts import thought_transplant as surgery
+from headlab.experiments.thoughts import transplant as room
 from headlab.experiments.trial import adjusted, find_claim, trial
 from headlab.heads import Head
 

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from headlab import organisms
-from headlab.experiments import changes, checkpoints, series, series_looks, training_dynamics
-from headlab.experiments.emergence import emergence
+from headlab.experiments import series
 from headlab.experiments.series import Checkpoint, Series, SeriesError
 from headlab.experiments.steps import steps_of
+from headlab.experiments.training import changes, checkpoints, series_looks, training_dynamics
+from headlab.experiments.training.emergence import emergence
 from headlab.experiments.trial import builtin_claims, experiment, trial
 from headlab.measures.weights import HeadWeights, LayerWeights, head_weights
 from headlab.report import figures, page

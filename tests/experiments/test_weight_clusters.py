@@ -11,12 +11,21 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from headlab.claims import Claim, ClaimError
-from headlab.experiments import load, trial, weight_nulls
-from headlab.experiments import weight_clusters as room
+from headlab.experiments import load, trial
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
-from headlab.experiments.weight_labels import grouped
-from headlab.experiments.weight_nulls import apart, circuits, cloud_tables, planted, reordered, stacked, untrained
-from headlab.experiments.weight_sets import shared, traits
+from headlab.experiments.weights import weight_clusters as room
+from headlab.experiments.weights import weight_nulls
+from headlab.experiments.weights.weight_labels import grouped
+from headlab.experiments.weights.weight_nulls import (
+    apart,
+    circuits,
+    cloud_tables,
+    planted,
+    reordered,
+    stacked,
+    untrained,
+)
+from headlab.experiments.weights.weight_sets import shared, traits
 from headlab.measures.weights import head_weights, norm_matched
 from headlab.stats.agreement import adjusted_rand, cluster_test
 from headlab.stats.clustering import euclidean, hierarchical

@@ -219,12 +219,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     assert headlab.store.Store and headlab.cli.show  # what the children need is there before they are
     if given.only != "store":
-        import headlab.experiments.cross_model
-        import headlab.experiments.emergence
+        import headlab.experiments.training.cross_model
+        import headlab.experiments.training.emergence
         from headlab.thoughts import load
         from headlab.trials.record import source_hash
 
-        assert source_hash() and load and headlab.experiments.emergence
+        assert source_hash() and load and headlab.experiments.training.emergence
     rng = random.Random(given.seed)
     for name, (command, small) in workloads(given.only).items():
         if given.only in {"", name}:

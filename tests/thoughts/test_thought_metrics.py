@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from headlab.experiments.head_metrics import MAXIMA, PRINTED, PUBLISHED
+from headlab.experiments.thoughts.head_metrics import MAXIMA, PRINTED, PUBLISHED
 from headlab.stats.intervals import bootstrap_means
 from headlab.stats.of_means import bootstrap_of_means
 from headlab.thoughts import hubs, metrics

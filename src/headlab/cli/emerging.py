@@ -48,8 +48,8 @@ def emergence(
     if revisions and steps:
         raise BadInput("--revisions and --steps both say which checkpoints; give one of them")
     from headlab.cli.progress import Meter
-    from headlab.experiments.emergence import emergence as measure
     from headlab.experiments.series import PRESETS as KNOWN
+    from headlab.experiments.training.emergence import emergence as measure
 
     given = {
         "pairs": pairs, "seed": seed, "device": device, "dtype": dtype, "memory": o.memory_bytes(memory),

@@ -36,7 +36,7 @@ def reanalyse(
     o.at_least(0, seed=seed)
     if pool is not None:
         one_of(pool, ("even", "odd", "any"), "pool")
-    from headlab.experiments.reanalysis import reanalyse as read_again
+    from headlab.experiments.subsets.reanalysis import reanalyse as read_again
 
     home = open_store(store)
     result = read_again(
@@ -49,7 +49,7 @@ def reanalyse(
 def simulate(seed: o.Seed = None, store: o.StoreOption = None, json: o.Json = False) -> None:
     """See heads that only add up pass for "any 8", "exactly 8" and "sharp 60 %"."""
     o.at_least(0, seed=seed)
-    from headlab.experiments.simulator import simulated
+    from headlab.experiments.subsets.simulator import simulated
 
     home = open_store(store)
     print_record(simulated(seed=seed or 0, store=home).record, home, json)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from headlab.engine.model import ModelError
-from headlab.experiments.weight_nulls import apart, circuits
+from headlab.experiments.weights.weight_nulls import apart, circuits
 from headlab.heads import Grid
 from headlab.measures import distances, norms
 from headlab.measures.weights import HeadWeights

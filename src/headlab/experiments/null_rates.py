@@ -18,8 +18,8 @@ from typing import Any
 from headlab.claims import PROTOCOLS, Claim, Control, decide
 from headlab.effects import Figure
 from headlab.experiments.base import Bench, Experiment, Outcome, choose_layer, eligibility, named
-from headlab.experiments.parity import NAIVE
-from headlab.experiments.relabelled import trials
+from headlab.experiments.heads.parity import NAIVE
+from headlab.experiments.heads.relabelled import trials
 from headlab.heads import even
 from headlab.prompts import encode
 from headlab.stats import Estimate, clopper_pearson

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headlab.experiments.watched import numbers
+from headlab.experiments.attention.watched import numbers
 from headlab.prompts import EncodedPair, Prompt, PromptError, Span, encode_prompt
 from headlab.tasks.decimals import fill, get_format
 

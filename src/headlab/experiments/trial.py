@@ -19,54 +19,39 @@ from headlab.engine.identity import identity
 from headlab.engine.limits import beyond
 from headlab.engine.model import Lab
 from headlab.engine.run import Engine
-from headlab.experiments import (
-    architecture,
-    attribution,
-    bandwidth,
+from headlab.experiments import documents, null_rates
+from headlab.experiments.attention import architecture, bandwidth, critical_paths, head_similarity, routing
+from headlab.experiments.base import Bench, Outcome, Result, draw, handed_on
+from headlab.experiments.doses import (
     bandwidth_dose,
     bandwidth_repair,
-    bug_rate,
-    cluster_behaviour,
-    compare_models,
-    critical_paths,
-    cross_model,
-    difficulty,
-    documents,
-    forced_patterns,
     format_injection,
     format_masking,
+    pattern_threshold,
+    position_sensitivity,
+)
+from headlab.experiments.exchanges import head_exchange, pattern_swap, reindexing
+from headlab.experiments.fitting import check_fit, check_prompts
+from headlab.experiments.heads import bug_rate, head_count, layer_scan, mechanism, parity, robustness
+from headlab.experiments.subsets import reanalysis, simulator, spatial_patterns, subset_sweep
+from headlab.experiments.thinking import TASK as THINKING
+from headlab.experiments.thinking import ThoughtBench, draw_problems, read_problems
+from headlab.experiments.thoughts import (
+    attribution,
+    compare_models,
+    difficulty,
+    forced_patterns,
     head_ablation,
-    head_count,
-    head_exchange,
     head_metrics,
-    head_similarity,
     hub_rerouting,
     hubs,
     layer_probes,
-    layer_scan,
-    mechanism,
-    null_rates,
-    parity,
-    pattern_swap,
-    pattern_threshold,
     position_patching,
-    position_sensitivity,
-    reanalysis,
-    reindexing,
-    robustness,
-    routing,
-    simulator,
-    spatial_patterns,
-    subset_sweep,
     thought_attention,
-    training_dynamics,
     transplant,
-    weight_clusters,
 )
-from headlab.experiments.base import Bench, Outcome, Result, draw, handed_on
-from headlab.experiments.fitting import check_fit, check_prompts
-from headlab.experiments.thinking import TASK as THINKING
-from headlab.experiments.thinking import ThoughtBench, draw_problems, read_problems
+from headlab.experiments.training import cross_model, training_dynamics
+from headlab.experiments.weights import cluster_behaviour, weight_clusters
 from headlab.heads import layer as all_heads
 from headlab.heads import pool
 from headlab.interventions import Intervention, World

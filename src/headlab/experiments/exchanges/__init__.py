@@ -1,0 +1,1 @@
+"""Heads and attention patterns that change places."""

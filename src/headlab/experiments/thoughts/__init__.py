@@ -1,0 +1,1 @@
+"""Experiments on models that think in latent vectors."""

@@ -1,0 +1,1 @@
+"""Across models: the checkpoints of a training run, models trained apart."""

@@ -1,0 +1,1 @@
+"""What the weights of heads tell about them."""

@@ -1,0 +1,85 @@
+"""Is a cluster of heads a unit of the model?  Each is patched, and so are as many heads of the same KV groups.
+
+1. A cluster's recovery of the logit difference among that of matched sets that nobody named.
+2. One answer for all clusters: the one with the smallest p, at α divided by the number of clusters that could be ranked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from headlab.claims import PROTOCOLS
+from headlab.designs import Matched, matched_sets
+from headlab.effects import mean_recovery, pivot, recovery
+from headlab.experiments.base import Bench
+from headlab.experiments.heads.head_traits import Partition
+from headlab.experiments.heads.patched_sets import set_name, set_worlds
+from headlab.heads import Heads
+from headlab.prompts import EncodedPair
+from headlab.stats import Estimate, Rank, holm, rank
+
+MOST = 8
+"""Clusters patched at most, the largest first."""
+
+
+@dataclass(frozen=True)
+class Patched:
+    """One cluster: its heads, what it recovers, the recovery of matched sets, and its rank (None: no other set)."""
+
+    label: Any
+    heads: Heads
+    recovery: Estimate
+    null: tuple[float, ...]
+    test: Rank | None
+    p_holm: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        e = self.recovery
+        return {
+            "cluster": str(self.label), "heads": str(self.heads), "size": len(self.heads), "recovery": e.value, "low": e.low,
+            "high": e.high, "pairs": e.n, "matched_mean": float(np.mean(self.null)) if self.null else None,
+            "matched_sets": len(self.null), "p": self.test.p if self.test else None, "p_holm": self.p_holm,
+        }  # fmt: skip
+
+
+def patched(bench: Bench, parted: Partition, layer: int, pairs: Sequence[EncodedPair], wanted: int) -> list[Patched]:
+    """Every cluster (the largest eight) of a layer among matched sets."""
+    grid, claim = bench.lab.grid, bench.claim
+    members = sorted(parted.clusters.items(), key=lambda item: -len(item[1]))[:MOST]
+    named = {c: Heads.of(layer, heads) for c, heads in members}
+    matched: dict[Any, Matched] = {c: matched_sets(grid, h, n=wanted, seed=claim.seed) for c, h in named.items()}
+    sets = dict.fromkeys(s for c, h in named.items() for s in (h, *matched[c].sets))
+    swept = bench.sweep(pairs, set_worlds(PROTOCOLS["standard"], list(sets)), f"clusters of layer {layer}")
+    edited = pivot(swept, [set_name(s) for s in sets])
+    one = swept.drop_duplicates("pair").sort_values("pair")
+    gained = dict(
+        zip(sets, mean_recovery(edited, one["clean"].to_numpy(), one["corrupted"].to_numpy()).tolist(), strict=True)
+    )
+    alpha = claim.alpha / max(1, sum(m.total > 1 for m in matched.values()))
+    found = []
+    for c, heads in named.items():
+        own = recovery(swept, set_name(heads), seed=claim.seed)
+        null = tuple(gained[s] for s in matched[c].sets)
+        test = (
+            rank(
+                gained[heads], null, enumerated=matched[c].enumerated, alpha=alpha, unit="matched sets", tolerance=1e-6
+            )
+            if matched[c].total > 1
+            else None
+        )
+        found.append(Patched(c, heads, own, null, test))
+    adjusted = holm([np.nan if f.test is None else f.test.p for f in found]).tolist()
+    return [
+        Patched(f.label, f.heads, f.recovery, f.null, f.test, None if f.test is None else p)
+        for f, p in zip(found, adjusted, strict=True)
+    ]
+
+
+def foremost(found: Sequence[Patched]) -> Patched | None:
+    """The cluster that stands out most among its matched sets."""
+    ranked = [f for f in found if f.test is not None]
+    return min(ranked, key=lambda f: (f.test.p, -(f.recovery.value or 0.0)), default=None)  # type: ignore[union-attr]
