@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from headlab.engine.model import Lab
-from headlab.experiments import edited, load, trial
+from headlab.experiments import load, trial
 from headlab.experiments.attention import bandwidth as room
-from headlab.experiments.attention import watched
 from headlab.experiments.trial import EXPERIMENTS
-from headlab.measures import DECIMALS
+from headlab.measures import DECIMALS, classes, edited
+from headlab.stats.permutation import flips
 
 EXPERIMENTS.setdefault("bandwidth", room.EXPERIMENT)
 SMALL: dict[str, Any] = {"pairs": 40, "layer": 1, "matched_sets": 700}
@@ -71,7 +71,7 @@ def test_a_difference_that_is_there_is_found(store) -> None:
 
 
 def test_roles_that_are_not_shuffled_void_the_trial(even, store, monkeypatch) -> None:
-    monkeypatch.setattr(room._Shuffled, "of", lambda self, encoded: DECIMALS.of(encoded))
+    monkeypatch.setattr(classes.Shuffled, "of", lambda self, encoded: DECIMALS.of(encoded))
     result = trial("bandwidth", even, store=store, **SMALL)
     assert result.verdict.outcome == "void" and "shuffled-roles" in result.verdict.sentence
 
@@ -101,7 +101,7 @@ def test_a_measure_that_wanders_fails_the_no_op(even) -> None:
 def test_flips_find_a_difference_and_spare_none() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 2)) + np.array([0.0, 1.0])
-    p = watched.flips(x, [str(i // 2) for i in range(60)], seed=0)
+    p = flips(x, [str(i // 2) for i in range(60)], seed=0)
     assert p[0] > 0.05 and p[1] < 0.001
 
 

@@ -13,10 +13,11 @@ import torch
 from sizes import DECIMALS as SMALL
 from sizes import small as sized
 
-from headlab.experiments import edited, load, trial
+from headlab.experiments import load, trial
 from headlab.experiments.base import protocol_patch
 from headlab.experiments.heads import layer_scan
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
+from headlab.measures import edited
 
 EXACT = ("no-op", "identity", "own-share")
 

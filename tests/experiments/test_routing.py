@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from headlab.experiments import edited, load, trial
+from headlab.experiments import load, trial
 from headlab.experiments.attention import routing as room
 from headlab.experiments.attention import watched
 from headlab.experiments.trial import EXPERIMENTS
-from headlab.measures import bandwidth
+from headlab.measures import bandwidth, edited
 from headlab.prompts import encode
 from headlab.tasks.decimals import decimals
 

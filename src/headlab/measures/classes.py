@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -121,3 +122,24 @@ class PublishedClasses:
             return "numeric" if any(c in text for c in ".0123456789") else OTHER
 
         return (*map(kind, texts[: encoded.n_prompt]), *[ANSWER] * len(encoded.forced))
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """The classes of a prompt's tokens dealt out again at random; the sink stays where it is."""
+
+    classes: Classes
+    seed: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.classes.names
+
+    def of(self, encoded: Encoded) -> tuple[str, ...]:
+        kinds = list(self.classes.of(encoded))
+        places = [i for i, kind in enumerate(kinds[: encoded.n_prompt]) if kind != SINK]
+        dealt = [kinds[i] for i in places]
+        random.Random(f"{self.seed} {encoded.ids}").shuffle(dealt)
+        for i, kind in zip(places, dealt, strict=True):
+            kinds[i] = kind
+        return tuple(kinds)

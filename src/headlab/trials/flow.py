@@ -132,6 +132,12 @@ class Seen:
             self.shared[make] = make(self.case)
         return self.shared[make]
 
+    def of_trial(self, make: Callable[[Scope], T]) -> T:
+        """What ``make`` gives of the scope, made once for all readings of a trial: nothing that their protocols tell apart."""
+        if make not in self.shared:
+            self.shared[make] = make(self.scope)
+        return self.shared[make]
+
     def pairs(self, name: str) -> Any:
         """A row for each pair of a sweep: clean, corrupted, cluster."""
         return self[name].drop_duplicates("pair").sort_values("pair")

@@ -51,6 +51,11 @@ class Eligibility:
         }
 
 
+def clusters_of(pairs: Sequence[EncodedPair]) -> list[str]:
+    """The cluster of each pair: its own id where it has none."""
+    return [p.pair.cluster or p.pair.id for p in pairs]
+
+
 def distinct(pairs: Sequence[EncodedPair]) -> int:
     """Pairs that differ in their prompts: what eligibility counts."""
     return len({prompts_of(p.pair) for p in pairs})
@@ -65,7 +70,7 @@ def eligibility(bench: Bench, protocol: Protocol) -> Eligibility:
         [replace(p, corrupted=p.clean) for p in pairs], base, protocol, f"clean prompts ({protocol.name})"
     )
     corrupted = bench.texts(pairs, base, protocol, f"corrupted prompts ({protocol.name})")
-    clusters = [p.pair.cluster or p.pair.id for p in pairs]
+    clusters = clusters_of(pairs)
 
     def rate(values: Any) -> Estimate:
         return clustered_rate(values, clusters=clusters, unit="pairs")

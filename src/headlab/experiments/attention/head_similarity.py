@@ -33,9 +33,9 @@ from headlab.experiments.attention.watched import (
     without_ranks,
 )
 from headlab.experiments.base import Bench, Experiment, Outcome, named
-from headlab.experiments.edited import copying, edited, of_one_length, two_patterns
 from headlab.heads import Grid
 from headlab.measures import moments
+from headlab.measures.edited import copying, edited, of_one_length, two_patterns
 from headlab.prompts import Encoded
 from headlab.stats import Estimate, Rank, holm, rank
 from headlab.stats.distances import LabelContrast, label_contrast

@@ -33,8 +33,8 @@ from headlab.experiments.attention.watched import (
     without_ranks,
 )
 from headlab.experiments.base import Bench, Experiment, Outcome
-from headlab.experiments.edited import CONTROLS, controls
 from headlab.measures import routing as routes
+from headlab.measures.edited import CONTROLS, controls
 from headlab.prompts import Encoded
 from headlab.stats import holm
 from headlab.store import Reading

@@ -31,11 +31,11 @@ from headlab.experiments.attention.watched import (
     untestable,
 )
 from headlab.experiments.base import Bench, Experiment, Outcome, distinct, named
-from headlab.experiments.edited import CONTROLS, controls
 from headlab.experiments.padding import Cell, design_cells, padded
 from headlab.interventions import World
 from headlab.measures import DECIMALS, PublishedClasses, TokenClasses
 from headlab.measures import bandwidth as attention_bandwidth
+from headlab.measures.edited import CONTROLS, controls
 from headlab.prompts import Encoded, EncodedPair
 from headlab.stats import Estimate, bootstrap_mean, clustered_rate
 from headlab.stats.factorial import factorial_regression

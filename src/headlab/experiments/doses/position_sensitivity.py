@@ -36,10 +36,10 @@ from headlab.experiments.attention.watched import (
     without_ranks,
 )
 from headlab.experiments.base import Bench, Experiment, Outcome, named
-from headlab.experiments.edited import CONTROLS, controls
 from headlab.heads import Grid, even, odd
 from headlab.measures import DECIMALS, PublishedClasses
 from headlab.measures import bandwidth as attention_bandwidth
+from headlab.measures.edited import CONTROLS, controls
 from headlab.prompts import Encoded
 from headlab.stats import Estimate, bootstrap_mean, bootstrap_ratio
 from headlab.store import NamedEstimate, Reading

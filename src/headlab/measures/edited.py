@@ -1,7 +1,8 @@
 """Controls of what is read from attention: the same model, whose passes run under an edit that must show in the reading.
 
 An edit that writes nothing new changes no reading; heads whose queries are zero read alike; heads made to look at the
-numbers only read 1, and no other head's reading moves.
+numbers only read 1, and no other head's reading moves.  With token classes dealt out at random heads give the numbers
+what uniform attention does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +23,15 @@ from headlab.engine.model import Lab
 from headlab.engine.passes import by_length
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.heads import Grid, even
+from headlab.measures.attention import bandwidth
+from headlab.measures.classes import DECIMALS, Shuffled
 from headlab.prompts import Encoded
+from headlab.stats import bootstrap_mean
 from headlab.tasks.decimals import NUMERIC_ROLES
 
 CONTROLS = ("no-op", "uniform", "pointed")
 CONTROL_PROMPTS = 32
+NEAR = 0.05
 Array = np.ndarray
 Measure = Callable[[Lab, Sequence[Encoded], int], Array]
 """``measure(lab, encoded, tokens)`` → [prompt, head]: attention of one layer to the numbers; ``tokens`` in one batch."""
@@ -139,3 +145,18 @@ def controls(lab: Lab, encoded: Sequence[Encoded], at: int, measure: Measure) ->
             value=short,
         ),
     ]
+
+
+def shuffled_roles(lab: Lab, encoded: Sequence[Encoded], at: int, clusters: Sequence[str], seed: int) -> Control:
+    """Roles dealt out at random: on average each head then gives "numbers" exactly what uniform attention does."""
+
+    def relative(n: int) -> Array:
+        table: Any = bandwidth(lab, encoded, Shuffled(DECIMALS, seed + n), sink="out", layers=[at])
+        table = table[table["token_class"] == "numeric"]
+        return table.pivot(index="prompt", columns="head", values="relative").to_numpy().mean(1)
+
+    found = bootstrap_mean(np.mean([relative(n) for n in range(8)], 0), clusters, unit="pairs", seed=seed, level=0.999)
+    value = found.value if found.value is not None else 1.0
+    words = f"with token classes dealt out at random, heads give the numbers {found} times what uniform attention does"
+    passed = found.above(1.0) == "unsure" or abs(value - 1) <= NEAR
+    return Control(name="shuffled-roles", kind="negative", passed=passed, words=words, value=value)
