@@ -9,13 +9,13 @@ import torch
 
 from headlab.engine.run import sweep
 from headlab.experiments import load, trial
-from headlab.experiments.base import draw
 from headlab.experiments.exchanges import head_exchange
-from headlab.experiments.exchanges.swaps import derangement, exchange, identity_control
 from headlab.experiments.trial import EXPERIMENTS, adjusted, find_claim
 from headlab.heads import Grid
 from headlab.interventions import InterventionError, World
 from headlab.prompts import encode
+from headlab.trials.case import draw
+from headlab.trials.exchanges import derangement, exchange, identity_control
 
 EXPERIMENTS.setdefault("head-exchange", head_exchange.EXPERIMENT)
 
@@ -42,7 +42,7 @@ def test_it_ends_with_tables_figures_and_a_verdict(result) -> None:
 
 def test_the_identity_is_exact_and_shuffles_take_hold(result) -> None:
     controls = {c.name: c for c in result.verdict.controls}
-    assert set(controls) == set(head_exchange.CONTROLS) and all(c.passed for c in controls.values())
+    assert set(controls) == set(head_exchange.EXPERIMENT.controls) and all(c.passed for c in controls.values())
     assert controls["identity"].value == 0.0 and controls["takes-hold"].value > 1.0
 
 

@@ -9,13 +9,13 @@ import torch
 
 from headlab.engine.run import sweep
 from headlab.experiments import load, trial
-from headlab.experiments.base import draw
 from headlab.experiments.exchanges import pattern_swap
-from headlab.experiments.exchanges.swaps import exchange, identity_control
 from headlab.experiments.trial import EXPERIMENTS, adjusted, find_claim
 from headlab.heads import Grid
 from headlab.interventions import World
 from headlab.prompts import encode
+from headlab.trials.case import draw
+from headlab.trials.exchanges import exchange, identity_control
 
 EXPERIMENTS.setdefault("pattern-swap", pattern_swap.EXPERIMENT)
 GRIDS = (Grid(2, 16, 4), Grid(2, 12, 12), Grid(2, 9, 3), Grid(2, 8, 1))
@@ -44,7 +44,7 @@ def test_it_ends_with_tables_figures_and_a_verdict(result) -> None:
 
 def test_the_identity_swap_is_an_exact_no_op_and_random_swaps_take_hold(result) -> None:
     controls = {c.name: c for c in result.verdict.controls}
-    assert set(controls) == set(pattern_swap.CONTROLS)
+    assert set(controls) == set(pattern_swap.EXPERIMENT.controls)
     assert controls["identity"].passed and controls["identity"].value == 0.0
     assert controls["takes-hold"].passed and controls["takes-hold"].value > 1.0
     assert controls["no-op"].passed and controls["patch-all"].passed
@@ -63,7 +63,7 @@ def test_a_borrowed_pattern_is_that_of_the_lender(natural) -> None:
     model whose query rows were copied."""
     claim = adjusted(find_claim("parity"), pairs=6, layer=1)
     pairs = [encode(p, natural.tokenizer) for p in draw(claim, natural.tokenizer, None)[0]]
-    world = World("swap", (exchange(1, pattern_swap.parity_partners(natural.grid)["even-on-odd"], "pattern"),))
+    world = World("swap", (exchange(1, pattern_swap.partners(natural.grid)["even-on-odd"], "pattern"),))
     found = sweep(natural, pairs, [world])["edited"].to_numpy()
     copied = load("decimals-natural")
     weight = copied.model.model.layers[1].self_attn.q_proj.weight
@@ -90,7 +90,7 @@ def test_partners_stay_in_their_kv_group(grid: Grid) -> None:
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_parity_partners_are_the_published_ones(grid: Grid) -> None:
-    found = pattern_swap.parity_partners(grid)
+    found = pattern_swap.partners(grid)
     assert all(b == a - 1 and a % 2 == 1 for a, b in found["even-on-odd"].items())
     assert all(b == a + 1 and a % 2 == 0 for a, b in found["odd-on-even"].items())
     assert all(a % 2 == b % 2 == 1 and a != b for a, b in found["same-odd"].items())

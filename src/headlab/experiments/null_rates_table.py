@@ -19,11 +19,11 @@ from headlab.claims import Claim, Control, decide
 from headlab.effects import Figure, Progress, quiet
 from headlab.experiments import null_rates
 from headlab.experiments.base import Result, handed_on, named
-from headlab.experiments.exchanges.swaps import estimates_figure
 from headlab.experiments.null_rates import COLUMNS, LABELS, NOMINAL, UNIT, allowed, parity_of, shares, words
 from headlab.experiments.training.models_table import CANNOT, counted_as, listed
 from headlab.stats import Estimate, bootstrap_mean
 from headlab.store import NamedEstimate, Reading, Record, Store
+from headlab.trials.charts import estimates as estimates_figure
 from headlab.trials.record import versions
 
 NATURAL = ("decimals-natural", "decimals-natural-neox", "decimals-natural-gemma")

@@ -7,7 +7,7 @@ figures.  An experiment declares these as plain functions; nothing here knows wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headlab.claims import PROTOCOLS, Claim, Control, Protocol, decide
@@ -72,8 +72,10 @@ class Scope:
 
     def idle(self, site: str = "") -> tuple[World, World]:
         """What must change nothing: a patch by amount 0, and every head's own activation written back."""
-        baseline = self.edit("baseline", self.whole, site=site, amount=0.0)
-        return baseline, no_op_world(self.protocol, self.whole, site or None)
+        return self.edit("baseline", self.whole, site=site, amount=0.0), self.noop(site)
+
+    def noop(self, site: str = "") -> World:
+        return no_op_world(self.protocol, self.whole, site or None)
 
 
 @dataclass(frozen=True)
@@ -304,12 +306,14 @@ class Declared(Entry):
 
     def worlds(self, case: Any, layer: int) -> list[World]:
         """Every world that runs, for ``--dry-run``."""
-        found: dict[str, World] = {}
+        found: list[World] = []
         for name in case.claim.readings:
             scope = self.scope(case, name, layer)
-            if name in self.methods and not self.methods[name].impossible(scope):
-                found |= {w.content_hash(): w for s in self.methods[name].sweeps(scope).values() for w in s.worlds}
-        return list(found.values())
+            if name not in self.methods or self.methods[name].impossible(scope):
+                continue
+            for sweep, one in self.methods[name].sweeps(scope).items():
+                found += [replace(w, name=f"{name} {sweep} {w.name}") for w in one.worlds]
+        return found
 
     def tried(self, case: Any) -> Findings:
         """Every reading that the claim asks for."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 from headlab.effects import of_world, recovery, repair
 from headlab.stats import Estimate, mcnemar
@@ -28,11 +27,11 @@ def repaired(sweep: str, worlds: Mapping[str, str], *, arm: str = "z", shown: bo
     return told
 
 
-def difference(name: str, label: str, sweep: str, a: str, b: str) -> Number:
+def difference(name: str, label: str, sweep: str, a: str, b: str, *, arm: str = "z") -> Number:
     """Pairs repaired in world ``a`` minus those in ``b``, paired."""
 
     def told(seen: Seen) -> Iterator[Told]:
-        yield Told(name, label, contrast(seen[sweep], a, b, seen.scope.seed))
+        yield Told(name, label, contrast(seen[sweep], a, b, seen.scope.seed), arm)
 
     return told
 
@@ -47,11 +46,3 @@ def discordance(name: str, label: str, sweep: str, a: str, b: str) -> Number:
         yield Told(name, label, p)
 
     return told
-
-
-def points(told: Sequence[Any]) -> tuple[dict[str, Any], ...]:
-    """Rows ``(label, group, estimate)`` as points of a figure of estimates."""
-    return tuple(
-        {"label": label, "group": group, **{k: e.to_dict()[k] for k in ("value", "low", "high", "n", "unit")}}
-        for label, group, e in told
-    )

@@ -33,6 +33,7 @@ from headlab.measures.edges import gradient_edges
 from headlab.prompts import Encoded, EncodedPair, PromptError, encode
 from headlab.stats import Estimate, Rank, bootstrap_mean, bootstrap_ratio
 from headlab.store import Reading
+from headlab.trials.charts import estimates as estimates_figure
 
 Edge = tuple[int, str, str]
 """Head, query role, key role."""

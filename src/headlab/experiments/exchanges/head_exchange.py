@@ -13,47 +13,21 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
-from headlab.claims import PROTOCOLS, Claim, Protocol, decide
 from headlab.designs import matched_sets
-from headlab.effects import Figure, pivot
-from headlab.experiments.base import (
-    Bench,
-    Eligibility,
-    Experiment,
-    Outcome,
-    choose_layer,
-    eligibility,
-    named,
-    no_op_control,
-    no_op_world,
-    patch_all_control,
-    protocol_patch,
-    standard_estimates,
-)
-from headlab.experiments.exchanges.swaps import (
-    derangement,
-    estimates_figure,
-    exchange,
-    identity_control,
-    measured,
-    rank_figure,
-    recovered_by,
-    recoveries,
-    repaired_by,
-    takes_hold_control,
-    without_rank,
-)
-from headlab.experiments.null import rank_by_pair
+from headlab.effects import Figure
 from headlab.heads import Grid, even, odd
-from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
-from headlab.prompts import encode
-from headlab.stats import Estimate, Rank
-from headlab.store import Reading
+from headlab.trials import charts
+from headlab.trials.checks import no_op, patch_all
+from headlab.trials.exchanges import derangement, exchange, identity, takes_hold
+from headlab.trials.families import Families, Tail
+from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, unsliced, without_ranks
+from headlab.trials.numbers import repaired
 
 LABELS = {
     "within-even": "shuffled among the even heads",
@@ -63,12 +37,12 @@ LABELS = {
     "half": "random halves shuffled",
     "all": "all heads shuffled at random",
 }
-TAILS = {"within-even": ("half", "greater"), "within-odd": ("half", "greater"), "within": ("all", "greater"),
-         "across": ("all", "less")}  # fmt: skip
-STATISTICS = (*(f"{what}:{s}" for what in ("repair", "recovery") for s in LABELS), *(f"rank:{s}" for s in TAILS))
-CONTROLS = ("no-op", "identity", "takes-hold", "patch-all")
-OPTIONS = {"shuffles": 20}
-"""Shuffles drawn of each kind that the claim names."""
+TAILS: dict[str, tuple[str, Tail]] = {
+    "within-even": ("half", "greater"),
+    "within-odd": ("half", "greater"),
+    "within": ("all", "greater"),
+    "across": ("all", "less"),
+}
 
 
 def across(grid: Grid, rng: random.Random) -> dict[int, int]:
@@ -79,12 +53,13 @@ def across(grid: Grid, rng: random.Random) -> dict[int, int]:
     return dict(zip(evens, odds, strict=True)) | dict(zip(odds, back, strict=True))
 
 
-def shuffles(grid: Grid, claim: Claim, at: int, n: int) -> dict[str, list[dict[int, int]]]:
-    """Mappings of each kind: ``n`` of those that the claim names, ``claim.matched_sets`` of each null."""
-    rng = random.Random(f"shuffles {claim.seed}")
+def mappings(scope: Scope) -> dict[str, list[dict[int, int]]]:
+    """As many shuffles of each kind that the claim names as ``shuffles`` says, ``matched_sets`` of each null."""
+    grid, at, n = scope.grid, scope.layer, int(scope.options["shuffles"])
+    rng = random.Random(f"shuffles {scope.seed}")
     evens, odds = even(grid, at).at(at), odd(grid, at).at(at)
-    halves = list(matched_sets(grid, even(grid, at), n=claim.matched_sets, seed=claim.seed).sets)
-    chosen = [rng.choice(halves) for _ in range(claim.matched_sets)]
+    halves = list(matched_sets(grid, even(grid, at), n=scope.claim.matched_sets, seed=scope.seed).sets)
+    chosen = [rng.choice(halves) for _ in range(scope.claim.matched_sets)]
     every = range(grid.n_heads)
     return {
         "within-even": [derangement(evens, rng) for _ in range(n)],
@@ -92,185 +67,137 @@ def shuffles(grid: Grid, claim: Claim, at: int, n: int) -> dict[str, list[dict[i
         "within": [{**derangement(evens, rng), **derangement(odds, rng)} for _ in range(n)],
         "across": [across(grid, rng) for _ in range(n)],
         "half": [derangement(s.at(at), rng) for s in chosen],
-        "all": [derangement(every, rng) for _ in range(claim.matched_sets)],
+        "all": [derangement(every, rng) for _ in range(scope.claim.matched_sets)],
     }
 
 
-def _world(grid: Grid, name: str, at: int, mapping: dict[int, int]) -> World:
+def exchanged(scope: Scope, name: str, mapping: dict[int, int]) -> World:
     """Every head from the clean run, then exchanged."""
-    return World(name, (Intervention(all_heads(grid, at)), exchange(at, mapping, "z")))
+    return World(name, (Intervention(scope.whole), exchange(scope.layer, mapping, "z")))
 
 
-def _worlds(grid: Grid, at: int, drawn: dict[str, list[dict[int, int]]]) -> dict[str, list[World]]:
-    return {k: [_world(grid, f"{k} {n}", at, m) for n, m in enumerate(some)] for k, some in drawn.items()}
+def shuffles(scope: Scope) -> dict[str, list[World]]:
+    drawn = mappings(scope).items()
+    return {kind: [exchanged(scope, f"{kind} {n}", m) for n, m in enumerate(some)] for kind, some in drawn}
 
 
-def design(grid: Grid, claim: Claim, at: int) -> list[World]:
-    """Every shuffle."""
-    n = int(claim.options.get("shuffles", OPTIONS["shuffles"]))
-    return [w for some in _worlds(grid, at, shuffles(grid, claim, at, n)).values() for w in some]
+SHUFFLED = Families(shuffles, "shuffles")
 
 
-def head_exchange(bench: Bench) -> Outcome:
-    """Run the experiment."""
-    import pandas as pd
+def standard(scope: Scope) -> dict[str, Sweep]:
+    still = exchanged(scope, "identity", {i: i for i in range(scope.grid.n_heads)})
+    fixed = (scope.edit("all", scope.whole), still, *scope.idle())
+    return {"fixed": Sweep(fixed, texts=True), "shuffles": Sweep(SHUFFLED.worlds(scope))}
 
-    claim, lab = bench.claim, bench.lab
-    chosen = [encode(p, lab.tokenizer) for p in bench.selection] if claim.layer == "auto" else []
-    at, scan = choose_layer(bench, chosen)
-    readings, figures, suited, effects = [], [], {}, []
-    for name in claim.readings:
-        protocol = PROTOCOLS[name]
-        able = eligibility(bench, protocol)
-        suited[name] = able.plain()
-        reading, table, drawn = (_standard if name == "standard" else _published)(bench, protocol, able, at)
-        readings.append(reading)
-        effects.append(table)
-        figures += drawn
-    mappings = shuffles(lab.grid, claim, at, bench.option("shuffles", EXPERIMENT))
-    moved = [
-        {"world": f"{kind} {n}", "family": kind, "slot": i, "receives": j, "layer": at}
-        for kind, some in mappings.items()
+
+def published(scope: Scope) -> dict[str, Sweep]:
+    """The sets that the scripts patched under the names of shuffles."""
+    sets = {"all": scope.whole, "within-even": even(scope.grid, scope.layer), "across": odd(scope.grid, scope.layer)}
+    worlds = [scope.edit(name, heads) for name, heads in sets.items()]
+    return {"sets": Sweep((*worlds, *scope.idle()), texts=True, arm="out_block")}
+
+
+def place(kind: str) -> Callable[[Seen], Any]:
+    """The rank of one kind of shuffle among random permutations."""
+    among, tail = TAILS[kind]
+    label = f"{LABELS[kind]}: random permutations with {'as much left' if tail == 'greater' else 'as little left'}"
+    mean = lambda seen: SHUFFLED.values(seen, kind).mean(0)  # noqa: E731
+    return SHUFFLED.ranked(f"rank:{kind}", label, mean, among, "random permutations", tail)
+
+
+def among_permutations(kind: str) -> Callable[[Seen], Figure]:
+    """A kind of shuffle as a line in the histogram of its null."""
+
+    def draw(seen: Seen) -> Figure:
+        among, band, found = TAILS[kind][0], seen.estimate(f"recovery:{kind}"), seen.rank(f"rank:{kind}")
+        null = SHUFFLED.recoveries(seen, among)
+        how = "half of the layer, as many heads of each KV group" if among == "half" else "all heads of the layer"
+        caption = (
+            f"Each bar counts random permutations ({len(null):,} drawn: {how}, none of them in its place) by how much of "
+            "the logit difference is left of the repair; 1 is the unshuffled repair. The line is the mean of the shuffles "
+            f"that the claim names. The band is the 95 % interval over {band.n} pairs. {found.at_least_as_extreme} of "
+            f"{found.n_sets:,} are at least as extreme: p = {found.p:.3g}."
+        )
+        title = f"{LABELS[kind].capitalize()}, among random permutations of layer {seen.scope.layer}"
+        return charts.null(
+            f"null-{kind}", title, caption, null, band, LABELS[kind], "logit difference recovered", found.p
+        )
+
+    return draw
+
+
+def arms(seen: Seen) -> Figure:
+    rows = [
+        (label, "random" if kind in {"half", "all"} else "named", seen.estimate(f"repair:{kind}"))
+        for kind, label in LABELS.items()
+    ]
+    caption = (
+        "Every head of the layer is patched from the clean run, which repairs the bug, and then given to other slots. Each "
+        "row is a mean over shuffles of its kind, in which no named head keeps its place; bars are 95 % intervals by prompt "
+        "pair. If parity were what slots need, shuffles within it would stand above random ones."
+    )
+    title = "Pairs still repaired, by who changed places"
+    return charts.estimates("arms", title, caption, rows, "share of pairs repaired")
+
+
+def moved(seen: Seen) -> Any:
+    """A row for each slot of each shuffle."""
+    return pd.DataFrame(
+        {"world": f"{kind} {n}", "family": kind, "slot": i, "receives": j, "layer": seen.scope.layer}
+        for kind, some in mappings(seen.scope).items()
         for n, mapping in enumerate(some)
         for i, j in mapping.items()
-    ]
-    return Outcome(
-        readings, figures, {"effects": pd.concat([pd.DataFrame(), *effects], ignore_index=True),
-                            "shuffles": pd.DataFrame(moved)},
-        {**suited[claim.readings[0]], "by_protocol": suited}, settings={"layer": at, "layer_scan": scan},
-        sections=_SECTIONS,
-    )  # fmt: skip
+    )
 
 
-def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> tuple[Reading, Any, list[Figure]]:
-    import pandas as pd
-
-    claim, grid, seed, pairs = bench.claim, bench.lab.grid, bench.seed, able.usable(bench)
-    whole = all_heads(grid, at)
-    fixed = [
-        protocol_patch(protocol, "all", whole),
-        _world(grid, "identity", at, {i: i for i in range(grid.n_heads)}),
-        protocol_patch(protocol, "baseline", whole, amount=0.0),
-        no_op_world(protocol, whole),
-    ]
-    table = measured(bench, protocol, pairs, fixed, f"exchange controls L{at}", "z")
-    made = _worlds(grid, at, shuffles(grid, claim, at, bench.option("shuffles", EXPERIMENT)))
-    names = {kind: [w.name for w in some] for kind, some in made.items()}
-    swept = bench.sweep(pairs, [w for some in made.values() for w in some], f"exchanges L{at}")
-    estimates, rows = [], []
-    for kind, label in LABELS.items():
-        repaired, moved = repaired_by(swept, names[kind], seed), recovered_by(swept, names[kind], seed)
-        estimates.append(named(f"repair:{kind}", f"{label}: pairs still repaired", repaired))
-        estimates.append(named(f"recovery:{kind}", f"{label}: logit difference recovered", moved))
-        rows.append((label, "random" if kind in {"half", "all"} else "named", repaired))
-    findings: dict[str, Estimate | Rank] = {e.name: Estimate.from_dict(e.estimate) for e in estimates}
-    nulls = {kind: recoveries(swept, names[kind]) for kind in ("half", "all")}
-    one = swept.drop_duplicates("pair").sort_values("pair")
-    for kind, (null, tail) in TAILS.items():
-        shown = np.vstack([pivot(swept, names[kind]).mean(0), pivot(swept, names[null])])
-        found = rank_by_pair(
-            shown - one["corrupted"].to_numpy(), one["cluster"].to_numpy(), claim, enumerated=False,
-            unit="random permutations", tail=tail,  # type: ignore[arg-type]
-        )  # fmt: skip
-        findings[f"rank:{kind}"] = found
-        side = "as much left" if tail == "greater" else "as little left"
-        estimates.append(named(f"rank:{kind}", f"{LABELS[kind]}: random permutations with {side}", found.estimate))
-    everything = pd.concat([table, swept.assign(protocol="standard", arm="z")], ignore_index=True)
-    controls = [
-        no_op_control(table, bench.lab),
-        identity_control(table, bench.lab, "all", "a shuffle that leaves every head in its place"),
-        patch_all_control(table, seed),
-        takes_hold_control(everything, bench.lab, names["all"], "all", seed),
-    ]
-    reading = Reading(
-        protocol="standard",
-        words="all heads patched from the clean run, then z exchanged between slots; random permutations with as many "
-        "moved heads as null",
-        verdict=decide(claim, findings, controls, ineligible=able.reason), estimates=tuple(estimates),
-    )  # fmt: skip
-    figures = [_null_figure(findings, nulls, kind, at) for kind in ("across", "within-even")]
-    figures.append(
-        estimates_figure(
-            "arms", "Pairs still repaired, by who changed places",
-            "Every head of the layer is patched from the clean run, which repairs the bug, and then given to other slots. "
-            "Each row is a mean over shuffles of its kind, in which no named head keeps its place; bars are 95 % intervals "
-            "by prompt pair. If parity were what slots need, shuffles within it would stand above random ones.",
-            rows, "share of pairs repaired",
-        )
-    )  # fmt: skip
-    return reading, everything, figures
-
-
-def _null_figure(findings: dict[str, Any], nulls: dict[str, Any], kind: str, at: int) -> Figure:
-    null = TAILS[kind][0]
-    how = "half of the layer, as many heads of each KV group" if null == "half" else "all heads of the layer"
-    return rank_figure(
-        f"null-{kind}", f"{LABELS[kind].capitalize()}, among random permutations of layer {at}",
-        f"Each bar counts random permutations ({len(nulls[null]):,} drawn: {how}, none of them in its place) by how much of "
-        "the logit difference is left of the repair; 1 is the unshuffled repair. The line is the mean of the shuffles that "
-        "the claim names.",
-        nulls[null], findings[f"recovery:{kind}"], findings[f"rank:{kind}"], LABELS[kind], "logit difference recovered",
-    )  # fmt: skip
-
-
-_PUBLISHED = (
-    "the sets that were patched under the names of shuffles: the even set (shuffled within) and the odd set (swapped); slices "
-    "of the attention module's output, left-aligned, every step, any mention counted"
-)
-
-
-def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> tuple[Reading, Any, list[Figure]]:
-    claim, grid = without_rank(bench.claim), bench.lab.grid
-    claim = claim.model_copy(update={"controls": ("no-op", "patch-all")})
-    if bench.lab.d_model % grid.n_heads:
-        why = f"it cannot run: {bench.lab.d_model} residual channels do not divide into {grid.n_heads} slices"
-        return Reading(protocol="published", words=_PUBLISHED, verdict=decide(claim, {}, [], impossible=why)), None, []
-    whole = all_heads(grid, at)
-    worlds = [
-        protocol_patch(protocol, "all", whole),
-        protocol_patch(protocol, "within-even", even(grid, at)),
-        protocol_patch(protocol, "across", odd(grid, at)),
-        protocol_patch(protocol, "baseline", whole, amount=0.0),
-        no_op_world(protocol, whole),
-    ]
-    table = measured(bench, protocol, able.usable(bench), worlds, f"published shuffles L{at}", "out_block")
-    labels = {"within-even": "the even set, called a shuffle within", "across": "the odd set, called a swap"}
-    estimates = standard_estimates(table, labels, bench.seed, "out_block")
-    findings = {k: Estimate.from_dict(e.estimate) for k, e in estimates.items()}
-    controls = [
-        no_op_control(table, bench.lab),
-        patch_all_control(table, bench.seed, "every slice of the layer"),
-    ]
-    verdict = decide(claim, findings, controls, ineligible=able.reason)
-    reading = Reading(protocol="published", words=_PUBLISHED, verdict=verdict, estimates=tuple(estimates.values()))
-    return reading, table, []
-
-
-_SECTIONS = [
-    {
-        "heading": "When this misleads",
-        "text": (
+EXPERIMENT = OnPairs(
+    slug="head-exchange",
+    question="Can heads be shuffled among the even ones, or the odd ones, but not across?",
+    statistics=(*(f"{what}:{s}" for what in ("repair", "recovery") for s in LABELS), *(f"rank:{s}" for s in TAILS)),
+    controls=("no-op", "identity", "takes-hold", "patch-all"),
+    options={"shuffles": 20},
+    methods={
+        "standard": Method(
+            "all heads patched from the clean run, then z exchanged between slots; random permutations with as many moved "
+            "heads as null",
+            standard,
+            numbers=(SHUFFLED.told(LABELS, "pairs still repaired"), *(place(kind) for kind in TAILS)),
+            controls=(
+                no_op("fixed"),
+                identity("fixed", "all", "a shuffle that leaves every head in its place"),
+                patch_all("fixed"),
+                takes_hold(SHUFFLED, "all", "fixed", "all"),
+            ),
+            figures=(among_permutations("across"), among_permutations("within-even"), arms),
+            tables={"shuffles": moved},
+        ),
+        "published": Method(
+            "the sets that were patched under the names of shuffles: the even set (shuffled within) and the odd set "
+            "(swapped); slices of the attention module's output, left-aligned, every step, any mention counted",
+            published,
+            numbers=(
+                repaired(
+                    "sets",
+                    {"within-even": "the even set, called a shuffle within", "across": "the odd set, called a swap"},
+                    arm="out_block",
+                ),
+            ),
+            controls=(no_op("sets"), patch_all("sets", "every slice of the layer")),
+            impossible=unsliced,
+            asks=without_ranks,
+            binds=("no-op", "patch-all"),
+        ),
+    },
+    sections={
+        "When this misleads": (
             "Each slot's output projection is trained for its own head: what another head computed is read through the wrong "
             "weights, so most real exchanges do harm, whichever heads they join. A layer whose effect sits in one or two heads "
             "survives every shuffle that leaves those in place, and none here does for the heads it moves. That a shuffle of "
             "one half does less harm than one of all says only that fewer heads moved: compare with as many moved heads."
         ),
-    },
-    {
-        "heading": "What the published shuffles are",
-        "text": (
+        "What the published shuffles are": (
             "The published scripts patched the set of heads [6, 2, 4, 8, 0, 10] and called it a shuffle of the even heads; a "
             "set has no order, so it is the even set. Their swap is the odd set. No head was exchanged with another."
         ),
     },
-]
-
-EXPERIMENT = Experiment(
-    "head-exchange",
-    "Can heads be shuffled among the even ones, or the odd ones, but not across?",
-    head_exchange,
-    STATISTICS,
-    controls=CONTROLS,
-    options=OPTIONS,
-    design=design,
 )

@@ -14,46 +14,17 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
-from headlab.claims import PROTOCOLS, Claim, Protocol, decide
-from headlab.effects import Figure, pivot, repair
-from headlab.experiments.base import (
-    Bench,
-    Eligibility,
-    Experiment,
-    Outcome,
-    choose_layer,
-    contrast,
-    eligibility,
-    named,
-    no_op_control,
-    no_op_world,
-    patch_all_control,
-    protocol_patch,
-    standard_estimates,
-)
-from headlab.experiments.exchanges.swaps import (
-    derangement,
-    estimates_figure,
-    exchange,
-    identity_control,
-    matching_classes,
-    measured,
-    rank_figure,
-    recovered_by,
-    recoveries,
-    repaired_by,
-    takes_hold_control,
-    without_rank,
-)
-from headlab.experiments.null import rank_by_pair
+from headlab.effects import Figure, repair
 from headlab.heads import Grid
-from headlab.heads import layer as all_heads
 from headlab.interventions import World
-from headlab.prompts import encode
-from headlab.stats import Estimate, Rank
-from headlab.store import Reading
+from headlab.trials import charts
+from headlab.trials.checks import no_op, patch_all
+from headlab.trials.exchanges import derangement, exchange, identity, matching_classes, rows, takes_hold
+from headlab.trials.families import Families
+from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, unsliced, without_ranks
+from headlab.trials.numbers import difference, repaired
 
 LABELS = {
     "even-on-odd": "even patterns on odd values",
@@ -62,13 +33,10 @@ LABELS = {
     "same-odd": "odd patterns on other odd values",
     "same-even": "even patterns on other even values",
 }
-STATISTICS = (*(f"{what}:{s}" for what in ("repair", "recovery") for s in (*LABELS, "random", "between")),
-              "rank:even-on-odd", "contrast:repair")  # fmt: skip
-CONTROLS = ("no-op", "identity", "takes-hold", "patch-all")
-SCRAMBLES = 5
+RANDOM = {"random": "random partners in the same KV group", "between": "partners in another KV group"}
 
 
-def parity_partners(grid: Grid) -> dict[str, dict[int, int]]:
+def partners(grid: Grid) -> dict[str, dict[int, int]]:
     """Which slot attends as which head, by name; the last head of an odd number has no partner."""
     pairs = [(i, i + 1) for i in range(0, grid.n_heads - 1, 2)]
     out = {"even-on-odd": {b: a for a, b in pairs}, "odd-on-even": {a: b for a, b in pairs}}
@@ -104,181 +72,141 @@ def from_another_group(grid: Grid, rng: random.Random) -> dict[int, int]:
     return {a: b for g, own in enumerate(halves) for a, b in zip(own[:half], halves[lends[g]][half:], strict=True)}
 
 
-def _worlds(name: str, at: int, mappings: list[dict[int, int]]) -> list[World]:
-    return [World(f"{name} {n}", (exchange(at, m, "pattern"),)) for n, m in enumerate(mappings)]
-
-
-def draws(grid: Grid, claim: Claim, at: int) -> dict[str, list[World]]:
+def draws(scope: Scope) -> dict[str, list[World]]:
     """Random partners within KV groups (the null), from other groups, and scrambles of all heads."""
-    rng = random.Random(f"partners {claim.seed}")
-    within = [relabelled(grid, rng) for _ in range(claim.matched_sets)]
-    between = [m for _ in range(max(2, claim.matched_sets // 4)) if (m := from_another_group(grid, rng))]
-    every = range(grid.n_heads)
-    scrambles = [derangement(every, rng) for _ in range(SCRAMBLES)] if grid.n_heads > 1 else []
-    made = {"random": within, "between": between, "scramble": scrambles}
-    return {name: _worlds(name, at, some) for name, some in made.items()}
+    grid, n = scope.grid, scope.claim.matched_sets
+    rng = random.Random(f"partners {scope.seed}")
+    within = [relabelled(grid, rng) for _ in range(n)]
+    between = [m for _ in range(max(2, n // 4)) if (m := from_another_group(grid, rng))]
+    count = int(scope.options["scrambles"]) if grid.n_heads > 1 else 0
+    made = {
+        "random": within,
+        "between": between,
+        "scramble": [derangement(range(grid.n_heads), rng) for _ in range(count)],
+    }
+    return {k: [swap(scope, f"{k} {n}", m) for n, m in enumerate(some)] for k, some in made.items()}
 
 
-def design(grid: Grid, claim: Claim, at: int) -> list[World]:
-    """The worlds of the null."""
-    return [w for some in draws(grid, claim, at).values() for w in some]
+def swap(scope: Scope, name: str, mapping: dict[int, int]) -> World:
+    return World(name, (exchange(scope.layer, mapping, "pattern"),))
 
 
-def pattern_swap(bench: Bench) -> Outcome:
-    """Run the experiment."""
-    import pandas as pd
-
-    claim, lab = bench.claim, bench.lab
-    chosen = [encode(p, lab.tokenizer) for p in bench.selection] if claim.layer == "auto" else []
-    at, scan = choose_layer(bench, chosen)
-    readings, figures, suited, effects = [], [], {}, []
-    for name in claim.readings:
-        protocol = PROTOCOLS[name]
-        able = eligibility(bench, protocol)
-        suited[name] = able.plain()
-        reading, table, drawn = (_standard if name == "standard" else _published)(bench, protocol, able, at)
-        readings.append(reading)
-        effects.append(table)
-        figures += drawn
-    partners = [
-        {"world": w, "slot": i, "attends_as": j, "layer": at}
-        for w, mapping in parity_partners(lab.grid).items()
-        for i, j in mapping.items()
-    ]
-    return Outcome(
-        readings, figures,
-        {"effects": pd.concat([pd.DataFrame(), *effects], ignore_index=True), "partners": pd.DataFrame(partners)},
-        {**suited[claim.readings[0]], "by_protocol": suited}, settings={"layer": at, "layer_scan": scan},
-        sections=_SECTIONS,
-    )  # fmt: skip
+DRAWN = Families(draws, "random", "pattern")
 
 
-def _named_worlds(bench: Bench, protocol: Protocol, at: int) -> list[World]:
-    grid, whole = bench.lab.grid, all_heads(bench.lab.grid, at)
-    return [
-        *(World(name, (exchange(at, m, "pattern"),)) for name, m in parity_partners(grid).items()),
-        World("identity", (exchange(at, {i: i for i in range(grid.n_heads)}, "pattern"),)),
-        protocol_patch(protocol, "all", whole),
-        protocol_patch(protocol, "baseline", whole, amount=0.0),
-        no_op_world(protocol, whole, "pattern"),
-    ]
+def named(scope: Scope) -> Sweep:
+    grid, whole = scope.grid, scope.whole
+    swaps = [swap(scope, name, m) for name, m in partners(grid).items()]
+    still = swap(scope, "identity", {i: i for i in range(grid.n_heads)})
+    baseline, noop = scope.edit("baseline", whole, amount=0.0), scope.noop("pattern")
+    return Sweep((*swaps, still, scope.edit("all", whole), baseline, noop), texts=True, arm="pattern")
 
 
-def _controls(bench: Bench, table: Any, label: str) -> list[Any]:
-    same = identity_control(table, bench.lab, "noop", "a swap of every head's pattern with itself")
-    return [no_op_control(table, bench.lab), same, patch_all_control(table, bench.seed, label)]
+def known(seen: Seen) -> dict[str, str]:
+    """The named swaps that a layer of this shape has."""
+    return {world: LABELS[world] for world in LABELS if world in partners(seen.scope.grid)}
 
 
-def _standard(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> tuple[Reading, Any, list[Figure]]:
-    import pandas as pd
-
-    claim, grid, seed, pairs = bench.claim, bench.lab.grid, bench.seed, able.usable(bench)
-    table = measured(bench, protocol, pairs, _named_worlds(bench, protocol, at), f"pattern swaps L{at}", "pattern")
-    drawn = draws(grid, claim, at)
-    swept = bench.sweep(pairs, [w for some in drawn.values() for w in some], f"random partners L{at}")
-    names = {kind: [w.name for w in some] for kind, some in drawn.items()}
-    known = [w for w in LABELS if w in set(table["world"])]
-    null = recoveries(swept, names["random"])
-    one = swept.drop_duplicates("pair").sort_values("pair")
-    shown = np.vstack([pivot(table, ["even-on-odd"]), pivot(swept, names["random"])]) - one["corrupted"].to_numpy()
-    where = rank_by_pair(shown, one["cluster"].to_numpy(), claim, enumerated=False, unit="random partners")
-    estimates = list(standard_estimates(table, {w: LABELS[w] for w in known}, seed, "pattern").values())
-    for kind, words in (
-        ("random", "random partners in the same KV group"),
-        ("between", "partners in another KV group"),
-    ):
-        if names[kind]:
-            repaired, moved = repaired_by(swept, names[kind], seed), recovered_by(swept, names[kind], seed)
-            estimates.append(named(f"repair:{kind}", f"{words}: pairs repaired", repaired, "pattern"))
-            estimates.append(named(f"recovery:{kind}", f"{words}: logit difference recovered", moved, "pattern"))
-    gap = contrast(table, "even-on-odd", "odd-on-even", seed)
-    estimates.append(named("contrast:repair", "even on odd minus odd on even: pairs repaired", gap, "pattern"))
-    findings: dict[str, Estimate | Rank] = {e.name: Estimate.from_dict(e.estimate) for e in estimates}
-    findings["rank:even-on-odd"] = where
-    estimates.append(named("rank:even-on-odd", "random partners that repair as much", where.estimate, "pattern"))
-    everything = pd.concat([table, swept.assign(protocol="standard", arm="pattern")], ignore_index=True)
-    hold = takes_hold_control(everything, bench.lab, names["scramble"] or ["both"], "baseline", seed)
-    controls = [*_controls(bench, table, "every head of the layer"), hold]
-    reading = Reading(
-        protocol="standard",
-        words="patterns borrowed within the corrupted prompt; parity dealt out anew within KV groups as null",
-        verdict=decide(claim, findings, controls, ineligible=able.reason), estimates=tuple(estimates),
-    )  # fmt: skip
-    observed = Estimate.from_dict(next(e.estimate for e in estimates if e.name == "recovery:even-on-odd"))
-    figures = [
-        rank_figure(
-            "null", f"Even patterns on odd values, among random partners of layer {at}",
-            f"Each bar counts random partners ({len(null):,} drawn: half of each KV group attends as the other half does) by "
-            "how much of the clean run's logit difference the swap restores; below zero it makes the bug worse. The line "
-            "is what even patterns on odd values restore.",
-            null, observed, where, "even on odd", "logit difference recovered",
-        ),
-        _arms_figure(table, swept, known, names, seed),
-    ]  # fmt: skip
-    return reading, everything, figures
+def told(seen: Seen) -> Any:
+    return repaired("named", known(seen), arm="pattern")(seen)
 
 
-def _arms_figure(table: Any, swept: Any, known: list[str], names: dict[str, list[str]], seed: int) -> Figure:
-    rows = [(LABELS[w], "named partners", repair(table, w)) for w in known]
+def among_partners(seen: Seen) -> Figure:
+    band, found = seen.estimate("recovery:even-on-odd"), seen.rank("rank:even-on-odd")
+    null = DRAWN.recoveries(seen, "random")
+    caption = (
+        f"Each bar counts random partners ({len(null):,} drawn: half of each KV group attends as the other half does) by "
+        "how much of the clean run's logit difference the swap restores; below zero it makes the bug worse. The line is "
+        f"what even patterns on odd values restore. The band is the 95 % interval over {band.n} pairs. "
+        f"{found.at_least_as_extreme} of {found.n_sets:,} are at least as extreme: p = {found.p:.3g}."
+    )
+    title = f"Even patterns on odd values, among random partners of layer {seen.scope.layer}"
+    return charts.null("null", title, caption, null, band, "even on odd", "logit difference recovered", found.p)
+
+
+def arms(seen: Seen) -> Figure:
+    told = [(label, "named partners", repair(seen["named"], world)) for world, label in known(seen).items()]
     words = {"random": "random partners, same KV group", "between": "random partners, another KV group"}
-    rows += [(words[k], "random partners", repaired_by(swept, names[k], seed)) for k in words if names[k]]
-    return estimates_figure(
-        "arms", "Pairs repaired, by whose pattern is used on whose values",
+    drawn = [(words[k], "random partners", DRAWN.repaired(seen, k)) for k in words if DRAWN.names(seen)[k]]
+    caption = (
         "No activation of the clean run is used. If patterns made the difference between even and odd heads, even patterns "
-        "on odd values would stand apart from random partners. Bars are 95 % intervals by prompt pair.",
-        rows, "share of pairs repaired",
-    )  # fmt: skip
-
-
-def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> tuple[Reading, Any, list[Figure]]:
-    words = (
-        "head 2k + 1 attends as head 2k does and the reverse, in the prompt alone; any mention of the right number in freely "
-        "decoded text counts; no null"
+        "on odd values would stand apart from random partners. Bars are 95 % intervals by prompt pair."
     )
-    pairs, grid = able.usable(bench), bench.lab.grid
-    if bench.lab.d_model % grid.n_heads:
-        why = f"it cannot run: {bench.lab.d_model} residual channels do not divide into {grid.n_heads} slices"
-        verdict = decide(without_rank(bench.claim), {}, [], impossible=why)
-        return Reading(protocol="published", words=words, verdict=verdict), None, []
-    table = measured(
-        bench, protocol, pairs, _named_worlds(bench, protocol, at), f"published pattern swaps L{at}", "pattern"
-    )
-    known = {w: LABELS[w] for w in LABELS if w in set(table["world"])}
-    estimates = standard_estimates(table, known, bench.seed, "pattern")
-    findings = {k: Estimate.from_dict(e.estimate) for k, e in estimates.items()}
-    controls = _controls(bench, table, "every slice of the layer")
-    claim = without_rank(bench.claim)
-    claim = claim.model_copy(update={"controls": tuple(c for c in claim.controls if c != "takes-hold")})
-    verdict = decide(claim, findings, controls, ineligible=able.reason)
-    return Reading(protocol="published", words=words, verdict=verdict, estimates=tuple(estimates.values())), table, []
+    title = "Pairs repaired, by whose pattern is used on whose values"
+    return charts.estimates("arms", title, caption, [*told, *drawn], "share of pairs repaired")
 
 
-_SECTIONS = [
-    {
-        "heading": "When this misleads",
-        "text": (
+def table(seen: Seen) -> Any:
+    return pd.DataFrame(rows(partners(seen.scope.grid), "attends_as", seen.scope.layer))
+
+
+SAME = identity("named", "noop", "a swap of every head's pattern with itself")
+
+EXPERIMENT = OnPairs(
+    slug="pattern-swap",
+    question="Do odd heads repair the bug once they attend as even heads do?",
+    statistics=(
+        *(f"{what}:{s}" for what in ("repair", "recovery") for s in (*LABELS, *RANDOM)),
+        "rank:even-on-odd",
+        "contrast:repair",
+    ),
+    controls=("no-op", "identity", "takes-hold", "patch-all"),
+    options={"scrambles": 5},
+    methods={
+        "standard": Method(
+            "patterns borrowed within the corrupted prompt; parity dealt out anew within KV groups as null",
+            lambda scope: {"named": named(scope), "random": Sweep(DRAWN.worlds(scope), arm="pattern")},
+            numbers=(
+                told,
+                DRAWN.told(RANDOM),
+                difference(
+                    "contrast:repair",
+                    "even on odd minus odd on even: pairs repaired",
+                    "named",
+                    "even-on-odd",
+                    "odd-on-even",
+                    arm="pattern",
+                ),
+                DRAWN.ranked(
+                    "rank:even-on-odd",
+                    "random partners that repair as much",
+                    lambda seen: seen.values("named", ["even-on-odd"])[0],
+                    "random",
+                    "random partners",
+                ),
+            ),
+            controls=(
+                no_op("named"),
+                SAME,
+                patch_all("named"),
+                takes_hold(DRAWN, "scramble", "named", "baseline", otherwise="both"),
+            ),
+            figures=(among_partners, arms),
+            tables={"partners": table},
+        ),
+        "published": Method(
+            "head 2k + 1 attends as head 2k does and the reverse, in the prompt alone; any mention of the right number in "
+            "freely decoded text counts; no null",
+            lambda scope: {"named": named(scope)},
+            numbers=(told,),
+            controls=(no_op("named"), SAME, patch_all("named", "every slice of the layer")),
+            impossible=unsliced,
+            asks=without_ranks,
+            binds=("no-op", "identity", "patch-all"),
+        ),
+    },
+    sections={
+        "When this misleads": (
             "Heads 2k and 2k + 1 of a grouped-query model read the same keys and values, so a swap between them changes the "
             "query alone; a partner from another group changes the keys too. A swap that repairs shows that a pattern which "
             "helps stood ready in the layer, not that parity tells where: only its place among random partners of the same "
             "kind does. A swap that repairs nothing says little where the layer's patterns are alike or the answer is "
             "decided elsewhere."
         ),
-    },
-    {
-        "heading": "What the published procedure does",
-        "text": (
+        "What the published procedure does": (
             "The framework's script asks a tracing library for attention weights that the module does not hold, and judges "
             "one prompt by the words that the model would put at every position of that prompt. Here its swap is carried out "
             "as it was described, and judged by freely decoded text."
         ),
     },
-]
-
-EXPERIMENT = Experiment(
-    "pattern-swap",
-    "Do odd heads repair the bug once they attend as even heads do?",
-    pattern_swap,
-    STATISTICS,
-    controls=CONTROLS,
-    design=design,
 )

@@ -23,11 +23,11 @@ import numpy as np
 from headlab.claims import Claim, Control, decide
 from headlab.effects import Figure, Progress, quiet
 from headlab.experiments.base import Bench, Experiment, Outcome, Result, handed_on, named
-from headlab.experiments.exchanges.swaps import estimates_figure
 from headlab.experiments.training.models_table import CANNOT, PRESETS, counted_as, listed, number, preset, row
 from headlab.stats import Estimate, clopper_pearson
 from headlab.stats.heterogeneity import chance_of_pattern, heterogeneity
 from headlab.store import NamedEstimate, Reading, Record, Store
+from headlab.trials.charts import estimates as estimates_figure
 from headlab.trials.record import versions
 
 REFERENCES = {"planted": "decimals-planted-even", "unplanted": "decimals-planted-random"}

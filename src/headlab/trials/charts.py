@@ -1,0 +1,63 @@
+"""Figures that experiments share, each said once: estimates, a null with the named set in it, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from headlab.effects import Figure
+from headlab.stats import Estimate
+
+
+def estimates(
+    name: str,
+    title: str,
+    caption: str,
+    rows: Iterable[tuple[str, str, Estimate]],
+    x_title: str,
+    threshold: float | None = 0.5,
+) -> Figure:
+    """Rows ``(label, group, estimate)`` as points with intervals."""
+    data = tuple(
+        {"label": label, "group": group, "value": e.value, "low": e.low, "high": e.high, "n": e.n, "unit": e.unit}
+        for label, group, e in rows
+    )
+    options: dict[str, Any] = {"x_title": x_title} | ({} if threshold is None else {"threshold": threshold})
+    return Figure("estimates", name, title, caption, data, options)
+
+
+def null(
+    name: str,
+    title: str,
+    caption: str,
+    values: Iterable[float],
+    observed: Estimate,
+    label: str,
+    x_title: str,
+    p: float,
+    **options: Any,
+) -> Figure:
+    """Alternatives as a histogram, the named one as a line with its interval."""
+    line = {"observed": observed.value, "low": observed.low, "high": observed.high, "label": label}
+    data = tuple({"value": float(v)} for v in values)
+    return Figure("null", name, title, caption, data, {**line, "x_title": x_title, "p": p, **options})
+
+
+def point(series: str, x: float, e: Estimate) -> dict[str, Any]:
+    """A point of a curve, with its interval."""
+    return {"x": x, "y": e.value, "low": e.low, "high": e.high, "n": e.n, "series": series}
+
+
+def curve(
+    name: str,
+    title: str,
+    caption: str,
+    rows: Sequence[Mapping[str, Any]],
+    x_title: str,
+    y_title: str,
+    threshold: float | None = 0.5,
+) -> Figure:
+    """Rows of :func:`point` as lines with bands."""
+    axes: dict[str, Any] = {"x_title": x_title, "y_title": y_title}
+    options = axes if threshold is None else {"threshold": threshold, **axes}
+    return Figure("curve", name, title, caption, tuple(rows), options)

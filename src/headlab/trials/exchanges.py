@@ -1,0 +1,96 @@
+"""Heads of one layer that change places: who receives from whom, and the controls of such worlds.
+
+Heads are indices, a *mapping* says which slot receives which head.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from headlab.claims import Control
+from headlab.effects import of_world
+from headlab.engine.model import Lab
+from headlab.engine.selfcheck import TOLERANCE
+from headlab.heads import Grid, Heads
+from headlab.interventions import Intervention, InterventionError, Site
+from headlab.stats import bootstrap_mean
+from headlab.trials.checks import Check
+from headlab.trials.families import Families
+from headlab.trials.flow import Seen
+
+Mapped = Mapping[int, int]
+
+
+def exchange(at: int, mapping: Mapped, site: Site) -> Intervention:
+    """Slot i receives head ``mapping[i]`` of the same run."""
+    return Intervention(Heads.of(at, mapping), site, "exchange", donors=tuple(mapping[i] for i in sorted(mapping)))
+
+
+def matching_classes(grid: Grid) -> list[list[int]]:
+    """Heads that may stand for each other: KV groups, or the whole layer where a group cannot be halved."""
+    size = grid.group_size if grid.group_size % 2 == 0 else grid.n_heads
+    return [list(range(start, start + size)) for start in range(0, grid.n_heads, size)]
+
+
+def derangement(members: Sequence[int], rng: random.Random) -> dict[int, int]:
+    """A uniformly drawn mapping of the members onto themselves in which nobody keeps its place (two or more)."""
+    if len(members) < 2:
+        raise InterventionError(f"{len(members)} head(s) cannot change places: the layer has too few heads to shuffle")
+    while True:
+        drawn = rng.sample(list(members), len(members))
+        if all(a != b for a, b in zip(members, drawn, strict=True)):
+            return dict(zip(members, drawn, strict=True))
+
+
+def identity_control(effects: Any, lab: Lab, without: str, words: str) -> Control:
+    """World ``identity`` exchanges every head with itself: the same answers and logit differences as ``without``."""
+    same, base = (of_world(effects, w).sort_values("pair") for w in ("identity", without))
+    gap = float(abs(same["edited"].to_numpy() - base["edited"].to_numpy()).max())
+    texts = bool((base["edited_text"].to_numpy() == same["edited_text"].to_numpy()).all())
+    scale = max(1.0, float(base["edited"].abs().max()))
+    return Control(
+        name="identity",
+        kind="negative",
+        passed=texts and gap <= TOLERANCE[lab.dtype] * scale,
+        value=gap,
+        words=f"{words} changes {'no' if texts else 'an'} answer of {len(base)} pairs; largest change of a logit "
+        f"difference {gap:.2g}",
+    )
+
+
+def identity(sweep: str, without: str, words: str) -> Check:
+    """:func:`identity_control` of a sweep."""
+    return lambda seen: identity_control(seen[sweep], seen.scope.lab, without, words)
+
+
+def takes_hold(families: Families, kind: str, sweep: str, without: str, otherwise: str = "") -> Check:
+    """Random exchanges of all heads (``otherwise`` a world of ``sweep`` where none was drawn) move the logit difference by
+    more than rounding."""
+
+    def check(seen: Seen) -> Control:
+        base = of_world(seen[sweep], without).sort_values("pair")
+        drawn = families.names(seen)[kind]
+        edited = families.values(seen, kind) if drawn else seen.values(sweep, [otherwise])
+        moved = np.abs(edited - base["edited"].to_numpy()).mean(0)
+        found = bootstrap_mean(moved, clusters=base["cluster"].to_numpy(), unit="pairs", seed=seen.scope.seed)
+        least = TOLERANCE[seen.scope.lab.dtype] * max(1.0, float(base["edited"].abs().max()))
+        return Control(
+            name="takes-hold",
+            kind="positive",
+            passed=found.above(least) == "yes",
+            value=found.value,
+            words=f"random exchanges of all heads move the logit difference by {found}, rounding by at most {least:.1g}",
+        )
+
+    return check
+
+
+def rows(mappings: Mapping[str, Mapped], column: str, layer: int) -> list[dict[str, object]]:
+    """A row for each slot of each mapping: who it receives."""
+    return [
+        {"world": world, "slot": i, column: j, "layer": layer} for world, m in mappings.items() for i, j in m.items()
+    ]
