@@ -24,7 +24,6 @@ from headlab.effects import Figure, of_world, pivot
 from headlab.engine.model import Lab
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.experiments.base import Bench, Experiment, Outcome, choose_layer, named
-from headlab.experiments.exchanges.swaps import estimates_figure
 from headlab.experiments.null import rank_by_pair
 from headlab.heads import Heads
 from headlab.heads import layer as all_heads
