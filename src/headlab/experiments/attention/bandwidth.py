@@ -29,6 +29,7 @@ from headlab.organisms.cards import Truth
 from headlab.prompts import Encoded
 from headlab.stats import Estimate, auroc, holm
 from headlab.stats.permutation import flips
+from headlab.trials import charts
 from headlab.trials.attention_scores import (
     NO_ANSWERS,
     Array,
@@ -39,7 +40,6 @@ from headlab.trials.attention_scores import (
     sides,
 )
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told, without_ranks
-from headlab.trials.numbers import points
 from headlab.trials.pairs import clusters_of
 
 NAMES = ("share", "relative", "output")
@@ -169,8 +169,7 @@ def shares_figure(seen: Seen) -> Figure:
         "Means over heads and pairs with 95 % intervals over pairs. The line is the claimed threshold of 40 %. Formats differ "
         "in how many of their tokens are numbers: compare halves within a format, not formats."
     )
-    options = {"x_title": "share of attention on numbers", "threshold": 0.4}
-    return Figure("estimates", "shares", title, caption, points(rows), options)
+    return charts.estimates("shares", title, caption, rows, "share of attention on numbers", threshold=0.4)
 
 
 EXPERIMENT = OnPairs(
