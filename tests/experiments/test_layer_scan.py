@@ -47,7 +47,7 @@ def test_holm_over_layers_finds_parity_at_the_planted_layer_only(planted) -> Non
 
 def test_selection_pairs_share_no_fraction_pair_with_the_test() -> None:
     from headlab.experiments import load
-    from headlab.experiments.base import draw
+    from headlab.trials.case import draw
 
     claim = adjusted(builtin_claims()["layer-scan"], **SMALL)
     test, selection = draw(claim, load("decimals-planted-random").tokenizer, None)
@@ -64,7 +64,7 @@ def test_on_the_random_planted_set_the_layer_is_named_and_parity_falls(store) ->
 def test_a_layer_chosen_by_few_pairs_is_called_unsteady() -> None:
     """Two layers that repair other clusters: resampling the clusters must change the winner."""
     hits = np.array([[True] * 11 + [False] * 9, [False] * 10 + [True] * 10])
-    wins = layer_scan._wins(hits, np.arange(20), seed=0)
+    wins = layer_scan.wins(hits, np.arange(20), seed=0)
     assert wins.sum() == layer_scan.RESAMPLES and 100 < wins[1] < wins[0]
 
 

@@ -37,7 +37,7 @@ class Half:
 @dataclass(frozen=True)
 class Halves:
     """``pool(grid, layer)`` among its matched halves; ``words`` name it and ``label`` the contrast in figures.  ``sweep`` is
-    where its worlds run, ``layer`` another layer than the claim's."""
+    where its worlds run, ``layer`` a layer that is named whatever the claim's is (its worlds then bear its name)."""
 
     pool: Callable[[Grid, int], Heads]
     words: str
@@ -59,7 +59,11 @@ class Halves:
         return list(dict.fromkeys([*sets, *(complement(scope.grid, s) for s in sets)]))
 
     def worlds(self, scope: Scope) -> list[World]:
-        return [patched_set(s) for s in self.every(scope)]
+        return [self._world(s) for s in self.every(scope)]
+
+    def _world(self, heads: Heads) -> World:
+        one = patched_set(heads)
+        return one if self.layer is None else World(f"L{self.layer} {one.name}", one.interventions)
 
     def found(self, seen: Seen) -> Half:
         return seen.once(self._found)
@@ -69,7 +73,7 @@ class Halves:
 
         scope, every = seen.scope, self.every(seen.scope)
         grid, matched, observed = scope.grid, self.matched(scope), every[0]
-        edited = seen.values(self.sweep, [patched_set(s) for s in every])
+        edited = seen.values(self.sweep, [self._world(s) for s in every])
         one = seen.pairs(self.sweep)
         clean, corrupted = one["clean"].to_numpy(), one["corrupted"].to_numpy()
         recovered = dict(zip(every, mean_recovery(edited, clean, corrupted), strict=True))
