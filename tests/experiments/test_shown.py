@@ -2,7 +2,7 @@
 
 Looked for of the kind: the stills of every figure kind and of every page of the docket (below, and whole in
 ``make accept``); axes and legends (labels that end in an ellipsis, two ticks of one name, 1,234,567 as 1.23457e+06);
-thresholds, steps and p in words; the terminal's tables (queries, rulings of a demo); settings under "Provenance"; the
+thresholds, steps, shares and p in words (every f-string of fixed places); the terminal's tables (queries, rulings of a demo); settings under "Provenance"; the
 logit differences pair by pair; the scorecard's p.  The CSV, JSON and Parquet of a run are written from the tables
 themselves (tests/test_store.py).
 """
@@ -25,8 +25,10 @@ from headlab.claims import Prediction, Ruling
 from headlab.cli.show import _ruling, cell
 from headlab.effects import Figure
 from headlab.report import figures, stills, view, words
+from headlab.stats import figures as stats_figures
 from headlab.store import Store
 
+SOURCE = Path(report.__file__).parents[1]
 SAMPLE = golden.sampled(1 + int(os.environ.get("HEADLAB_GOLDEN_SEED", "0")), budget=2.0)
 ROWS = [
     {"x": 1000 + i, "y": 0.947123 + 1e-3 * i, "low": 0.935, "high": 0.959, "series": s} for s in "ab" for i in range(5)
@@ -157,6 +159,27 @@ def test_every_still_of_a_page_of_the_docket(case: str, tmp_path: Path) -> None:
     assert len(found) == len(drawn)
     for owner, figure in drawn:
         check(figure, picture(found[f"{owner.id}-{figure.name}".replace(" ", "-")]))
+
+
+def test_no_number_in_a_sentence_is_rounded_to_one_that_stands_beside_it() -> None:
+    """A share under a threshold never reads as the threshold, nor one short of 1 as all; a given share is said in full.
+    Before: "only 90% of the clean prompts (at least 90% needed)", "12% of heads" for .125, "0.00 on average"."""
+    assert stats_figures.percent(0.8996, 0.9) == "89.96%" and stats_figures.percent(0.896, 0.9) == "89.6%"
+    assert (
+        stats_figures.percent(0.9, 0.9) == "90%"
+        and stats_figures.percent(1.0) == "100%"
+        and stats_figures.percent(0) == "0%"
+    )
+    assert stats_figures.percent(0.99996) == "99.996%" and stats_figures.exact_percent(0.125) == "12.5%"
+    assert stats_figures.rounded(0.00041) == "0.00041" and stats_figures.rounded(0.9996) == "0.9996"
+    assert stats_figures.rounded(0.050049, 0.05) == "0.05005" and stats_figures.rounded(None) == "undefined"
+    assert stats_figures.interval(0.9472, 0.935, 0.9591) == "0.947 [0.935, 0.959]"
+    rooms = ("experiments", "trials", "report", "looking", "measures", "cli")
+    lines = [x for room in rooms for p in (SOURCE / room).rglob("*.py") for x in p.read_text().splitlines()]
+    fixed = [x for x in lines if re.search(r"(?<![A-Z]):\+?\.\d[f%]\}", x)]
+    assert len(lines) > 20_000 and len(fixed) == 1 and "float(number[0])" in fixed[0], (
+        "only coordinates have fixed places"
+    )
 
 
 def test_numbers_in_words_keep_what_decides() -> None:

@@ -23,6 +23,7 @@ from headlab.experiments.heads.relabelled import trials
 from headlab.heads import even
 from headlab.prompts import encode
 from headlab.stats import Estimate, clopper_pearson
+from headlab.stats.figures import percent
 from headlab.store import Reading
 
 NOMINAL = 0.05
@@ -104,7 +105,7 @@ def _nothing(scan: Sequence[dict[str, Any]], layers: Sequence[int]) -> str:
         return ""
     best = max(scan, key=lambda r: r["repaired"])
     return (
-        f"no layer repairs: patching every head of layer {best['layer']}, the best, repairs {best['repaired']:.0%} of "
+        f"no layer repairs: patching every head of layer {best['layer']}, the best, repairs {percent(best['repaired'])} of "
         f"{best['pairs']} selection pairs"
     )
 
@@ -140,7 +141,7 @@ def words(dealt: Any) -> str:
         return f"None of {len(dealt)} trials could be decided."
     return (
         f"{len(dealt):,} trials with heads numbered at random, {n:,} decided: parity upheld in {int(decided['upheld'].sum()):,} "
-        f"({found['upheld:relabelled']}); at most {bound:.2%} (5 % and two standard errors of {n:,} trials) are expected. "
+        f"({found['upheld:relabelled']}); at most {percent(bound)} (5 % and two standard errors of {n:,} trials) are expected. "
         f"The naive reading finds parity in {int(decided['naive'].sum()):,} ({found['naive:relabelled']})."
     )
 

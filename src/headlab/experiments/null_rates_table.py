@@ -22,6 +22,7 @@ from headlab.experiments.base import Result, handed_on, named
 from headlab.experiments.null_rates import COLUMNS, LABELS, NOMINAL, UNIT, allowed, parity_of, shares, words
 from headlab.experiments.training.models_table import CANNOT, counted_as, listed
 from headlab.stats import Estimate, bootstrap_mean
+from headlab.stats.figures import percent
 from headlab.store import NamedEstimate, Reading, Record, Store
 from headlab.trials.charts import estimates as estimates_figure
 from headlab.trials.record import versions
@@ -175,7 +176,7 @@ def _controls(found: dict[str, Estimate], planted: Any) -> list[Control]:
         Control(
             name="nominal-rate", kind="negative", value=upheld.value,
             passed=bound is not None and upheld.value is not None and upheld.value <= bound,
-            words=f"numbered at random, parity is upheld in {upheld}; at most {bound or 0:.2%} allowed (5 % and two standard "
+            words=f"numbered at random, parity is upheld in {upheld}; at most {percent(bound or 0)} allowed (5 % and two standard "
             f"errors of {upheld.n:,} decided trials)",
         ),
         Control(

@@ -9,6 +9,7 @@ from typing import Any
 
 from headlab.experiments.attention.watched import numbers
 from headlab.prompts import EncodedPair, Prompt, PromptError, Span, encode_prompt
+from headlab.stats.figures import exact_percent
 from headlab.tasks.decimals import fill, get_format
 
 FORMAT_WORDS = ("Which", "is", "bigger", "Question", "Answer", "Assistant", "User", "Q", "A", "Compare")
@@ -24,7 +25,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.words} words, {self.share:.0%} format"
+        return f"{self.words} words, {exact_percent(self.share)} format"
 
 
 def design_cells(words: Sequence[int], shares: Sequence[float]) -> list[Cell]:

@@ -12,6 +12,7 @@ from headlab.effects import Progress, quiet
 from headlab.engine.identity import short
 from headlab.engine.model import Lab
 from headlab.stats import Estimate, clustered_rate, paired_difference
+from headlab.stats.figures import percent
 from headlab.stats.paired import McNemar, mcnemar
 from headlab.store import Run
 from headlab.tasks.word_problems import ProblemSet
@@ -61,7 +62,7 @@ class Able:
             "parsed": self.parsed.to_dict(),
             "majority": self.majority,
             "rule": (
-                f"accuracy's lower bound over the share of the commonest answer ({self.majority:.1%}), parse rate ≥ "
+                f"accuracy's lower bound over the share of the commonest answer ({percent(self.majority)}), parse rate ≥ "
                 f"{PARSED_AT_LEAST:.0%}, on ≥ {PROBLEMS_AT_LEAST} problems"
             ),
         }

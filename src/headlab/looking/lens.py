@@ -17,6 +17,7 @@ from headlab.engine.reader import head as unembedded
 from headlab.looking.look import Look
 from headlab.looking.texts import read, said
 from headlab.prompts import Encoded, Pair, PromptSet, encode
+from headlab.stats.figures import rounded
 from headlab.stats.intervals import bootstrap_means
 
 if TYPE_CHECKING:
@@ -227,10 +228,10 @@ def _through(lab: Lab, parts: Tensor, ids: Tensor, one: Encoded) -> Tensor:
     found = ((parts - parts.mean(-1, keepdim=True) if centre else parts) * scale) @ towards
     offset = getattr(head, "bias", None)
     constant = float(bias @ towards) + (0.0 if offset is None else float(offset[right] - offset[wrong]))
-    margin = float(logits[0, -1, right].double() - logits[0, -1, wrong].double())
-    if abs(float(found.sum()) + constant - margin) > CLOSE * max(1.0, float(logits[0, -1].abs().max())):
+    margin, made = float(logits[0, -1, right].double() - logits[0, -1, wrong].double()), float(found.sum()) + constant
+    if abs(made - margin) > CLOSE * max(1.0, float(logits[0, -1].abs().max())):
         raise ModelError(
-            f"the parts of {lab.name} give a margin of {float(found.sum()) + constant:.3f} and the model {margin:.3f}: it does "
+            f"the parts of {lab.name} give a margin of {rounded(made, margin)} and the model {rounded(margin, made)}: it does "
             "something behind its output embedding (a soft-cap, a scale), so that no direct effect is defined"
         )
     return found

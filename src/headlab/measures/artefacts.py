@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from headlab.stats.agreement import most_similar
 from headlab.stats.clustering import LEAST, euclidean, hierarchical, silhouette
+from headlab.stats.figures import percent, rounded
 
 Array = NDArray[Any]
 
@@ -70,7 +71,7 @@ def repetition(features: Float[Array, "head feature"], groups: Sequence[Hashable
     return Artefact(
         "repetition",
         True,
-        f"{share:.0%} of the features are copies: equal in all heads of each of {len(names)} KV groups, so the groups are "
+        f"{percent(share)} of the features are copies: equal in all heads of each of {len(names)} KV groups, so the groups are "
         "clusters of any weights, random ones too",
         share,
     )
@@ -97,13 +98,16 @@ def forced_mean(features: Float[Array, "head feature"]) -> Artefact:
     mean = float((np.square(rows.sum(0)).sum() - n) / (n * (n - 1)))
     centred = np.abs(x.mean(0)) <= CENTRED * np.sqrt((x**2).mean(0))
     if not centred.all():
-        said = f"features are not centred over heads; mean cosine {mean:.4f}, and -1/{n - 1} = {-1 / (n - 1):.4f} is not forced"
+        even = rounded(-1 / (n - 1))
+        said = (
+            f"features are not centred over heads; mean cosine {rounded(mean)}, and -1/{n - 1} = {even} is not forced"
+        )
         return Artefact("forced_mean", False, said, mean)
     return Artefact(
         "forced_mean",
         True,
-        f"features are centred over {n} heads, which forces the mean cosine to about -1/{n - 1} = {-1 / (n - 1):.4f} "
-        f"(here {mean:.4f}): it says nothing of these heads",
+        f"features are centred over {n} heads, which forces the mean cosine to about -1/{n - 1} = {rounded(-1 / (n - 1))} "
+        f"(here {rounded(mean)}): it says nothing of these heads",
         mean,
     )
 
@@ -174,8 +178,8 @@ def singleton(features: Float[Array, "block feature"], labels: Sequence[Hashable
     turned = silhouette(euclidean(x / sizes[:, None]), cut) or 0.0
     found = r >= LARGER and s > 0 and turned < LEFT * s
     said = (
-        f"the cut parts block {one} from {n - 1} others: silhouette {s:.3f}, its norm {r:.1f} times theirs "
-        f"(norm alone gives {singleton_silhouette(r, n):.3f}), {turned:.3f} with norms equal"
+        f"the cut parts block {one} from {n - 1} others: silhouette {rounded(s)}, its norm {rounded(r)} times theirs "
+        f"(norm alone gives {rounded(singleton_silhouette(r, n))}), {rounded(turned)} with norms equal"
     )
     return Artefact("singleton", found, said + ("; one norm makes this cluster" if found else ""), r)
 
@@ -207,8 +211,8 @@ def self_counted(similarity: Float[Array, "head head"], members: Sequence[int], 
     return Artefact(
         "self_counted",
         True,
-        f"the prediction holds {share[0]:.0%} of the set it was made from because each member's likeness to itself counts; "
-        f"without it {share[1]:.0%}",
+        f"the prediction holds {percent(share[0])} of the set it was made from because each member's likeness to itself counts; "
+        f"without it {percent(share[1])}",
         share[0] - share[1],
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headlab.stats import Estimate
+from headlab.stats.figures import exact, exact_percent, interval, rounded
 
 Number = float | int
 """JSON does not tell 1.0 from 1."""
@@ -25,12 +26,9 @@ def estimate(value: Mapping[str, Any] | Estimate) -> Estimate:
 
 def span(value: Number | None, low: Number | None = None, high: Number | None = None) -> str:
     """``0.98 [0.95, 1.00]``, rounded to two figures of the interval's width; else to three figures."""
-    if value is None:
-        return "undefined"
-    if low is None or high is None:
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    # Estimate owns the rounding, so that a page and a printed verdict never differ in a digit.
-    return str(Estimate(value, low, high, 1, "x", "x")).split(" (")[0]
+    if value is None or low is None or high is None:
+        return rounded(value)
+    return interval(value, low, high)
 
 
 def is_exact(e: Estimate) -> bool:
@@ -64,11 +62,6 @@ def chance(p: Number | None, low: Number | None, high: Number | None) -> str:
 def small(p: Number) -> str:
     """A p to three figures, however small; rounding neither makes 0 or 1 of it."""
     return f"{p:.3g}" if p <= 0.999 else exact(p)
-
-
-def exact(x: Number) -> str:
-    """A threshold, a step or a count as it was given: ``0.05``, ``143000``; twelve figures at most."""
-    return f"{x:.12g}"
 
 
 def tail_count(observed: Number, values: Sequence[Number], tail: str = "greater", tolerance: float = 1e-9) -> int:
@@ -114,7 +107,7 @@ def plain(value: Any) -> str:
 
 def refuting(level: float, n: int) -> str:
     """How often predictions that hold just so are refuted."""
-    nominal = "nominal: the intervals of few rows are somewhat narrow"
+    nominal, most = "nominal: the intervals of few rows are somewhat narrow", exact_percent(level)
     if n == 1:
-        return f"A prediction that holds just so is refuted in at most {level:.1%} of trials ({nominal})."
-    return f"If all {n} predictions held just so, any of them would be refuted in at most {level:.1%} of trials (Holm; {nominal})."
+        return f"A prediction that holds just so is refuted in at most {most} of trials ({nominal})."
+    return f"If all {n} predictions held just so, any of them would be refuted in at most {most} of trials (Holm; {nominal})."

@@ -4,6 +4,7 @@ The lowest floor: numpy and the standard library at import, scipy, statsmodels a
 inside the functions that need them. Nothing here knows what a head or a prompt is.
 
     estimate      Estimate: a value with its interval, n, unit, method and seed
+    figures       numbers in sentences
     rates         of trials, of rows in clusters, of rows crossed both ways
     intervals     means, ratios and paired differences; bootstrap by cluster
     paired        exact McNemar, difference of paired rates, equivalence within a margin

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headlab.stats import Estimate, clustered_rate
+from headlab.stats.figures import exact_percent, percent
 from headlab.trials.document import PER_TOKEN, Document
 from headlab.trials.measured import Measured, kind_of, name_of, right
 
@@ -82,10 +83,11 @@ def _clean(
     if asked.pairs is not None and len(own) < asked.pairs:
         problems.append(f"eligibility needs at least {asked.pairs} {told['unit']}, given {len(own)}")
     if asked.clean is not None and own.mean() < asked.clean:
-        problems.append(f"it answers only {own.mean():.0%} of the clean prompts (at least {asked.clean:.0%} needed)")
+        right, needed = percent(own.mean(), asked.clean), exact_percent(asked.clean)
+        problems.append(f"it answers only {right} of the clean prompts (at least {needed} needed)")
     if asked.clean is None and found.above(CHANCE) != "yes":
         problems.append(f"it does not answer the clean prompts above chance ({found}; chance is {CHANCE:.0%})")
-    rule = f"clean accuracy {'above chance' if asked.clean is None else f'≥ {asked.clean:.0%}'}"
+    rule = f"clean accuracy {'above chance' if asked.clean is None else f'≥ {exact_percent(asked.clean)}'}"
     both = None if other is None else own & ~other
     keep = own if asked.keep == "right" and own.sum() >= 2 else every
     return Eligibility(
@@ -102,12 +104,16 @@ def _corrupted(doc: Document, clean: NDArray[np.bool_], own: NDArray[np.bool_], 
     if len(own) < pairs:
         problems.append(f"eligibility needs at least {pairs} pairs, given {len(own)}")
     if clean.mean() < least:
-        problems.append(f"it answers only {clean.mean():.0%} of the clean prompts (at least {least:.0%} needed)")
+        problems.append(
+            f"it answers only {percent(clean.mean(), least)} of the clean prompts (at least {exact_percent(least)} needed)"
+        )
     if own.mean() > most:
-        problems.append(f"it has no bug to repair: {own.mean():.0%} of the corrupted prompts are answered rightly")
+        problems.append(
+            f"it has no bug to repair: {percent(own.mean(), most)} of the corrupted prompts are answered rightly"
+        )
     both = clean & ~own
     keep = np.ones(len(own), dtype=bool) if asked.keep == "all" or both.sum() < 2 else both
-    rule = f"clean accuracy ≥ {least:.0%}, corrupted ≤ {most:.0%}, on ≥ {pairs} pairs"
+    rule = f"clean accuracy ≥ {exact_percent(least)}, corrupted ≤ {exact_percent(most)}, on ≥ {pairs} pairs"
     return Eligibility(_reason(problems), clustered_rate(clean, **told), clustered_rate(own, **told), keep, both, rule)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from headlab.designs import Matched
 from headlab.effects import Figure
 from headlab.stats import Estimate, Rank
+from headlab.stats.figures import percent
 from headlab.store import NamedEstimate
 from headlab.trials.document import Document
 from headlab.trials.expressions import Expression, Term
@@ -51,7 +52,7 @@ def _rank(stats: Statistics, own: Any, a: Any, found: Estimate | Rank, values: A
     stable = (
         ""
         if found.under is None
-        else f" In {found.under:.0%} of resamples of the prompts p is under {found.resampled_at:g}."
+        else f" In {percent(found.under)} of resamples of the prompts p is under {found.resampled_at:g}."
     )
     return Figure(
         kind="null",

@@ -15,6 +15,7 @@ from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, prompts_of
 from headlab.stats import Estimate, clustered_rate, paired_difference
+from headlab.stats.figures import percent
 from headlab.store import NamedEstimate
 from headlab.trials.case import Bench
 
@@ -82,10 +83,12 @@ def eligibility(bench: Bench, protocol: Protocol) -> Eligibility:
         problems.append(f"eligibility needs at least {PAIRS_AT_LEAST} pairs, given {n}")
     if right.mean() < CLEAN_AT_LEAST:
         problems.append(
-            f"it answers only {right.mean():.0%} of the clean prompts (at least {CLEAN_AT_LEAST:.0%} needed)"
+            f"it answers only {percent(right.mean(), CLEAN_AT_LEAST)} of the clean prompts (at least {CLEAN_AT_LEAST:.0%} needed)"
         )
     if 1 - bug.mean() > CORRUPTED_AT_MOST:
-        problems.append(f"it has no bug to repair: {1 - bug.mean():.0%} of the corrupted prompts are answered rightly")
+        problems.append(
+            f"it has no bug to repair: {percent(1 - bug.mean(), CORRUPTED_AT_MOST)} of the corrupted prompts are answered rightly"
+        )
     parsed = clustered_rate([*clean["parsed"], *corrupted["parsed"]], clusters=clusters * 2, unit="answers")
     reason = "the model is not eligible: " + "; ".join(problems) if problems else ""
     return Eligibility(not problems, reason, rate(right), rate(~bug), parsed, kept)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from headlab.claims import ClaimError
 from headlab.heads import Heads
+from headlab.stats.figures import exact_percent
 from headlab.trials.document import ABLATIONS, THINKING
 
 LOST, LEVEL = 0.2, 0.05
@@ -86,8 +87,8 @@ def starting(
 
 def _effect(word: str, least: float) -> str:
     return {
-        "lost": f"more than {least:.0%} of the lead is lost",
-        "recovery": f"more than {least:.0%} of the lead comes back",
+        "lost": f"more than {exact_percent(least)} of the lead is lost",
+        "recovery": f"more than {exact_percent(least)} of the lead comes back",
         "drop": "the answer gets worse",
     }[word]
 

@@ -17,6 +17,7 @@ from headlab.heads import Grid, Head, Heads
 from headlab.heads import layer as whole_layer
 from headlab.prompts import PromptError
 from headlab.stats import Estimate, clustered_rate
+from headlab.stats.figures import percent
 from headlab.store import Run
 from headlab.tasks.word_problems import Problem, ProblemSet, grade_problem, read_gsm8k, read_gsm8k_aug, word_problems
 from headlab.thoughts import metrics
@@ -77,7 +78,7 @@ def shortcomings(right: Estimate, parsed: Estimate, problems: ProblemSet) -> lis
     if (n := len({p.question for p in problems})) < PROBLEMS_AT_LEAST:
         out.append(f"at least {PROBLEMS_AT_LEAST} problems are needed, given {n}")
     if right.above(majority) != "yes":
-        out.append(f"accuracy {right} is not surely above the share of the commonest answer, {majority:.1%}")
+        out.append(f"accuracy {right} is not surely above the share of the commonest answer, {percent(majority)}")
     if parsed.value is None or parsed.value < PARSED_AT_LEAST:
         out.append(f"only {parsed} of the answers hold a number (at least {PARSED_AT_LEAST:.0%} needed)")
     return out

@@ -10,6 +10,7 @@ from typing import Any
 
 from headlab.claims import Prediction, Verdict
 from headlab.heads import Heads
+from headlab.stats.figures import exact, exact_percent
 from headlab.thoughts.worlds import ThoughtWorld
 from headlab.trials import expressions
 from headlab.trials.consistency import axes_of
@@ -77,12 +78,12 @@ def set_words(spec: SetSpec) -> str:
     if spec.kind == "file" and not spec.number:
         return f"the heads that {spec.name} marks as members{among}"
     if spec.kind in {"top", "bottom", "file"}:
-        n = f"{spec.number:.0%} of heads" if spec.number < 1 else f"{int(spec.number)} heads"
+        n = f"{exact_percent(spec.number)} of heads" if spec.number < 1 else f"{int(spec.number)} heads"
         return f"the {n} with the {'lowest' if spec.kind == 'bottom' else 'highest'} {spec.by or 'score in ' + spec.name}{among}"
     if spec.kind == "above":
         return f"the heads whose {spec.by} is above {spec.number:g}{among}"
     if spec.kind == "draw":
-        size = f"{spec.number:.3g} of the heads" if spec.number < 1 else f"{int(spec.number)}"
+        size = f"{exact(spec.number)} of the heads" if spec.number < 1 else f"{int(spec.number)}"
         return f"{spec.n} random sets of {size}{f' less {spec.less}' if spec.less else ''} from {inner}"
     words = {"singles": "each head of", "leave_one_out": "one head less of", "chains": "longer and longer parts of"}
     return f"{words[spec.kind]} {inner}"
@@ -102,7 +103,7 @@ def _write_words(write: WriteAxes) -> str:
         which = ", ".join(one.roles or ("every thought",))
         return f"{which} is fed {' / '.join(dict.fromkeys(said[c.write] for c in cells))}"
     if one.shape:
-        hub = f", {one.amount:.0%} on {one.keys[0]}" if one.keys else f", {one.amount:.0%}"
+        hub = f", {exact_percent(one.amount)} on {one.keys[0]}" if one.keys else f", {exact_percent(one.amount)}"
         rows = " and ".join(one.roles) if one.roles else "thoughts and the answer"
         shapes = " / ".join(dict.fromkeys(str(c.shape) for c in cells))
         return f"attention among thoughts of {set_words(write.spec)} is made {shapes}{hub}, in the rows of {rows}"

@@ -31,6 +31,7 @@ from headlab.interventions import Intervention, World, role_positions
 from headlab.measures.edges import gradient_edges
 from headlab.prompts import Encoded, EncodedPair, PromptError, encode
 from headlab.stats import Estimate, Rank, bootstrap_mean, bootstrap_ratio
+from headlab.stats.figures import percent
 from headlab.store import Reading
 from headlab.trials.charts import estimates as estimates_figure
 
@@ -298,7 +299,7 @@ def _figures(findings: Mapping[str, Any], gaps: Any, share: float, at: int) -> l
     arms = estimates_figure(
         "arms", "Share of the answer's margin lost, by which edges are knocked out",
         f"Top edges are each head's strongest by gradient × pattern, chosen on other pairs. For equal weight they are scaled "
-        f"down by {share:.0%} on average. Bars are 95 % intervals by prompt pair.",
+        f"down by {percent(share)} on average. Bars are 95 % intervals by prompt pair.",
         rows, "share of the logit difference lost",
     )  # fmt: skip
     where: Rank = findings["rank:top"]

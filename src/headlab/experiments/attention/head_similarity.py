@@ -39,6 +39,7 @@ from headlab.measures.edited import copying, edited, of_one_length, two_patterns
 from headlab.prompts import Encoded
 from headlab.stats import Estimate, Rank, holm, rank
 from headlab.stats.distances import LabelContrast, label_contrast
+from headlab.stats.figures import rounded
 from headlab.store import Reading
 
 STATISTICS = ("within:even", "within:odd", "between", "contrast:parity", "rank:parity", "contrast:kv")
@@ -237,7 +238,7 @@ def _controls(bench: Bench, encoded: Sequence[Encoded], at: int, settings: Mappi
             kind="positive",
             passed=top,
             words=f"a head given another's queries (heads {first} and {second}, the least alike of a group) is the most like it: "
-            f"{likest:.4f}",
+            f"{rounded(likest)}",
             value=likest,
         ),
         Control(

@@ -39,6 +39,7 @@ from headlab.measures.edited import CONTROLS, controls
 from headlab.prompts import Encoded, EncodedPair
 from headlab.stats import Estimate, bootstrap_mean, clustered_rate
 from headlab.stats.factorial import factorial_regression
+from headlab.stats.figures import percent
 from headlab.store import Reading
 from headlab.tasks.grading import first_number
 
@@ -222,7 +223,7 @@ def _text_control(rows: Any, texts: Any) -> Control:
         name="text",
         kind="positive",
         passed=agree >= 0.9,
-        words=f"greedy text and the sign of the logit difference agree on {agree:.1%} of the {len(both)} answers, of "
+        words=f"greedy text and the sign of the logit difference agree on {percent(agree)} of the {len(both)} answers, of "
         f"{len(texts)}, that name one of the two numbers (at least 90 %)",
         value=agree,
     )

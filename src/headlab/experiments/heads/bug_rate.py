@@ -23,6 +23,7 @@ from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, Pair, encode_prompt
 from headlab.stats import Estimate, clopper_pearson, clustered_rate, paired_difference
+from headlab.stats.figures import percent
 from headlab.store import Reading
 from headlab.tasks.decimals import CATEGORIES, decimals, fill, get_format, right_answer
 from headlab.tasks.grading import grade
@@ -198,7 +199,7 @@ def _standard(bench: Bench, table: Any) -> Reading:
     findings = _findings(bench, table)
     controls = [_no_op(bench), scoring_control(bench)]
     unread = [
-        f"{k.split(':')[1]} ({e.value:.0%})"
+        f"{k.split(':')[1]} ({percent(e.value)})"
         for p in bench.claim.predictions
         if (e := findings.get(k := f"parsed:{p.statistic.split(':')[1]}")) is not None
         and e.value is not None and e.value < PARSED_AT_LEAST

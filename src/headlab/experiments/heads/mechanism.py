@@ -34,6 +34,7 @@ from headlab.measures import published_features
 from headlab.measures.weights import HeadWeights, head_weights
 from headlab.stats import Estimate, Rank
 from headlab.stats.clustering import LEAST, euclidean, hierarchical
+from headlab.stats.figures import rounded
 from headlab.stats.groups import GroupTest, groups_differ
 from headlab.store import NamedEstimate, Reading
 
@@ -166,7 +167,7 @@ def _estimates(
         note = (
             "all equal"
             if one.share is None
-            else f"{one.chance:.2f} on average among labellings; Holm p = {one.p_holm:.3g}"
+            else f"{rounded(one.chance)} on average among labellings; Holm p = {one.p_holm:.3g}"
         )
         add(
             f"property:{name}",
@@ -186,7 +187,7 @@ def _estimates(
             best.test,
         )
     for kind, t in tested.items():
-        note = t.parted.note or t.test.note or f"{np.mean(t.test.null):.2f} on average among labellings"
+        note = t.parted.note or t.test.note or f"{rounded(np.mean(t.test.null))} on average among labellings"
         add(
             f"differ:{kind}",
             f"{KINDS[kind]}: largest share of a property's variance between them",

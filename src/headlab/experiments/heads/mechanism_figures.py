@@ -9,6 +9,7 @@ from headlab.effects import Figure
 from headlab.experiments.base import Bench
 from headlab.experiments.heads.head_traits import KINDS, TRAITS
 from headlab.experiments.weights.cluster_patches import Patched, foremost
+from headlab.stats.figures import percent
 from headlab.stats.views import view
 
 
@@ -93,7 +94,8 @@ def _view(bench: Bench, apart: Any, chosen: Any, method: str, at: int) -> Figure
         return None
     shares = made.explained or ()
     axes = [
-        f"axis {i + 1}" + (f" ({shares[i]:.0%} of the squared distances)" if i < len(shares) else "") for i in (0, 1)
+        f"axis {i + 1}" + (f" ({percent(shares[i])} of the squared distances)" if i < len(shares) else "")
+        for i in (0, 1)
     ]
     test = chosen.test.test
     return Figure(

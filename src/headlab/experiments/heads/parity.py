@@ -17,6 +17,7 @@ from typing import Any
 from headlab.claims import Control, Verdict
 from headlab.effects import Figure
 from headlab.heads import Heads, even, odd
+from headlab.stats.figures import rounded
 from headlab.store import Reading
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, unsliced, without_ranks
@@ -55,7 +56,7 @@ def naive(seen: Seen, controls: Sequence[Control]) -> Reading:
     assert value is not None
     side = "even" if value > 0 else "odd"
     sentence = (
-        f"Finds parity: {side} heads repair {abs(value):.2f} more of the pairs ({found}), past the fixed {NAIVE}."
+        f"Finds parity: {side} heads repair {rounded(abs(value), NAIVE)} more of the pairs ({found}), past the fixed {NAIVE}."
         if abs(value) >= NAIVE
         else f"Finds no parity: the contrast {found} stays under the fixed {NAIVE}."
     )

@@ -25,6 +25,7 @@ from headlab.experiments.base import Bench, Eligibility, Experiment, Outcome, el
 from headlab.experiments.heads.patched_sets import checked, layer_of
 from headlab.experiments.heads.settings_grid import OPTIONS, Cell, run_grid
 from headlab.stats import Estimate, clopper_pearson, clustered_rate
+from headlab.stats.figures import percent
 from headlab.store import Reading
 
 STATISTICS = ("agreement:numerics", "agreement:draws", "agreement:signs", "margin:smallest", "reference:even",
@@ -66,7 +67,7 @@ def robustness(bench: Bench) -> Outcome:
 def _flips(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"flip: {r['dtype']} {r['kernel']}, batch {r['batch']}, {r['device']}, draw {r['draw']} says {r['outcome']} where "
-        f"the reference says {r['reference']} (margin {r['margin']:+.3f})"
+        f"the reference says {r['reference']} (margin {r['margin']:+.3g})"
         for r in rows
         if r["ran"] and r["flip"] and r["margin"] is not None
     ]
@@ -188,7 +189,7 @@ def _sensitivity(reference: Any) -> Control:
     share = float(np.mean(same))
     return Control(
         name="sensitivity", kind="positive", passed=share < 0.5, value=share,
-        words=f"patched rows held against unpatched ones agree in sign in {share:.0%} of {len(same)} pairs: a real change shows",
+        words=f"patched rows held against unpatched ones agree in sign in {percent(share)} of {len(same)} pairs: a change shows",
     )  # fmt: skip
 
 

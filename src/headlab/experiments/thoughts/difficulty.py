@@ -58,6 +58,7 @@ from headlab.experiments.thoughts.thought_rows import every_head
 from headlab.heads import Heads
 from headlab.stats import Estimate, Rank, clopper_pearson, rank
 from headlab.stats.factorial import factorial_regression
+from headlab.stats.figures import percent, rounded
 from headlab.store import Reading
 from headlab.thoughts.loop import touched_by
 from headlab.thoughts.worlds import ablation
@@ -346,9 +347,9 @@ def _notes(bench: ThoughtBench, base: Any, arms: Sequence[Arm], strata: Mapping[
     level = bench.able.accuracy.value or 0
     if level >= 0.98:
         out.append(
-            f"The unedited model answers {level:.1%} rightly, so difficulty has no room here: no stratum is hard for it, its own "
-            "errors are too few to sort, confidence cannot tell right from wrong, and where a whole cell is right the log odds are "
-            "unbounded (their interaction is then undefined). What can be seen is how many points an ablation costs "
+            f"The unedited model answers {percent(level)} rightly, so difficulty has no room here: no stratum is hard for it, its "
+            "own errors are too few to sort, confidence cannot tell right from wrong, and where a whole cell is right the log odds "
+            "are unbounded (their interaction is then undefined). What can be seen is how many points an ablation costs "
             "in each stratum."
         )
     floor = max(bench.able.majority * 2, 0.15)
@@ -356,12 +357,12 @@ def _notes(bench: ThoughtBench, base: Any, arms: Sequence[Arm], strata: Mapping[
     if low:
         out.append(
             f"Without {' and without '.join(low)} hardly anything is right in any stratum (commonest answer "
-            f"{bench.able.majority:.1%}): at the floor too, a difference of strata cannot show; fewer heads "
+            f"{percent(bench.able.majority)}): at the floor too, a difference of strata cannot show; fewer heads "
             "(option k) leave it room."
         )
     edges = strata["confidence"][2]
     out.append(
-        f"Confidence: unsure up to {edges['unsure_up_to']:.4f}, sure above {edges['sure_above']:.4f} "
+        f"Confidence: unsure up to {rounded(edges['unsure_up_to'])}, sure above {rounded(edges['sure_above'])} "
         "(thirds of the selection problems)."
     )
     return out

@@ -41,6 +41,7 @@ from headlab.experiments.thoughts.thought_rows import every_head, few, forced
 from headlab.heads import Grid, Heads
 from headlab.interventions import Intervention
 from headlab.stats import Rank, holm, rank
+from headlab.stats.figures import rounded
 from headlab.store import Reading
 from headlab.thoughts.worlds import Force, ThoughtWorld
 
@@ -168,7 +169,7 @@ def judged_hold(seen: Array, hub: int) -> Control:
         name="takes-hold",
         kind="positive",
         passed=abs(share - SHARE) <= EXACT,
-        words=f"with four fifths forced onto thought {hub}, {share:.4f} of the attention among thoughts is read there",
+        words=f"with four fifths forced onto thought {hub}, {rounded(share)} of the attention among thoughts is read there",
         value=share,
     )
 

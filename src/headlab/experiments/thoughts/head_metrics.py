@@ -35,6 +35,7 @@ from headlab.experiments.thoughts.thought_rows import (
     untestable,
 )
 from headlab.stats import Estimate, Rank, rank
+from headlab.stats.figures import rounded
 from headlab.store import Reading
 from headlab.thoughts import metrics
 from headlab.thoughts.hubs import shuffled_matrices
@@ -159,7 +160,7 @@ def published_control() -> Control:
         kind="positive",
         passed=worst <= PRINTED and types,
         words=(
-            f"the published flow, hub and skip values give the published composites within {worst:.4f} and "
+            f"the published flow, hub and skip values give the published composites within {rounded(worst)} and "
             f"{'their' if types else 'other'} types"
         ),
         value=worst,
@@ -234,7 +235,7 @@ def _figures(
     told = f"Mean over {own.found.n} problems; row i is the query of thought i. Intervals stand in the table."
 
     def panels(k: int) -> dict[str, Array]:
-        return {f"{own.names[h]} {types[h]} {own.numbers('composite')[h]:.3f}": own.mean[h] for h in order[:k]}
+        return {f"{own.names[h]} {types[h]} {rounded(own.numbers('composite')[h])}": own.mean[h] for h in order[:k]}
 
     mass = own.mean.sum(-1).mean(0)
     even = {"thoughts shuffled, mean over heads": mass[:, None] * np.tri(n) / np.arange(1, n + 1)[:, None]}

@@ -40,6 +40,7 @@ from headlab.experiments.thoughts.thought_rows import (
     untrained_control,
 )
 from headlab.stats import clopper_pearson, rank
+from headlab.stats.figures import percent
 from headlab.stats.intervals import bootstrap_means
 from headlab.stats.of_means import bootstrap_of_means
 from headlab.store import Reading
@@ -247,7 +248,7 @@ def _notes(bench: ThoughtBench, seen: Seen, others: Sequence[Reference], ruled: 
         shares = [ruled[o.name].share for o in plain]
         out.append(
             f"In {len(plain)} untrained models of the same config the published rule finds its hub at thought 0 in "
-            f"{np.mean(at_0):.0%} of heads; the corrected rule finds one in {np.mean(shares):.1%}."
+            f"{percent(np.mean(at_0))} of heads; the corrected rule finds one in {percent(np.mean(shares))}."
         )
     return out
 

@@ -40,6 +40,7 @@ from headlab.experiments.thoughts.probing import (
 from headlab.experiments.thoughts.thought_causal import cannot_run, hub_of, point, without_thoughts
 from headlab.experiments.thoughts.thought_rows import NO_ELIGIBILITY
 from headlab.stats import Estimate, Rank, bootstrap_mean, rank
+from headlab.stats.figures import percent, rounded
 from headlab.stats.intervals import bootstrap_means
 from headlab.stats.of_means import bootstrap_of_means
 from headlab.store import Reading
@@ -159,7 +160,7 @@ def judged_shuffled(each: Array, majority: float, groups: Sequence[str], seed: i
     found = bootstrap_mean(each, groups, unit="problems", seed=seed)
     return Control(
         name="shuffled", kind="negative", passed=found.above(majority) in ("no", "unsure"), value=found.value,
-        words=f"probes for shuffled answers are right in {found}, mean over places and layers; the commonest in {majority:.3f}",
+        words=f"probes for shuffled answers are right in {found}, mean over places and layers; the commonest {rounded(majority)}",
     )  # fmt: skip
 
 
@@ -173,7 +174,8 @@ def _token_fed(seen: Collected, problems: Sequence[Problem], folds: int, seed: i
 
 def judged_token(said: Array | None, classes: int) -> Control:
     share = None if said is None else float(said.mean())
-    shown = "too few tokens occur often enough" if said is None else f"{share:.1%} of {len(said)} are read right"
+    many = "" if said is None else f"{percent(share, FOUND)} of {len(said)} are read right"
+    shown = many or "too few tokens occur often enough"
     return Control(
         name="token-fed", kind="positive", passed=share is not None and share >= FOUND, value=share,
         words=f"the last token of the answer, where it is fed ({classes} different ones): {shown} (at least {FOUND:.0%} needed)",
@@ -221,7 +223,7 @@ def _figures(
 ) -> list[Figure]:
     order = places(len(null) - 2)
     maps = tuple(
-        {"panel": f"{a.name} (commonest: {a.majority:.2f})", "y": _at(at + INPUT), "x": place,
+        {"panel": f"{a.name} (commonest: {rounded(a.majority)})", "y": _at(at + INPUT), "x": place,
          "value": float(cells[a.name, place][:, at].mean())}
         for a in asked for at in range(cells[a.name, order[0]].shape[1]) for place in order
     )  # fmt: skip
@@ -272,10 +274,9 @@ def _notes(
         best = max(((n, p) for n, p in cells if n == a.name), key=lambda key: float(cells[key].mean(0).max()))
         found = cells[best].mean(0)
         out.append(
-            f"{a.name}: read best at {best[1]}, {_at(int(found.argmax()) + INPUT)}, {found.max():.3f} of {len(a.y)} problems "
-            f"(the best of "
-            f"{len(cells) // len(asked) * len(found)} cells, so a little high; commonest {a.majority:.3f}; "
-            f"{a.covered:.0%} of the problems have one of its classes)."
+            f"{a.name}: read best at {best[1]}, {_at(int(found.argmax()) + INPUT)}, {rounded(found.max(), a.majority)} of "
+            f"{len(a.y)} problems (the best of {len(cells) // len(asked) * len(found)} cells, so a little high; "
+            f"commonest {rounded(a.majority)}; {percent(a.covered)} of the problems have one of its classes)."
         )  # fmt: skip
     out.append(
         f"At the hub (thought {hub}) accuracy rises most at layer {numbers['inflection:hub']}; critical heads {needed}."

@@ -12,6 +12,7 @@ from headlab.claims import Control
 from headlab.experiments.thoughts.thought_causal import spearman
 from headlab.heads import Head
 from headlab.stats import Estimate, bootstrap_mean
+from headlab.stats.figures import interval, percent
 
 Array = np.ndarray
 GAP, ADDS, ALIKE, DELETED = 0.05, 0.5, 0.5, 3
@@ -88,16 +89,16 @@ def role_of(rows: Sequence[Mapping[str, Any]], head: Head) -> str:
     for kind, word in (("class", "{}"), ("operator", "words for {}")):
         found = sorted((r for r in own if r["kind"] == kind and has_role(r)), key=lambda r: -r["ratio"])
         parts += [
-            f"{word.format(r['class'])} ({r['ratio']:.2f} times an even share [{r['low']:.2f}, {r['high']:.2f}])"
+            f"{word.format(r['class'])} ({interval(r['ratio'], r['low'], r['high'])} times an even share)"
             for r in found
         ]
     look = [r for r in own if r["kind"] == "class" and r["attention_low"] is not None and r["attention_low"] > 1]
     seen = ", ".join(
-        f"{r['class']} ({r['attention']:.2f} [{r['attention_low']:.2f}, {r['attention_high']:.2f}])"
+        f"{r['class']} ({interval(r['attention'], r['attention_low'], r['attention_high'])})"
         for r in sorted(look, key=lambda r: -r["attention"])
     )
     if own[0]["adds_up"] < ADDS:
-        drawn = f"{head}: attributions add up in {own[0]['adds_up']:.0%} of the problems only, so no role is given"
+        drawn = f"{head}: attributions add up in {percent(own[0]['adds_up'])} of the problems only, so no role is given"
         return f"{drawn}; it attends more than evenly to {seen or 'no class of words'}."
     drawn = (
         f"{head} draws on {' and '.join(parts)}" if parts else f"{head} has no clear role: no class of words stands out"
@@ -119,8 +120,8 @@ def judged_completeness(told: Sequence[Told]) -> Control:
         passed=share >= ADDS,
         value=share,
         words=(
-            f"the leading head's attributions add up, within {GAP:.0%} of the change of its contribution, in {share:.0%} of "
-            f"{len(told)} problems (at least {ADDS:.0%} needed; the others are left out)"
+            f"the leading head's attributions add up, within {GAP:.0%} of the change of its contribution, in "
+            f"{percent(share, ADDS)} of {len(told)} problems (at least {ADDS:.0%} needed; the others are left out)"
         ),
     )
 

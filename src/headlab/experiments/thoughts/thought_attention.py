@@ -39,6 +39,7 @@ from headlab.experiments.thoughts.thought_rows import (
     untestable,
 )
 from headlab.stats import Estimate
+from headlab.stats.figures import rounded
 from headlab.stats.intervals import bootstrap_means
 from headlab.stats.of_means import OfMeans, bootstrap_of_means
 from headlab.store import Reading
@@ -160,7 +161,7 @@ def judged_sequential(seen: Array) -> Control:
         name="planted-chain",
         kind="positive",
         passed=abs(share - SHARE) <= EXACT,
-        words=f"four fifths forced onto the thought before are read as {share:.4f} of the attention among thoughts",
+        words=f"four fifths forced onto the thought before are read as {rounded(share)} of the attention among thoughts",
         value=share,
     )
 
@@ -307,7 +308,9 @@ def _notes(seen: dict[str, Estimate], others: Sequence[Reference]) -> list[str]:
     ]
     if plain:
         values = [float(metrics.sequential(o.matrices).mean()) for o in plain]
-        out.append(f"{len(plain)} untrained models of the same config give {min(values):.3f} to {max(values):.3f}.")
+        out.append(
+            f"{len(plain)} untrained models of the same config give {rounded(min(values))} to {rounded(max(values))}."
+        )
     return out
 
 

@@ -27,6 +27,7 @@ from headlab.experiments.thinking import (
 from headlab.experiments.thoughts.thought_rows import every_head, matrices, read
 from headlab.heads import Grid, Head, Heads
 from headlab.stats import Estimate, bootstrap_ratio
+from headlab.stats.figures import percent
 from headlab.stats.of_means import bootstrap_of_means
 from headlab.stats.paired import McNemar
 from headlab.store import Reading
@@ -261,10 +262,11 @@ def spearman(a: Array, b: Array) -> float:
 def parse_control(base: Any, others: Any = None) -> Control:
     """A number must be found in the unedited answers: an accuracy of zero by a parser that reads nothing says nothing."""
     share = float(base["parsed"].mean())
-    words = f"a number is found in {share:.1%} of {len(base)} unedited answers (at least {PARSED_AT_LEAST:.0%} needed)"
+    found = percent(share, PARSED_AT_LEAST)
+    words = f"a number is found in {found} of {len(base)} unedited answers (at least {PARSED_AT_LEAST:.0%} needed)"
     if others is not None and len(others):
         least = others.groupby("world")["parsed"].mean()
-        words += f"; in the edited worlds in {least.min():.1%} ({least.idxmin()}) or more"
+        words += f"; in the edited worlds in {percent(least.min(), PARSED_AT_LEAST)} ({least.idxmin()}) or more"
     return Control(name="parse-rate", kind="positive", passed=share >= PARSED_AT_LEAST, words=words, value=share)
 
 

@@ -18,6 +18,7 @@ from headlab.engine.model import open_model
 from headlab.experiments.base import Outcome
 from headlab.experiments.thinking import ThoughtBench
 from headlab.heads import Grid, Head, Heads
+from headlab.stats.figures import percent
 from headlab.store import Reading
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.attention import SLACK, ThoughtAttention, attention
@@ -240,7 +241,7 @@ def planted_control(bench: ThoughtBench) -> Control:
 def judged_planted(found: dict[int, Any]) -> Control:
     right = {j: float((np.asarray(hub) == j).mean()) for j, hub in found.items()}
     worst = min(right.values())
-    said = ", ".join(f"{j}: {share:.0%}" for j, share in right.items())
+    said = ", ".join(f"{j}: {percent(share)}" for j, share in right.items())
     return Control(
         name="planted-hub",
         kind="positive",

@@ -129,7 +129,7 @@ def planted_control(changes: Any, series: str, onset: int) -> Control:
 def _said(r: Any, onset: int) -> str:
     inside = "holds" if r["low"] <= onset <= r["high"] else "misses"
     return (
-        f"{r['what']} changes by {r['size']:+.2f} between steps {r['last_look_before']:g} and {r['first_look_after']:g} "
+        f"{r['what']} changes by {r['size']:+.3g} between steps {r['last_look_before']:g} and {r['first_look_after']:g} "
         f"(95 % confidence set of gaps {r['low']:g} to {r['high']:g}, which {inside} the onset), {lag(r, onset)}"
     )
 

@@ -246,7 +246,7 @@ def _chance_figure(yes: Any, chance: Any, found: Estimate, seed: int) -> Figure:
         kind="null", name="null", title=f"Models with the pattern, of {len(yes)} that could be tried",
         caption=(
             f"2,000 tables in which each model shows the pattern as often as its own matched halves do. The line is this "
-            f"table's {count:.0f}; as many or more have the chance {found.value:.3g} (exact)."
+            f"table's {count:g}; as many or more have the chance {found.value:.3g} (exact)."
         ),
         data=tuple({"value": float(d)} for d in drawn),
         options={"observed": count, "low": count, "high": count, "label": "this table",

@@ -268,7 +268,7 @@ def _notes(changes: Any, own: Sequence[Series]) -> list[str]:
     for s in own:
         rows = changes[(changes["series"] == s.name) & changes["changed"]]
         said = "; ".join(
-            f"{r['what']} ({r['size']:+.2f}) between {r['last_look_before']:g} and {r['first_look_after']:g}"
+            f"{r['what']} ({r['size']:+.3g}) between {r['last_look_before']:g} and {r['first_look_after']:g}"
             for r in rows.to_dict("records")
         )
         total = int((changes["series"] == s.name).sum())

@@ -11,6 +11,7 @@ from headlab.effects import Figure
 from headlab.experiments.base import Bench
 from headlab.experiments.correspondence import FEATURES, FIRST, rank_correlations
 from headlab.experiments.heads.head_effects import effect_distances
+from headlab.stats.figures import rounded
 
 
 def figures(bench: Bench, here: Any, found: Sequence[Any]) -> list[Figure]:
@@ -97,11 +98,10 @@ def _pairs(bench: Bench, here: Any) -> Figure:
     left, right = np.triu_indices(grid.n_heads, 1)
     far, apart = here.tables[FIRST][left, right], effect_distances(here.effects.profile)[left, right]
     m = here.mantels[FIRST]
-    null = (
-        ""
-        if m.null is None
-        else f" Exchanged heads give a rank correlation of {m.null[0]:.2f} to {m.null[1]:.2f}; these {m.r:.2f}."
-    )
+    null = ""
+    if m.null is not None:
+        low, high = m.null
+        null = f" Exchanged heads give a rank correlation of {rounded(low)} to {rounded(high)}; these {rounded(m.r, low, high)}."
     return Figure(
         kind="scatter",
         name="pairs",

@@ -49,6 +49,7 @@ from headlab.stats import Estimate, Rank, holm
 from headlab.stats.agreement import ClusterTest
 from headlab.stats.clustering import LEAST
 from headlab.stats.distances import Mantel
+from headlab.stats.figures import rounded
 from headlab.stats.views import principal_coordinates
 from headlab.store import NamedEstimate, Reading
 
@@ -168,7 +169,7 @@ def _estimates(bench: Bench, here: Found) -> tuple[list[NamedEstimate], dict[str
         out.append(named(name, label, value.estimate if isinstance(value, Rank) else value))
 
     for feature, m in here.mantels.items():
-        band = m.note if m.null is None else f"exchanged heads give {m.null[0]:.2f} to {m.null[1]:.2f}"
+        band = m.note if m.null is None else f"exchanged heads give {rounded(m.null[0])} to {rounded(m.null[1])}"
         r = _resampled(m.r, rank_correlations(here.tables[feature], drawn), n, bench.seed, band)
         add(f"mantel:{feature}", f"rank correlation of effect distance with distance of {FEATURES[feature]}", r)
         if m.test is not None:
@@ -176,7 +177,7 @@ def _estimates(bench: Bench, here: Found) -> tuple[list[NamedEstimate], dict[str
     if (first := here.mantels[FIRST].test) is not None:
         add("rank:mantel", "exchanged heads whose weight and effect distances agree as well", first)
     guess = here.forecast
-    note = guess.note or f"exchanged heads give {np.mean(guess.null):.2f} on average"
+    note = guess.note or f"exchanged heads give {rounded(np.mean(guess.null))} on average"
     near = nearest(here.tables[FIRST], bench.lab.grid, bench.option("neighbours", EXPERIMENT))
     skill = _resampled(guess.skill, skills(near, drawn), n, bench.seed, note)
     add(
@@ -197,7 +198,7 @@ def _estimates(bench: Bench, here: Found) -> tuple[list[NamedEstimate], dict[str
 def _ari(match: ClusterTest) -> Estimate:
     if match.value is None:
         return Estimate.undefined("heads", match.items, match.note or "no groups")
-    chance = f"{match.chance:.3f} on average among labellings" if match.chance is not None else match.note
+    chance = f"{rounded(match.chance)} on average among labellings" if match.chance is not None else match.note
     return Estimate(match.value, match.value, match.value, match.items, "heads", "counted", note=chance)
 
 

@@ -41,6 +41,7 @@ from headlab.measures.weights import HeadWeights, LayerWeights, head_weights
 from headlab.stats import Estimate, Rank, holm, rank
 from headlab.stats.agreement import ClusterTest, adjusted_rand, cluster_test
 from headlab.stats.clustering import LEAST, hierarchical
+from headlab.stats.figures import rounded
 from headlab.store import NamedEstimate, Reading
 
 STATISTICS = (
@@ -180,7 +181,7 @@ def _estimates(
     out = []
     for circuit, found in here.items():
         null, test = found.worst
-        chance = f"{test.chance:.3f} on average among {NULLS[null]}"
+        chance = f"{rounded(test.chance)} on average among {NULLS[null]}"
         own = _counted(test.value, len(found.table), "heads", chance)
         out.append(named(f"silhouette:{circuit}", f"{NAMES[circuit]}: silhouette of the best cut", own))
         out.append(named(f"rank:{circuit}", f"{NAMES[circuit]}: least favourable null", found.test.estimate))

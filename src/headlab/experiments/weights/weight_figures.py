@@ -7,6 +7,7 @@ from typing import Any
 
 from headlab.effects import Figure
 from headlab.experiments.base import Bench
+from headlab.stats.figures import percent
 from headlab.stats.views import view
 
 NAMES = {"qk": "W_QK", "ov": "W_OV"}
@@ -73,7 +74,8 @@ def _view(
         return None
     shares = made.explained or ()
     axis = [
-        f"axis {i + 1}" + (f" ({shares[i]:.0%} of the squared distances)" if i < len(shares) else "") for i in (0, 1)
+        f"axis {i + 1}" + (f" ({percent(shares[i])} of the squared distances)" if i < len(shares) else "")
+        for i in (0, 1)
     ]
     group = "KV group" if name == "published" else "cluster"
     return Figure(

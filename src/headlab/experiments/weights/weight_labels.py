@@ -16,6 +16,7 @@ from headlab.measures.weights import HeadWeights
 from headlab.stats import Estimate, Rank, holm
 from headlab.stats.agreement import ClusterTest, cluster_test, co_occurrence
 from headlab.stats.clustering import Clustering, by_density, gap_statistic, hierarchical, k_means
+from headlab.stats.figures import rounded
 from headlab.stats.views import principal_coordinates
 from headlab.store import NamedEstimate
 
@@ -69,7 +70,7 @@ class Labelled:
         for kind, found in self.tests.items():
             if found.value is None or kind == "purity":
                 continue
-            chance = f"{found.chance:.3f} on average among {self.null}" if found.null else found.note
+            chance = f"{rounded(found.chance)} on average among {self.null}" if found.null else found.note
             value = Estimate(found.value, found.value, found.value, self.n, "heads", "counted", note=chance)
             out.append(
                 named(f"{kind}:{self.name}", f"{circuits[self.circuit]}: {words[kind]} {WORDS[self.label]}", value)

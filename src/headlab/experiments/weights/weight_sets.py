@@ -23,6 +23,7 @@ from headlab.interventions import Intervention, World
 from headlab.organisms import card, names
 from headlab.stats import Estimate, Rank, holm, rank
 from headlab.stats.agreement import most_similar
+from headlab.stats.figures import rounded
 from headlab.stats.spacing import Association, rank_correlation
 
 Array = np.ndarray
@@ -65,7 +66,7 @@ def predicted(alike: Array, heads: Heads, bench: Bench) -> Prediction:
     value = shared(alike, members)
     where = rank(value, null, enumerated=matched.enumerated, alpha=claim.alpha, unit="matched sets")
     chance = float(np.mean(null))
-    note = f"{chance:.2f} on average among {len(null)} matched sets"
+    note = f"{rounded(chance)} on average among {len(null)} matched sets"
     share = Estimate(value, value, value, len(members), "heads", "counted", note=note)
     return Prediction(members, most_similar(alike, members, len(members)), share, where, chance)
 
