@@ -2,7 +2,8 @@
 
 Looked for of the kind: the stills of every figure kind and of every page of the docket (below, and whole in
 ``make accept``); axes and legends (labels that end in an ellipsis, two ticks of one name, 1,234,567 as 1.23457e+06);
-thresholds, steps, shares and p in words (every f-string of fixed places); the terminal's tables (queries, rulings of a demo); settings under "Provenance"; the
+thresholds, steps, shares and p in words (every f-string of
+fixed places); the terminal's tables (queries, rulings of a demo); settings under "Provenance"; the
 logit differences pair by pair; the scorecard's p.  The CSV, JSON and Parquet of a run are written from the tables
 themselves (tests/test_store.py).
 """
