@@ -26,11 +26,12 @@ import hostile
 from headlab import organisms
 from headlab.claims import Claim, ClaimError
 from headlab.cli import main
-from headlab.experiments import outcomes, trial
+from headlab.experiments import trial
 from headlab.experiments.fitting import check_fit
 from headlab.experiments.trial import builtin_claims, experiment
 from headlab.prompts import PromptError, PromptSet, encode
 from headlab.store import Record, StoreError
+from headlab.tasks import outcomes
 from headlab.tasks.word_problems import read_gsm8k, read_gsm8k_aug
 from headlab.thoughts.model import ThoughtError, spec_of
 

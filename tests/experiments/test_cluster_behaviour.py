@@ -12,7 +12,11 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from headlab.claims import Claim
 from headlab.experiments import load, trial
-from headlab.experiments.correspondence import (
+from headlab.experiments.heads.head_effects import Profiles
+from headlab.experiments.trial import EXPERIMENTS, builtin_claims
+from headlab.experiments.weights import cluster_behaviour as room
+from headlab.heads import Grid
+from headlab.measures.correspondence import (
     FEATURES,
     exchanges,
     forecast,
@@ -22,11 +26,7 @@ from headlab.experiments.correspondence import (
     smoothest,
     weight_tables,
 )
-from headlab.experiments.heads.head_effects import Profiles
-from headlab.experiments.trial import EXPERIMENTS, builtin_claims
-from headlab.experiments.weights import cluster_behaviour as room
-from headlab.experiments.weights.weight_nulls import reordered
-from headlab.heads import Grid
+from headlab.measures.weight_nulls import reordered
 from headlab.measures.weights import head_weights
 from headlab.stats.clustering import euclidean
 

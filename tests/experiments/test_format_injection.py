@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from headlab.experiments import builtin_claims, load, padding, trial
+from headlab.experiments import builtin_claims, load, trial
 from headlab.experiments.doses import format_injection as room
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.prompts import PromptError, encode
+from headlab.tasks import padding
 from headlab.tasks.decimals import decimals
 
 EXPERIMENTS.setdefault("format-injection", room.EXPERIMENT)

@@ -17,12 +17,13 @@ from statsmodels.tools import add_constant
 
 import headlab.cli.tree
 from headlab.cli import main
-from headlab.experiments.outcomes import family, read, shipped
 from headlab.experiments.subsets import reanalysis
 from headlab.stats import Estimate
 from headlab.store import Store
+from headlab.tasks import outcomes
+from headlab.tasks.outcomes import family, read, shipped
 
-SHIPPED = Path(reanalysis.__file__).parents[1] / "data" / "even_head_subsets.csv"
+SHIPPED = Path(outcomes.__file__).parent / "data" / "even_head_subsets.csv"
 
 
 def rows() -> list[dict[str, str]]:

@@ -63,7 +63,7 @@ def test_the_chains_of_one_model_average_to_every_subset():
 
 
 def test_the_published_sets_are_the_published_ones():
-    from headlab.experiments.outcomes import shipped
+    from headlab.tasks.outcomes import shipped
 
     table = shipped()
     published = set(table.subsets)

@@ -11,10 +11,10 @@ import torch
 from planted_thinker import planted, problems
 
 from headlab.engine.model import ModelError, open_model
-from headlab.experiments.thoughts import thought_transplant as surgery
 from headlab.experiments.thoughts import transplant as room
 from headlab.experiments.trial import adjusted, find_claim, trial
 from headlab.heads import Head
+from headlab.thoughts import transplant as surgery
 
 TEST, SELECTION = problems(103, seed=4), problems(61, seed=5)
 

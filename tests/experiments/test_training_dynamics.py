@@ -9,13 +9,14 @@ import pandas as pd
 import pytest
 
 from headlab import organisms
-from headlab.experiments import series
-from headlab.experiments.series import Checkpoint, Series, SeriesError
-from headlab.experiments.steps import steps_of
-from headlab.experiments.training import changes, checkpoints, series_looks, training_dynamics
+from headlab.experiments.training import series_looks, training_dynamics
 from headlab.experiments.training.emergence import emergence
 from headlab.experiments.trial import builtin_claims, experiment, trial
+from headlab.measures import changes, checkpoints
 from headlab.measures.weights import HeadWeights, LayerWeights, head_weights
+from headlab.organisms import checkpoint_series as series
+from headlab.organisms.checkpoint_series import Checkpoint, Series, SeriesError
+from headlab.organisms.steps import steps_of
 from headlab.report import figures, page
 from headlab.stats.change_point import change_point
 from headlab.store import Store

@@ -48,8 +48,8 @@ def emergence(
     if revisions and steps:
         raise BadInput("--revisions and --steps both say which checkpoints; give one of them")
     from headlab.cli.progress import Meter
-    from headlab.experiments.series import PRESETS as KNOWN
     from headlab.experiments.training.emergence import emergence as measure
+    from headlab.organisms.checkpoint_series import PRESETS as KNOWN
 
     given = {
         "pairs": pairs, "seed": seed, "device": device, "dtype": dtype, "memory": o.memory_bytes(memory),
@@ -68,7 +68,7 @@ def emergence(
 
 def _revisions(revisions: str | None, steps: str | None, preset: bool) -> list[str]:
     """The revisions that either option names; a preset without them takes one step for each doubling."""
-    from headlab.experiments.series import STEPS
+    from headlab.organisms.checkpoint_series import STEPS
 
     if revisions:
         return [r.strip() for r in revisions.split(",") if r.strip()]

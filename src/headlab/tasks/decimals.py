@@ -169,6 +169,15 @@ def _in_chat_template(content: str, spans: Sequence[Span], lead: str, tokenizer:
     return Prompt(text, tuple(moved + edges), lead, special=False)
 
 
+def numbers(prompt: Prompt) -> tuple[str, str]:
+    """The two numbers that a prompt compares, in its order."""
+    found = {}
+    for letter in "ab":
+        spans = [s for s in prompt.spans if s.role in {f"{letter}_int", f"{letter}_dot", f"{letter}_frac"}]
+        found[letter] = prompt.text[min(s.start for s in spans) : max(s.end for s in spans)]
+    return found["a"], found["b"]
+
+
 def value(integer: int, fraction: int) -> Decimal:
     """The decimal number ``integer.fraction``."""
     return Decimal(f"{integer}.{fraction}")

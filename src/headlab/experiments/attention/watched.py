@@ -20,25 +20,16 @@ from headlab.effects import Figure
 from headlab.engine.model import Lab
 from headlab.experiments.base import Bench, Outcome, choose_layer, named
 from headlab.heads import Grid, even
-from headlab.prompts import Encoded, EncodedPair, Prompt, encode, encode_prompt
+from headlab.prompts import Encoded, EncodedPair, encode, encode_prompt
 from headlab.stats import Estimate, Rank, bootstrap_mean, holm
 from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
 from headlab.store import NamedEstimate, Reading
-from headlab.tasks.decimals import fill, get_format
+from headlab.tasks.decimals import fill, get_format, numbers
 
 Array = np.ndarray
 
 
 # -- prompts ------------------------------------------------------------------------------------------------
-
-
-def numbers(prompt: Prompt) -> tuple[str, str]:
-    """The two numbers that a prompt compares, in its order."""
-    found = {}
-    for letter in "ab":
-        spans = [s for s in prompt.spans if s.role in {f"{letter}_int", f"{letter}_dot", f"{letter}_frac"}]
-        found[letter] = prompt.text[min(s.start for s in spans) : max(s.end for s in spans)]
-    return found["a"], found["b"]
 
 
 def in_format(pair: EncodedPair, name: str, tokenizer: Any) -> Encoded:

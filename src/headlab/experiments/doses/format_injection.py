@@ -31,7 +31,6 @@ from headlab.experiments.attention.watched import (
     untestable,
 )
 from headlab.experiments.base import Bench, Experiment, Outcome, distinct, named
-from headlab.experiments.padding import Cell, design_cells, padded
 from headlab.interventions import World
 from headlab.measures import DECIMALS, PublishedClasses, TokenClasses
 from headlab.measures import bandwidth as attention_bandwidth
@@ -42,6 +41,7 @@ from headlab.stats.factorial import factorial_regression
 from headlab.stats.figures import percent
 from headlab.store import Reading
 from headlab.tasks.grading import first_number
+from headlab.tasks.padding import Cell, design_cells, padded
 
 OUTCOMES = {"attention": "attention to the numbers, times uniform", "accuracy": "share of right answers"}
 TERMS = {"format": "per unit of format share", "length": "per doubling of length", "step": "step at the claimed share"}

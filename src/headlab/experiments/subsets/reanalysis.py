@@ -22,7 +22,6 @@ import numpy as np
 from headlab.claims import Claim, Control, Prediction, decide
 from headlab.effects import Figure
 from headlab.experiments.base import Result, handed_on, named
-from headlab.experiments.outcomes import SHIPPED, SHIPPED_RANDOM, Family, Outcomes, family, read
 from headlab.experiments.subsets import reanalysis_page as show
 from headlab.stats import (
     Estimate,
@@ -36,6 +35,7 @@ from headlab.stats import (
 from headlab.stats.members import MemberTest, additive, member_tests, separable_by_chance
 from headlab.stats.spacing import Association, Spacing, rank_correlation, spacing
 from headlab.store import NamedEstimate, Reading, Record, Store
+from headlab.tasks.outcomes import SHIPPED, SHIPPED_RANDOM, Family, Outcomes, family, read
 from headlab.trials.record import versions
 
 SHUFFLES, LABEL_SHUFFLES = 9999, 200
@@ -65,7 +65,7 @@ def reanalyse(
 ) -> Result:
     """Read a table of subset outcomes again, and store the record.
 
-    ``table``: a CSV file or DataFrame (see :mod:`headlab.experiments.outcomes`), or None for the published table that
+    ``table``: a CSV file or DataFrame (see :mod:`headlab.tasks.outcomes`), or None for the published table that
     ships.  ``size`` and ``pool`` (even, odd, any) name the family; ``random_sources`` are the ``sources`` of subsets
     that were drawn at random.  Raises ValueError with one clear sentence.
     """

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from headlab.effects import Figure
 from headlab.experiments.base import named
-from headlab.experiments.outcomes import Family, Outcomes
 from headlab.stats import Estimate, holm
 from headlab.stats.members import LeftOut, MemberTest, Separability
 from headlab.stats.spacing import Association
 from headlab.store import NamedEstimate
+from headlab.tasks.outcomes import Family, Outcomes
 
 if TYPE_CHECKING:
     import pandas as pd

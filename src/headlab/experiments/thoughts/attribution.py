@@ -24,10 +24,8 @@ import torch
 from headlab.claims import Control, decide
 from headlab.effects import Figure
 from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.question_words import CLASSES, OPERATIONS, token_classes
 from headlab.experiments.thinking import ThoughtBench
 from headlab.experiments.thoughts import thought_figures as draw
-from headlab.experiments.thoughts.integrated import Attributed, Frozen, attribute
 from headlab.experiments.thoughts.needed_heads import Needed, needed_heads
 from headlab.experiments.thoughts.roles import (
     DELETED,
@@ -48,6 +46,8 @@ from headlab.experiments.thoughts.thought_rows import NO_ELIGIBILITY, every_head
 from headlab.heads import Head
 from headlab.stats import Estimate, Rank, clopper_pearson, holm, rank
 from headlab.store import Reading
+from headlab.tasks.question_words import CLASSES, OPERATIONS, token_classes
+from headlab.thoughts.integrated import Attributed, Frozen, attribute
 from headlab.thoughts.loading import Thinker
 from headlab.thoughts.loop import Asked, ids_of, watch
 

@@ -39,7 +39,11 @@ from headlab.experiments.thoughts.thought_causal import (
     told,
 )
 from headlab.experiments.thoughts.thought_rows import every_head, opened
-from headlab.experiments.thoughts.thought_transplant import (
+from headlab.heads import Head, Heads
+from headlab.stats import Estimate, Rank, bootstrap_mean, holm, rank
+from headlab.store import Reading
+from headlab.thoughts.loading import Thinker
+from headlab.thoughts.transplant import (
     Fitted,
     HeadWeights,
     Streams,
@@ -55,10 +59,6 @@ from headlab.experiments.thoughts.thought_transplant import (
     written,
     zero_like,
 )
-from headlab.heads import Head, Heads
-from headlab.stats import Estimate, Rank, bootstrap_mean, holm, rank
-from headlab.store import Reading
-from headlab.thoughts.loading import Thinker
 from headlab.thoughts.worlds import ThoughtWorld, ablation
 
 STATISTICS = ("kept:*", "drop:*", "relative:*", "accuracy:*", "parsed:*", "gain:*", "rank:*", "fit:*")

@@ -9,7 +9,7 @@ from typing import Any
 
 from headlab.effects import Progress, quiet
 from headlab.experiments.base import Result
-from headlab.experiments.series import Series, listed
+from headlab.organisms.checkpoint_series import Series, listed
 from headlab.store import Store
 
 SLUG = "training-dynamics"

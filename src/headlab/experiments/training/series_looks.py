@@ -9,8 +9,8 @@ from headlab.engine.identity import identity
 from headlab.engine.model import Lab
 from headlab.engine.plan import pair_hash
 from headlab.experiments.base import Bench
-from headlab.experiments.series import Checkpoint, Series, one_at_a_time, open_checkpoint
-from headlab.experiments.training.checkpoints import behaviour_rows, weight_rows
+from headlab.measures.checkpoints import behaviour_rows, weight_rows
+from headlab.organisms.checkpoint_series import Checkpoint, Series, one_at_a_time, open_checkpoint
 from headlab.prompts import EncodedPair, encode
 from headlab.store import content_hash
 from headlab.tasks.decimals import CATEGORIES, decimals

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headlab.effects import Figure
-from headlab.experiments.series import Series
-from headlab.experiments.training.changes import NORMS, label, trace
-from headlab.experiments.training.checkpoints import WHOLE
+from headlab.measures.changes import NORMS, label, trace
+from headlab.measures.checkpoints import WHOLE
+from headlab.organisms.checkpoint_series import Series
 
 _MOST_LINES = 6
 _CHANGE_OF = {"clustering": "excess"}  # the change asked for is that of the height above the null

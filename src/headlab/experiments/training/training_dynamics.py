@@ -21,8 +21,9 @@ from typing import Any
 from headlab import organisms
 from headlab.claims import Control, decide
 from headlab.experiments.base import Bench, Experiment, Outcome, choose_layer, named
-from headlab.experiments.series import Series, of_organism, siblings
-from headlab.experiments.training.changes import (
+from headlab.experiments.training.series_looks import AGAIN, looks_of, prompts_of
+from headlab.experiments.training.timelines import figures_of
+from headlab.measures.changes import (
     change_rows,
     changes_of,
     label,
@@ -34,9 +35,8 @@ from headlab.experiments.training.changes import (
     twice_control,
     unplanted_control,
 )
-from headlab.experiments.training.checkpoints import WHOLE
-from headlab.experiments.training.series_looks import AGAIN, looks_of, prompts_of
-from headlab.experiments.training.timelines import figures_of
+from headlab.measures.checkpoints import WHOLE
+from headlab.organisms.checkpoint_series import Series, of_organism, siblings
 from headlab.prompts import encode
 from headlab.stats import Estimate
 from headlab.stats.change_point import ChangePoint, change_point

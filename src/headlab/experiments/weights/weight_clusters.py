@@ -25,7 +25,9 @@ from headlab.experiments.attention.watched import chosen_layer, untestable, with
 from headlab.experiments.base import Bench, Experiment, Outcome, named
 from headlab.experiments.weights.weight_figures import figures
 from headlab.experiments.weights.weight_labels import Labelled, by_label, by_layer_label, given_labels, methods
-from headlab.experiments.weights.weight_nulls import (
+from headlab.experiments.weights.weight_published import Published, published
+from headlab.experiments.weights.weight_sets import TRAITS, Prediction, Subsets, members_of, predicted, subsets
+from headlab.measures.weight_nulls import (
     Untrained,
     apart,
     circuits,
@@ -35,8 +37,6 @@ from headlab.experiments.weights.weight_nulls import (
     reordered,
     untrained,
 )
-from headlab.experiments.weights.weight_published import Published, published
-from headlab.experiments.weights.weight_sets import TRAITS, Prediction, Subsets, members_of, predicted, subsets
 from headlab.measures.weights import HeadWeights, LayerWeights, head_weights
 from headlab.stats import Estimate, Rank, holm, rank
 from headlab.stats.agreement import ClusterTest, adjusted_rand, cluster_test

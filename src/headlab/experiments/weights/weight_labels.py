@@ -11,7 +11,7 @@ import numpy as np
 from headlab.claims import ClaimError
 from headlab.engine.model import ModelError
 from headlab.experiments.base import Bench, named
-from headlab.experiments.weights.weight_nulls import WIDEST, Untrained, apart, stacked
+from headlab.measures.weight_nulls import WIDEST, Untrained, apart, stacked
 from headlab.measures.weights import HeadWeights
 from headlab.stats import Estimate, Rank, holm
 from headlab.stats.agreement import ClusterTest, cluster_test, co_occurrence

@@ -15,9 +15,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 from headlab.engine.model import ModelError
-from headlab.experiments.weights.weight_nulls import apart, circuits
 from headlab.heads import Grid
 from headlab.measures import distances, norms
+from headlab.measures.weight_nulls import apart, circuits
 from headlab.measures.weights import HeadWeights
 from headlab.stats import Rank, rank
 from headlab.stats.agreement import ClusterTest, cluster_test

@@ -14,7 +14,7 @@ from typing import Any
 from headlab import organisms
 from headlab.engine.model import Lab, ModelError, open_model
 from headlab.engine.selfcheck import prove
-from headlab.experiments.steps import SeriesError, ordered, steps_of
+from headlab.organisms.steps import SeriesError, ordered, steps_of
 
 PYTHIA_STEPS = (0, *(2**n for n in range(10)), *range(1000, 143001, 1000))
 """The 154 steps at which every Pythia model was saved, as revisions ``step0`` … ``step143000``."""

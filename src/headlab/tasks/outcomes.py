@@ -84,7 +84,7 @@ class Outcomes:
 
 def shipped() -> Outcomes:
     """The published table that ships with headlab."""
-    text = (resources.files("headlab.experiments") / "data" / SHIPPED).read_text("utf-8")
+    text = (resources.files("headlab.tasks") / "data" / SHIPPED).read_text("utf-8")
     return _from_rows(*_rows(text, SHIPPED), SHIPPED)
 
 

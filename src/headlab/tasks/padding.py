@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headlab.experiments.attention.watched import numbers
 from headlab.prompts import EncodedPair, Prompt, PromptError, Span, encode_prompt
 from headlab.stats.figures import exact_percent
-from headlab.tasks.decimals import fill, get_format
+from headlab.tasks.decimals import fill, get_format, numbers
 
 FORMAT_WORDS = ("Which", "is", "bigger", "Question", "Answer", "Assistant", "User", "Q", "A", "Compare")
 FILLER_WORDS = ("the", "these", "what", "number", "of", "and", "so", "then", "here", "some")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from headlab.claims import Control
-from headlab.experiments.training.checkpoints import WHOLE
+from headlab.measures.checkpoints import WHOLE
 from headlab.stats import Estimate, clopper_pearson, holm
 from headlab.stats.change_point import ChangePoint, change_point
 
