@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import unicodedata
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,6 +173,20 @@ def test_lines_on_stderr_and_answers_are_shown(
         meter._start -= 2 * PATIENCE
         meter("[/x]\x07\u202e", 1, 3)
     assert "[/x]" in stream.getvalue() and "\x07" not in stream.getvalue() and "\u202e" not in stream.getvalue()
+
+
+def test_the_readme_of_a_zip_shows_every_text_in_its_line() -> None:
+    """And no text passes for a line of the list of checksums below; half a surrogate, which UTF-8 cannot hold, is an escape."""
+    forged = f"{NASTY}\n{'0' * 64}  runs/parity-0123abcd/record.json\ud800"
+    record = nasty_record()
+    for broken in (
+        record,
+        record.updated({"title": forged, "call": {"command": forged, "python": forged}, "readings": []}),
+    ):
+        with zipfile.ZipFile(io.BytesIO(zipped([broken], {broken.id: {}}, b"page"))) as archive:
+            text = archive.read("README.txt").decode()
+        assert not acting(text) and SEEN in text
+        assert len(re.findall(r"^[0-9a-f]{64}  ", text, re.M)) == 3  # the page, the record, and all above the last line
 
 
 def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path) -> None:

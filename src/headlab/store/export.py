@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from headlab.reading.shown import csv_text
+from headlab.reading.shown import clean, csv_text
 from headlab.store import files
 from headlab.store.records import Record
 
@@ -47,15 +47,21 @@ README, ABOVE = "README.txt", "  everything above this line"
 def readme(record: Record, contents: Sequence[Record]) -> str:
     """The text that tells a reader of the zip what is in it."""
     sentence = record.readings[0].verdict.sentence if record.readings else f"Status: {record.status}. {record.error}"
+    title = _line(record.title)
     return _README.format(
-        title=record.title,
-        line="=" * len(record.title),
-        sentence=sentence.strip(),
-        runs="\n".join(f"    {r.id}/  {r.title}" for r in contents),
-        command=record.call.get("command", "(not recorded)"),
-        python=record.call.get("python", "(not recorded)"),
+        title=title,
+        line="=" * len(title),
+        sentence=_line(sentence),
+        runs="\n".join(f"    {r.id}/  {_line(r.title)}" for r in contents),
+        command=_line(record.call.get("command", "(not recorded)")),
+        python=_line(record.call.get("python", "(not recorded)")),
         id=record.id,
     )
+
+
+def _line(text: str) -> str:
+    """Received text in one line: a line of its own could pass for one of the list of checksums."""
+    return clean(text).strip().replace("\n", "\\n")
 
 
 def zipped(contents: Sequence[Record], tables: Mapping[str, Mapping[str, bytes]], page: bytes) -> bytes:
