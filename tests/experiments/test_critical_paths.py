@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from headlab.designs.edges import Edges, alike, knock_out, parted, roles_of, strongest
 from headlab.engine.captures import capture
 from headlab.experiments import load, trial
 from headlab.experiments.attention import critical_paths
-from headlab.experiments.attention.critical_paths import Edges, alike, edges_of, knock_out, parted, roles_of, strongest
+from headlab.experiments.attention.critical_paths import edges_of
 from headlab.experiments.base import draw
 from headlab.experiments.trial import EXPERIMENTS, adjusted, find_claim
 from headlab.prompts import encode

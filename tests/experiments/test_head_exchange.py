@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 
+from headlab.designs.exchanges import derangement, exchange
 from headlab.engine.run import sweep
 from headlab.experiments import load, trial
 from headlab.experiments.exchanges import head_exchange
@@ -15,7 +16,7 @@ from headlab.heads import Grid
 from headlab.interventions import InterventionError, World
 from headlab.prompts import encode
 from headlab.trials.case import draw
-from headlab.trials.exchanges import derangement, exchange, identity_control
+from headlab.trials.exchanges import identity_control
 
 EXPERIMENTS.setdefault("head-exchange", head_exchange.EXPERIMENT)
 

@@ -12,6 +12,7 @@ import torch
 from scipy.stats import chisquare
 
 from headlab.claims import ClaimError
+from headlab.designs import numberings
 from headlab.experiments import load, null_rates, null_rates_table, trial
 from headlab.experiments.heads import relabelled
 from headlab.experiments.null_rates import allowed, shares
@@ -90,13 +91,13 @@ def test_the_planted_numbering_is_upheld_and_its_controls_pass(store) -> None:
 
 @pytest.mark.parametrize("grid", [Grid(1, 8, 1), Grid(1, 6, 6), Grid(1, 8, 2), Grid(1, 6, 2)])
 def test_numberings_keep_groups_whole_and_reach_every_half_alike(grid: Grid) -> None:
-    drawn = relabelled.free_numberings(grid, 4000, "a test")
+    drawn = numberings.free_numberings(grid, 4000, "a test")
     size = grid.group_size
     for order in drawn[:50]:
         assert sorted(order) == list(range(grid.n_heads))
         for start in range(0, grid.n_heads, size):
             assert len({h // size for h in order[start : start + size]}) == 1
-    counts = Counter(relabelled.evens_of(0, order) for order in drawn)
+    counts = Counter(numberings.evens_of(0, order) for order in drawn)
     # size 3: two groups of three, evens at places 0 2 | 4, so two of one group and one of the other
     expected = {Grid(1, 8, 1): 70, Grid(1, 6, 6): 20, Grid(1, 8, 2): 36, Grid(1, 6, 2): 18}[grid]
     assert len(counts) == expected and chisquare(list(counts.values())).pvalue > 0.001
@@ -158,7 +159,7 @@ def test_a_model_in_which_no_layer_repairs_is_untestable(store, monkeypatch) -> 
 
 def test_one_head_has_no_halves() -> None:
     with pytest.raises(ClaimError, match="one head"):
-        relabelled.free_numberings(Grid(1, 1, 1), 3, "a test")
+        numberings.free_numberings(Grid(1, 1, 1), 3, "a test")
 
 
 def test_the_command_refuses_what_makes_no_table(store, capsys) -> None:

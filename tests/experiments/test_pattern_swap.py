@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 
+from headlab.designs.exchanges import exchange
 from headlab.engine.run import sweep
 from headlab.experiments import load, trial
 from headlab.experiments.exchanges import pattern_swap
@@ -15,7 +16,7 @@ from headlab.heads import Grid
 from headlab.interventions import World
 from headlab.prompts import encode
 from headlab.trials.case import draw
-from headlab.trials.exchanges import exchange, identity_control
+from headlab.trials.exchanges import identity_control
 
 EXPERIMENTS.setdefault("pattern-swap", pattern_swap.EXPERIMENT)
 GRIDS = (Grid(2, 16, 4), Grid(2, 12, 12), Grid(2, 9, 3), Grid(2, 8, 1))

@@ -19,12 +19,13 @@ from typing import Any
 import pandas as pd
 
 from headlab.designs import matched_sets
+from headlab.designs.exchanges import derangement, exchange
 from headlab.effects import Figure
 from headlab.heads import Grid, even, odd
 from headlab.interventions import Intervention, World
 from headlab.trials import charts
 from headlab.trials.checks import no_op, patch_all
-from headlab.trials.exchanges import derangement, exchange, identity, takes_hold
+from headlab.trials.exchanges import identity, takes_hold
 from headlab.trials.families import Families, Tail
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, unsliced, without_ranks
 from headlab.trials.numbers import repaired

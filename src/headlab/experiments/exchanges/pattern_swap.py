@@ -16,12 +16,13 @@ from typing import Any
 
 import pandas as pd
 
+from headlab.designs.exchanges import derangement, exchange, matching_classes
 from headlab.effects import Figure, repair
 from headlab.heads import Grid
 from headlab.interventions import World
 from headlab.trials import charts
 from headlab.trials.checks import no_op, patch_all
-from headlab.trials.exchanges import derangement, exchange, identity, matching_classes, rows, takes_hold
+from headlab.trials.exchanges import identity, rows, takes_hold
 from headlab.trials.families import Families
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, unsliced, without_ranks
 from headlab.trials.numbers import difference, repaired

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -17,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from headlab.claims import PROTOCOLS, Claim, ClaimError, Control, Verdict, decide
+from headlab.claims import PROTOCOLS, Claim, Control, Verdict, decide
 from headlab.designs import Matched, complement, matched_sets
+from headlab.designs.numberings import evens_of, free_numberings
 from headlab.effects import mean_recovery, pivot
 from headlab.experiments.base import (
     Bench,
@@ -38,27 +38,6 @@ from headlab.stats import Estimate, Rank, clustered_rate, paired_difference
 from headlab.stats.of_means import OfMeans, rank_over_draws
 
 DECIDED = ("upheld", "refuted")
-
-
-def free_numberings(grid: Grid, n: int, seed: str) -> list[tuple[int, ...]]:
-    """``n`` random numberings of a layer's heads that change no function; the head at place i was ``numbering[i]``.
-
-    Each is uniform over: KV groups in any order, and the query heads of each group in any order.  Raises ClaimError for a
-    layer of one head.
-    """
-    if grid.n_heads < 2:
-        raise ClaimError("a layer of one head has no odd heads: there is nothing to number anew")
-    rng, size = random.Random(f"numberings {seed}"), grid.group_size
-    out = []
-    for _ in range(n):
-        groups = rng.sample(range(grid.n_kv_heads), grid.n_kv_heads)
-        out.append(tuple(g * size + i for g in groups for i in rng.sample(range(size), size)))
-    return out
-
-
-def evens_of(at: int, numbering: Sequence[int]) -> Heads:
-    """The heads, by the names that they have now, that get even numbers."""
-    return Heads.of(at, numbering[::2])
 
 
 @dataclass(frozen=True)

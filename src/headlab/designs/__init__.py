@@ -1,0 +1,31 @@
+"""What to try: the set a claim names, and the alternatives it does not name.  Pure; every draw is seeded.
+
+sets         subsets, chains, matched sets, complements
+exchanges    heads that change places
+numberings   other names for the same heads
+edges        attention from role to role: the strongest, and others as heavy
+"""
+
+from .sets import (
+    Matched,
+    chains,
+    complement,
+    leave_one_out,
+    matched_sets,
+    membership,
+    random_masks,
+    singles,
+    subsets,
+)
+
+__all__ = [
+    "Matched",
+    "chains",
+    "complement",
+    "leave_one_out",
+    "matched_sets",
+    "membership",
+    "random_masks",
+    "singles",
+    "subsets",
+]
