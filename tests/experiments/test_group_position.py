@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from headlab.experiments import base, load, trial
+from headlab.designs import divisions
+from headlab.experiments import load, trial
 from headlab.experiments.attention import architecture as room
 from headlab.experiments.trial import EXPERIMENTS
 from headlab.heads import Grid
+from headlab.trials import flow
 
 EXPERIMENTS.setdefault("architecture", room.EXPERIMENT)
 SMALL: dict[str, Any] = {"pairs": 100, "layer": 0, "matched_sets": 128}
@@ -67,12 +69,12 @@ def test_heads_with_keys_of_their_own_have_no_positions(store) -> None:
 
 
 def test_a_patch_that_patches_nothing_voids_the_trial(store, monkeypatch) -> None:
-    real = base.protocol_patch
+    real = flow.protocol_patch
 
     def idle(protocol, name, heads, **fields):
         return real(protocol, name, heads, **{**fields, "amount": 0.0})
 
-    monkeypatch.setattr(room, "protocol_patch", idle)
+    monkeypatch.setattr(flow, "protocol_patch", idle)
     fields: dict[str, Any] = {**SMALL, "matched_sets": 8, "protocol": "standard"}
     result = trial("architecture", "decimals-planted-even", store=store, **fields)
     assert result.verdict.outcome == "void" and "patch-all" in result.verdict.sentence
@@ -80,6 +82,6 @@ def test_a_patch_that_patches_nothing_voids_the_trial(store, monkeypatch) -> Non
 
 def test_divisions_hold_every_head_once() -> None:
     grid = Grid(2, 16, 4)
-    for division in room.divisions(grid, 1, 5, seed=0):
+    for division in divisions(grid, 1, 5, seed=0):
         assert sorted(h.index for pool in division for h in pool) == list(range(16))
         assert all([grid.kv_group_of(h.index) for h in pool] == [0, 1, 2, 3] for pool in division)

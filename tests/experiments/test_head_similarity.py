@@ -70,7 +70,9 @@ def test_the_contrast_by_hand() -> None:
     import numpy as np
     import pytest
 
+    from headlab.stats.distances import side_contrasts
+
     mean = np.array([[1, 0.1, 0.9, 0.2], [0.1, 1, 0.3, 0.7], [0.9, 0.3, 1, 0.4], [0.2, 0.7, 0.4, 1.0]])
-    assert room.contrasts(mean, np.array([[1, 0, 1, 0]]))[0] == pytest.approx(
+    assert side_contrasts(mean, np.array([[1, 0, 1, 0]]))[0] == pytest.approx(
         (0.9 + 0.7) / 2 - (0.1 + 0.2 + 0.3 + 0.4) / 4
     )

@@ -10,11 +10,11 @@ import torch
 
 from headlab.experiments import load, trial
 from headlab.experiments.attention import routing as room
-from headlab.experiments.attention import watched
 from headlab.experiments.trial import EXPERIMENTS
 from headlab.measures import bandwidth, edited
 from headlab.prompts import encode
 from headlab.tasks.decimals import decimals
+from headlab.trials.attention_scores import grids
 
 EXPERIMENTS.setdefault("routing", room.EXPERIMENT)
 SMALL: dict[str, Any] = {"pairs": 40, "layer": 1, "matched_sets": 700}
@@ -39,9 +39,9 @@ def test_a_trial_ends_with_roles_layers_and_a_verdict(lab, store) -> None:
 def test_roles_add_up_to_the_share_of_the_numbers(lab) -> None:
     encoded = [encode(p, lab.tokenizer).corrupted for p in decimals(6)]
     table = room.routes(lab, encoded)
-    summed = room._numbers(table, "last")[1]
+    summed = room.to_numbers(table, "last")[1]
     share = bandwidth(lab, encoded, sink="in", relative=False)
-    wanted = watched.grids(share[share["token_class"] == "numeric"], "share")[1]
+    wanted = grids(share[share["token_class"] == "numeric"], "share")[1]
     assert np.allclose(summed, wanted, atol=1e-6)
 
 

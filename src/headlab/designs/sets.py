@@ -114,3 +114,12 @@ def membership(sets: Sequence[Heads], pool: Heads) -> Iterator[list[bool]]:
     """Rows of a membership matrix: which head of the pool is in each set."""
     for one in sets:
         yield [h in one for h in pool]
+
+
+def divisions(grid: Grid, at: int, n: int, seed: int) -> list[tuple[Heads, ...]]:
+    """``n`` random divisions of a layer into pools with one head of every KV group each."""
+    rng, size, out = random.Random(f"divisions {seed} {at}"), grid.group_size, []
+    for _ in range(n):
+        orders = [rng.sample(range(g * size, (g + 1) * size), size) for g in range(grid.n_kv_heads)]
+        out.append(tuple(Heads.of(at, column) for column in zip(*orders, strict=True)))
+    return out

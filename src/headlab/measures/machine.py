@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -192,3 +193,24 @@ def _disagreements(
     if share is not None and any(s > share + 1 / found["qk_dim"] for s in turning):  # slow channels may go unseen
         out.append(f"the config turns {share:.3g} of the channels, the model {sorted(turning)}")
     return out
+
+
+def facts_table(lab: Lab) -> pd.DataFrame:
+    """What the running model's attention is made of, one row for each fact, beside what its config says."""
+    found = dict(architecture(lab))
+    told: Mapping[str, Any] = found.pop("config", {})
+    disagreements: Sequence[str] = found.pop("disagreements", ())
+    found["disagreements with the config"] = "; ".join(disagreements) or "none"
+    return pd.DataFrame(
+        [{"fact": k, "value": _plain(v), "config": _plain(told[k]) if k in told else ""} for k, v in found.items()]
+    )
+
+
+def _plain(value: Any) -> str:
+    """A fact in words: one value where every layer has the same."""
+    if isinstance(value, Mapping) and value:
+        kinds = {str(v) for v in value.values()}
+        return kinds.pop() if len(kinds) == 1 else ", ".join(f"L{k}: {v}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

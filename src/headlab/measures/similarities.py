@@ -153,3 +153,12 @@ def similarity(
         lab, encoded, layer, kind=kind, queries=queries, sink=sink, tokens=tokens, progress=progress
     )  # fmt: skip
     return found.correlation()
+
+
+def least_alike(mean: Array, grid: Grid) -> tuple[int, int]:
+    """The two heads that share keys (any two, where no heads do) whose patterns are least alike."""
+    left, right = np.triu_indices(len(mean), 1)
+    together = (left // grid.group_size == right // grid.group_size) | (grid.group_size == 1)
+    values = np.where(together, np.nan_to_num(mean[left, right], nan=2.0), np.inf)
+    best = int(values.argmin())
+    return int(left[best]), int(right[best])

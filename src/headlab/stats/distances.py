@@ -162,6 +162,15 @@ def label_contrast(
     return LabelContrast(within, between, contrast, test)
 
 
+def side_contrasts(mean: Floats, sides: Floats) -> Floats:
+    """Mean similarity over pairs of items on one side minus mean over pairs across, for each row of ``sides``
+    [half, item]: 1 on one side, 0 on the other."""
+    left, right = np.triu_indices(len(mean), 1)
+    same = (sides[:, left] == sides[:, right]).astype(float)
+    entries = mean[left, right]
+    return same @ entries / same.sum(1) - (1 - same) @ entries / (1 - same).sum(1)
+
+
 def _table(x: Values, name: str) -> Floats:
     table = floats(x, name, ndim=2)
     if table.shape[0] != table.shape[1] or not np.allclose(table, table.T, atol=1e-6):

@@ -23,6 +23,7 @@ from headlab.heads import Grid, even
 from headlab.stats import Estimate, Rank, bootstrap_mean, holm
 from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
 from headlab.store import Reading
+from headlab.trials import charts
 from headlab.trials.flow import Scope, Seen, Told
 from headlab.trials.pairs import clusters_of, named
 
@@ -192,10 +193,9 @@ class Watched:
             f"mean minus that of the layer's other heads. The line is the even heads, its band the 95 % interval over "
             f"{gap.n} {gap.unit}. {place.at_least_as_extreme} of {place.n_sets:,} halves are at least as far: p = {place.p:.3g}."
         )
-        options = {"observed": gap.value, "low": gap.low, "high": gap.high, "label": "even − odd", "p": place.p}
-        options["x_title"] = "mean of the half minus mean of the other heads"
         title = f"{self._named(seen)}: even minus odd, among {place.n_sets:,} halves of layer {at} that nobody named"
-        return Figure("null", "null", title, caption, tuple({"value": float(g)} for g in found.gaps), options)
+        x_title = "mean of the half minus mean of the other heads"
+        return charts.null("null", title, caption, found.gaps, gap, "even − odd", x_title, place.p)
 
     def curve(self, seen: Seen) -> Figure:
         """Even minus odd in every layer."""
@@ -206,10 +206,9 @@ class Watched:
             "parity makes it. Layers whose even heads stand out among matched halves after Holm's correction: "
             f"{beyond}."
         )
-        data = tuple(
-            {"x": r["layer"], "y": r["gap"], "low": r["low"], "high": r["high"], "series": "even − odd", "n": r["n"]}
+        drawn = [
+            {"x": r["layer"], "y": r["gap"], "series": "even − odd"} | {k: r[k] for k in ("low", "high", "n")}
             for r in rows
-        )
-        options = {"threshold": 0.0, "x_title": "layer", "y_title": "even minus odd"}
+        ]
         title = f"{self._named(seen)}: even minus odd heads, by layer"
-        return Figure("curve", "layers", title, caption, data, options)
+        return charts.curve("layers", title, caption, drawn, "layer", "even minus odd", 0.0)

@@ -289,6 +289,7 @@ class Declared(Entry):
 
     ``options``: settings of its own that a claim may give, with their defaults; ``sections``: heading → text of the report;
     ``figures``: drawn from all readings together.  ``cannot``: why nothing can be measured on a case, or empty.
+    ``facts``: tables of the case that are made even then.
     ``eligibility``: what the record says of it where answers are not asked for.
     """
 
@@ -296,6 +297,7 @@ class Declared(Entry):
     sections: Mapping[str, str]
     figures: Sequence[Callable[[Sequence[Reading]], Figure]] = ()
     cannot: Callable[[Any], str] = lambda case: ""
+    facts: Mapping[str, Callable[[Any], pd.DataFrame]] = field(default_factory=dict)
     eligibility: Mapping[str, Any] | None = None
 
     def ground(self, case: Any) -> Ground:
@@ -319,13 +321,14 @@ class Declared(Entry):
         """Every reading that the claim asks for."""
         import pandas as pd
 
+        facts = {key: make(case) for key, make in self.facts.items()}
         if why := self.cannot(case):
             verdict = decide(case.claim, {}, [], impossible=why)
-            return Findings(
-                [Reading(protocol="standard", words=why, verdict=verdict)], [], {}, {"ok": False, "reason": why}
-            )
+            nothing = [Reading(protocol=name, words=why, verdict=verdict) for name in case.claim.readings]
+            said = {"ok": False, "reason": why}
+            return Findings(nothing, [], facts, said, sections=headed(self.sections))
         ground = self.ground(case)
-        out = Findings([], [], {}, {}, settings=dict(ground.settings))
+        out = Findings([], [], facts, {}, settings=dict(ground.settings))
         parts: dict[str, list[Any]] = {}
         suited: dict[str, Any] = {}
         shared: dict[Any, Any] = {}
@@ -360,7 +363,9 @@ def headed(sections: Mapping[str, str]) -> list[dict[str, str]]:
 @dataclass(frozen=True, kw_only=True)
 class OnPairs(Declared):
     """On prompt pairs of which the model gets the clean prompt right and the corrupted one wrong (where ``eligibility`` says
-    nothing else), at one layer."""
+    nothing else), at one layer.  ``alone``: only the standard protocol runs, and the record speaks of its eligibility alone."""
+
+    alone: bool = False
 
     def ground(self, case: Any) -> Ground:
         layer, scan = layer_of(case)
@@ -368,6 +373,9 @@ class OnPairs(Declared):
         if self.eligibility is not None:
             said = dict(self.eligibility)
             return Ground(layer, settings, lambda protocol: None, lambda suited: said)
+        if self.alone:
+            own = eligibility(case, PROTOCOLS["standard"])
+            return Ground(layer, settings, lambda protocol: own, lambda suited: own.plain())
         return Ground(
             layer,
             settings,

@@ -102,15 +102,16 @@ class Halves:
             ),
         )
 
-    def told(self, contrast: str, rank: str, naive: str) -> Callable[[Seen], Iterator[Told]]:
-        """The three numbers under these names."""
+    def told(self, contrast: str, rank: str, naive: str = "") -> Callable[[Seen], Iterator[Told]]:
+        """The numbers under these names."""
 
         def numbers(seen: Seen) -> Iterator[Told]:
             found = self.found(seen)
             yield Told(contrast, f"{self.label.replace('−', 'minus')}: logit difference recovered", found.contrast)
             yield Told(rank, "matched halves at least as extreme", found.rank)
             words = f"matched halves with a repair contrast of at least {self.naive:g}".replace("0.", ".")
-            yield Told(naive, words, found.naive)
+            if naive:
+                yield Told(naive, words, found.naive)
 
         return numbers
 

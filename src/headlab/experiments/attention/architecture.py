@@ -13,300 +13,203 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from headlab.claims import PROTOCOLS, Claim, decide
-from headlab.designs import matched_sets
-from headlab.effects import Figure, mean_recovery, pivot, recovery
-from headlab.engine.model import Lab
-from headlab.experiments.attention.watched import chosen_layer, estimates_figure
-from headlab.experiments.base import (
-    Bench,
-    Eligibility,
-    Experiment,
-    Outcome,
-    eligibility,
-    named,
-    no_op_control,
-    no_op_world,
-    patch_all_control,
-    protocol_patch,
-    standard_estimates,
-    with_texts,
-)
-from headlab.experiments.null import matched_null, null_worlds, rank_by_pair
-from headlab.heads import Grid, Heads, even, group_position
-from headlab.heads import layer as all_heads
-from headlab.interventions import Intervention, World
-from headlab.measures import architecture as facts_of
+from headlab.designs import divisions, matched_sets
+from headlab.effects import Figure, mean_recovery, recovery
+from headlab.heads import Heads, even, group_position
+from headlab.measures.machine import facts_table
 from headlab.stats import Estimate, Rank, holm
 from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
-from headlab.store import NamedEstimate, Reading
+from headlab.trials.charts import estimates, null
+from headlab.trials.checks import no_op, patch_all
+from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told
+from headlab.trials.halves import Halves, patched_set
+from headlab.trials.numbers import repaired
+from headlab.trials.ranks import rank_by_pair
 
-STATISTICS = (
-    "recovery:position:*",
-    "repair:position:*",
-    "rank:position:*",
-    "rank:label",
-    "rank:parity",
-    "contrast:parity",
-)
-_FOUR = (
-    "it cannot run on one model: the published table compares four models that differ in size, tokenizer and training data "
-    "as well as in architecture"
-)
+HALVES = Halves(even, "the even heads", "even − odd")
 
 
-def architecture(bench: Bench) -> Outcome:
-    """Run the experiment."""
-    import pandas as pd
-
-    claim, lab = bench.claim, bench.lab
-    facts = facts_table(lab)
-    published = [
-        Reading(protocol="published", words="models compared", verdict=decide(claim, {}, [], impossible=_FOUR))
-    ]
-    published *= "published" in claim.readings
-    if lab.grid.group_size == 1:
-        why = f"each of the {lab.grid.n_heads} heads of {lab.name} has keys and values of its own: no KV group has positions"
-        alone = Reading(protocol="standard", words=_WORDS, verdict=decide(claim, {}, [], impossible=why))
-        return Outcome([alone, *published], [], {"facts": facts}, {"ok": False, "reason": why}, sections=_SECTIONS)
-    at, scan = chosen_layer(bench)
-    able = eligibility(bench, PROTOCOLS["standard"])
-    named_rows = _named(bench, able, at)
-    found, swept = _positions(bench, able, at)
-    null = matched_null(bench, able.usable(bench), even(lab.grid, at), 0.5)
-    ruled: dict[str, Any] = {**found["ranks"], "rank:parity": null.rank, "contrast:parity": null.contrast}
-    estimates: list[NamedEstimate] = []
-    for p in range(lab.grid.group_size):
-        estimates += standard_estimates(
-            named_rows, {f"position:{p}": f"position {p} of the KV groups"}, bench.seed, ""
-        ).values()
-    ruled |= {e.name: Estimate.from_dict(e.estimate) for e in estimates}
-    estimates += [named(k, _label(k), r.estimate, "") for k, r in found["ranks"].items()]
-    estimates += [
-        named("contrast:parity", "even minus odd: logit difference recovered", null.contrast, ""),
-        named("rank:parity", "matched halves with a contrast at least as large", null.rank.estimate, ""),
-    ]
-    checks = [no_op_control(named_rows, lab), patch_all_control(named_rows, bench.seed)]
-    verdict = decide(claim, ruled, checks, ineligible=able.reason)
-    standard = Reading(protocol="standard", words=_WORDS, verdict=verdict, estimates=tuple(estimates))
-    return Outcome(
-        [standard, *published],
-        [_figure(named_rows, lab.grid, at, bench.seed), *_null_figures(found, at)],
-        {"facts": facts, "positions": found["table"], "pools": found["pools"],
-         "effects": pd.concat(
-             [named_rows, *(t.assign(protocol="standard", arm="z") for t in (swept, null.effects))], ignore_index=True)},
-        able.plain(),
-        settings={"layer": at, "layer_scan": scan},
-        sections=_SECTIONS,
-    )  # fmt: skip
-
-
-_WORDS = (
-    "pools of one head from every KV group (z), patched at the same roles, among pools of that kind that nobody named"
-)
-
-
-def facts_table(lab: Lab) -> Any:
-    """What the running model's attention is made of, one row for each fact, beside what its config says."""
-    import pandas as pd
-
-    found = dict(facts_of(lab))
-    told: Mapping[str, Any] = found.pop("config", {})
-    disagreements: Sequence[str] = found.pop("disagreements", ())
-    found["disagreements with the config"] = "; ".join(disagreements) or "none"
-    return pd.DataFrame(
-        [{"fact": k, "value": _plain(v), "config": _plain(told[k]) if k in told else ""} for k, v in found.items()]
+def no_positions(case: Any) -> str:
+    lab = case.lab
+    why = (
+        f"each of the {lab.grid.n_heads} heads of {lab.name} has keys and values of its own: no KV group has positions"
     )
+    return why if lab.grid.group_size == 1 else ""
 
 
-def _plain(value: Any) -> str:
-    """A fact in words: one value where every layer has the same."""
-    if isinstance(value, Mapping) and value:
-        kinds = {str(v) for v in value.values()}
-        return kinds.pop() if len(kinds) == 1 else ", ".join(f"L{k}: {v}" for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def own(scope: Scope) -> list[Heads]:
+    """The pool of each position: one head of every KV group."""
+    return [group_position(scope.grid, scope.layer, p) for p in range(scope.grid.group_size)]
 
 
-def _world(heads: Heads) -> World:
-    return World(f"set {heads}", (Intervention(heads),))
-
-
-def divisions(grid: Grid, at: int, n: int, seed: int) -> list[tuple[Heads, ...]]:
-    """``n`` random divisions of a layer into pools with one head of every KV group each."""
-    rng, size, out = random.Random(f"divisions {seed} {at}"), grid.group_size, []
-    for _ in range(n):
-        orders = [rng.sample(range(g * size, (g + 1) * size), size) for g in range(grid.n_kv_heads)]
-        out.append(tuple(Heads.of(at, column) for column in zip(*orders, strict=True)))
-    return out
-
-
-def _pools(grid: Grid, claim: Claim, at: int) -> tuple[Any, list[tuple[Heads, ...]], list[Heads]]:
+def pools(scope: Scope) -> tuple[Any, list[tuple[Heads, ...]], list[Heads]]:
     """Pools like a position's, divisions of the layer, and every set that has to run."""
-    own = tuple(group_position(grid, at, p) for p in range(grid.group_size))
-    matched = matched_sets(grid, own[0], n=claim.matched_sets, seed=claim.seed)
-    divided = divisions(grid, at, claim.matched_sets, claim.seed)
-    every = dict.fromkeys([*own, *matched.sets, *(s for d in divided for s in d)])
-    return matched, divided, list(every)
+    n, seed = scope.claim.matched_sets, scope.seed
+    matched = matched_sets(scope.grid, own(scope)[0], n=n, seed=seed)
+    divided = divisions(scope.grid, scope.layer, n, seed)
+    return matched, divided, list(dict.fromkeys([*own(scope), *matched.sets, *(s for d in divided for s in d)]))
 
 
-def design(grid: Grid, claim: Claim, at: int) -> list[World]:
-    """The worlds that most of the time goes to."""
-    if grid.group_size == 1:
-        return [_world(all_heads(grid, at))]
-    return [
-        *map(_world, _pools(grid, claim, at)[2]),
-        *null_worlds(grid, even(grid, at), claim.matched_sets, claim.seed),
-    ]
+def sweeps(scope: Scope) -> dict[str, Sweep]:
+    named = [scope.edit(f"position:{p}", heads) for p, heads in enumerate(own(scope))]
+    return {
+        "positions": Sweep((*named, scope.edit("all", scope.whole), *scope.idle()), texts=True),
+        "pools": Sweep([patched_set(s) for s in pools(scope)[2]]),
+        "halves": Sweep(HALVES.worlds(scope)),
+    }
 
 
-def _named(bench: Bench, able: Eligibility, at: int) -> Any:
-    """Text and logit differences of each position's pool and of the controls."""
-    grid, protocol = bench.lab.grid, PROTOCOLS["standard"]
-    whole, pairs = all_heads(grid, at), able.usable(bench)
-    worlds = [
-        *(protocol_patch(protocol, f"position:{p}", group_position(grid, at, p)) for p in range(grid.group_size)),
-        protocol_patch(protocol, "all", whole),
-        protocol_patch(protocol, "baseline", whole, amount=0.0),
-        no_op_world(protocol, whole),
-    ]
-    effects, what = bench.sweep(pairs, worlds, f"positions L{at}"), f"positions L{at}"
-    return with_texts(effects, bench.texts(pairs, worlds, protocol, what), protocol="standard", arm="z")
+def recovered(seen: Seen) -> dict[Heads, float]:
+    """By each pool, over all pairs."""
+    every, one = pools(seen.scope)[2], seen.pairs("pools")
+    edited = seen.values("pools", [patched_set(s) for s in every])
+    return dict(zip(every, mean_recovery(edited, one["clean"].to_numpy(), one["corrupted"].to_numpy()), strict=True))
 
 
-def _positions(bench: Bench, able: Eligibility, at: int) -> tuple[dict[str, Any], Any]:
-    """Each position's rank among pools with one head of every group, and the label's rank among divisions."""
-    import pandas as pd
+def spreads(seen: Seen) -> list[float]:
+    """The most that a pool recovers minus the least: of the positions, then of each division."""
+    found, scope = seen.once(recovered), seen.scope
+    return [float(np.ptp([found[s] for s in d])) for d in (own(scope), *pools(scope)[1])]
 
-    grid, claim = bench.lab.grid, bench.claim
-    matched, divided, every = _pools(grid, claim, at)
-    swept = bench.sweep(able.usable(bench), [_world(s) for s in every], f"pools L{at}")
-    edited = pivot(swept, [_world(s).name for s in every])
-    one = swept.drop_duplicates("pair").sort_values("pair")
-    recovered = dict(
-        zip(every, mean_recovery(edited, one["clean"].to_numpy(), one["corrupted"].to_numpy()), strict=True)
-    )
-    by_pair = dict(zip(every, edited - one["corrupted"].to_numpy(), strict=True))
-    null = np.array([recovered[s] for s in matched.sets])
-    own = [group_position(grid, at, p) for p in range(grid.group_size)]
-    ranks: dict[str, Rank] = {
+
+def ranks(seen: Seen) -> dict[str, Rank]:
+    """Each position's place among pools with one head of every group, and the label's place among divisions."""
+    scope, clusters = seen.scope, seen.clusters("pools")
+    matched, divided, every = pools(scope)
+    gained = seen.values("pools", [patched_set(s) for s in every]) - seen.pairs("pools")["corrupted"].to_numpy()
+    place = {s: i for i, s in enumerate(every)}
+    out = {
         f"rank:position:{p}": rank_by_pair(
-            np.stack([by_pair[x] for x in (s, *matched.sets)]),
-            one["cluster"].to_numpy(),
-            claim,
+            gained[[place[x] for x in (s, *matched.sets)]],
+            clusters,
+            scope.claim,
             enumerated=matched.enumerated,
             unit="matched pools",
         )
-        for p, s in enumerate(own)
+        for p, s in enumerate(own(scope))
     }
-    spreads = np.array([np.ptp([recovered[s] for s in d]) for d in divided])
-    observed = float(np.ptp([recovered[s] for s in own]))
-    places = {s: i for i, s in enumerate(every)}
-    parts = [[places[s] for s in d] for d in (own, *divided)]
-    by_division = bootstrap_of_means(
-        np.stack(list(by_pair.values())).T, lambda m: np.stack([np.ptp(m[..., p], axis=-1) for p in parts], -1),
-        one["cluster"].to_numpy(), unit="pairs", seed=claim.seed,
-    )  # fmt: skip
-    ranks["rank:label"] = rank_over_draws(by_division, enumerated=False, alpha=claim.alpha, unit="divisions")
-    adjusted = holm([ranks[f"rank:position:{p}"].high for p in range(len(own))])
-    table = pd.DataFrame(
-        [
-            {
-                "position": p,
-                "heads": str(s),
-                "recovery": recovered[s],
-                "p": ranks[f"rank:position:{p}"].p,
-                "p_holm": float(q),
-            }
-            for p, (s, q) in enumerate(zip(own, adjusted, strict=True))
-        ]
-    )
-    pools = pd.DataFrame([{"heads": str(s), "recovery": recovered[s]} for s in every])
-    return {
-        "ranks": ranks,
-        "table": table,
-        "pools": pools,
-        "null": null,
-        "spreads": spreads,
-        "observed": observed,
-    }, swept
+    parts = [[place[s] for s in d] for d in (own(scope), *divided)]
+
+    def apart(means: Any) -> Any:
+        return np.stack([np.ptp(means[..., p], axis=-1) for p in parts], -1)
+
+    by_division = bootstrap_of_means(gained.T, apart, clusters, unit="pairs", seed=scope.seed)
+    out["rank:label"] = rank_over_draws(by_division, enumerated=False, alpha=scope.claim.alpha, unit="divisions")
+    return out
 
 
-def _label(name: str) -> str:
-    if name == "rank:label":
-        return "random divisions whose pools differ at least as much as the positions"
-    return f"pools that recover at least as much as position {name.rsplit(':', 1)[1]}"
+def positions(seen: Seen) -> Iterator[Told]:
+    words = {f"position:{p}": f"position {p} of the KV groups" for p in range(seen.scope.grid.group_size)}
+    yield from repaired("positions", words, arm="")(seen)
+    for name, found in seen.once(ranks).items():
+        label = f"pools that recover at least as much as position {name.rsplit(':', 1)[1]}"
+        if name == "rank:label":
+            label = "random divisions whose pools differ at least as much as the positions"
+        yield Told(name, label, found, "")
 
 
-def _figure(rows: Any, grid: Grid, at: int, seed: int) -> Figure:
-    return estimates_figure(
+def parity(seen: Seen) -> Iterator[Told]:
+    half = HALVES.found(seen)
+    yield Told("contrast:parity", "even minus odd: logit difference recovered", half.contrast, "")
+    yield Told("rank:parity", "matched halves with a contrast at least as large", half.rank, "")
+
+
+def by_position(seen: Seen) -> pd.DataFrame:
+    found = [seen.once(ranks)[f"rank:position:{p}"] for p in range(seen.scope.grid.group_size)]
+    rows = [
+        {"position": p, "heads": str(s), "recovery": seen.once(recovered)[s], "p": found[p].p}
+        for p, s in enumerate(own(seen.scope))
+    ]
+    return pd.DataFrame(rows).assign(p_holm=holm([r.high for r in found]))
+
+
+def every_pool(seen: Seen) -> pd.DataFrame:
+    return pd.DataFrame([{"heads": str(s), "recovery": r} for s, r in seen.once(recovered).items()])
+
+
+def positions_figure(seen: Seen) -> Figure:
+    scope, group = seen.scope, "one head of every group"
+    return estimates(
         "positions",
-        f"Logit difference recovered by each position of the KV groups, layer {at}",
+        f"Logit difference recovered by each position of the KV groups, layer {scope.layer}",
         "Each pool holds one head of every KV group. Bars are 95 % intervals over pairs: two pools that differ clearly are "
         "no sign that position matters, as any two pools do.",
         [
-            (f"position {p}", "one head of every group", recovery(rows, f"position:{p}", seed=seed))
-            for p in range(grid.group_size)
+            (f"position {p}", group, recovery(seen["positions"], f"position:{p}", seed=scope.seed))
+            for p in range(scope.grid.group_size)
         ],
         "recovery of the logit difference",
+        None,
     )
 
 
-def _null_figures(found: dict[str, Any], at: int) -> list[Figure]:
-    table, ranks = found["table"], found["ranks"]
-    first = table.iloc[0]
-    label = ranks["rank:label"]
-    return [
-        Figure(
-            kind="null",
-            name="null",
-            title=f"Position 0, among {len(found['null']):,} pools of layer {at} with one head of every KV group",
-            caption=(
-                "Each bar counts pools by how much of the logit difference they recover. The line is the pool of position 0: "
-                f"p = {ranks['rank:position:0'].p:.3g}."
-            ),
-            data=tuple({"value": float(x)} for x in found["null"]),
-            options={"observed": float(first["recovery"]), "low": None, "high": None, "label": "position 0",
-                     "x_title": "recovery of the logit difference", "p": ranks["rank:position:0"].p},
-        ),
-        Figure(
-            kind="null",
-            name="label",
-            title=f"How far the positions differ, among {label.n_sets:,} random divisions of layer {at}",
-            caption=(
-                "Each bar counts divisions of the layer into such pools by the most that a pool recovers minus the least. The "
-                f"line is the division by position: p = {label.p:.3g}."
-            ),
-            data=tuple({"value": float(x)} for x in found["spreads"]),
-            options={"observed": found["observed"], "low": None, "high": None, "label": "positions",
-                     "x_title": "most minus least recovered by a pool", "p": label.p},
-        ),
-    ]  # fmt: skip
+def among_pools(seen: Seen) -> Figure:
+    found, place = seen.once(recovered), seen.once(ranks)["rank:position:0"]
+    null_sets = pools(seen.scope)[0].sets
+    title = f"Position 0, among {len(null_sets):,} pools of layer {seen.scope.layer} with one head of every KV group"
+    caption = (
+        "Each bar counts pools by how much of the logit difference they recover. The line is the pool of position 0: "
+        f"p = {place.p:.3g}."
+    )
+    line, x_title = seen.estimate("recovery:position:0"), "recovery of the logit difference"
+    return null("null", title, caption, [found[s] for s in null_sets], line, "position 0", x_title, place.p)
 
 
-_SECTIONS = [
-    {
-        "heading": "When this misleads",
-        "text": (
+def among_divisions(seen: Seen) -> Figure:
+    (observed, *divided), label = seen.once(spreads), seen.once(ranks)["rank:label"]
+    title = f"How far the positions differ, among {label.n_sets:,} random divisions of layer {seen.scope.layer}"
+    caption = (
+        "Each bar counts divisions of the layer into such pools by the most that a pool recovers minus the least. The line "
+        f"is the division by position: p = {label.p:.3g}."
+    )
+    line = Estimate(observed, observed, observed, label.n_sets, "divisions", "observed")
+    return null("label", title, caption, divided, line, "positions", "most minus least recovered by a pool", label.p)
+
+
+EXPERIMENT = OnPairs(
+    slug="architecture",
+    question="Is a head's position in its KV group a better label than its parity?",
+    statistics=(
+        "recovery:position:*",
+        "repair:position:*",
+        "rank:position:*",
+        "rank:label",
+        "rank:parity",
+        "contrast:parity",
+    ),
+    cannot=no_positions,
+    alone=True,
+    facts={"facts": lambda case: facts_table(case.lab)},
+    methods={
+        "standard": Method(
+            "pools of one head from every KV group (z), patched at the same roles, among pools of that kind that nobody "
+            "named",
+            sweeps,
+            numbers=(positions, parity),
+            controls=(no_op("positions"), patch_all("positions")),
+            figures=(positions_figure, among_pools, among_divisions),
+            tables={"positions": by_position, "pools": every_pool},
+        ),
+        "published": Method(
+            "models compared",
+            impossible=lambda scope: (
+                "it cannot run on one model: the published table compares four models that differ in size, tokenizer and "
+                "training data as well as in architecture"
+            ),
+        ),
+    },
+    sections={
+        "When this misleads": (
             "Which head of a KV group stands first is an accident of training: exchanging the heads of a group leaves the model "
             "as it is. A position that carries the effect in one model is therefore no property of grouped queries until it "
             "returns in models trained from other seeds. Models that differ in size, tokenizer and data as well as in "
             "architecture cannot say which of these made a difference."
-        ),
-    }
-]
-
-EXPERIMENT = Experiment(
-    "architecture",
-    "Is a head's position in its KV group a better label than its parity?",
-    architecture,
-    STATISTICS,
-    design=design,
+        )
+    },
 )

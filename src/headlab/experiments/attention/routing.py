@@ -9,36 +9,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from headlab.claims import decide
+from headlab.claims import Control
+from headlab.effects import Figure
 from headlab.engine.model import Lab
-from headlab.experiments.attention.watched import (
-    Array,
-    Halves,
-    by_layer,
-    chosen_layer,
-    clusters_of,
-    estimates_figure,
-    grids,
-    halves,
-    layers_figure,
-    naive,
-    no_halves,
-    null_figure,
-    untestable,
-    without_ranks,
-)
-from headlab.experiments.base import Bench, Experiment, Outcome
 from headlab.measures import routing as routes
 from headlab.measures.edited import CONTROLS, controls
 from headlab.prompts import Encoded
 from headlab.stats import holm
-from headlab.store import Reading
 from headlab.tasks.decimals import NUMERIC_ROLES
+from headlab.trials.attention_scores import NO_ANSWERS, Array, Sides, Watched, grids, naive, no_halves, sides
+from headlab.trials.charts import estimates
+from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told, without_ranks
 
 ROLES = {
     "a_int": "integer of the first number",
@@ -49,152 +36,141 @@ ROLES = {
     "b_frac": "fraction of the second number",
 }
 QUERIES = {"last": "from the last token of the prompt", "decision": "from the token where the answers part"}
-STATISTICS = tuple(
-    f"{head}:{what}" if half == "" else f"{what}:{half}"
-    for what in ("numbers", *ROLES)
-    for head, half in (("", "even"), ("", "odd"), ("contrast", ""), ("rank", ""))
-)
+PUBLISHED = ("b_int", "b_dot", "a_frac", "b_frac")
+"""Of two tokens with one text the last won in the published script's dictionary."""
 AROUND = 2
-MINIMUM = 0.1
 
 
-def routing(bench: Bench) -> Outcome:
-    """Run the experiment."""
-    import pandas as pd
-
-    claim, lab = bench.claim, bench.lab
-    if why := no_halves(lab):
-        return untestable(bench, why)
-    at, scan = chosen_layer(bench)
-    encoded, clusters = [p.corrupted for p in bench.encoded], clusters_of(bench.encoded)
-    query = bench.option("query", EXPERIMENT)
-    table = routes(lab, encoded, NUMERIC_ROLES)
-    found = {q: _by_role(table, q, clusters, at, bench) for q in QUERIES}
-    estimates = [
-        e
-        for q in sorted(QUERIES, key=lambda q: q != query)
-        for name, one in found[q].items()
-        for e in one.estimates(name, f"attention to {ROLES.get(name, 'the numbers')}", "" if q == query else QUERIES[q])
-    ]
-    ruled: dict[str, Any] = {k: v for name, one in found[query].items() for k, v in one.findings(name).items()}
-    checks = controls(lab, encoded, at, _measure(at))
-    readings = [
-        Reading(
-            protocol="standard",
-            words=f"roles from the template, {QUERIES[query]}, all pairs, matched halves as null",
-            verdict=decide(claim, ruled, checks),
-            estimates=tuple(estimates),
-        ),
-        naive(found[query]["numbers"].gap, "numbers", checks),
-    ]
-    if "published" in claim.readings:
-        readings.append(_published(table, at, clusters, bench, checks))
-    layers = by_layer(_numbers(table, query), clusters, lab.grid, claim)
-    return Outcome(
-        readings,
-        [
-            _figure(found[query], at, QUERIES[query]),
-            null_figure(found[query]["numbers"], at, "Attention to the numbers"),
-            layers_figure(layers, f"Attention to the numbers {QUERIES[query]}"),
-        ],
-        {"routing": _means(table), "layers": pd.DataFrame(layers), "roles": _roles(found)},
-        {"ok": True, "reason": "", "rule": "none: what heads attend to is measured, not whether answers are right"},
-        settings={"layer": at, "layer_scan": scan, "query": query},
-        sections=_SECTIONS,
-    )
+def table(scope: Scope) -> Any:
+    """Attention of every head to every role, in the corrupted format."""
+    return routes(scope.lab, [p.corrupted for p in scope.pairs], NUMERIC_ROLES)
 
 
-def _numbers(table: Any, query: str, roles: Sequence[str] = NUMERIC_ROLES) -> dict[int, Array]:
+def to_numbers(table: Any, query: str, roles: Sequence[str] = NUMERIC_ROLES) -> dict[int, Array]:
     """The sum over roles, [prompt, head] by layer."""
     part = table[(table["query"] == query) & table["role"].isin(list(roles))]
     summed = part.groupby(["prompt", "layer", "head"], as_index=False)["attention"].sum()
     return grids(summed, "attention")
 
 
-def _by_role(table: Any, query: str, clusters: Sequence[str], at: int, bench: Bench) -> dict[str, Halves]:
-    grid, claim = bench.lab.grid, bench.claim
-    part = table[(table["query"] == query) & (table["layer"] == at)]
-    out = {"numbers": halves(_numbers(part, query)[at], clusters, grid, at, claim)}
-    for role in ROLES:
-        out[role] = halves(grids(part[part["role"] == role], "attention")[at], clusters, grid, at, claim)
+NUMBERS = Watched(
+    lambda seen: to_numbers(seen.of_trial(table), seen.scope.options["query"]),
+    lambda seen: f"Attention to the numbers {QUERIES[seen.scope.options['query']]}",
+)
+
+
+def by_role(seen: Seen) -> dict[str, dict[str, Sides]]:
+    """Even against odd by query, the claim's own first, and role; the sum over roles before them."""
+    out, scope, found = {}, seen.scope, seen.of_trial(table)
+    for query in sorted(QUERIES, key=lambda q: q != scope.options["query"]):
+        there = found[(found["query"] == query) & (found["layer"] == scope.layer)]
+        parts = {"numbers": to_numbers(there, query)}
+        parts |= {role: grids(there[there["role"] == role], "attention") for role in ROLES}
+        out[query] = {name: sides(scope, part[scope.layer]) for name, part in parts.items()}
     return out
 
 
-def _measure(at: int) -> Any:
+def each_role(seen: Seen) -> Iterator[Told]:
+    """Of the claim's query, which is ruled, and of the other."""
+    own = seen.scope.options["query"]
+    for query, roles in seen.once(by_role).items():
+        for name, one in roles.items():
+            label = f"attention to {ROLES.get(name, 'the numbers')}"
+            yield from one.told(name, label, "" if query == own else QUERIES[query], shown=query != own)
+
+
+def pooled(seen: Seen) -> dict[int, Array]:
+    """Attention to the four published roles in the layers around the one of the claim."""
+    layers = to_numbers(seen.of_trial(table), "last", PUBLISHED)
+    return {at: x for at, x in layers.items() if abs(at - seen.scope.layer) <= AROUND}
+
+
+def published(seen: Seen) -> Iterator[Told]:
+    found = sides(seen.scope, np.mean(list(seen.once(pooled).values()), 0))
+    yield from found.told("numbers", "attention to four number tokens, layers pooled", ranked=False)
+
+
+def checks(scope: Scope) -> list[Control]:
+    at = scope.layer
+
     def share(lab: Lab, encoded: Sequence[Encoded], tokens: int) -> Array:
-        return _numbers(routes(lab, encoded, NUMERIC_ROLES, [at], at=("last",), tokens=tokens), "last")[at]
+        return to_numbers(routes(lab, encoded, NUMERIC_ROLES, [at], at=("last",), tokens=tokens), "last")[at]
 
-    return share
-
-
-def _published(table: Any, at: int, clusters: Sequence[str], bench: Bench, checks: Any) -> Reading:
-    """The published script's five layers around the chosen one and its dictionary of four tokens, pooled."""
-    roles = ("b_int", "b_dot", "a_frac", "b_frac")  # of two tokens with one text the last wins
-    layers = _numbers(table, "last", roles)
-    chosen = [layer for layer in layers if abs(layer - at) <= AROUND]
-    found = halves(np.mean([layers[layer] for layer in chosen], 0), clusters, bench.lab.grid, at, bench.claim)
-    return Reading(
-        protocol="published",
-        words=f"layers {chosen[0]} to {chosen[-1]} pooled, last token, integer and point of one number and both fractions; "
-        "the published script drew one prompt and tested nothing, this reads all pairs",
-        verdict=decide(without_ranks(bench.claim), found.findings("numbers"), checks),
-        estimates=tuple(found.estimates("numbers", "attention to four number tokens, layers pooled")[:3]),
-    )
+    return controls(scope.lab, [p.corrupted for p in scope.pairs], at, share)
 
 
-def _means(table: Any) -> Any:
+def means(seen: Seen) -> pd.DataFrame:
     """Mean attention of each head to each role, beside what uniform attention would give."""
-    keys = ["query", "layer", "head", "role"]
-    means = table.groupby(keys, as_index=False)[["attention", "uniform"]].mean()
-    return means.assign(pairs=table["prompt"].nunique())
+    found = seen.of_trial(table)
+    by = found.groupby(["query", "layer", "head", "role"], as_index=False)[["attention", "uniform"]].mean()
+    return by.assign(pairs=found["prompt"].nunique())
 
 
-def _roles(found: dict[str, dict[str, Halves]]) -> Any:
+def roles(seen: Seen) -> pd.DataFrame:
     """Even minus odd by query and role; p Holm-adjusted over the six roles of a query."""
-    import pandas as pd
-
     rows = []
-    for query, by_role in found.items():
-        adjusted = dict(zip(ROLES, holm([by_role[r].rank.high for r in ROLES]), strict=True))
-        for role, one in by_role.items():
-            gap = one.gap
-            rows.append(
-                {"query": query, "role": role, "even": one.even.value, "odd": one.odd.value, "gap": gap.value,
-                 "low": gap.low, "high": gap.high, "n": gap.n, "p": one.rank.p, "p_holm": float(adjusted.get(role, np.nan))}
-            )  # fmt: skip
+    for query in QUERIES:
+        found = seen.once(by_role)[query]
+        adjusted = dict(zip(ROLES, holm([found[r].rank.high for r in ROLES]), strict=True))
+        for role, one in found.items():
+            rows.append({"query": query, "role": role, "even": one.even.value, "odd": one.odd.value})
+            rows[-1] |= {"gap": one.gap.value, "low": one.gap.low, "high": one.gap.high, "n": one.gap.n}
+            rows[-1] |= {"p": one.rank.p, "p_holm": float(adjusted.get(role, np.nan))}
     return pd.DataFrame(rows)
 
 
-def _figure(found: dict[str, Halves], at: int, where: str) -> Any:
-    rows = [(ROLES[r], half, getattr(found[r], half)) for r in ROLES for half in ("even", "odd")]
-    return estimates_figure(
+def parts(seen: Seen) -> Figure:
+    query = seen.scope.options["query"]
+    found = seen.once(by_role)[query]
+    return estimates(
         "roles",
-        f"Attention {where} to the parts of the numbers, layer {at}",
+        f"Attention {QUERIES[query]} to the parts of the numbers, layer {seen.scope.layer}",
         "Means over heads and pairs with 95 % intervals over pairs. The line is the published minimum of 0.1. A part with more "
         "tokens gets more attention from a head that looks nowhere.",
-        [(label, f"{half} heads", e) for label, half, e in rows],
+        [(ROLES[r], f"{half} heads", getattr(found[r], half)) for r in ROLES for half in ("even", "odd")],
         "attention weight",
-        MINIMUM,
+        0.1,
     )
 
 
-_SECTIONS = [
-    {
-        "heading": "When this misleads",
-        "text": (
-            "What stands at a digit's place after the first layer is no longer the digit alone, so attention to the place is "
-            "not attention to the digit, and the last token of the prompt is not where the answer is decided: 9.8 and 9.11 "
-            "part only after the point. Attention that arrives may be ignored by what the head writes."
-        ),
-    }
-]
-
-EXPERIMENT = Experiment(
-    "routing",
-    "Do even heads route the numbers to the end of the prompt?",
-    routing,
-    STATISTICS,
+EXPERIMENT = OnPairs(
+    slug="routing",
+    question="Do even heads route the numbers to the end of the prompt?",
+    statistics=tuple(
+        name.format(what) for what in ("numbers", *ROLES) for name in ("{}:even", "{}:odd", "contrast:{}", "rank:{}")
+    ),
     controls=CONTROLS,
     options={"query": "last"},
     needs="numbers",
+    cannot=no_halves,
+    eligibility=NO_ANSWERS,
+    methods={
+        "standard": Method(
+            lambda seen: (
+                f"roles from the template, {QUERIES[seen.scope.options['query']]}, all pairs, matched halves as null"
+            ),
+            numbers=(each_role,),
+            controls=(lambda seen: seen.of_trial(checks),),
+            figures=(parts, NUMBERS.null, NUMBERS.curve),
+            tables={"routing": means, "layers": NUMBERS.layers, "roles": roles},
+            settings=lambda seen: {"query": seen.scope.options["query"]},
+            also=(naive("numbers"),),
+        ),
+        "published": Method(
+            lambda seen: (
+                f"layers {min(seen.once(pooled))} to {max(seen.once(pooled))} pooled, last token, integer and point of one "
+                "number and both fractions; the published script drew one prompt and tested nothing, this reads all pairs"
+            ),
+            numbers=(published,),
+            controls=(lambda seen: seen.of_trial(checks),),
+            asks=without_ranks,
+        ),
+    },
+    sections={
+        "When this misleads": (
+            "What stands at a digit's place after the first layer is no longer the digit alone, so attention to the place is "
+            "not attention to the digit, and the last token of the prompt is not where the answer is decided: 9.8 and 9.11 "
+            "part only after the point. Attention that arrives may be ignored by what the head writes."
+        )
+    },
 )
