@@ -8,12 +8,12 @@ import pytest
 from headlab.engine.captures import capture
 from headlab.experiments import builtin_claims, load, trial
 from headlab.experiments.doses import bandwidth_dose
-from headlab.experiments.doses.dosing import CLASSES, Arm, halves, roles_of
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.heads import Heads
 from headlab.interventions import key_positions
 from headlab.prompts import encode
 from headlab.tasks.decimals import NUMERIC_ROLES, decimals
+from headlab.trials.doses import CLASSES, Arm, halves, roles_of
 
 EXPERIMENTS.setdefault("bandwidth-dose", bandwidth_dose.EXPERIMENT)
 SMALL = {"pairs": 16, "matched_sets": 5, "layer": 0, "options": {"steps": 2, "random_halves": 2}}
@@ -77,7 +77,7 @@ def test_the_own_share_is_the_share_of_the_pattern(natural) -> None:
     pattern = capture(natural, [pair.corrupted], [(0, "pattern")])[0, "pattern"][0]
     places = [p for role in NUMERIC_ROLES for p in pair.corrupted.roles[role]]
     by_hand = [float(pattern[pair.corrupted.n_prompt - 1, h, places].sum()) for h in range(natural.grid.n_heads)]
-    assert np.allclose(bandwidth_dose.own_share(natural, pair, pattern, arm), by_hand, atol=1e-6)
+    assert np.allclose(bandwidth_dose.own_share(pair, pattern, arm), by_hand, atol=1e-6)
 
 
 def test_decoys_are_as_many_and_no_numbers(natural) -> None:

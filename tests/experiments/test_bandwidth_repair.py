@@ -11,6 +11,7 @@ from headlab.heads import Heads
 from headlab.interventions import key_positions
 from headlab.prompts import encode
 from headlab.tasks.decimals import decimals
+from headlab.trials.dose_repair import compared
 
 EXPERIMENTS.setdefault("bandwidth-repair", bandwidth_repair.EXPERIMENT)
 SMALL = {"pairs": 24, "matched_sets": 8, "layer": 0, "options": {"doses": [0.0, 0.5, 1.0], "random_halves": 2}}
@@ -54,7 +55,7 @@ def test_heads_that_read_the_format_are_moved(result) -> None:
 
 def test_neutral_keys_are_as_many_and_neither_numbers_nor_source(natural) -> None:
     pairs = [encode(p, natural.tokenizer) for p in decimals(5, tokenizer=natural.tokenizer)]
-    arms = bandwidth_repair.arms(pairs)
+    arms = compared(pairs, bandwidth_repair.moved)
     assert arms.same.name == "numbers-frame" and arms.other is not None  # too few tokens outside the whole format
     for pair in pairs:
         keys, source = key_positions(arms.same.edit(Heads(), 0.5), pair.corrupted)

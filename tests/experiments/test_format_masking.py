@@ -6,13 +6,13 @@ import pytest
 
 from headlab.experiments import builtin_claims, load, trial
 from headlab.experiments.doses import format_masking
-from headlab.experiments.doses.dosing import Arm
-from headlab.experiments.doses.dosing_repair import Arms, minimum
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.heads import Heads
 from headlab.interventions import key_positions
 from headlab.prompts import PromptSet, encode
 from headlab.tasks.decimals import NUMERIC_ROLES, decimals
+from headlab.trials.dose_repair import Words, compared, minimum, repair_by_dose
+from headlab.trials.doses import Arm
 
 EXPERIMENTS.setdefault("format-masking", format_masking.EXPERIMENT)
 SMALL = {"pairs": 24, "matched_sets": 8, "layer": 0, "options": {"doses": [0.0, 0.5, 1.0], "random_halves": 2}}
@@ -51,7 +51,9 @@ def test_a_full_mask_repairs_where_heads_read_the_format(result) -> None:
 def test_masking_numbers_instead_repairs_nothing(natural, store, monkeypatch) -> None:
     """A class of keys taken for another one: what repaired does so no longer."""
     wrong = Arm("format", "numbers masked", "mask", NUMERIC_ROLES)
-    monkeypatch.setattr(format_masking, "arms", lambda pairs: Arms(wrong, wrong, wrong.against(pairs)))
+    told = {"options": format_masking.EXPERIMENT.options, "words": Words(*"abcde"), "misleads": ""}
+    other = repair_by_dose("format-masking", "?", lambda pairs, keys: wrong, dose="strength", **told)
+    monkeypatch.setitem(EXPERIMENTS, "format-masking", other)
     claim = adjusted(builtin_claims()["format-masking"], **{**SMALL, "readings": ("standard",)})
     doses = trial(claim, natural, store=store).tables["doses"].set_index(["arm", "set", "dose"])["right"]
     assert doses["format", "even", 1.0] < 0.5
@@ -59,7 +61,7 @@ def test_masking_numbers_instead_repairs_nothing(natural, store, monkeypatch) ->
 
 def test_decoys_are_as_many_and_no_frame(natural) -> None:
     pairs = [encode(p, natural.tokenizer) for p in decimals(5, tokenizer=natural.tokenizer)]
-    arms = format_masking.arms(pairs)
+    arms = compared(pairs, format_masking.masked)
     assert arms.other is not None
     for pair in pairs:
         keys, _ = key_positions(arms.same.edit(Heads(), 0.5), pair.corrupted)

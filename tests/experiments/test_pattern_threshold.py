@@ -5,17 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from headlab.claims import PROTOCOLS
 from headlab.engine.run import sweep
 from headlab.experiments import builtin_claims, load, trial
-from headlab.experiments.base import Bench
 from headlab.experiments.doses import pattern_threshold
-from headlab.experiments.doses.crossings import crossing_table, grid_of, measure, narrowed, read
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import encode
 from headlab.stats.dose import crossing
 from headlab.tasks.decimals import decimals
+from headlab.trials.case import Bench
+from headlab.trials.crossings import crossing_table, dose_world, grid_of, measure, narrowed, read
+from headlab.trials.flow import Scope, Seen
 
 EXPERIMENTS.setdefault("pattern-threshold", pattern_threshold.EXPERIMENT)
 SMALL = {"pairs": 20}
@@ -49,19 +51,28 @@ class Planted(Bench):
         return pd.DataFrame(rows)
 
 
+def measured(bench, pairs, arm, heads, tolerance=0.01):
+    """The curve of one arm on a grid of .05."""
+    bench.encoded = pairs
+    grid = bench.sweep(pairs, [dose_world(arm, heads, d) for d in grid_of(0.05)], "grid")
+    grid.insert(0, "protocol", "standard")
+    scope = Scope(bench, PROTOCOLS["standard"], 0, {"step": 0.05, "tolerance": tolerance})
+    return measure(Seen(scope, {f"grid {arm}": grid}), arm, heads)
+
+
 def test_planted_crossings_come_back(natural, pairs) -> None:
     planted = np.random.default_rng(1).uniform(0.1, 0.9, len(pairs))
     heads = all_heads(natural.grid, 0)
-    found = measure(Planted(pairs, planted), pairs, "z", heads, 0.05, 0.01).found
+    found = measured(Planted(pairs, planted), pairs, "z", heads).found
     assert found.seen.all() and np.abs(found.at - planted).max() <= 0.01
     assert (found.high - found.low).max() <= 0.01 + 1e-9
-    coarse = measure(Planted(pairs, planted), pairs, "z", heads, 0.05, 1.0).found
+    coarse = measured(Planted(pairs, planted), pairs, "z", heads, 1.0).found
     assert np.abs(coarse.at - planted).max() > 0.01  # without the bisection the grid misses them
 
 
 def test_pairs_outside_the_doses_are_not_given_a_crossing(natural, pairs) -> None:
     planted = np.where(np.arange(len(pairs)) % 2, 1.5, -0.5)
-    curve = measure(Planted(pairs, planted), pairs, "pattern", all_heads(natural.grid, 0), 0.05, 0.01)
+    curve = measured(Planted(pairs, planted), pairs, "pattern", all_heads(natural.grid, 0))
     assert not curve.found.seen.any() and np.isnan(curve.found.at).all()
     assert curve.fit.location.value is None and curve.dip.test is None
 
@@ -126,7 +137,7 @@ def test_the_sign_flips_where_the_table_says(result, natural) -> None:
 
 def test_the_norm_starts_at_the_unedited_run(natural, pairs) -> None:
     from headlab.engine.captures import capture
-    from headlab.experiments.doses.crossings import final_norms
+    from headlab.trials.crossings import final_norms
 
     key = (natural.slots[-1].layer, "resid")
     own = [float(x[-1].norm()) for x in capture(natural, [p.corrupted for p in pairs[:4]], [key])[key]]

@@ -74,8 +74,8 @@ class Scope:
         """What must change nothing: a patch by amount 0, and every head's own activation written back."""
         return self.edit("baseline", self.whole, site=site, amount=0.0), self.noop(site)
 
-    def noop(self, site: str = "") -> World:
-        return no_op_world(self.protocol, self.whole, site or None)
+    def noop(self, site: str = "", heads: Heads | None = None) -> World:
+        return no_op_world(self.protocol, self.whole if heads is None else heads, site or None)
 
 
 @dataclass(frozen=True)
@@ -230,11 +230,11 @@ def swept(scope: Scope, sweeps: Mapping[str, Sweep]) -> dict[str, pd.DataFrame]:
         pairs = scope.pairs if one.pairs is None else one.pairs
         what = f"{scope.protocol.name} {name} L{scope.layer}"
         table: Any = scope.case.sweep(pairs, one.worlds, what)
-        labels = {"protocol": scope.protocol.name, "arm": one.arm, **one.labels}
         if one.texts:
             table = with_texts(table, scope.case.texts(pairs, one.worlds, scope.protocol, what))
-        for n, (key, value) in enumerate(labels.items()):
-            table.insert(n, key, value)
+        table.insert(0, "protocol", scope.protocol.name)
+        table.insert(1, "arm", one.arm)
+        table = table.assign(**one.labels)
         out[name] = table
     return out
 

@@ -12,60 +12,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headlab.claims import Claim
-from headlab.experiments.base import CONTROLS, Bench, Experiment, Outcome
-from headlab.experiments.doses.dosing import CLASSES, Arm, dose_worlds, halves, roles_of
-from headlab.experiments.doses.dosing_repair import Arms, Words, compared, repair_by_dose
-from headlab.heads import Grid
-from headlab.interventions import World
 from headlab.prompts import EncodedPair
+from headlab.trials.dose_repair import Words, repair_by_dose
+from headlab.trials.doses import Arm, roles_of
 
-STATISTICS = ("repair:even", "repair:odd", "gain:odd", "minimum:odd", "rank:odd")
-OPTIONS = {"share": 0.5, "doses": [0.0, 0.25, 0.5, 0.75, 1.0], "random_halves": 8}
-_WORDS = Words(
-    standard="format attention moved to the numbers at every query of the prompt and of the shared start",
-    published=(
-        "odd heads, half of the format attention moved to the numbers at every query and generated token, free decoding, "
-        "any mention of the right number counted; the published code adds the mass of all queries, divided by their number, "
-        "to each row alike and could not run, so each row's own mass is moved"
+
+def moved(pairs: Sequence[EncodedPair], source: tuple[str, ...]) -> Arm:
+    """Weight of these keys moved to the numbers."""
+    return Arm("numbers", "to the numbers", "redistribute", roles_of(pairs, "numeric"), source)
+
+
+EXPERIMENT = repair_by_dose(
+    "bandwidth-repair",
+    "Does moving attention from format tokens to the numbers, in the odd heads, repair the bug?",
+    moved,
+    dose="share",
+    options={"share": 0.5, "doses": [0.0, 0.25, 0.5, 0.75, 1.0], "random_halves": 8},
+    words=Words(
+        standard="format attention moved to the numbers at every query of the prompt and of the shared start",
+        published=(
+            "odd heads, half of the format attention moved to the numbers at every query and generated token, free decoding, "
+            "any mention of the right number counted; the published code adds the mass of all queries, divided by their "
+            "number, to each row alike and could not run, so each row's own mass is moved"
+        ),
+        title="the share of format attention moved to the numbers",
+        x_title="share of format attention moved",
+        null="Odd heads attending to numbers instead of format",
     ),
-    title="the share of format attention moved to the numbers",
-    x_title="share of format attention moved",
-    null="Odd heads attending to numbers instead of format",
     misleads=(
         "What is taken from the format may matter more than what the numbers are given: only the gain over neutral keys "
         "speaks for the numbers. Where that comparison is made from the frame alone, it is about less attention than the "
         "claim is. Weight reaches the numbers in proportion to what lies there already, so a head that ignores one of them "
         "goes on ignoring it, and a row with no weight on them stays as it is."
     ),
-)
-
-
-def arms(pairs: Sequence[EncodedPair]) -> Arms:
-    """Format to numbers, and what it is compared with."""
-    numbers = roles_of(pairs, "numeric")
-    return compared(pairs, lambda source: Arm("numbers", "to the numbers", "redistribute", numbers, source))
-
-
-def bandwidth_repair(bench: Bench) -> Outcome:
-    """Run the experiment."""
-    share, doses, n = (bench.option(k, EXPERIMENT) for k in OPTIONS)
-    return repair_by_dose(bench, arms, _WORDS, dose=float(share), doses=[float(d) for d in doses], random_halves=n)
-
-
-def design(grid: Grid, claim: Claim, at: int) -> list[World]:
-    """The dose grid without the comparison."""
-    options = {**OPTIONS, **claim.options}
-    arm = Arm("numbers", "", "redistribute", CLASSES["numeric"], ("marker", "cue"))
-    return dose_worlds([arm], halves(grid, at, options["random_halves"], claim.seed), options["doses"], claim.seed)
-
-
-EXPERIMENT = Experiment(
-    "bandwidth-repair",
-    "Does moving attention from format tokens to the numbers, in the odd heads, repair the bug?",
-    bandwidth_repair,
-    STATISTICS,
-    CONTROLS,
-    OPTIONS,
-    design,
 )

@@ -13,58 +13,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headlab.claims import Claim
-from headlab.experiments.base import CONTROLS, Bench, Experiment, Outcome
-from headlab.experiments.doses.dosing import Arm, dose_worlds, halves
-from headlab.experiments.doses.dosing_repair import Arms, Words, compared, repair_by_dose
-from headlab.heads import Grid
-from headlab.interventions import World
 from headlab.prompts import EncodedPair
+from headlab.trials.dose_repair import Words, repair_by_dose
+from headlab.trials.doses import Arm
 
-STATISTICS = ("repair:even", "repair:odd", "gain:odd", "minimum:odd", "rank:odd")
-OPTIONS = {"strength": 1.0, "doses": [0.0, 0.25, 0.5, 0.75, 0.9, 1.0], "random_halves": 8}
-_WORDS = Words(
-    standard="weight of format keys scaled down at every query of the prompt and of the shared start",
-    published=(
-        "odd heads, format keys masked at every query and generated token, free decoding, any mention of the right number "
-        "counted; the published code could not run"
+
+def masked(pairs: Sequence[EncodedPair], keys: tuple[str, ...]) -> Arm:
+    """These keys scaled down."""
+    return Arm("format", "format masked", "mask", keys)
+
+
+EXPERIMENT = repair_by_dose(
+    "format-masking",
+    "Does keeping odd heads from attending to format tokens repair the bug?",
+    masked,
+    dose="strength",
+    options={"strength": 1.0, "doses": [0.0, 0.25, 0.5, 0.75, 0.9, 1.0], "random_halves": 8},
+    words=Words(
+        standard="weight of format keys scaled down at every query of the prompt and of the shared start",
+        published=(
+            "odd heads, format keys masked at every query and generated token, free decoding, any mention of the right "
+            "number counted; the published code could not run"
+        ),
+        title="how strongly format keys are masked",
+        x_title="strength of the mask",
+        null="Odd heads with format keys masked",
     ),
-    title="how strongly format keys are masked",
-    x_title="strength of the mask",
-    null="Odd heads with format keys masked",
     misleads=(
         "A masked row gives its weight to every other key in proportion, mostly to where the head rests, not to the numbers. "
         "Masking all format keys also takes away what tells one template from another, so a repair says that the heads read "
         "the format, not that format and numbers compete for attention. A mask just under full strength leaves a little "
         "weight that the row's sum scales up again: look at the curve before reading one strength as a threshold."
     ),
-)
-
-
-def arms(pairs: Sequence[EncodedPair]) -> Arms:
-    """Format masked, and what it is compared with."""
-    return compared(pairs, lambda keys: Arm("format", "format masked", "mask", keys))
-
-
-def format_masking(bench: Bench) -> Outcome:
-    """Run the experiment."""
-    strength, doses, n = (bench.option(k, EXPERIMENT) for k in OPTIONS)
-    return repair_by_dose(bench, arms, _WORDS, dose=float(strength), doses=[float(d) for d in doses], random_halves=n)
-
-
-def design(grid: Grid, claim: Claim, at: int) -> list[World]:
-    """The dose grid without the comparison."""
-    options = {**OPTIONS, **claim.options}
-    sets = halves(grid, at, options["random_halves"], claim.seed)
-    return dose_worlds([Arm("format", "", "mask", ("marker", "cue"))], sets, options["doses"], claim.seed)
-
-
-EXPERIMENT = Experiment(
-    "format-masking",
-    "Does keeping odd heads from attending to format tokens repair the bug?",
-    format_masking,
-    STATISTICS,
-    CONTROLS,
-    OPTIONS,
-    design,
 )

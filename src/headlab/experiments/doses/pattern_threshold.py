@@ -11,227 +11,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 
-from headlab.claims import PROTOCOLS, Claim, Protocol, decide
-from headlab.effects import Figure, pivot, repair
-from headlab.experiments.base import (
-    Bench,
-    Eligibility,
-    Experiment,
-    Outcome,
-    eligibility,
-    named,
-    no_op_control,
-    no_op_world,
-    patch_all_control,
-    protocol_patch,
-)
-from headlab.experiments.doses.crossings import (
-    Curve,
-    crossing_table,
-    dose_world,
-    final_norms,
-    findings_of,
-    grid_of,
-    measure,
-)
-from headlab.experiments.doses.dosing import layer_of, measured, with_answers
-from headlab.heads import Grid, Heads, pool
+from headlab.effects import Figure, repair
+from headlab.heads import Heads, pool
 from headlab.interventions import Intervention, Site, World
-from headlab.prompts import EncodedPair
 from headlab.stats import Estimate, clustered_rate
 from headlab.stats.intervals import bootstrap_means
 from headlab.stats.psychometric import psychometric
-from headlab.store import Reading
+from headlab.trials import charts
+from headlab.trials.checks import no_op, patch_all
+from headlab.trials.crossings import Curve, crossing_table, dose_world, final_norms, findings_of, grid_of, measure
+from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told, unsliced, what_is_measured
 
 ARMS: dict[Site, str] = {"pattern": "patterns replaced", "z": "heads' outputs replaced"}
-STATISTICS = (
-    "repair", "location", "width", "median", "earlier", "spread", "steepness", "linear:location", "linear:width",
-    "once",
-)  # fmt: skip
-OPTIONS = {"step": 0.05, "tolerance": 0.01, "norm_pairs": 40}
 PUBLISHED_DOSES = (0.2, 0.4, 0.6, 0.8, 1.0)
-WORDS = {
-    "standard": "patterns of the claim's heads moved toward the clean run's, same roles, prompt and shared start",
-    "published": (
-        "slices of the attention module's output blended with the clean run's at 20, 40, 60, 80 and 100 %, left-aligned, "
-        "every step, any mention counted (the patterns themselves cannot be blended that way: the prompts differ in length)"
-    ),
-}
-
-
-def design(grid: Grid, claim: Claim, at: int) -> list[World]:
-    """The grid of both arms."""
-    step = claim.options.get("step", OPTIONS["step"])
-    return [dose_world(arm, pool(grid, at, claim.pool), d) for arm in ARMS for d in grid_of(step)]
-
-
-def pattern_threshold(bench: Bench) -> Outcome:
-    """Run the experiment."""
-    import pandas as pd
-
-    claim = bench.claim
-    at, scan = layer_of(bench)
-    readings, figures, tables, suited, effects = [], [], {}, {}, []
-    for name in claim.readings:
-        protocol = PROTOCOLS[name]
-        able = eligibility(bench, protocol)
-        suited[name] = able.plain()
-        if name == "standard":
-            reading, figures, tables, rows = _standard(bench, protocol, able, at)
-            effects += rows
-        else:
-            reading, table = _published(bench, protocol, able, at)
-            effects += [] if table is None else [table]
-        readings.append(reading)
-    if effects:
-        tables["effects"] = pd.concat(effects, ignore_index=True)
-    return Outcome(
-        readings, figures, tables, {**suited[claim.readings[0]], "by_protocol": suited},
-        settings={"layer": at, "layer_scan": scan}, sections=_SECTIONS,
-    )  # fmt: skip
-
-
-def _norms(bench: Bench, pairs: Sequence[EncodedPair], heads: Heads) -> Any:
-    """Mean norm by arm and dose."""
-    import pandas as pd
-
-    some = list(pairs[: max(2, int(bench.option("norm_pairs", EXPERIMENT)))])
-    clusters = [p.pair.cluster or p.pair.id for p in some]
-    doses = [k / 10 for k in range(11)]
-    rows = []
-    for arm in ARMS:
-        values = np.stack([final_norms(bench.lab, some, Intervention(heads, arm, amount=d)) for d in doses], 1)
-        for d, e in zip(doses, bootstrap_means(values, clusters, unit="pairs", seed=bench.seed), strict=True):
-            rows.append({"arm": arm, "dose": d, "norm": e.value, "low": e.low, "high": e.high, "n": e.n})
-    return pd.DataFrame(rows)
-
-
-def _standard(
-    bench: Bench, protocol: Protocol, able: Eligibility, at: int
-) -> tuple[Reading, list[Figure], dict[str, Any], list[Any]]:
-    import pandas as pd
-
-    pairs, seed, heads = able.usable(bench), bench.seed, pool(bench.lab.grid, at, bench.claim.pool)
-    curves, checked, estimates, controls = {}, {}, [], []
-    for arm in ARMS:
-        special = [
-            protocol_patch(protocol, "all", heads, site=arm),
-            protocol_patch(protocol, "baseline", heads, site=arm, amount=0.0),
-            no_op_world(protocol, heads, arm),
-        ]
-        checked[arm] = with_answers(bench, pairs, special, protocol, f"controls {arm}").assign(arm=arm)
-        curves[arm] = measure(
-            bench, pairs, arm, heads, *(float(bench.option(k, EXPERIMENT)) for k in ("step", "tolerance"))
-        )
-        one = no_op_control(checked[arm], bench.lab)
-        controls.append(one.model_copy(update={"words": f"at {arm}: {one.words}"}))
-        found = findings_of(curves[arm]) | {"repair": repair(checked[arm], "all")}
-        estimates += [named(k, f"{ARMS[arm]}: {LABELS[k]}", e, arm) for k, e in found.items()]
-    controls.append(patch_all_control(checked["z"], seed, "every head of the claim's pool (z)"))
-    own = {e.name: Estimate.from_dict(e.estimate) for e in estimates if e.arm == "pattern"}
-    verdict = decide(bench.claim, own, controls, ineligible=able.reason)
-    reading = Reading(protocol="standard", words=WORDS["standard"], verdict=verdict, estimates=tuple(estimates))
-    norms = _norms(bench, pairs, heads)
-    crossings = pd.concat([crossing_table(c, pairs, arm) for arm, c in curves.items()], ignore_index=True)
-    figures = [_curve_figure(curves, at), _crossing_figure(curves, at), _norm_figure(norms, at)]
-    rows = [t.assign(protocol="standard", arm=a) for a, c in curves.items() for t in c.effects]
-    return reading, figures, {"crossings": crossings, "norms": norms}, [*checked.values(), *rows]
-
-
-def _published(bench: Bench, protocol: Protocol, able: Eligibility, at: int) -> tuple[Reading, Any]:
-    lab, claim, seed = bench.lab, bench.claim, bench.seed
-    if lab.d_model % lab.grid.n_heads:
-        why = f"it cannot run: {lab.d_model} residual channels do not divide into {lab.grid.n_heads} slices"
-        verdict = decide(claim, {}, [], impossible=why)
-        return Reading(protocol="published", words=WORDS["published"], verdict=verdict), None
-    pairs, heads = able.usable(bench), pool(lab.grid, at, claim.pool)
-    worlds = [protocol_patch(protocol, f"blend {d:g}", heads, amount=d) for d in PUBLISHED_DOSES[:-1]]
-    worlds += [
-        protocol_patch(protocol, "all", heads), protocol_patch(protocol, "baseline", heads, amount=0.0),
-        no_op_world(protocol, heads),
-    ]  # fmt: skip
-    effects = with_answers(bench, pairs, worlds, protocol, f"published L{at}").assign(arm="out_block")
-    names = ["baseline", *(f"blend {d:g}" for d in PUBLISHED_DOSES[:-1]), "all"]
-    right = pivot(effects.assign(right=effects["right"].astype(float)), names, "right").T > 0.5
-    clusters = effects.drop_duplicates("pair").sort_values("pair")["cluster"].to_numpy()
-    doses = np.array([0.0, *PUBLISHED_DOSES])
-    fit = psychometric(
-        np.tile(doses, len(right)), right.ravel(), np.repeat(clusters, len(doses)), unit="pairs × doses", seed=seed
-    )
-    findings = {"repair": repair(effects, "all"), "location": fit.location, "width": fit.width}
-    controls = [no_op_control(effects, lab), patch_all_control(effects, seed, "every slice of the layer")]
-    verdict = decide(measured(claim, findings), findings, controls, ineligible=able.reason)
-    estimates = tuple(named(k, f"slices blended: {LABELS[k]}", e, "out_block") for k, e in findings.items())
-    return Reading(protocol="published", words=WORDS["published"], verdict=verdict, estimates=estimates), effects
-
-
-def _shares(curve: Curve) -> list[Estimate]:
-    up = (curve.margins > 0).T
-    return [clustered_rate(x, curve.clusters, unit="pairs") for x in up]
-
-
-def _curve_figure(curves: Mapping[Site, Curve], at: int) -> Figure:
-    rows = []
-    for arm, curve in curves.items():
-        for series, shares in (
-            (ARMS[arm], _shares(curve)),
-            (f"{arm}: if margins moved in proportion", curve.null.curve),
-        ):
-            rows += [
-                {"x": float(d), "y": e.value, "low": e.low, "high": e.high, "n": e.n, "series": series}
-                for d, e in zip(curve.doses, shares, strict=True)
-            ]  # fmt: skip
-    return Figure(
-        kind="curve", name="threshold", title=f"Pairs repaired, by how much of layer {at} is replaced by the clean run's",
-        caption=(
-            "0 leaves patterns (or heads' outputs) as they are, 1 replaces them. The other two lines are the null: the curve "
-            "that appears when every pair's logit difference moves in proportion to the dose and nothing has a threshold. "
-            "Bands are 95 % intervals over pairs."
-        ),
-        data=tuple(rows), options={"threshold": 0.5, "x_title": "share replaced (α)", "y_title": "share of pairs repaired"},
-    )  # fmt: skip
-
-
-def _crossing_figure(curves: Mapping[Site, Curve], at: int) -> Figure:
-    rows, told = [], []
-    for arm, curve in curves.items():
-        both = {ARMS[arm]: curve.found, f"{arm}: in proportion": curve.null.crossings}
-        for world, found in both.items():
-            rows += [
-                {"pair": p, "world": world, "value": float(found.at[p])} for p in np.flatnonzero(found.seen).tolist()
-            ]
-        p = "undefined" if curve.dip.test is None else f"p = {curve.dip.test.p:.2g}"
-        told.append(
-            f"{arm} {int(curve.found.seen.sum())} of {len(curve.margins)} pairs turn, dip test for several modes {p}"
-        )
-    return Figure(
-        kind="pairs", name="crossings", title=f"Where each pair turns, when layer {at} is replaced by the clean run's",
-        caption=(
-            "A dot for each pair: the dose at which its logit difference turns positive, and the dose at which it would if it "
-            f"moved in proportion. A threshold of the model would put the dots at one place ({'; '.join(told)})."
-        ),
-        data=tuple(rows), options={"x_title": "crossing dose α*"},
-    )  # fmt: skip
-
-
-def _norm_figure(norms: Any, at: int) -> Figure:
-    return Figure(
-        kind="curve", name="norm", title=f"Norm of the last layer's output, by how much of layer {at} is replaced",
-        caption=(
-            "At the position where the answers part, mean over pairs with 95 % intervals. The published account holds that "
-            "features switch on at a critical strength; a step in the norm would be a sign of it."
-        ),
-        data=tuple({"x": r["dose"], "y": r["norm"], "low": r["low"], "high": r["high"], "n": r["n"],
-                    "series": ARMS[r["arm"]]} for r in norms.to_dict("records")),
-        options={"x_title": "share replaced (α)", "y_title": "norm"},
-    )  # fmt: skip
-
-
 LABELS = {
     "repair": "pairs repaired at α = 1",
     "location": "α at which half of the pairs are repaired (logistic fit)",
@@ -246,24 +43,155 @@ LABELS = {
     "dip": "dip test on α*, p",
 }
 
-_SECTIONS = [
-    {
-        "heading": "When this misleads",
-        "text": (
+
+def heads_of(scope: Scope) -> Heads:
+    return pool(scope.grid, scope.layer, scope.claim.pool)
+
+
+def replaced(scope: Scope, site: str) -> tuple[World, ...]:
+    """The claim's heads replaced whole, by nothing, and by their own."""
+    heads = heads_of(scope)
+    baseline = scope.edit("baseline", heads, site=site, amount=0.0)
+    return scope.edit("all", heads, site=site), baseline, scope.noop(site, heads)
+
+
+def standard(scope: Scope) -> dict[str, Sweep]:
+    grid = grid_of(float(scope.options["step"]))
+    fixed = {f"fixed {arm}": Sweep(replaced(scope, arm), texts=True, arm=arm) for arm in ARMS}
+    grids = {f"grid {a}": Sweep([dose_world(a, heads_of(scope), d) for d in grid], arm=a) for a in ARMS}
+    return fixed | grids
+
+
+def published(scope: Scope) -> dict[str, Sweep]:
+    heads = heads_of(scope)
+    blends = [scope.edit(f"blend {d:g}", heads, amount=d) for d in PUBLISHED_DOSES[:-1]]
+    return {"blends": Sweep((*blends, *replaced(scope, "")), texts=True, arm="out_block")}
+
+
+def curves(seen: Seen) -> dict[Site, Curve]:
+    return {arm: measure(seen, arm, heads_of(seen.scope)) for arm in ARMS}
+
+
+def told(seen: Seen) -> Iterator[Told]:
+    for arm, curve in seen.once(curves).items():
+        found = findings_of(curve) | {"repair": repair(seen[f"fixed {arm}"], "all")}
+        for name, e in found.items():
+            yield Told(name, f"{ARMS[arm]}: {LABELS[name]}", e, arm, shown=arm != "pattern")
+
+
+def blended(seen: Seen) -> Iterator[Told]:
+    names = ["baseline", *(f"blend {d:g}" for d in PUBLISHED_DOSES[:-1]), "all"]
+    right = seen.values("blends", names, "right").T > 0.5
+    doses, clusters = np.array([0.0, *PUBLISHED_DOSES]), np.repeat(seen.clusters("blends"), len(PUBLISHED_DOSES) + 1)
+    fit = psychometric(np.tile(doses, len(right)), right.ravel(), clusters, unit="pairs × doses", seed=seen.scope.seed)
+    found = {"repair": repair(seen["blends"], "all"), "location": fit.location, "width": fit.width}
+    return (Told(name, f"slices blended: {LABELS[name]}", e, "out_block") for name, e in found.items())
+
+
+def norms(seen: Seen) -> pd.DataFrame:
+    """Mean norm by arm and dose."""
+    scope, heads = seen.scope, heads_of(seen.scope)
+    some = scope.pairs[: max(2, int(scope.options["norm_pairs"]))]
+    clusters = [p.pair.cluster or p.pair.id for p in some]
+    doses = [k / 10 for k in range(11)]
+    rows = []
+    for arm in ARMS:
+        values = np.stack([final_norms(scope.lab, some, Intervention(heads, arm, amount=d)) for d in doses], 1)
+        for d, e in zip(doses, bootstrap_means(values, clusters, unit="pairs", seed=scope.seed), strict=True):
+            rows.append({"arm": arm, "dose": d, "norm": e.value, "low": e.low, "high": e.high, "n": e.n})
+    return pd.DataFrame(rows)
+
+
+def crossings(seen: Seen) -> pd.DataFrame:
+    found = seen.once(curves).items()
+    return pd.concat([crossing_table(c, seen.scope.pairs, arm) for arm, c in found], ignore_index=True)
+
+
+def shares(curve: Curve) -> list[Estimate]:
+    return [clustered_rate(x, curve.clusters, unit="pairs") for x in (curve.margins > 0).T]
+
+
+def by_dose(seen: Seen) -> Figure:
+    rows = []
+    for arm, curve in seen.once(curves).items():
+        lines = {ARMS[arm]: shares(curve), f"{arm}: if margins moved in proportion": curve.null.curve}
+        for series, line in lines.items():
+            rows += [charts.point(series, float(d), e) for d, e in zip(curve.doses, line, strict=True)]
+    caption = (
+        "0 leaves patterns (or heads' outputs) as they are, 1 replaces them. The other two lines are the null: the curve that "
+        "appears when every pair's logit difference moves in proportion to the dose and nothing has a threshold. Bands are "
+        "95 % intervals over pairs."
+    )
+    title = f"Pairs repaired, by how much of layer {seen.scope.layer} is replaced by the clean run's"
+    return charts.curve("threshold", title, caption, rows, "share replaced (α)", "share of pairs repaired")
+
+
+def by_pair(seen: Seen) -> Figure:
+    rows, said = [], []
+    for arm, curve in seen.once(curves).items():
+        for world, found in {ARMS[arm]: curve.found, f"{arm}: in proportion": curve.null.crossings}.items():
+            seen_at = np.flatnonzero(found.seen).tolist()
+            rows += [{"pair": p, "world": world, "value": float(found.at[p])} for p in seen_at]
+        p = "undefined" if curve.dip.test is None else f"p = {curve.dip.test.p:.2g}"
+        turned = f"{int(curve.found.seen.sum())} of {len(curve.margins)} pairs turn"
+        said.append(f"{arm} {turned}, dip test for several modes {p}")
+    caption = (
+        "A dot for each pair: the dose at which its logit difference turns positive, and the dose at which it would if it "
+        f"moved in proportion. A threshold of the model would put the dots at one place ({'; '.join(said)})."
+    )
+    title = f"Where each pair turns, when layer {seen.scope.layer} is replaced by the clean run's"
+    return Figure("pairs", "crossings", title, caption, tuple(rows), {"x_title": "crossing dose α*"})
+
+
+def by_norm(seen: Seen) -> Figure:
+    rows = [
+        {"x": r["dose"], "y": r["norm"], **{k: r[k] for k in ("low", "high", "n")}, "series": ARMS[r["arm"]]}
+        for r in seen.once(norms).to_dict("records")
+    ]
+    caption = (
+        "At the position where the answers part, mean over pairs with 95 % intervals. The published account holds that "
+        "features switch on at a critical strength; a step in the norm would be a sign of it."
+    )
+    title = f"Norm of the last layer's output, by how much of layer {seen.scope.layer} is replaced"
+    return charts.curve("norm", title, caption, rows, "share replaced (α)", "norm", threshold=None)
+
+
+EXPERIMENT = OnPairs(
+    slug="pattern-threshold",
+    question="How much of the clean attention pattern repairs a pair, and is that a threshold?",
+    statistics=tuple(name for name in LABELS if name != "dip"),
+    options={"step": 0.05, "tolerance": 0.01, "norm_pairs": 40},
+    methods={
+        "standard": Method(
+            "patterns of the claim's heads moved toward the clean run's, same roles, prompt and shared start",
+            standard,
+            numbers=(told,),
+            controls=(
+                no_op("fixed pattern", "pattern"),
+                no_op("fixed z", "z"),
+                patch_all("fixed z", "every head of the claim's pool (z)"),
+            ),
+            figures=(by_dose, by_pair, by_norm),
+            tables={"crossings": crossings, "norms": lambda seen: seen.once(norms)},
+        ),
+        "published": Method(
+            "slices of the attention module's output blended with the clean run's at 20, 40, 60, 80 and 100 %, left-aligned, "
+            "every step, any mention counted (the patterns themselves cannot be blended that way: the prompts differ in "
+            "length)",
+            published,
+            numbers=(blended,),
+            controls=(no_op("blends"), patch_all("blends", "every slice of the layer")),
+            impossible=unsliced,
+            asks=what_is_measured,
+        ),
+    },
+    sections={
+        "When this misleads": (
             "Repaired or not is the sign of a margin. If every margin moves in proportion to the dose, the share of repaired "
             "pairs still rises in an S, and the more steeply the more alike the pairs are: only what differs from the "
             "proportional curve speaks for a threshold. A softmax further up or a normalisation bends margins too, so an "
             "abrupt turn is no proof of a feature that switches on. A clean pattern laid over a longer prompt loses the weight "
             "of tokens that have no partner there, and its own values are read under it."
-        ),
-    }
-]
-
-EXPERIMENT = Experiment(
-    "pattern-threshold",
-    "How much of the clean attention pattern repairs a pair, and is that a threshold?",
-    pattern_threshold,
-    STATISTICS,
-    options=OPTIONS,
-    design=design,
+        )
+    },
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from headlab.effects import pivot
@@ -22,7 +23,6 @@ from headlab.engine.edits import Rows
 from headlab.engine.model import Lab
 from headlab.engine.passes import by_length, forward, tensor_of
 from headlab.engine.resume import edits_of
-from headlab.experiments.base import Bench
 from headlab.heads import Heads
 from headlab.interventions import Intervention, Site, World
 from headlab.prompts import EncodedPair
@@ -31,6 +31,8 @@ from headlab.stats.dip import Dip, dip
 from headlab.stats.dose import Bisection, Crossings, crossing, crossing_quantile
 from headlab.stats.linear_null import AgainstLinear, LinearNull, against_linear, linear_margin_null
 from headlab.stats.psychometric import Psychometric, psychometric
+from headlab.trials.case import Bench
+from headlab.trials.flow import Seen
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,6 @@ class Curve:
     against: AgainstLinear
     dip: Dip
     seed: int
-    effects: Any
 
 
 def grid_of(step: float) -> list[float]:
@@ -59,21 +60,30 @@ def dose_world(arm: Site, heads: Heads, dose: float) -> World:
     return World(f"{arm} × {round(dose, 9)}", (Intervention(heads, arm, amount=dose),))
 
 
-def measure(
-    bench: Bench, pairs: Sequence[EncodedPair], arm: Site, heads: Heads, step: float, tolerance: float
-) -> Curve:
-    """The grid, the bisection and the statistics of one arm."""
-    doses, seed = grid_of(step), bench.seed
-    worlds = [dose_world(arm, heads, d) for d in doses]
-    effects = bench.sweep(pairs, worlds, f"grid {arm}")
-    margins = pivot(effects, [w.name for w in worlds]).T
-    clusters = effects.drop_duplicates("pair").sort_values("pair")["cluster"].to_numpy()
-    found = crossing(doses, margins)
-    found, extra = narrowed(bench, pairs, arm, heads, found, np.array(doses), margins, tolerance)
-    return read(doses, margins, clusters, found, seed, [effects, *extra])
+def measure(seen: Seen, arm: Site, heads: Heads) -> Curve:
+    """The grid, the bisection and the statistics of one arm; the grid ran as the sweep ``grid ARM``."""
+    scope = seen.scope
+    doses, name = grid_of(float(scope.options["step"])), f"grid {arm}"
+    margins = seen.values(name, [dose_world(arm, heads, d) for d in doses]).T
+    clusters = seen.clusters(name)
+    found, extra = narrowed(
+        scope.case,
+        scope.pairs,
+        arm,
+        heads,
+        crossing(doses, margins),
+        np.array(doses),
+        margins,
+        float(scope.options["tolerance"]),
+    )
+    for table in extra:
+        table.insert(0, "protocol", scope.protocol.name)
+        table.insert(1, "arm", arm)
+    seen.tables[name] = pd.concat([seen.tables[name], *extra], ignore_index=True)
+    return read(doses, margins, clusters, found, scope.seed)
 
 
-def read(doses: Any, margins: Any, clusters: Any, found: Crossings, seed: int, effects: Any = ()) -> Curve:
+def read(doses: Any, margins: Any, clusters: Any, found: Crossings, seed: int) -> Curve:
     """The statistics of margins [pair, dose] and crossings [pair]."""
     n, d = len(margins), np.asarray(doses, dtype=float)
     fit = psychometric(
@@ -82,7 +92,7 @@ def read(doses: Any, margins: Any, clusters: Any, found: Crossings, seed: int, e
     ends = margins[:, -1], margins[:, 0]
     null = linear_margin_null(*ends, d, clusters, seed=seed)
     against = against_linear(found, *ends, clusters, seed=seed)
-    return Curve(d, margins, clusters, found, fit, null, against, dip(found.at[found.seen], seed=seed), seed, effects)
+    return Curve(d, margins, clusters, found, fit, null, against, dip(found.at[found.seen], seed=seed), seed)
 
 
 def narrowed(
@@ -172,15 +182,19 @@ def findings_of(curve: Curve) -> dict[str, Estimate]:
     return found
 
 
-def crossing_table(curve: Curve, pairs: Sequence[EncodedPair], arm: str) -> Any:
+def crossing_table(curve: Curve, pairs: Sequence[EncodedPair], arm: str) -> pd.DataFrame:
     """A row for each pair: its crossing and that of a linear margin."""
-    import pandas as pd
-
     c = curve.found
     return pd.DataFrame(
         {
-            "arm": arm, "pair": range(len(pairs)), "pair_id": [p.pair.id for p in pairs], "cluster": curve.clusters,
-            "crossing": c.at, "low": c.low, "high": c.high, "below": c.below, "above": c.above, "again": c.again,
-            "slope": c.slope, "linear": curve.null.crossings.at, "own": curve.margins[:, 0], "full": curve.margins[:, -1],
+            "arm": arm,
+            "pair": range(len(pairs)),
+            "pair_id": [p.pair.id for p in pairs],
+            "cluster": curve.clusters,
+            "crossing": c.at,
+            **{k: getattr(c, k) for k in ("low", "high", "below", "above", "again", "slope")},
+            "linear": curve.null.crossings.at,
+            "own": curve.margins[:, 0],
+            "full": curve.margins[:, -1],
         }
-    )  # fmt: skip
+    )
