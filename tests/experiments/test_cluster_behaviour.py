@@ -12,7 +12,6 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from headlab.claims import Claim
 from headlab.experiments import load, trial
-from headlab.experiments.heads.head_effects import Profiles
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
 from headlab.experiments.weights import cluster_behaviour as room
 from headlab.heads import Grid
@@ -26,6 +25,7 @@ from headlab.measures.correspondence import (
     smoothest,
     weight_tables,
 )
+from headlab.measures.head_effects import Profiles
 from headlab.measures.weight_nulls import reordered
 from headlab.measures.weights import head_weights
 from headlab.stats.clustering import euclidean

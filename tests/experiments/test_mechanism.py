@@ -13,13 +13,13 @@ from headlab.claims import Claim, ClaimError
 from headlab.designs import matched_sets
 from headlab.experiments import load, trial
 from headlab.experiments.heads import mechanism as room
-from headlab.experiments.heads.head_effects import Profiles
-from headlab.experiments.heads.head_traits import KINDS, TRAITS, Partition, cut
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
 from headlab.experiments.weights.cluster_patches import Patched, foremost
 from headlab.heads import Grid, Heads
 from headlab.measures import entropy, norms
 from headlab.measures.correspondence import beyond_groups, parting_table
+from headlab.measures.head_effects import Profiles
+from headlab.measures.head_traits import KINDS, TRAITS, Partition, cut
 from headlab.measures.weight_nulls import reordered
 from headlab.measures.weights import head_weights
 from headlab.prompts import encode

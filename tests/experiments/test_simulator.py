@@ -10,9 +10,10 @@ from scipy.stats import binomtest, multivariate_normal, norm
 
 from headlab.effects import Figure
 from headlab.experiments.subsets import simulator as sim
+from headlab.organisms import additive_margin as margin
 from headlab.stats import Estimate
 
-MODEL = sim.AdditiveMargin()
+MODEL = margin.AdditiveMargin()
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +49,10 @@ def test_a_wrong_formula_would_be_noticed():
 
 def test_the_chains_of_one_model_average_to_every_subset():
     """One model's curve, by enumeration of all subsets of its pool, against the simulated chains."""
-    small = sim.AdditiveMargin(heads=14)
+    small = margin.AdditiveMargin(heads=14)
     rng = np.random.default_rng(3)
     w, offsets = small.weights(rng), np.array([-0.7])
-    margins = sim.chain_margins(w, offsets, small.pool, 4000, rng)
+    margins = margin.chain_margins(w, offsets, small.pool, 4000, rng)
     assert margins.shape == (4000, 8, 1)
     for k in range(8):
         sums = np.array([w[list(c)].sum() for c in combinations(small.pool, k)])
@@ -124,9 +125,9 @@ def test_a_true_count_is_found_by_the_same_readout():
     rng = np.random.default_rng(0)
     offsets = MODEL.offsets(rng, 60)
     count = np.where(np.arange(17) >= 8, 2.0, 0.0)[None, :, None] + np.zeros((20, 1, 1)) + offsets
-    gate = offsets[:, None] + np.where(np.array(sim.DOSES) >= 0.6, 2.0, 0.0)
-    line_size = sim.chain_margins(MODEL.weights(rng), offsets, MODEL.pool, 20, rng)
-    line_dose = sim.dose_margins(np.full(32, 3 / 32), offsets)
+    gate = offsets[:, None] + np.where(np.array(margin.DOSES) >= 0.6, 2.0, 0.0)
+    line_size = margin.chain_margins(MODEL.weights(rng), offsets, MODEL.pool, 20, rng)
+    line_dose = margin.dose_margins(np.full(32, 3 / 32), offsets)
     assert sim.finds_a_step(sim.honest_readout(count, line_dose, seed=0))
     assert sim.finds_a_step(sim.honest_readout(line_size, gate, seed=0))
     assert not sim.finds_a_step(sim.honest_readout(line_size, line_dose, seed=0))
@@ -136,8 +137,8 @@ def test_the_mean_margin_is_a_straight_line():
     rng = np.random.default_rng(4)
     w = MODEL.weights(rng)
     offsets = MODEL.offsets(rng, 11)
-    assert np.ptp(np.diff(sim.dose_margins(w, offsets).mean(0))) < 1e-12
-    mean = sim.chain_margins(w, offsets, MODEL.pool, 6000, rng).mean((0, 2))
+    assert np.ptp(np.diff(margin.dose_margins(w, offsets).mean(0))) < 1e-12
+    mean = margin.chain_margins(w, offsets, MODEL.pool, 6000, rng).mean((0, 2))
     line = offsets.mean() + np.arange(17) * w[list(MODEL.pool)].mean()
     assert mean == pytest.approx(line, abs=0.03)
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from headlab.experiments import builtin_claims, trial
-from headlab.experiments.after_members import Partial, planted_control
 from headlab.experiments.subsets import spatial_patterns
+from headlab.experiments.subsets.spatial_patterns import planted_control
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.heads import Heads
+from headlab.stats.after_members import Partial
 from headlab.stats.spacing import spacing
 
 EXPERIMENTS.setdefault("spatial-patterns", spatial_patterns.EXPERIMENT)

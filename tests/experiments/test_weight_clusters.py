@@ -14,9 +14,8 @@ from headlab.claims import Claim, ClaimError
 from headlab.experiments import load, trial
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
 from headlab.experiments.weights import weight_clusters as room
-from headlab.experiments.weights.weight_labels import grouped
-from headlab.experiments.weights.weight_sets import shared, traits
 from headlab.measures import weight_nulls
+from headlab.measures.weight_labels import grouped
 from headlab.measures.weight_nulls import (
     apart,
     circuits,
@@ -26,6 +25,7 @@ from headlab.measures.weight_nulls import (
     stacked,
     untrained,
 )
+from headlab.measures.weight_sets import shared, traits
 from headlab.measures.weights import head_weights, norm_matched
 from headlab.stats.agreement import adjusted_rand, cluster_test
 from headlab.stats.clustering import euclidean, hierarchical

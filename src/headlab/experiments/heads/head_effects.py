@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,48 +22,10 @@ from headlab.experiments.heads.patched_sets import set_name
 from headlab.heads import Heads
 from headlab.heads import layer as all_heads
 from headlab.interventions import World
+from headlab.measures.head_effects import Profiles
 from headlab.prompts import EncodedPair
-from headlab.stats.clustering import euclidean
 
 Array = np.ndarray
-EFFECTS = {"single": "recovery by the head alone", "left_out": "recovery lost without the head"}
-DRAWS = 499
-
-
-@dataclass(frozen=True)
-class Profiles:
-    """Logit differences of one layer: ``alone`` and ``without`` [head, pair], ``whole``, ``clean``, ``corrupted`` [pair],
-    ``clusters`` [pair]."""
-
-    layer: int
-    alone: Array
-    without: Array
-    whole: Array
-    clean: Array
-    corrupted: Array
-    clusters: tuple[str, ...]
-
-    @property
-    def profile(self) -> Array:
-        """[head, effect], over all pairs."""
-        return self.weighted(np.ones((1, len(self.clean))))[0]
-
-    def weighted(self, weights: Array) -> Array:
-        """Profiles with pairs counted ``weights`` [draw, pair] times, [draw, head, effect].
-
-        Each is a ratio of sums over pairs, as ``recovery`` is.
-        """
-        gap = weights @ (self.clean - self.corrupted)
-        single = weights @ (self.alone - self.corrupted).T
-        lost = weights @ (self.whole - self.without).T
-        return np.stack([single, lost], -1) / gap[:, None, None]
-
-    def drawn(self, seed: int, draws: int = DRAWS) -> Array:
-        """Profiles of pairs resampled by cluster, [draw, head, effect]."""
-        codes = np.unique(np.array(self.clusters), return_inverse=True)[1]
-        k = int(codes.max()) + 1
-        counts = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=draws)
-        return self.weighted(counts[:, codes].astype(float))
 
 
 def profiles(bench: Bench, pairs: Sequence[EncodedPair], layer: int) -> Profiles:
@@ -87,8 +48,3 @@ def profiles(bench: Bench, pairs: Sequence[EncodedPair], layer: int) -> Profiles
 
 def _patched(protocol: Any, name: str, heads: Heads) -> World:
     return protocol_patch(protocol, name, heads) if len(heads) else World(name)
-
-
-def effect_distances(profile: Array) -> Array:
-    """[head, head] from [head, effect]."""
-    return euclidean(profile)

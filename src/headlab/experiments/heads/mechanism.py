@@ -24,12 +24,12 @@ from headlab.engine.model import ModelError
 from headlab.experiments.attention.watched import chosen_layer, untestable
 from headlab.experiments.base import Bench, Experiment, Outcome, eligibility, named
 from headlab.experiments.heads.head_effects import profiles
-from headlab.experiments.heads.head_traits import KINDS, TRAITS, Partition, cut, partitions, traits
 from headlab.experiments.heads.mechanism_figures import figures
 from headlab.experiments.heads.patched_sets import checked
 from headlab.experiments.weights.cluster_patches import Patched, foremost, patched
 from headlab.measures import published_features
 from headlab.measures.correspondence import parting_table
+from headlab.measures.head_traits import KINDS, TRAITS, Partition, cut, partitions, traits
 from headlab.measures.weight_nulls import reordered
 from headlab.measures.weights import HeadWeights, head_weights
 from headlab.stats import Estimate, Rank

@@ -7,8 +7,8 @@ from typing import Any
 
 from headlab.effects import Figure
 from headlab.experiments.base import Bench
-from headlab.experiments.heads.head_traits import KINDS, TRAITS
 from headlab.experiments.weights.cluster_patches import Patched, foremost
+from headlab.measures.head_traits import KINDS, TRAITS
 from headlab.stats.figures import percent
 from headlab.stats.views import view
 

@@ -18,13 +18,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from headlab.effects import Figure
 from headlab.experiments.base import Result, handed_on, named
+from headlab.organisms.additive_margin import DOSES, AdditiveMargin, chain_margins, dose_margins, sets_matrix
 from headlab.stats import Estimate, clopper_pearson, clustered_rate
 from headlab.stats.intervals import bootstrap_means
 from headlab.store import NamedEstimate, Store
@@ -53,51 +53,7 @@ CLAIMS = {
     "threshold": "a sharp threshold at 60 %",
     "all": "any 8, exactly 8 and 60 % in one layer",
 }
-DOSES = tuple(round(0.05 * i, 2) for i in range(21))
 STEP = 0.5
-
-
-@dataclass(frozen=True)
-class AdditiveMargin:
-    """The model's parameters, in units of the average pair's distance from being answered rightly.
-
-    ``total``: what patching all ``heads`` adds on average; ``weight_sd``: the spread of one head's weight;
-    ``pair_sd``: the spread of the offsets.  The pool is the even heads.  Nothing is fitted to any model: whole layer 3
-    times what is needed, a head's weight spread by half as much again as its mean.
-    """
-
-    total: float = 3.0
-    weight_sd: float = 0.15
-    offset: float = -1.0
-    pair_sd: float = 0.25
-    heads: int = 32
-
-    @property
-    def weight_mean(self) -> float:
-        return self.total / self.heads
-
-    @property
-    def pool(self) -> tuple[int, ...]:
-        return tuple(range(0, self.heads, 2))
-
-    def weights(self, rng: np.random.Generator, *shape: int) -> Any:
-        """``[*shape, head]``."""
-        return rng.normal(self.weight_mean, self.weight_sd, (*shape, self.heads))
-
-    def offsets(self, rng: np.random.Generator, *shape: int) -> Any:
-        """``[*shape]``: a pair's margin before any patch."""
-        return rng.normal(self.offset, self.pair_sd, shape)
-
-    def expected(self, size: int, dose: float = 1.0) -> float:
-        """Pr[margin > 0] of a set of ``size`` heads, over models and pairs: the normal tail
-
-        Φ( (offset + dose·size·weight_mean) / sqrt(pair_sd² + dose²·size·weight_sd²) ).
-
-        A set that knows nothing of the weights is as good as any other of its size.
-        """
-        mean = self.offset + dose * size * self.weight_mean
-        spread = (self.pair_sd**2 + dose**2 * size * self.weight_sd**2) ** 0.5
-        return float(mean > 0) if spread == 0 else NormalDist().cdf(mean / spread)
 
 
 @dataclass(frozen=True)
@@ -142,14 +98,6 @@ def simulated(*, seed: int = 0, store: Store | Path | str | None = None) -> Resu
     return Result(record, found.tables)
 
 
-def sets_matrix(sets: Sequence[Sequence[int]], heads: int) -> Any:
-    """``[set, head]`` of 0 and 1."""
-    out = np.zeros((len(sets), heads))
-    for row, members in enumerate(sets):
-        out[row, list(members)] = 1.0
-    return out
-
-
 def published_readout(weights: Any, offset: Any) -> dict[str, Any]:
     """Which published claims one pair shows: ``weights`` [..., head] and ``offset`` [...] → a boolean [...] per claim.
 
@@ -168,18 +116,6 @@ def published_readout(weights: Any, offset: Any) -> dict[str, Any]:
         "any": eights, "exactly": exactly, "seven": exactly & ~works([SEVEN])[..., 0],
         "threshold": threshold, "all": exactly & threshold,
     }  # fmt: skip
-
-
-def chain_margins(weights: Any, offsets: Any, pool: Sequence[int], chains: int, rng: np.random.Generator) -> Any:
-    """``[chain, size, pair]`` margins along random nested chains ∅ ⊂ … ⊂ pool of one model (``weights`` [head])."""
-    orders = rng.permuted(np.tile(np.asarray(pool), (chains, 1)), axis=1)
-    sums = np.concatenate([np.zeros((chains, 1)), np.cumsum(weights[orders], axis=1)], axis=1)
-    return sums[:, :, None] + offsets
-
-
-def dose_margins(weights: Any, offsets: Any, doses: Sequence[float] = DOSES) -> Any:
-    """``[pair, dose]`` margins when the whole layer is patched by a share."""
-    return offsets[:, None] + np.asarray(doses) * weights.sum()
 
 
 def largest_rise(values: Any, *, unit: str, seed: int) -> Estimate:

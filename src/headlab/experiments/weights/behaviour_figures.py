@@ -9,8 +9,8 @@ import numpy as np
 
 from headlab.effects import Figure
 from headlab.experiments.base import Bench
-from headlab.experiments.heads.head_effects import effect_distances
 from headlab.measures.correspondence import FEATURES, FIRST, rank_correlations
+from headlab.measures.head_effects import effect_distances
 from headlab.stats.figures import rounded
 
 

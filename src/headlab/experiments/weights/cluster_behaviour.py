@@ -24,7 +24,7 @@ from headlab.claims import PROTOCOLS, Control, decide
 from headlab.engine.model import ModelError
 from headlab.experiments.attention.watched import chosen_layer, untestable
 from headlab.experiments.base import Bench, Experiment, Outcome, eligibility, named
-from headlab.experiments.heads.head_effects import EFFECTS, Profiles, effect_distances, profiles
+from headlab.experiments.heads.head_effects import profiles
 from headlab.experiments.heads.patched_sets import checked
 from headlab.experiments.weights.behaviour_figures import figures
 from headlab.experiments.weights.set_test import set_test
@@ -43,6 +43,7 @@ from headlab.measures.correspondence import (
     smoothest,
     weight_tables,
 )
+from headlab.measures.head_effects import EFFECTS, Profiles, effect_distances
 from headlab.measures.weight_nulls import reordered
 from headlab.measures.weights import HeadWeights, head_weights
 from headlab.stats import Estimate, Rank, holm

@@ -16,9 +16,9 @@ from headlab.claims import PROTOCOLS
 from headlab.designs import Matched, matched_sets
 from headlab.effects import mean_recovery, pivot, recovery
 from headlab.experiments.base import Bench
-from headlab.experiments.heads.head_traits import Partition
 from headlab.experiments.heads.patched_sets import set_name, set_worlds
 from headlab.heads import Heads
+from headlab.measures.head_traits import Partition
 from headlab.prompts import EncodedPair
 from headlab.stats import Estimate, Rank, holm, rank
 

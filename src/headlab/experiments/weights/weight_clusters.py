@@ -24,9 +24,8 @@ from headlab.engine.model import ModelError
 from headlab.experiments.attention.watched import chosen_layer, untestable, without_ranks
 from headlab.experiments.base import Bench, Experiment, Outcome, named
 from headlab.experiments.weights.weight_figures import figures
-from headlab.experiments.weights.weight_labels import Labelled, by_label, by_layer_label, given_labels, methods
-from headlab.experiments.weights.weight_published import Published, published
-from headlab.experiments.weights.weight_sets import TRAITS, Prediction, Subsets, members_of, predicted, subsets
+from headlab.experiments.weights.weight_sets import Subsets, members_of, subsets
+from headlab.measures.weight_labels import Labelled, by_label, by_layer_label, given_labels, methods
 from headlab.measures.weight_nulls import (
     Untrained,
     apart,
@@ -37,6 +36,8 @@ from headlab.measures.weight_nulls import (
     reordered,
     untrained,
 )
+from headlab.measures.weight_published import Published, published
+from headlab.measures.weight_sets import TRAITS, Prediction, predicted
 from headlab.measures.weights import HeadWeights, LayerWeights, head_weights
 from headlab.stats import Estimate, Rank, holm, rank
 from headlab.stats.agreement import ClusterTest, adjusted_rand, cluster_test
@@ -106,7 +107,7 @@ def weight_clusters(bench: Bench) -> Outcome:
     grid, feature = lab.grid, option("feature")
     if grid.n_heads < LEAST:
         return untestable(bench, f"{lab.name} has {grid.n_heads} heads in each layer: at least {LEAST} make clusters")
-    given = given_labels(bench, option("labels"))
+    given = given_labels(grid, option("labels"))
     at, scan = chosen_layer(bench)
     lab.attention_of(at)
     weights = head_weights(lab)
@@ -120,11 +121,11 @@ def weight_clusters(bench: Bench) -> Outcome:
     found = {key: _tested(weights, key, table, draws, at, bench) for key, table in tables.items()}
     here = {c: found[at, c] for c in kinds}
     adjusted = dict(zip(found, holm([f.test.p for f in found.values()]).tolist(), strict=True))
-    labelled = by_label(bench, found, draws, given, feature)
-    labelled += by_layer_label(bench, weights, kinds, feature)
+    labelled = by_label(grid, claim, found, draws, given, feature)
+    labelled += by_layer_label(grid, claim, weights, kinds, feature)
     heads = members_of(bench, at, option("members"))
     both = apart(weights, at, "both", feature)
-    guess = predicted(-(both**2), heads, bench)
+    guess = predicted(-(both**2), heads, grid, n=claim.matched_sets, seed=claim.seed, alpha=claim.alpha)
     halves = subsets(bench, at, here[kinds[-1]].labels, both, option("subsets"))
     checks = _controls(bench, weights, here, feature)
     numbers = _estimates(here, labelled, guess, halves, at)
@@ -135,7 +136,7 @@ def weight_clusters(bench: Bench) -> Outcome:
     readings = [
         Reading(protocol="standard", words=_WORDS, verdict=decide(claim, findings, checks), estimates=tuple(numbers))
     ]
-    old = published(bench, weights, at, heads.at(at)) if "published" in claim.readings else None
+    old = published(weights, grid, at, heads.at(at), seed=bench.seed) if "published" in claim.readings else None
     if old is not None:
         readings.append(_published(bench, old, checks))
     return Outcome(

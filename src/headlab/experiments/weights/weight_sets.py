@@ -15,36 +15,19 @@ from typing import Any
 import numpy as np
 
 from headlab.claims import PROTOCOLS
-from headlab.designs import Matched, matched_sets
+from headlab.designs import matched_sets
 from headlab.effects import mean_recovery, pivot
 from headlab.experiments.base import Bench, eligibility
 from headlab.heads import Grid, Heads, even, pool
 from headlab.interventions import Intervention, World
+from headlab.measures.weight_sets import TRAITS, traits
 from headlab.organisms import card, names
-from headlab.stats import Estimate, Rank, holm, rank
-from headlab.stats.agreement import most_similar
-from headlab.stats.figures import rounded
+from headlab.stats import holm
 from headlab.stats.spacing import Association, rank_correlation
 
 Array = np.ndarray
-TRAITS = {
-    "count": "clusters that the half touches",
-    "purity": "share of its largest cluster",
-    "similarity": "mean likeness of its members",
-}
 LEAST = 5
 """Fewer subsets that work, or that fail, are parted at the median instead."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the members of a set say of the set: the heads that come back, their share, its rank, the null's mean."""
-
-    members: tuple[int, ...]
-    predicted: tuple[int, ...]
-    share: Estimate
-    rank: Rank
-    chance: float
 
 
 def members_of(bench: Bench, at: int, text: str) -> Heads:
@@ -55,25 +38,6 @@ def members_of(bench: Bench, at: int, text: str) -> Heads:
         if truth is not None and getattr(truth, "layer", None) == at:
             return Heads.parse(" ".join(truth.heads))
     return even(bench.lab.grid, at) if text == "causal" else pool(bench.lab.grid, at, text)
-
-
-def predicted(alike: Array, heads: Heads, bench: Bench) -> Prediction:
-    """The set predicted from likeness to its members, themselves left out, and the same of matched sets."""
-    claim, at = bench.claim, heads.layers[0]
-    matched: Matched = matched_sets(bench.lab.grid, heads, n=claim.matched_sets, seed=claim.seed)
-    null = [shared(alike, s.at(at)) for s in matched.sets]
-    members = heads.at(at)
-    value = shared(alike, members)
-    where = rank(value, null, enumerated=matched.enumerated, alpha=claim.alpha, unit="matched sets")
-    chance = float(np.mean(null))
-    note = f"{rounded(chance)} on average among {len(null)} matched sets"
-    share = Estimate(value, value, value, len(members), "heads", "counted", note=note)
-    return Prediction(members, most_similar(alike, members, len(members)), share, where, chance)
-
-
-def shared(alike: Array, members: Sequence[int], *, itself: bool = False) -> float:
-    """Share of a set among the heads that its members predict."""
-    return len(set(members) & set(most_similar(alike, members, len(members), itself=itself))) / len(members)
 
 
 # -- working and failing subsets ----------------------------------------------------------------------------
@@ -88,18 +52,6 @@ class Subsets:
     table: Any
     words: str
     why: str = ""
-
-
-def traits(labels: Sequence[int], table: Array, members: Sequence[int]) -> dict[str, float]:
-    """Clusters touched, share of the largest, minus the mean distance between members."""
-    counts = np.unique([labels[m] for m in members], return_counts=True)[1]
-    left, right = np.triu_indices(len(members), 1)
-    inside = table[np.ix_(members, members)]
-    return {
-        "count": float(len(counts)),
-        "purity": float(counts.max() / len(members)),
-        "similarity": -float(inside[left, right].mean()),
-    }
 
 
 def subsets(bench: Bench, at: int, labels: Sequence[int], table: Array, wanted: int) -> Subsets:

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headlab.claims import Claim, Control
-from headlab.stats import Estimate, rank
+from headlab.stats import Estimate
 
 
 class Partial:
@@ -80,23 +79,3 @@ class Partial:
 def _orthonormal(columns: Sequence[Any]) -> Any:
     left, singular, _ = np.linalg.svd(np.column_stack(columns), full_matrices=False)
     return left[:, singular > 1e-10 * singular.max()]
-
-
-def planted_control(metric: Any, outcome: Any, inside: Any, claim: Claim) -> Control:
-    """A metric that does matter must be found: shuffled residuals, and one standard deviation of them by regularity."""
-    model = Partial(inside, outcome)
-    if not model.usable(metric):
-        return Control(
-            name="planted-metric", kind="positive", passed=False, value=None,
-            words="an effect of regularity cannot be planted: the members determine it, or there are too few sets",
-        )  # fmt: skip
-    left, right = model.rest(metric), model.rest(outcome)
-    size = max(float(right.std()), 1e-6)
-    noise = np.random.default_rng(claim.seed + 1).permutation(right)
-    made = outcome - right + noise + size * left / left.std()
-    null = model.shuffled(metric, made, 499, claim.seed)
-    found = rank(model.correlation(metric, made), null, enumerated=False, alpha=claim.alpha, unit="shuffles")
-    return Control(
-        name="planted-metric", kind="positive", passed=found.outcome == "upheld", value=found.p,
-        words=f"an effect of regularity as large as what the heads leave unexplained, planted in the outcomes, gets {found}",
-    )  # fmt: skip

@@ -17,10 +17,10 @@ import numpy as np
 
 from headlab.claims import ClaimError
 from headlab.engine.model import Lab, ModelError
-from headlab.experiments.heads.head_effects import EFFECTS, Profiles, effect_distances
 from headlab.heads import Grid
 from headlab.measures import bandwidth, entropy, norms, spectra
 from headlab.measures.correspondence import behaving, groups_of, parting_table
+from headlab.measures.head_effects import EFFECTS, Profiles, effect_distances
 from headlab.measures.weights import HeadWeights
 from headlab.prompts import EncodedPair, PromptError
 from headlab.stats.clustering import Clustering, hierarchical

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from headlab.claims import ClaimError
+from headlab.claims import Claim, ClaimError
 from headlab.engine.model import ModelError
-from headlab.experiments.base import Bench, named
+from headlab.heads import Grid
 from headlab.measures.weight_nulls import WIDEST, Untrained, apart, stacked
 from headlab.measures.weights import HeadWeights
 from headlab.stats import Estimate, Rank, holm
@@ -73,29 +73,36 @@ class Labelled:
             chance = f"{rounded(found.chance)} on average among {self.null}" if found.null else found.note
             value = Estimate(found.value, found.value, found.value, self.n, "heads", "counted", note=chance)
             out.append(
-                named(f"{kind}:{self.name}", f"{circuits[self.circuit]}: {words[kind]} {WORDS[self.label]}", value)
+                _named(f"{kind}:{self.name}", f"{circuits[self.circuit]}: {words[kind]} {WORDS[self.label]}", value)
             )
         if self.test is not None:
             label = f"{circuits[self.circuit]}: {self.null} that part the heads at least as well as {WORDS[self.label]}"
-            out.append(named(f"rank:{self.name}", label, self.test.estimate))
+            out.append(_named(f"rank:{self.name}", label, self.test.estimate))
         return out
 
 
-def given_labels(bench: Bench, given: Sequence[Any]) -> list[Any]:
+def _named(name: str, label: str, found: Estimate) -> NamedEstimate:
+    return NamedEstimate(name=name, label=label, arm="z", estimate=found.to_dict())
+
+
+def given_labels(grid: Grid, given: Sequence[Any]) -> list[Any]:
     """The claim's own labels of heads, one each.  Raises ClaimError."""
-    if given and len(given) != bench.lab.grid.n_heads:
-        heads = bench.lab.grid.n_heads
+    if given and len(given) != grid.n_heads:
         raise ClaimError(
-            f"option 'labels' names {len(given)} heads; give one label for each of a layer's {heads}, or none"
+            f"option 'labels' names {len(given)} heads; give one label for each of a layer's {grid.n_heads}, or none"
         )
     return list(given)
 
 
 def by_label(
-    bench: Bench, found: Mapping[tuple[int, str], Any], draws: Untrained, given: Sequence[Any], feature: str
+    grid: Grid,
+    claim: Claim,
+    found: Mapping[tuple[int, str], Any],
+    draws: Untrained,
+    given: Sequence[Any],
+    feature: str,
 ) -> list[Labelled]:
     """Parity and KV groups in every layer, given labels at the claim's; p Holm-adjusted over layers and circuits."""
-    grid, claim = bench.lab.grid, bench.claim
     groups = [grid.kv_group_of(h) for h in range(grid.n_heads)]
     common: dict[str, Any] = {"permutations": max(100, claim.matched_sets), "seed": claim.seed, "alpha": claim.alpha}
     out: list[Labelled] = []
@@ -129,15 +136,17 @@ def _adjusted(labelled: Sequence[Labelled]) -> list[Labelled]:
     return out
 
 
-def by_layer_label(bench: Bench, weights: HeadWeights, circuits: Sequence[str], feature: str) -> list[Labelled]:
+def by_layer_label(
+    grid: Grid, claim: Claim, weights: HeadWeights, circuits: Sequence[str], feature: str
+) -> list[Labelled]:
     """Are heads of one layer more alike than heads of different layers?  KV groups are the items (the mean distance of
     their heads), and their layers are dealt out again."""
-    grid, layers = bench.lab.grid, sorted(weights.layers)
+    layers = sorted(weights.layers)
     most = max(1, WIDEST // (grid.n_heads * weights.head_dim))
     if len(layers) > most:
         layers = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, most).round().astype(int))]
     if len(layers) < 2 or grid.n_kv_heads < 2:
-        return [Labelled("layer", circuits[0], None, {}, "", 0, note=_no_layers(bench, len(layers)))]
+        return [Labelled("layer", circuits[0], None, {}, "", 0, note=_no_layers(weights.name, len(layers)))]
     try:
         whole = stacked(weights, layers)
     except ModelError as error:
@@ -153,8 +162,8 @@ def by_layer_label(bench: Bench, weights: HeadWeights, circuits: Sequence[str], 
                 labels=labels,
                 statistic=kind,
                 permutations=999,
-                seed=bench.seed,
-                alpha=bench.claim.alpha,  # type: ignore[arg-type]
+                seed=claim.seed,
+                alpha=claim.alpha,  # type: ignore[arg-type]
             )
             for kind in ("silhouette", "ari", "purity")
         }
@@ -162,8 +171,8 @@ def by_layer_label(bench: Bench, weights: HeadWeights, circuits: Sequence[str], 
     return _adjusted(out)
 
 
-def _no_layers(bench: Bench, layers: int) -> str:
-    why = f"{layers} layer(s) at a time fit" if layers < 2 else f"{bench.lab.name} has one KV head in each layer"
+def _no_layers(name: str, layers: int) -> str:
+    why = f"{layers} layer(s) at a time fit" if layers < 2 else f"{name} has one KV head in each layer"
     return f"heads of different layers were not compared: {why}"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from headlab.experiments.base import Bench
+from headlab.heads import Grid
 from headlab.measures.artefacts import Artefact, forced_mean, repetition, self_counted, singleton
 from headlab.measures.published_weights import published_features
 from headlab.measures.weights import HeadWeights
@@ -47,11 +47,10 @@ class Published:
         )
 
 
-def published(bench: Bench, weights: HeadWeights, at: int, members: Sequence[int]) -> Published | None:
+def published(weights: HeadWeights, grid: Grid, at: int, members: Sequence[int], *, seed: int) -> Published | None:
     """None where the family has no W_Q, W_K, W_V and W_O of its own to flatten."""
     import pandas as pd
 
-    grid = bench.lab.grid
     if any(getattr(weights.at(at), b) is None for b in "qkvo"):
         return None
     features = published_features(weights, at)
@@ -61,7 +60,7 @@ def published(bench: Bench, weights: HeadWeights, at: int, members: Sequence[int
     made = {
         "average linkage": hierarchical(table),
         "Ward": hierarchical(table, linkage="ward"),
-        "k-means": k_means(points, seed=bench.seed, distances=table),
+        "k-means": k_means(points, seed=seed, distances=table),
     }
     alike = cosines(features)
     guess = most_similar(alike, members, len(members), itself=True)
