@@ -8,8 +8,9 @@ import pytest
 from headlab import organisms
 from headlab.claims import Control
 from headlab.experiments import builtin_claims, trial
-from headlab.experiments.subsets import member_effects, subset_sweep
+from headlab.experiments.subsets import subset_sweep
 from headlab.experiments.trial import EXPERIMENTS, adjusted
+from headlab.stats import coalitions
 
 EXPERIMENTS.setdefault("subset-sweep", subset_sweep.EXPERIMENT)
 
@@ -72,7 +73,9 @@ def test_a_subset_that_never_repairs_is_never_a_success() -> None:
     from headlab.heads import Heads
 
     sets = [Heads.of(0, [0]), Heads.of(0, [1])]
-    rate, hits = subset_sweep.success_of(sets, {"set L0H0": 0.5, "set L0H1": 0.51})
+    found = subset_sweep.Outcomes({}, {}, dict(zip(sets, (0.5, 0.51), strict=True)))
+    hits = found.won(sets)
+    rate = subset_sweep.success_of(hits)
     assert rate.value == 0.5 and hits.tolist() == [False, True]
 
 
@@ -81,7 +84,7 @@ def test_fisher_tells_help_from_harm() -> None:
     rng = np.random.default_rng(0)
     inside = rng.random((200, 3)) < 0.5
     won = inside[:, 0] & ~inside[:, 1]
-    p, gap = member_effects.fisher(inside, won)
+    p, gap = coalitions.fisher(inside, won)
     assert p[0] < 1e-6 and p[1] < 1e-6 and p[2] > 0.01 and gap[0] > 0 > gap[1]
 
 
@@ -89,7 +92,7 @@ def test_marginals_of_an_interfering_head_are_negative() -> None:
     from headlab.stats import shapley_plan
 
     plan = shapley_plan(3, 8, seed=0)
-    gains = member_effects.marginals(plan, plan.coalitions @ np.array([1.0, 0.5, -0.25]))
+    gains = coalitions.marginals(plan, plan.coalitions @ np.array([1.0, 0.5, -0.25]))
     assert np.allclose(gains, [1.0, 0.5, -0.25])
 
 

@@ -183,3 +183,32 @@ def _two_rates(a: Floats, b: Floats, level: float) -> tuple[float, float]:
         max(-1.0, p - q - math.hypot(p - low_p, high_q - q)),
         min(1.0, p - q + math.hypot(high_p - p, q - low_q)),
     )
+
+
+def fisher(inside: Bools, won: Bools) -> tuple[Floats, Floats]:
+    """Fisher's exact p of each member against success, and the difference of its rates inside and outside.
+
+    inside [coalition, member], won [coalition] → p [member], difference [member].
+    """
+    from scipy.stats import fisher_exact
+
+    p, gap = np.ones(inside.shape[1]), np.zeros(inside.shape[1])
+    for j, column in enumerate(inside.T):
+        table = [[int((a & b).sum()) for b in (won, ~won)] for a in (column, ~column)]
+        p[j] = min(1.0, float(fisher_exact(table).pvalue))  # type: ignore[attr-defined]
+        if column.any() and not column.all():
+            gap[j] = won[column].mean() - won[~column].mean()
+    return p, gap
+
+
+def marginals(plan: ShapleyPlan, values: Floats) -> Floats:
+    """[order, member]: what a member adds to the value [coalition] where it joins."""
+    out = np.empty(plan.orders.shape)
+    np.put_along_axis(out, plan.orders, np.diff(values[plan.steps], axis=1), axis=1)
+    return out
+
+
+def late_gains(plan: ShapleyPlan, values: Floats) -> Floats:
+    """[order]: mean gain of one more member in the second half of the chain."""
+    steps = np.diff(values[plan.steps], axis=1)
+    return steps[:, steps.shape[1] // 2 :].mean(1)
