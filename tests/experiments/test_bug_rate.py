@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from headlab import organisms
-from headlab.experiments import base, builtin_claims, trial
+from headlab.experiments import builtin_claims, trial
 from headlab.experiments.heads import bug_rate
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.tasks.grading import Graded
+from headlab.trials import case
 
 EXPERIMENTS.setdefault("bug-rate", bug_rate.EXPERIMENT)
 FEW = {"formats": ["simple", "qa", "chat", "paper-clean", "paper-qa"], "classes": ["conflict", "same-length"]}
@@ -62,14 +63,14 @@ def test_one_prompt_decides_nothing(result) -> None:
 
 def test_unread_answers_are_not_the_bug_and_make_the_claim_untestable(store, monkeypatch) -> None:
     """A model that answers without a number: accuracy 0, bug rate 0, untestable."""
-    real = base.generate
+    real = case.generate
 
     def mute(*args, **kwargs):
         made = real(*args, **kwargs)
         made["text"] = "neither"
         return made
 
-    monkeypatch.setattr(base, "generate", mute)
+    monkeypatch.setattr(case, "generate", mute)
     claim = adjusted(
         builtin_claims()["bug-rate"], pairs=4, readings=("standard",),
         options={"formats": ["chat", "paper-clean", "paper-qa"], "classes": ["conflict"]},

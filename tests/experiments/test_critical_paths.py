@@ -11,10 +11,10 @@ from headlab.designs.edges import Edges, alike, knock_out, parted, roles_of, str
 from headlab.engine.captures import capture
 from headlab.experiments import load, trial
 from headlab.experiments.attention import critical_paths
-from headlab.experiments.attention.critical_paths import edges_of
-from headlab.experiments.base import draw
 from headlab.experiments.trial import EXPERIMENTS, adjusted, find_claim
+from headlab.measures.edges import role_edges
 from headlab.prompts import encode
+from headlab.trials.case import draw
 
 EXPERIMENTS.setdefault("critical-paths", critical_paths.EXPERIMENT)
 
@@ -72,7 +72,7 @@ def test_weights_are_those_of_the_pattern(natural, clean) -> None:
     encoded = [p.clean for p in clean]
     roles = roles_of(encoded)
     assert "bos" not in roles and "last" not in roles and "answer" in roles
-    found = edges_of(natural, encoded, 1, roles)
+    found = role_edges(natural, encoded, 1, roles)
     patterns = capture(natural, encoded, [(1, "pattern")])[1, "pattern"]
     for edge in ((3, "answer", "a_frac"), (0, "cue", "b_int")):
         head, query, key = edge

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from headlab.designs import spacings
 from headlab.experiments import builtin_claims, trial
 from headlab.experiments.subsets import spatial_patterns
-from headlab.experiments.subsets.spatial_patterns import planted_control
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.heads import Heads
 from headlab.stats.after_members import Partial
 from headlab.stats.spacing import spacing
+from headlab.trials import after_members
 
 EXPERIMENTS.setdefault("spatial-patterns", spatial_patterns.EXPERIMENT)
 WHOLE = Heads.of(1, range(16))
@@ -28,11 +29,11 @@ def result(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn():
-    return spatial_patterns.families(WHOLE, 4, n=60, seed=0)
+    return spacings.families(WHOLE, 4, n=60, seed=0)
 
 
 def test_families_are_what_their_names_say(drawn) -> None:
-    by = {f: [[h.index for h in s] for g, s in drawn if g == f] for f in spatial_patterns.FAMILIES}
+    by = {f: [[h.index for h in s] for g, s in drawn if g == f] for f in spacings.FAMILIES}
     assert len(by["consecutive"]) == 13 and all(np.ptp(np.diff(s)) == 0 == s[1] - s[0] - 1 for s in by["consecutive"])
     assert all(len(set(np.diff(s))) == 1 and s[1] - s[0] > 1 for s in by["uniform"])
     assert all(sorted(15 - i for i in s) == s for s in by["balanced"])
@@ -40,9 +41,9 @@ def test_families_are_what_their_names_say(drawn) -> None:
 
 
 def test_odd_sizes_and_whole_pools_are_families_too() -> None:
-    three = spatial_patterns.families(WHOLE, 3, n=9, seed=0)
+    three = spacings.families(WHOLE, 3, n=9, seed=0)
     assert {f for f, _ in three} == {"consecutive", "uniform", "irregular"}
-    assert spatial_patterns.families(WHOLE, 16, n=9, seed=0) == [("irregular", WHOLE)]
+    assert spacings.families(WHOLE, 16, n=9, seed=0) == [("irregular", WHOLE)]
 
 
 def test_it_ends_with_tables_figures_and_a_verdict(result) -> None:
@@ -71,7 +72,7 @@ def test_strong_heads_in_regular_sets_do_not_pass_for_spacing(drawn) -> None:
     """Four even heads add up to a margin that saturates; nothing depends on gaps, but raw success goes with them."""
     inside = _inside(drawn)
     margin = inside[:, [0, 4, 8, 12]].sum(1) ** 2 + np.random.default_rng(0).normal(0, 0.05, len(inside))
-    metric = spatial_patterns.metric_table(drawn, 16)["regularity"]
+    metric = spacings.metric_table(drawn, 16)["regularity"]
     effect = Partial(inside, margin).effect(metric, margin, "sets")
     assert effect.above(0) == "unsure"
 
@@ -79,11 +80,11 @@ def test_strong_heads_in_regular_sets_do_not_pass_for_spacing(drawn) -> None:
 def test_a_planted_effect_of_spacing_is_found(drawn) -> None:
     """The positive control fires; with the metric of the planted effect replaced by noise it does not."""
     inside, claim = _inside(drawn), builtin_claims()["spatial-patterns"]
-    metric = spatial_patterns.metric_table(drawn, 16)["regularity"]
+    metric = spacings.metric_table(drawn, 16)["regularity"]
     outcome = inside @ np.arange(16) + np.random.default_rng(1).normal(0, 1, len(inside))
-    assert planted_control(metric, outcome, inside, claim).passed
-    fixed = spatial_patterns.metric_table(drawn, 16)["centre"]
-    assert not planted_control(fixed, outcome, inside, claim).passed
+    assert after_members.planted_control(metric, outcome, inside, claim).passed
+    fixed = spacings.metric_table(drawn, 16)["centre"]
+    assert not after_members.planted_control(fixed, outcome, inside, claim).passed
     with_spacing = outcome + 3 * metric / metric.std()
     found = Partial(inside, with_spacing).effect(metric, with_spacing, "sets")
     assert found.above(1.5) == "yes"
@@ -91,7 +92,7 @@ def test_a_planted_effect_of_spacing_is_found(drawn) -> None:
 
 def test_shuffles_are_a_null_of_the_right_width(drawn) -> None:
     inside, rng = _inside(drawn), np.random.default_rng(2)
-    metric, outcome = spatial_patterns.metric_table(drawn, 16)["regularity"], rng.normal(size=len(drawn))
+    metric, outcome = spacings.metric_table(drawn, 16)["regularity"], rng.normal(size=len(drawn))
     model = Partial(inside, outcome)
     null = model.shuffled(metric, outcome, 2000, seed=0)
     assert abs(null.mean()) < 0.02 and abs(null.std() - 1 / np.sqrt(model.free)) < 0.02
@@ -103,9 +104,9 @@ def test_the_renaming_null_binds(result) -> None:
     assert "of 30 renamings at least as extreme" in ruling.shown
     metric, null = np.arange(8.0) % 3, np.linspace(-1, 1, 99)
     inside = np.array([[i == j or i == (j + 3) % 8 for j in range(4)] for i in range(8)])
-    found = spatial_patterns.renamed(metric, np.zeros(8), inside, null, 0.05)
+    found = after_members.renamed(metric, np.zeros(8), inside, null, 0.05)
     assert found["rank:regularity"].p == 51 / 100 and found["renamed:regularity"].value == 1
-    assert not spatial_patterns.renamed(metric, metric, inside, np.array([]), 0.05)["renamed:regularity"].defined
+    assert not after_members.renamed(metric, metric, inside, np.array([]), 0.05)["renamed:regularity"].defined
 
 
 @pytest.mark.accept
@@ -114,7 +115,7 @@ def test_the_renaming_null_keeps_its_level() -> None:
     rng, heads, trials_, low = np.random.default_rng(3), Heads.of(0, range(12)), 150, 0
     groups = np.arange(12) // 3
     for t in range(trials_):
-        drawn = spatial_patterns.families(heads, 3, n=60, seed=t)
+        drawn = spacings.families(heads, 3, n=60, seed=t)
         sets = [[h.index for h in s] for _, s in drawn]
         inside = np.array([[h in s for h in heads] for _, s in drawn])
         own, pairs = rng.gamma(0.4, 1, 12), rng.normal(0, 1.5, (12, 12)) * (groups[:, None] == groups)
@@ -126,8 +127,8 @@ def test_the_renaming_null_keeps_its_level() -> None:
             order = renaming(rng)
             metric = np.array([spacing([int(order[i]) for i in s], 12).regularity for s in sets])
             null.append(model.correlation(metric, outcome))
-        metric = spatial_patterns.metric_table(drawn, 12)["regularity"]
-        low += spatial_patterns.renamed(metric, outcome, inside, np.array(null), 0.05)["rank:regularity"].p <= 0.05
+        metric = spacings.metric_table(drawn, 12)["regularity"]
+        low += after_members.renamed(metric, outcome, inside, np.array(null), 0.05)["rank:regularity"].p <= 0.05
     print("renamings: p <= .05 in", low / trials_)
     assert low / trials_ <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / trials_)
 

@@ -3,6 +3,7 @@
 sets         subsets, chains, matched sets, complements
 exchanges    heads that change places
 numberings   other names for the same heads
+spacings     sets by how their heads lie in a pool
 edges        attention from role to role: the strongest, and others as heavy
 """
 

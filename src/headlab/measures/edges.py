@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from headlab.designs.edges import Edges
 from headlab.effects import Progress, quiet
 from headlab.engine.gradients import TOKENS, slopes_of
 from headlab.engine.model import Lab
+from headlab.interventions import role_positions
 from headlab.measures.watching import batches, layers_of
 from headlab.prompts import Encoded
 
@@ -76,3 +79,22 @@ def gradient_edges(
         progress("gradient edges", done, len(encoded))
     table = pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     return table.sort_values(["prompt", "layer", "head", "rank"], ignore_index=True)
+
+
+def role_edges(lab: Lab, encoded: Sequence[Encoded], at: int, roles: Sequence[str]) -> Edges:
+    """Weight and attribution of every role × role edge with any weight, means over prompts."""
+    table = gradient_edges(lab, encoded, [at], top=None)
+    longest = max(len(e.ids) for e in encoded)
+    role = np.full((len(encoded), longest), -1)
+    for i, e in enumerate(encoded):
+        for n, name in enumerate(roles):
+            role[i, list(role_positions(e, name))] = n
+    query, key = (role[table["prompt"], table[side]] for side in ("query", "key"))
+    known = (query >= 0) & (key >= 0)
+    sums = np.zeros((2, lab.grid.n_heads, len(roles), len(roles)))
+    for n, column in enumerate(("pattern", "centred")):
+        np.add.at(sums[n], (table["head"].to_numpy()[known], query[known], key[known]), table[column].to_numpy()[known])
+    heads, queries, keys = np.nonzero(sums[0] > 0)
+    weight, attribution = sums[:, heads, queries, keys] / len(encoded)
+    edges = tuple((int(h), roles[int(q)], roles[int(k)]) for h, q, k in zip(heads, queries, keys, strict=True))
+    return Edges(edges, weight, attribution)

@@ -197,9 +197,10 @@ class Method:
 
     ``sweeps``: what runs, by name.  ``numbers``: functions from what ran to numbers; later ones may read earlier ones.
     ``controls``, ``figures``, ``tables``, ``notes``, ``settings`` (what else the record keeps) and ``sections`` (which come
-    before the experiment's own): functions from what ran.  ``impossible``: why it cannot run here, or
-    empty.  ``asks``: the predictions it rules.  ``also``: further readings of the same measurement.  ``binds``: the controls
-    that bind it, the claim's where None.
+    before the experiment's own): functions from what ran.  ``impossible``: why it cannot run here, or empty; ``ineligible``
+    and ``undefined``: why what was seen is too little to rule on, or says nothing of the claim.  ``asks``: the predictions
+    it rules.  ``also``: further readings of the same measurement.  ``binds``: the controls that bind it, the claim's where
+    None.
     """
 
     words: str | Callable[[Seen], str]
@@ -212,6 +213,8 @@ class Method:
     settings: Callable[[Seen], Mapping[str, Any]] = lambda seen: {}
     sections: Callable[[Seen], Mapping[str, str]] = lambda seen: {}
     impossible: Callable[[Scope], str] = possible
+    ineligible: Callable[[Seen], str] = lambda seen: ""
+    undefined: Callable[[Seen], str] = lambda seen: ""
     asks: Callable[[Claim, Mapping[str, Found]], Claim] = everything
     also: Sequence[Callable[[Seen, Sequence[Control]], Reading]] = ()
     binds: tuple[str, ...] | None = None
@@ -256,8 +259,9 @@ def read(scope: Scope, method: Method, shared: dict[Any, Any] | None = None) -> 
         if not t.shown:
             found.setdefault(t.name, t.found)
     controls = flat(check(seen) for check in method.controls)
-    reason = scope.able.reason if scope.able else ""
-    verdict = decide(method.asks(claim, found), found, controls, ineligible=reason)
+    reason = (scope.able.reason if scope.able else "") or method.ineligible(seen)
+    asked, undefined = method.asks(claim, found), method.undefined(seen)
+    verdict = decide(asked, found, controls, ineligible=reason, impossible=undefined)
     words = method.words if isinstance(method.words, str) else method.words(seen)
     estimates = tuple(t.estimate() for t in seen.told)
     own = Reading(protocol=name, words=words, verdict=verdict, estimates=estimates)  # type: ignore[arg-type]
@@ -298,10 +302,14 @@ class Declared(Entry):
     figures: Sequence[Callable[[Sequence[Reading]], Figure]] = ()
     cannot: Callable[[Any], str] = lambda case: ""
     facts: Mapping[str, Callable[[Any], pd.DataFrame]] = field(default_factory=dict)
-    eligibility: Mapping[str, Any] | None = None
+    eligibility: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] | None = None
 
     def ground(self, case: Any) -> Ground:
         raise NotImplementedError
+
+    def said(self, case: Any) -> dict[str, Any]:
+        """What the record says of eligibility where answers are not asked for."""
+        return dict(self.eligibility(case) if callable(self.eligibility) else self.eligibility or {})
 
     def scope(self, case: Any, protocol: str, layer: int, able: Any = None) -> Scope:
         return Scope(case, PROTOCOLS[protocol], layer, {**self.options, **case.claim.options}, able)
@@ -363,15 +371,17 @@ def headed(sections: Mapping[str, str]) -> list[dict[str, str]]:
 @dataclass(frozen=True, kw_only=True)
 class OnPairs(Declared):
     """On prompt pairs of which the model gets the clean prompt right and the corrupted one wrong (where ``eligibility`` says
-    nothing else), at one layer.  ``alone``: only the standard protocol runs, and the record speaks of its eligibility alone."""
+    nothing else), at one layer.  ``alone``: only the standard protocol runs, and the record speaks of its eligibility alone.
+    ``layered``: False where no layer is chosen."""
 
     alone: bool = False
+    layered: bool = True
 
     def ground(self, case: Any) -> Ground:
-        layer, scan = layer_of(case)
-        settings = {"layer": layer, "layer_scan": scan}
+        layer, scan = layer_of(case) if self.layered else (-1, [])
+        settings = {"layer": layer, "layer_scan": scan} if self.layered else {}
         if self.eligibility is not None:
-            said = dict(self.eligibility)
+            said = self.said(case)
             return Ground(layer, settings, lambda protocol: None, lambda suited: said)
         if self.alone:
             own = eligibility(case, PROTOCOLS["standard"])
@@ -390,7 +400,7 @@ class OnProblems(Declared):
     else)."""
 
     def ground(self, case: Any) -> Ground:
-        said = self.eligibility
-        if said is not None:
-            return Ground(-1, {}, lambda protocol: None, lambda suited: dict(said))
+        if self.eligibility is not None:
+            said = self.said(case)
+            return Ground(-1, {}, lambda protocol: None, lambda suited: said)
         return Ground(-1, {}, lambda protocol: case.able, lambda suited: suited[case.claim.readings[0]])
