@@ -7,7 +7,9 @@ other.
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
+import itertools
 import os
 import re
 import statistics
@@ -23,13 +25,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCE = REPOSITORY / "src" / "headlab"
 TESTS = REPOSITORY / "tests"
 
-# Low to high.  A room imports only from lower floors, so two rooms on one floor do not know each other;
-# the modules inside one room (a package such as stats/ or tasks/) may.
-FLOORS: list[set[str]] = [
-    {"reading"},
-    {"heads", "installed", "prompts", "readouts", "stats"},
-    {"interventions", "effects", "claims"},
-    {"designs", "material", "tasks", "store", "engine.checkpoint"},
+# Low to high.  A room imports only from lower floors; two rooms of one step do not know each other; the modules inside
+# one room (a package such as stats/ or tasks/) may, but never in a circle.
+ENGINE: list[set[str]] = [
+    {"engine.checkpoint"},
     {"engine.attention", "engine.between", "engine.edits", "engine.loading", "engine.adapters"},
     {"engine.model"},
     {"engine.passes", "engine.limits", "engine.identity"},
@@ -39,17 +38,28 @@ FLOORS: list[set[str]] = [
     {"engine.selfcheck", "engine.plan", "engine.paths"},
     {"engine.work", "engine.reindexing"},
     {"engine.run"},
-    {"engine.decode", "engine.gradients"},
-    {"measures", "thoughts", "engine.scale"},
-    {"organisms"},
-    {"trials"},
-    {"experiments"},
-    {"report"},
-    {"looking"},
-    {"cli"},
-    {"__main__"},
+    {"engine.decode", "engine.gradients", "engine.scale"},
 ]
-LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+"""The one floor with many steps, and the two of plain data: each step may import the steps before it."""
+FLOORS: dict[str, list[set[str]]] = {
+    "words": [{"reading", "heads", "installed", "readouts", "stats"}],
+    "plain data": [{"prompts", "effects", "claims"}, {"interventions"}],
+    "what to try": [{"designs", "material", "tasks", "store"}],
+    "engine": ENGINE,
+    "what is measured": [{"measures", "thoughts", "report"}],
+    "organisms": [{"organisms"}],
+    "trials": [{"trials"}],
+    "experiments": [{"experiments", "looking"}],
+    "cli": [{"cli"}],
+}
+LEVEL = {
+    room: (floor, step)
+    for floor, steps in enumerate(FLOORS.values())
+    for step, rooms in enumerate(steps)
+    for room in rooms
+}
+FREE = {"", "__main__"}
+"""The contents page, which may name anything, and what starts the command."""
 # Packages whose modules are rooms of their own; their __init__ imports nothing of ours.
 CORRIDORS = {"engine"}
 
@@ -117,8 +127,8 @@ def floor_violations(package: Path) -> list[str]:
     for path in sorted(package.rglob("*.py")):
         module = dotted(path, package)
         where = path.relative_to(package.parent)
-        if module == "":
-            continue  # the contents page may name anything
+        if module in FREE:
+            continue
         room = room_of(module)
         if room is None and module not in CORRIDORS:
             found.append(f"{where}: unknown room {module!r}; give it a floor in tests/test_architecture.py")
@@ -132,7 +142,9 @@ def floor_violations(package: Path) -> list[str]:
             elif target is None:
                 found.append(f"{where}:{line}: imports {name or package.name!r}, which is not a room")
             elif target != room and LEVEL[target] >= LEVEL[room]:
-                found.append(f"{where}:{line}: {room} (floor {LEVEL[room]}) imports {target} (floor {LEVEL[target]})")
+                floors = list(FLOORS)
+                own, other = floors[LEVEL[room][0]], floors[LEVEL[target][0]]
+                found.append(f"{where}:{line}: {room} (floor {own!r}) imports {target} (floor {other!r})")
     return found
 
 
@@ -160,8 +172,79 @@ def test_modules_that_bear_a_function_s_name_are_called_like_it() -> None:
     assert callable(way_in) and way_in.builtin_claims()
 
 
-def test_no_room_stands_on_two_floors() -> None:
-    assert sum(map(len, FLOORS)) == len(LEVEL)
+def test_there_are_nine_floors_and_no_room_stands_on_two() -> None:
+    assert len(FLOORS) == 9
+    assert sum(len(rooms) for steps in FLOORS.values() for rooms in steps) == len(LEVEL)
+
+
+def test_the_engine_has_an_order_of_its_own(tmp_path: Path) -> None:
+    """Each of its files is a room with a step, and what a later step imports from an earlier one is refused the other
+    way round: asked of every two rooms that stand on different steps."""
+    files = {f"engine.{path.stem}" for path in (SOURCE / "engine").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert files - {"engine.__init__", "engine.__pycache__"} == {room for step in ENGINE for room in step}
+    for low, high in itertools.combinations(ENGINE, 2):
+        for a, b in itertools.product(low, high):
+            assert LEVEL[a] < LEVEL[b]
+    package = planted(tmp_path, {"engine/plan.py": "from headlab.engine.work import x", "engine/work.py": ""})
+    assert len(floor_violations(package)) == 1
+
+
+def file_circles(package: Path) -> list[list[str]]:
+    """The files that reach themselves over imports, circle by circle; imports in functions and for types count."""
+    files = {dotted(path, package): path for path in package.rglob("*.py")}
+    knows: dict[str, set[str]] = {}
+    for module, path in files.items():
+        knows[module] = set()
+        for _, name in imported(path, package):
+            while name and name not in files:
+                name = name.rpartition(".")[0]
+            if module and name and name != module:  # the contents page is in no circle: it may name anything
+                knows[module].add(name)
+    found, order = [], graphlib.TopologicalSorter(knows)
+    while True:
+        try:
+            order.prepare()
+            return found
+        except graphlib.CycleError as error:
+            circle = error.args[1]
+            found.append(circle)
+            knows[circle[1]].discard(circle[0])
+            order = graphlib.TopologicalSorter(knows)
+
+
+def test_no_two_files_import_each_other_in_a_circle() -> None:
+    assert not (found := file_circles(SOURCE)), "\n".join(" <- ".join(circle) for circle in found)
+
+
+@pytest.mark.parametrize(
+    ("files", "circles"),
+    [
+        (
+            {"stats/paired.py": "from .intervals import x", "stats/intervals.py": "def f():\n    from . import paired"},
+            1,
+        ),
+        (
+            {
+                "stats/paired.py": "import headlab.stats.intervals",
+                "stats/intervals.py": "from headlab.stats.paired import x",
+            },
+            1,
+        ),
+        (
+            {
+                "claims.py": "if TYPE_CHECKING:\n    from .store import x",
+                "store.py": "from .cli import x",
+                "cli.py": "from . import claims",
+            },
+            1,
+        ),
+        ({"stats/__init__.py": "from .paired import x", "stats/paired.py": "from headlab.stats import y"}, 1),
+        ({"stats/__init__.py": "from .paired import x", "stats/paired.py": "from .intervals import y"}, 0),
+        ({"__init__.py": "from .cli import main", "cli.py": "from headlab import __version__"}, 0),
+    ],
+)
+def test_a_planted_circle_is_found(tmp_path: Path, files: dict[str, str], circles: int) -> None:
+    assert len(file_circles(planted(tmp_path, files))) == circles
 
 
 @pytest.mark.parametrize(
@@ -196,7 +279,7 @@ def test_a_planted_violation_is_found(tmp_path: Path, file: str, text: str) -> N
 @pytest.mark.parametrize(
     ("file", "text"),
     [
-        ("claims.py", "from headlab.heads import Head\nfrom .prompts import Pair\nfrom headlab import heads"),
+        ("interventions.py", "from headlab.heads import Head\nfrom .prompts import Pair\nfrom headlab import heads"),
         (
             "engine/run.py",
             "from .model import load\nfrom ..heads import Head\nfrom headlab.engine import plan",

@@ -103,11 +103,6 @@ def __getattr__(name: str) -> Any:
         return version("headlab")
     if name not in _HOME:
         raise AttributeError(f"module 'headlab' has no attribute {name!r}; it has {', '.join(__all__)}")
-    if _HOME[name].startswith("headlab.experiments"):
-        from headlab.report import page
-        from headlab.trials.results import render_with
-
-        render_with(page)
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

@@ -33,7 +33,7 @@ from headlab import organisms
 from headlab.experiments.scorecard import scorecard
 from headlab.experiments.subsets.simulator import simulated
 from headlab.experiments.thought_scorecard import thought_scorecard
-from headlab.experiments.training.cross_model import cross_model
+from headlab.experiments.training.across_models import cross_model
 from headlab.experiments.trial import builtin_claims, trial
 
 FOLDER = Path(__file__).parent / "golden"

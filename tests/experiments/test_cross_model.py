@@ -9,9 +9,10 @@ import pytest
 from headlab import organisms, report
 from headlab.claims import ClaimError
 from headlab.experiments import trial
+from headlab.experiments.training import across_models
 from headlab.experiments.training import cross_model as room
-from headlab.experiments.training.cross_model import cross_model, preset
-from headlab.experiments.training.models_table import counted_as
+from headlab.experiments.training.across_models import cross_model
+from headlab.experiments.training.models_table import PRESETS, counted_as, preset
 from headlab.experiments.trial import EXPERIMENTS, find_claim
 from headlab.store import Store
 
@@ -66,10 +67,10 @@ def test_a_reference_that_is_not_found_makes_the_table_void(crossed) -> None:
     _, result = crossed
     records = {r.model["name"]: {"parity": r} for r in result.children}
     wrong = {room.REFERENCES["planted"]: records[room.REFERENCES["unplanted"]]}
-    controls = room._references(wrong | {room.REFERENCES["unplanted"]: records["decimals-null-8"]}, "standard")
+    controls = across_models._references(wrong | {room.REFERENCES["unplanted"]: records["decimals-null-8"]}, "standard")
     assert [c.passed for c in controls] == [False, True]
     known = [records.get(m, {}) for m in MODELS]
-    reading, _ = room._read(find_claim("cross-model"), result.tables["models"], known, controls)
+    reading, _ = across_models._read(find_claim("cross-model"), result.tables["models"], known, controls)
     assert reading.verdict.outcome == "void"
 
 
@@ -109,7 +110,7 @@ def test_one_model_is_no_table(store) -> None:
 def test_the_command_takes_models_or_a_preset(store, capsys) -> None:
     from headlab.cli import crossing, main
 
-    assert crossing.PRESETS == room.PRESETS
+    assert crossing.PRESETS == PRESETS
     assert main(["cross-model", "--store", str(store)]) == 2
     assert main(["cross-model", "decimals-null-0", "--preset", "published", "--store", str(store)]) == 2
     assert main(["cross-model", "--preset", "nothing", "--store", str(store)]) == 2

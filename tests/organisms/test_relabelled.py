@@ -16,7 +16,7 @@ from headlab.experiments import load
 from headlab.heads import Heads
 from headlab.interventions import Intervention, World
 from headlab.organisms.recipes import RECIPES, SCATTERED
-from headlab.organisms.relabelling import moved_recipe
+from headlab.organisms.relabelled_making import moved_recipe
 from headlab.prompts import encode
 from headlab.tasks.decimals import decimals
 

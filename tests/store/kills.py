@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     assert headlab.store.Store and headlab.cli.show  # what the children need is there before they are
     if given.only != "store":
-        import headlab.experiments.training.cross_model
+        import headlab.experiments.training.across_models
         import headlab.experiments.training.emergence
         from headlab.thoughts import load
         from headlab.trials.record import source_hash

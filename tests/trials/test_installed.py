@@ -16,7 +16,8 @@ from headlab.claims import ClaimError
 from headlab.installed import InstalledError
 from headlab.prompts import PromptError
 from headlab.tasks import TASKS
-from headlab.trials.document import Document, known_scores
+from headlab.trials.document import Document
+from headlab.trials.fields import known_scores
 
 CODE = """
 from headlab.heads import Head

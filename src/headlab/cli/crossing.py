@@ -40,7 +40,7 @@ def cross_model(
     if (preset is None) == (not models):
         raise BadInput(f"name models, or one preset with --preset {'|'.join(PRESETS)}")
     from headlab.cli.progress import Meter
-    from headlab.experiments.training.cross_model import cross_model as compare
+    from headlab.experiments.training.across_models import cross_model as compare
 
     given = {
         "pairs": pairs, "matched_sets": matched_sets, "seed": seed, "device": device, "dtype": dtype,

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 from headlab.experiments.base import Result
 from headlab.experiments.docket import catalogue, run, slugs
-from headlab.experiments.trial import builtin_claims, find_claim, load, plan, repeat
+from headlab.experiments.known import builtin_claims, find_claim
+from headlab.experiments.trial import load, plan, repeat
 
 if TYPE_CHECKING:
     from headlab.experiments.demo import demo

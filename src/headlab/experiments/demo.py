@@ -17,7 +17,8 @@ from headlab import organisms
 from headlab.claims import Claim
 from headlab.effects import Progress, quiet
 from headlab.experiments.base import Result, handed_on
-from headlab.experiments.trial import adjusted, builtin_claims, trial
+from headlab.experiments.known import adjusted, builtin_claims
+from headlab.experiments.trial import trial
 from headlab.reading.callables import callable_as
 from headlab.stats import Estimate, clopper_pearson
 from headlab.store import Record, Run, Store

@@ -7,7 +7,8 @@ from typing import Any
 from headlab.experiments import scorecard, thought_scorecard
 from headlab.experiments.base import Result
 from headlab.experiments.fitting import THINKING, unread
-from headlab.experiments.trial import _BESIDE, EXPERIMENTS, builtin_claims, experiment, trial
+from headlab.experiments.known import builtin_claims
+from headlab.experiments.trial import _BESIDE, EXPERIMENTS, experiment, trial
 
 
 def catalogue() -> list[dict[str, str]]:

@@ -12,7 +12,8 @@ from textwrap import dedent, fill
 from types import ModuleType
 
 from headlab.claims import Claim, Prediction
-from headlab.experiments.trial import EXPERIMENTS, builtin_claims
+from headlab.experiments.known import builtin_claims
+from headlab.experiments.trial import EXPERIMENTS
 
 BEGIN, END = "<!-- begin: written by headlab.experiments.docket_page -->", "<!-- end -->"
 WIDTH = 118

@@ -20,6 +20,7 @@ from headlab.effects import Figure
 from headlab.experiments.base import Bench, Experiment, Outcome, choose_layer, eligibility, named
 from headlab.experiments.heads.parity import NAIVE
 from headlab.experiments.heads.relabelled import trials
+from headlab.experiments.known import builtin_claims
 from headlab.heads import even
 from headlab.prompts import encode
 from headlab.stats import Estimate, clopper_pearson
@@ -77,8 +78,6 @@ COLUMNS = ("relabelling", "layer", "outcome", "decided", "upheld", "naive", "con
 
 def parity_of(claim: Claim) -> Claim:
     """The claim ``parity`` as it stands, with this claim's sizes and seed."""
-    from headlab.experiments.trial import builtin_claims
-
     same = {k: getattr(claim, k) for k in ("task", "pairs", "selection_pairs", "matched_sets", "seed")}
     return builtin_claims()["parity"].model_copy(update={**same, "readings": ("standard",)})
 

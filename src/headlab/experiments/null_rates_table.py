@@ -60,7 +60,7 @@ def over_models(
     """
     import pandas as pd
 
-    from headlab.experiments.trial import adjusted, builtin_claims
+    from headlab.experiments.known import adjusted, builtin_claims
 
     entries = defaults() if models is None else listed(models)
     claim = adjusted(builtin_claims()["null-rates"], pairs=pairs, matched_sets=matched_sets, seed=seed)

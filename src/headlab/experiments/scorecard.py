@@ -19,8 +19,9 @@ from headlab.engine.identity import identity
 from headlab.engine.passes import EngineError
 from headlab.experiments.base import Result, handed_on
 from headlab.experiments.fitting import unread
+from headlab.experiments.known import builtin_claims
 from headlab.experiments.thinking import TASK as THINKING
-from headlab.experiments.trial import EXPERIMENTS, builtin_claims, load, trial
+from headlab.experiments.trial import EXPERIMENTS, load, trial
 from headlab.interventions import InterventionError
 from headlab.prompts import PromptError
 from headlab.stats import holm

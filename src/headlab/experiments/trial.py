@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from headlab.experiments.doses import (
 from headlab.experiments.exchanges import head_exchange, pattern_swap, reindexing
 from headlab.experiments.fitting import check_fit, check_prompts
 from headlab.experiments.heads import bug_rate, head_count, layer_scan, mechanism, parity, robustness
+from headlab.experiments.known import adjusted, builtin_claims, find_claim
 from headlab.experiments.subsets import reanalysis, simulator, spatial_patterns, subset_sweep
 from headlab.experiments.thinking import TASK as THINKING
 from headlab.experiments.thinking import ThoughtBench, draw_problems, read_problems
@@ -56,12 +55,11 @@ from headlab.heads import layer as all_heads
 from headlab.heads import pool
 from headlab.interventions import Intervention, World
 from headlab.prompts import PromptSet, remarks
-from headlab.reading import brief, problems, some
+from headlab.reading import brief, some
 from headlab.reading.callables import callable_as
 from headlab.store import Record, Store, content_hash
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
-from headlab.trials import registry
 from headlab.trials.document import Document
 from headlab.trials.experiment import Entry
 from headlab.trials.loading import load, load_thinker
@@ -111,45 +109,6 @@ EXPERIMENTS: dict[str, Entry] = {room.EXPERIMENT.slug: room.EXPERIMENT for room 
 """The docket.  A new module is added here; its claim stands in ``claims/SLUG.yaml``."""
 _BESIDE = {null_rates.EXPERIMENT.slug: null_rates.EXPERIMENT}
 """What checks headlab's own rule and is no published claim: tried like the others, in no scorecard."""
-
-
-@cache
-def builtin_claims() -> dict[str, Claim]:
-    """The claims that ship with headlab, by id."""
-    folder = resources.files("headlab.experiments") / "claims"
-    found = [
-        Claim.from_text(f.read_text("utf-8"), ".yaml", f.name) for f in folder.iterdir() if f.name.endswith(".yaml")
-    ]
-    return {c.id: c for c in sorted(found, key=lambda c: c.id)}
-
-
-def find_claim(claim: Claim | Document | Mapping[str, Any] | str | Path) -> Claim | Document:
-    """A claim as given, a built-in one by name, or one read from a file: a document where it declares ``worlds``."""
-    if isinstance(claim, Claim | Document):
-        return claim
-    if isinstance(claim, Mapping):
-        return registry.from_data(claim, "claim", {})
-    known = builtin_claims()
-    if str(claim) in known:
-        return known[str(claim)]
-    if Path(claim).suffix in {".yaml", ".yml", ".toml"}:
-        return registry.from_file(claim)
-    if str(claim) in (library := registry.library()):
-        return library[str(claim)]
-    raise ClaimError(f"no claim {str(claim)!r}; expected one of {', '.join(known)}, or a .yaml or .toml file")
-
-
-def adjusted(claim: Claim, **changes: Any) -> Claim:
-    """The claim with some fields changed, checked again (it is another claim then, with another hash)."""
-    given = {k: v for k, v in changes.items() if v is not None}
-    if not given:
-        return claim
-    from pydantic import ValidationError
-
-    try:
-        return Claim.model_validate({**claim.model_dump(), **given})
-    except ValidationError as error:
-        raise ClaimError(problems(error.errors(include_url=False, include_context=False), {})) from error
 
 
 def _prepared(

@@ -18,6 +18,7 @@ from . import evaluate
 from .cards import Card, Truth
 from .recipes import RECIPES, Architecture, ClusteredRecipe, Recipe, SeriesRecipe, rule_of
 from .relabelling import relabel
+from .shipped import names, path
 from .tokenizer import build_tokenizer
 from .training import Progress, build_model, cpu_threads, fit
 
@@ -87,8 +88,6 @@ def base_folder(scratch: Path, progress: Progress | None, threads: int) -> Calla
     """Where an organism stands that another starts from: shipped, or trained first in ``scratch``."""
 
     def base(name: str) -> Path:
-        from . import names, path
-
         if name in names():
             return path(name)
         return make(RECIPES[name], scratch / name, progress=progress, threads=threads, problems=1)

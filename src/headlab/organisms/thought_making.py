@@ -29,6 +29,7 @@ from headlab.thoughts.objective import Batch, encode_rows
 from headlab.thoughts.training import cpu_threads, train_codi, train_cot
 
 from .making import used_versions
+from .shipped import names, path
 from .thought_cards import Gap, Rate, ThoughtCard, Way
 from .thought_evaluate import Examiner, Replacement, replaced
 from .thought_recipes import ThoughtRecipe
@@ -230,8 +231,6 @@ def held_out(recipe: ThoughtRecipe, n: int, *, seed: int = HELD_OUT) -> list[Pro
 
 def shipped_twin(name: str) -> Codi | None:
     """The model of a shipped twin, or None when there is none of that name."""
-    from . import names, path
-
     return read_folder(path(name))[0] if name in names(task="thoughts") else None
 
 

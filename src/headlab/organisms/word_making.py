@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from . import word_evaluate as evaluate
 from .making import architecture_words, load, used_versions, write
+from .shipped import names, path
 from .training import Progress, build_model, cpu_threads, fit
 from .word_cards import Removal, WordCard
 from .word_recipes import WORD_RECIPES, WordRecipe
@@ -56,8 +57,6 @@ def make(
 
 def trained(recipe: WordRecipe, scratch: Path, *, threads: int, progress: Progress | None) -> PreTrainedModel:
     """The trained model; a planted one starts from its base: shipped, or trained first in ``scratch``."""
-    from . import names, path
-
     tokenizer = build_word_tokenizer()
     if recipe.base is None:
         model = build_model(recipe, tokenizer)

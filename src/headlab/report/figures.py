@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from headlab.effects import Figure
 from headlab.reading.shown import clean, cleaned
 
-from . import words
+from . import grids, marks, timeline, words
+from .marks import DASHES, NUMBER, SHAPES, TIP
 from .theme import theme
 
 if TYPE_CHECKING:
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
 WIDTH = 640
 """Width in pixels of a saved figure; on a page a figure is as wide as its column."""
-
-NUMBER, TIP = ".12~g", ".6~g"
-"""How an axis writes its numbers (no two of them alike, and 1,234,567 not as 1.23457e+6), and how a tooltip does."""
-
-_DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4], [1, 3]]
-_SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down"]
 
 
 def chart(figure: Figure) -> alt.LayerChart:
@@ -39,11 +34,8 @@ def chart(figure: Figure) -> alt.LayerChart:
     """
     import altair as alt
 
-    from . import grids
-    from .timeline import timeline
-
     drawers = {"null": _null, "curve": _curve, "estimates": _estimates, "pairs": _pairs}
-    drawers |= {"heatmap": grids.heatmap, "scatter": grids.scatter, "timeline": timeline}
+    drawers |= {"heatmap": grids.heatmap, "scatter": grids.scatter, "timeline": timeline.timeline}
     if figure.kind not in drawers:
         raise ValueError(f"no such kind of figure: {figure.kind!r}; expected one of {sorted(drawers)}")
     figure = replace(
@@ -90,18 +82,14 @@ def describe(figure: Figure) -> str:
     if figure.kind == "null":
         return _describe_null(figure)
     if figure.kind in {"heatmap", "scatter"}:
-        from . import grids
-
         return grids.describe(figure)
     if figure.kind == "timeline":
-        from . import timeline
-
         return timeline.describe(figure)
     threshold = (
         "" if o.get("threshold") is None else f" The dashed line is the threshold, {words.exact(o['threshold'])}."
     )
     if figure.kind == "curve":
-        series = words.listed(_series(figure))
+        series = words.listed(marks.series(figure))
         axes = f"{o.get('y_title', 'y')} against {o.get('x_title', 'x')}"
         return f"{axes} for {series}, with intervals.{threshold}"
     if figure.kind == "estimates":
@@ -158,66 +146,20 @@ def _offline() -> dict[str, Any]:
     return {"vl_version": vegalite_version(), "allowed_base_urls": []}
 
 
-def _data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
-    import altair as alt
-
-    return alt.InlineData(values=[{k: _finite(v) for k, v in row.items()} for row in rows])
-
-
-def _finite(value: Any) -> Any:
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _values(figure: Figure) -> list[float]:
-    values = (_finite(r.get("value")) for r in figure.data)
+    values = (marks.finite(r.get("value")) for r in figure.data)
     return [float(v) for v in values if v is not None]
-
-
-def _series(figure: Figure) -> list[str]:
-    return list(dict.fromkeys(str(r.get("series", "")) for r in figure.data))
-
-
-def _extent(*numbers: Any, zero_one: bool = True) -> list[float]:
-    """An axis that holds all the numbers with a little room; [0, 1] when they are all shares."""
-    known = [float(x) for x in (_finite(n) for n in numbers) if x is not None]
-    low, high = min(known, default=0.0), max(known, default=1.0)
-    if zero_one and low >= 0 and high <= 1:
-        return [0.0, 1.0]
-    room = 0.04 * (high - low) or max(0.5, abs(low) * 0.1)
-    return [low - room, high + room]
-
-
-def _threshold(value: Any, axis: str, extent: Sequence[float]) -> list[Any]:
-    """A dashed line at a threshold, named; ``axis`` is the axis that carries the threshold."""
-    import altair as alt
-
-    if _finite(value) is None:
-        return []
-    line = alt.Chart(_data([{"threshold": value, "label": f"threshold {words.exact(value)}"}]))
-    at = {axis: alt.datum(value, type="quantitative")}
-    if axis == "y":
-        name = line.mark_text(style="threshold-label", align="right", baseline="bottom", dy=-4).encode(
-            x=alt.value("width"), text="label:N", **at
-        )
-    else:
-        side = "left" if value - extent[0] < 0.6 * (extent[1] - extent[0]) else "right"
-        name = line.mark_text(style="threshold-label", align=side, dx=4 if side == "left" else -4).encode(
-            y=alt.value(-7), text="label:N", **at
-        )
-    return [line.mark_rule(style="threshold").encode(**at), name]
 
 
 def _null(figure: Figure) -> Any:
     import altair as alt
 
     o, values = figure.options, _values(figure)
-    observed, low, high = (_finite(o.get(k)) for k in ("observed", "low", "high"))
-    extent, step = _bins(_extent(*values, observed, low, high, o.get("threshold"), zero_one=False))
+    observed, low, high = (marks.finite(o.get(k)) for k in ("observed", "low", "high"))
+    extent, step = _bins(marks.extent(*values, observed, low, high, o.get("threshold"), zero_one=False))
     x_title, sets = o.get("x_title") or "value", o.get("unit") or "matched random sets"
     bars = (
-        alt.Chart(_data(figure.data))
+        alt.Chart(marks.data(figure.data))
         .transform_bin(["bin", "bin_end"], "value", bin=alt.Bin(step=step, extent=extent))
         .transform_aggregate(count="count()", groupby=["bin", "bin_end"])
         .encode(
@@ -247,7 +189,7 @@ def _null(figure: Figure) -> Any:
         extreme.transform = [alt.FilterTransform(beyond), *bars.transform]
         layers.append(extreme.mark_rect(style="beyond"))
         layers.extend(_observed(observed, low, high, str(o.get("label") or "observed"), extent))
-    return alt.layer(*layers, *_threshold(o.get("threshold"), "x", extent)).properties(height=240)
+    return alt.layer(*layers, *marks.threshold(o.get("threshold"), "x", extent)).properties(height=240)
 
 
 def _bins(extent: Sequence[float], about: int = 50) -> tuple[list[float], float]:
@@ -270,48 +212,36 @@ def _observed(
 
     shown = words.span(value, low, high)
     row = {"observed": value, "low": low, "high": high, "label": [label, shown], "shown": f"{label}: {shown}"}
-    base = alt.Chart(_data([row]))
+    base = alt.Chart(marks.data([row]))
     tip, at = alt.Tooltip("shown:N", title="observed"), alt.datum(value, type="quantitative")
-    marks = []
+    drawn = []
     if low is not None and high is not None:
-        marks.append(
+        drawn.append(
             base.mark_rect(style="observed-interval").encode(
                 x=alt.X("low:Q"), x2="high:Q", y=alt.value(0), y2=alt.value("height"), tooltip=tip
             )
         )
-    marks.append(base.mark_rule(style="observed").encode(x=at, tooltip=tip))
+    drawn.append(base.mark_rule(style="observed").encode(x=at, tooltip=tip))
     place = (value - extent[0]) / (extent[1] - extent[0])
     side = "right" if place > 2 / 3 else "left" if place < 1 / 3 else "center"
-    marks.append(
+    drawn.append(
         base.mark_text(
             style="observed-label", align=side, baseline="bottom", lineBreak="\n", dy=-20, lineHeight=15
         ).encode(x=at, y=alt.value(0), text="label:N")
     )
-    return marks
-
-
-def _legend(names: Sequence[str]) -> dict[str, Any]:
-    """One key for colour, dash and shape, below the plot; one column when the names are long."""
-    columns = 1 if max(map(len, names), default=0) > 22 else 2 if len(names) in (2, 4) else 3
-    return {
-        "orient": "bottom",
-        "columns": columns,
-        "title": None,
-        "symbolDash": [1, 0],
-        "symbolStrokeWidth": 0,
-    }
+    return drawn
 
 
 def _curve(figure: Figure) -> Any:
     import altair as alt
 
-    o, names = figure.options, _series(figure)
-    rows = [dict(r, series=str(r.get("series", ""))) for r in figure.data if _finite(r.get("y")) is not None]
+    o, names = figure.options, marks.series(figure)
+    rows = [dict(r, series=str(r.get("series", ""))) for r in figure.data if marks.finite(r.get("y")) is not None]
     whole = all(float(r["x"]).is_integer() for r in rows)
-    y = _extent(*(r.get(k) for r in rows for k in ("y", "low", "high")), o.get("threshold"))
-    key = alt.Legend(**_legend(names)) if len(names) > 1 else None
+    y = marks.extent(*(r.get(k) for r in rows for k in ("y", "low", "high")), o.get("threshold"))
+    key = alt.Legend(**marks.legend(names)) if len(names) > 1 else None
     colour = alt.Color("series:N", sort=names, scale=alt.Scale(domain=names), legend=key)
-    base = alt.Chart(_data(rows)).encode(
+    base = alt.Chart(marks.data(rows)).encode(
         x=alt.X(
             "x:Q",
             title=o.get("x_title") or "x",
@@ -329,17 +259,15 @@ def _curve(figure: Figure) -> Any:
     tips = ["series:N", *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("x", "y", "low", "high"))]
     band = base.mark_area(style="series-band").encode(y=alt.Y("low:Q", scale=alt.Scale(domain=y)), y2="high:Q")
     dash = alt.StrokeDash(
-        "series:N", sort=names, scale=alt.Scale(domain=names, range=_cycle(_DASHES, names)), legend=key
+        "series:N", sort=names, scale=alt.Scale(domain=names, range=marks.cycle(DASHES, names)), legend=key
     )
-    shape = alt.Shape("series:N", sort=names, scale=alt.Scale(domain=names, range=_cycle(_SHAPES, names)), legend=key)
+    shape = alt.Shape(
+        "series:N", sort=names, scale=alt.Scale(domain=names, range=marks.cycle(SHAPES, names)), legend=key
+    )
     line = base.mark_line().encode(y=up, strokeDash=dash)
     points = base.mark_point(filled=True, size=55, opacity=1).encode(y=up, shape=shape, tooltip=tips)
-    extra = _threshold(o.get("threshold"), "y", y)
+    extra = marks.threshold(o.get("threshold"), "y", y)
     return alt.layer(band, line, points, *extra).properties(height=280)
-
-
-def _cycle(values: Sequence[Any], names: Sequence[str]) -> list[Any]:
-    return [values[i % len(values)] for i in range(len(names))]
 
 
 def _estimates(figure: Figure) -> Any:
@@ -348,10 +276,10 @@ def _estimates(figure: Figure) -> Any:
     o = figure.options
     rows = [dict(r, label=_folded(r["label"]), group=str(r.get("group") or "")) for r in figure.data]
     labels, groups = (list(dict.fromkeys(r[k] for r in rows)) for k in ("label", "group"))
-    extent = _extent(*(r.get(k) for r in rows for k in ("value", "low", "high")), o.get("threshold"))
-    key = alt.Legend(**_legend(groups)) if len(groups) > 1 else None
+    extent = marks.extent(*(r.get(k) for r in rows for k in ("value", "low", "high")), o.get("threshold"))
+    key = alt.Legend(**marks.legend(groups)) if len(groups) > 1 else None
     step = alt.Step(max(16, 34 // max(1, len(groups)), *(13 * (1 + s.count("\n")) // len(groups) for s in labels)))
-    base = alt.Chart(_data(rows)).encode(
+    base = alt.Chart(marks.data(rows)).encode(
         y=alt.Y(
             "label:N",
             sort=labels,
@@ -372,11 +300,11 @@ def _estimates(figure: Figure) -> Any:
         x=alt.X("low:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format=NUMBER)),
         x2="high:Q",
     )
-    shapes = alt.Scale(domain=groups, range=_cycle(_SHAPES, groups))
+    shapes = alt.Scale(domain=groups, range=marks.cycle(SHAPES, groups))
     points = base.mark_point(filled=True, size=90, opacity=1).encode(
         x=alt.X("value:Q", scale=scale), shape=alt.Shape("group:N", sort=groups, scale=shapes, legend=key)
     )
-    extra = _threshold(o.get("threshold"), "x", extent)
+    extra = marks.threshold(o.get("threshold"), "x", extent)
     return alt.layer(bars, points, *extra).properties(height=step)
 
 
@@ -388,11 +316,11 @@ def _pairs(figure: Figure) -> Any:
     import altair as alt
 
     o = figure.options
-    rows = [dict(r, world=_folded(r["world"])) for r in figure.data if _finite(r.get("value")) is not None]
+    rows = [dict(r, world=_folded(r["world"])) for r in figure.data if marks.finite(r.get("value")) is not None]
     worlds = list(dict.fromkeys(r["world"] for r in rows))
-    extent = _extent(*(r["value"] for r in rows), o.get("threshold"), zero_one=False)
+    extent = marks.extent(*(r["value"] for r in rows), o.get("threshold"), zero_one=False)
     scale = alt.Scale(domain=extent, nice=False)
-    base = alt.Chart(_data(rows)).encode(
+    base = alt.Chart(marks.data(rows)).encode(
         x=alt.X("value:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format=NUMBER)),
         y=alt.Y(
             "world:N",
@@ -410,5 +338,5 @@ def _pairs(figure: Figure) -> Any:
     middle = base.mark_tick(style="middle", size=34).encode(
         x=alt.X("median(value):Q", scale=scale), tooltip=["world:N", "median(value):Q"]
     )
-    extra = _threshold(o.get("threshold"), "x", extent)
+    extra = marks.threshold(o.get("threshold"), "x", extent)
     return alt.layer(dots, middle, *extra).properties(height=alt.Step(54))

@@ -6,8 +6,8 @@ from typing import Any
 
 from headlab.effects import Figure
 
-from . import words
-from .figures import _SHAPES, NUMBER, TIP, _cycle, _data, _extent, _finite, _legend, _threshold
+from . import marks, words
+from .marks import NUMBER, SHAPES, TIP
 
 CELL = 17
 """Height of a cell in pixels."""
@@ -20,7 +20,7 @@ def heatmap(figure: Figure) -> Any:
     o = figure.options
     rows = [dict(r, x=str(r["x"]), y=str(r["y"]), panel=str(r.get("panel") or "")) for r in figure.data]
     xs, ys, panels = (list(dict.fromkeys(r[k] for r in rows)) for k in ("x", "y", "panel"))
-    known = [float(v) for v in (_finite(r.get("value")) for r in rows) if v is not None]
+    known = [float(v) for v in (marks.finite(r.get("value")) for r in rows) if v is not None]
     diverging = min(known, default=0.0) < 0 < max(known, default=1.0)
     top = max(map(abs, known), default=1.0) or 1.0
     domain = [-top, top] if diverging else [min(0.0, *known, 0.0), top]
@@ -35,7 +35,7 @@ def heatmap(figure: Figure) -> Any:
     )
     tips = [*(["panel:N"] if len(panels) > 1 else []), "y:N", "x:N", alt.Tooltip("value:Q", format=TIP)]
     plain = alt.Axis(grid=False, ticks=False, domain=False)
-    base = alt.Chart(_data(rows))
+    base = alt.Chart(marks.data(rows))
     if len(panels) == 1:
         drawn = base.mark_rect().encode(
             x=across, y=alt.Y("y:N", sort=ys, title=o.get("y_title"), axis=plain), color=colour, tooltip=tips
@@ -57,11 +57,11 @@ def scatter(figure: Figure) -> Any:
 
     o = figure.options
     rows = [dict(r, group=str(r.get("group") or ""), label=str(r.get("label") or "")) for r in figure.data]
-    rows = [r for r in rows if _finite(r.get("x")) is not None and _finite(r.get("y")) is not None]
+    rows = [r for r in rows if marks.finite(r.get("x")) is not None and marks.finite(r.get("y")) is not None]
     groups = list(dict.fromkeys(r["group"] for r in rows))
-    x, y = (_extent(*(r[k] for r in rows), zero_one=False) for k in ("x", "y"))
-    key = alt.Legend(**_legend(groups)) if len(groups) > 1 else None
-    base = alt.Chart(_data(rows)).encode(
+    x, y = (marks.extent(*(r[k] for r in rows), zero_one=False) for k in ("x", "y"))
+    key = alt.Legend(**marks.legend(groups)) if len(groups) > 1 else None
+    base = alt.Chart(marks.data(rows)).encode(
         x=alt.X(
             "x:Q", title=o.get("x_title") or "x", scale=alt.Scale(domain=x, nice=False), axis=alt.Axis(format=NUMBER)
         ),
@@ -71,7 +71,7 @@ def scatter(figure: Figure) -> Any:
         color=alt.Color("group:N", sort=groups, scale=alt.Scale(domain=groups), legend=key),
         tooltip=["label:N", "group:N", *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("x", "y"))],
     )
-    shapes = alt.Scale(domain=groups, range=_cycle(_SHAPES, groups))
+    shapes = alt.Scale(domain=groups, range=marks.cycle(SHAPES, groups))
     layers: list[Any] = [
         base.mark_point(filled=True, size=80, opacity=0.85).encode(
             shape=alt.Shape("group:N", sort=groups, scale=shapes, legend=key)
@@ -79,7 +79,7 @@ def scatter(figure: Figure) -> Any:
     ]
     if o.get("named"):
         layers.append(base.mark_text(align="left", dx=7, fontSize=10).encode(text="label:N"))
-    return alt.layer(*layers, *_threshold(o.get("threshold"), "y", y)).properties(height=340)
+    return alt.layer(*layers, *marks.threshold(o.get("threshold"), "y", y)).properties(height=340)
 
 
 def describe(figure: Figure) -> str:
@@ -89,7 +89,7 @@ def describe(figure: Figure) -> str:
         groups = list(dict.fromkeys(str(r.get("group") or "") for r in figure.data))
         said = f" in {words.listed(groups)}" if len(groups) > 1 else ""
         return f"{len(figure.data)} points{said}: {o.get('y_title', 'y')} against {o.get('x_title', 'x')}."
-    known = [(float(v), r) for r in figure.data if (v := _finite(r.get("value"))) is not None]
+    known = [(float(v), r) for r in figure.data if (v := marks.finite(r.get("value"))) is not None]
     if not known:
         return "A table of cells without a value."
     most, least = max(known, key=lambda c: c[0]), min(known, key=lambda c: c[0])

@@ -12,8 +12,8 @@ from typing import Any
 
 from headlab.effects import Figure
 
-from . import words
-from .figures import _DASHES, _SHAPES, NUMBER, TIP, _cycle, _data, _extent, _finite, _legend, _series, _threshold
+from . import marks, words
+from .marks import DASHES, NUMBER, SHAPES, TIP
 
 HEIGHT = 300
 """Height of the plot in pixels, without the lanes."""
@@ -25,14 +25,14 @@ def timeline(figure: Figure) -> Any:
     """Rows ``{"x", "y", "low", "high", "series"}``; options ``looks``, ``onsets``, ``bands``, ``threshold``."""
     import altair as alt
 
-    o, names = figure.options, _series(figure)
-    rows = [dict(r, series=str(r.get("series", ""))) for r in figure.data if _finite(r.get("y")) is not None]
+    o, names = figure.options, marks.series(figure)
+    rows = [dict(r, series=str(r.get("series", ""))) for r in figure.data if marks.finite(r.get("y")) is not None]
     bands, looks = list(o.get("bands", ())), [float(x) for x in o.get("looks", ()) or {r["x"] for r in rows}]
-    ends = _extent(*(r.get(k) for r in rows for k in ("y", "low", "high")), o.get("threshold"))
+    ends = marks.extent(*(r.get(k) for r in rows for k in ("y", "low", "high")), o.get("threshold"))
     pixels = HEIGHT + LANE * len(bands) + (LANE if o.get("onsets") else 0)
     unit = (ends[1] - ends[0]) / HEIGHT
     domain = [ends[0], ends[0] + unit * pixels]
-    key = alt.Legend(**_legend(names)) if len(names) > 1 else None
+    key = alt.Legend(**marks.legend(names)) if len(names) > 1 else None
     colour = alt.Color("series:N", sort=names, scale=alt.Scale(domain=names), legend=key)
     small = min((x for x in looks if x > 0), default=1.0)
     span = [min(looks), max(looks)]
@@ -46,26 +46,28 @@ def timeline(figure: Figure) -> Any:
 
     whole_y = alt.Scale(domain=domain, nice=False)
     up = alt.Y("y:Q", title=o.get("y_title") or "y", scale=whole_y, axis=alt.Axis(format=NUMBER, values=_ticks(ends)))
-    base = alt.Chart(_data(rows)).encode(x=across("x"), color=colour)
+    base = alt.Chart(marks.data(rows)).encode(x=across("x"), color=colour)
     tips = [
         "series:N",
         alt.Tooltip("x:Q", title="step", format=",d"),
         *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("y", "low", "high")),
     ]
     dash = alt.StrokeDash(
-        "series:N", sort=names, scale=alt.Scale(domain=names, range=_cycle(_DASHES, names)), legend=key
+        "series:N", sort=names, scale=alt.Scale(domain=names, range=marks.cycle(DASHES, names)), legend=key
     )
-    shape = alt.Shape("series:N", sort=names, scale=alt.Scale(domain=names, range=_cycle(_SHAPES, names)), legend=key)
+    shape = alt.Shape(
+        "series:N", sort=names, scale=alt.Scale(domain=names, range=marks.cycle(SHAPES, names)), legend=key
+    )
     layers = [
         base.mark_area(style="series-band").encode(y=alt.Y("low:Q", scale=whole_y), y2="high:Q"),
         base.mark_line(strokeWidth=1.2, opacity=0.7).encode(y=up, strokeDash=dash),
         base.mark_point(filled=True, size=60, opacity=1).encode(y=up, shape=shape, tooltip=tips),
-        alt.Chart(_data([{"x": x} for x in looks])).mark_tick(orient="vertical", size=9, thickness=1.5, style="null").encode(
+        alt.Chart(marks.data([{"x": x} for x in looks])).mark_tick(orient="vertical", size=9, thickness=1.5, style="null").encode(
             x=across("x"), y=alt.value(pixels - 5), tooltip=[alt.Tooltip("x:Q", title="looked at step", format=",d")]
         ),
         *_lanes(bands, names, ends[1], unit, _place(span, small), across),
         *_onsets(o.get("onsets", ()), domain[1] - unit * LANE / 2, _place(span, small), across),
-        *_threshold(o.get("threshold"), "y", ends),
+        *marks.threshold(o.get("threshold"), "y", ends),
     ]  # fmt: skip
     return alt.layer(*layers).properties(height=pixels)
 
@@ -102,7 +104,7 @@ def _lanes(
             }
         )  # fmt: skip
     colour = alt.Color("series:N", sort=list(names), scale=alt.Scale(domain=list(names)), legend=None)
-    base = alt.Chart(_data(rows)).encode(color=colour, tooltip=alt.Tooltip("said:N", title="change"))
+    base = alt.Chart(marks.data(rows)).encode(color=colour, tooltip=alt.Tooltip("said:N", title="change"))
     height = {"y": alt.Y("bottom:Q"), "y2": "top:Q"}
     out = [
         base.mark_rect(opacity=0.3).encode(x=across("low"), x2="high:Q", **height),
@@ -127,7 +129,7 @@ def _onsets(
 
     out = []
     for onset in onsets:
-        base = alt.Chart(_data([dict(onset)]))
+        base = alt.Chart(marks.data([dict(onset)]))
         out.append(base.mark_rule(style="threshold").encode(x=across("x")))
         late = place(onset["x"]) > 0.45
         out.append(
@@ -164,7 +166,7 @@ def _ticks(ends: Sequence[float]) -> list[float]:
 def describe(figure: Figure) -> str:
     """The alternative text: where each line starts and ends, and where changes were found."""
     o, parts = figure.options, []
-    for name in _series(figure):
+    for name in marks.series(figure):
         rows = sorted((r for r in figure.data if str(r.get("series", "")) == name), key=lambda r: r["x"])
         ends = (f"{words.span(r['y'])} at step {words.exact(r['x'])}" for r in (rows[0], rows[-1]))
         parts.append(f"{name}: {', '.join(ends)}")

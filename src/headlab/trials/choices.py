@@ -17,6 +17,7 @@ from headlab.heads import layer as whole_layer
 from headlab.interventions import Intervention, World
 from headlab.trials import expressions, score_files, scores, sets
 from headlab.trials.document import Document
+from headlab.trials.fields import needs_layer
 from headlab.trials.measured import Measured, name_of
 from headlab.trials.sets import Family, Resolved, Scene, SetSpec
 from headlab.trials.statistics import Statistics, cells
@@ -197,23 +198,3 @@ def _used(read: expressions.Expression, made: Mapping[str, Sequence[Arm]]) -> li
     for term in read.terms:
         out += [a for a in made[term.world] if not term.cell or tuple(a.values) == term.cell]
     return out
-
-
-def needs_layer(doc: Document) -> bool:
-    """Whether a pool leaves its layer to the document."""
-    specs = [s for spec in doc.set_specs().values() for s in spec.walk()]
-    specs += [s for ws in doc.world_axes().values() for w in ws for s in w.spec.walk()]
-    return any(s.kind == "pool" and not s.layers for s in specs)
-
-
-def needs_selection(doc: Document) -> bool:
-    """Whether anything is fitted on selection prompts."""
-    specs = [s for spec in doc.set_specs().values() for s in spec.walk()]
-    specs += [s for ws in doc.world_axes().values() for w in ws for s in w.spec.walk()]
-    by_score = any(s.by for s in specs) or bool(doc.scores)
-    fitted = any(
-        w.at(c).write in {"mean", "resample", "add"} for ws in doc.world_axes().values() for w in ws for c in w.cells()
-    )
-    norm = doc.reference is not None and "norm" in doc.reference.match
-    chosen = doc.layer == "auto" and doc.layer_rule == "most" and needs_layer(doc)
-    return by_score or fitted or norm or chosen or doc.thinking

@@ -13,15 +13,8 @@ from pydantic import ValidationError
 from headlab.reading import brief
 from headlab.tasks.grading import Grader
 from headlab.trials import expressions, over, sets, thought_worlds
-from headlab.trials.document import (
-    ABLATIONS,
-    PER_TOKEN,
-    READOUTS,
-    Document,
-    WriteAxes,
-    known_scores,
-)
 from headlab.trials.expressions import CURVES, DOSED, Expression, ExpressionError, Term
+from headlab.trials.fields import ABLATIONS, PER_TOKEN, READOUTS, Fields, WriteAxes, known_scores
 from headlab.trials.sets import FAMILIES, SetSpec
 from headlab.trials.sources import Fault, Place, partnerless, task, write_of
 
@@ -29,7 +22,7 @@ NUMERIC = ("amount",)
 """Axes along which a statistic may have a slope; every other axis is nominal."""
 
 
-def faults(doc: Document) -> Iterator[Fault]:
+def faults(doc: Fields) -> Iterator[Fault]:
     """``(place, message)`` of every fault, in the order in which a reader meets them."""
     if not doc.sets and not doc.thinking:
         yield (("sets",), "a document names its heads, such as sets: {named: L3H1 L5H0}")
@@ -51,7 +44,7 @@ def faults(doc: Document) -> Iterator[Fault]:
     yield from _honesty(doc)
 
 
-def _readable(doc: Document) -> Iterator[Fault]:
+def _readable(doc: Fields) -> Iterator[Fault]:
     """Sets and worlds that cannot be read at all."""
     for name, value in doc.sets.items():
         try:
@@ -71,7 +64,7 @@ def _readable(doc: Document) -> Iterator[Fault]:
                 yield (place, str(error))
 
 
-def is_family(doc: Document, spec: SetSpec) -> bool:
+def is_family(doc: Fields, spec: SetSpec) -> bool:
     """Whether a set stands for several."""
     declared = doc.set_specs()
     return any(
@@ -80,7 +73,7 @@ def is_family(doc: Document, spec: SetSpec) -> bool:
     )
 
 
-def _readouts(doc: Document) -> Iterator[Fault]:
+def _readouts(doc: Fields) -> Iterator[Fault]:
     for name, spec in doc.readouts.items():
         kind = spec.get("kind")
         place = ("readout", name) if not isinstance(doc.readout, str) else ("readout",)
@@ -128,7 +121,7 @@ def _range(value: Any) -> bool:
     return whole and 0 <= value[0] < value[1]
 
 
-def _sets(doc: Document) -> Iterator[Fault]:
+def _sets(doc: Fields) -> Iterator[Fault]:
     declared = doc.set_specs()
     for name, spec in declared.items():
         if name in {"all", "selection"}:
@@ -140,7 +133,7 @@ def _sets(doc: Document) -> Iterator[Fault]:
             yield (("sets", name), f"no score {score!r}; expected one of {known}")
 
 
-def _scores(doc: Document) -> Iterator[Fault]:
+def _scores(doc: Fields) -> Iterator[Fault]:
     for name, spec in doc.scores.items():
         place = ("scores", name)
         if isinstance(spec, dict):
@@ -172,11 +165,11 @@ def _scores(doc: Document) -> Iterator[Fault]:
             )
 
 
-def _family_world(doc: Document, world: str) -> bool:
+def _family_world(doc: Fields, world: str) -> bool:
     return any(is_family(doc, w.spec) for w in doc.world_axes()[world])
 
 
-def _circles(doc: Document) -> Iterator[Fault]:
+def _circles(doc: Fields) -> Iterator[Fault]:
     """Sets that need themselves: through other sets, or through scores measured in worlds of theirs."""
     declared, worlds = doc.set_specs(), doc.world_axes()
 
@@ -214,7 +207,7 @@ def _circles(doc: Document) -> Iterator[Fault]:
             return  # said where the score stands
 
 
-def _worlds(doc: Document) -> Iterator[Fault]:
+def _worlds(doc: Fields) -> Iterator[Fault]:
     declared = doc.set_specs()
     single = partnerless(doc)
     for name, writes in doc.world_axes().items():
@@ -234,7 +227,7 @@ def _worlds(doc: Document) -> Iterator[Fault]:
             yield from write_of(doc, place, write, single)
 
 
-def _reference(doc: Document) -> Iterator[Fault]:
+def _reference(doc: Fields) -> Iterator[Fault]:
     ranks = [p for p in doc.predictions if p.op == "rank<"]
     ref = doc.reference
     if ref is None:
@@ -262,7 +255,7 @@ def _reference(doc: Document) -> Iterator[Fault]:
         yield (("reference", "among"), f"no set {inner!r}; declared are {', '.join(declared)}")
 
 
-def _predictions(doc: Document) -> Iterator[Fault]:
+def _predictions(doc: Fields) -> Iterator[Fault]:
     for n, p in enumerate(doc.predictions):
         place = ("predictions", n, "statistic")
         text = p.statistic
@@ -283,7 +276,7 @@ def _predictions(doc: Document) -> Iterator[Fault]:
         yield from _shape(doc, read, place)
 
 
-def _terms(doc: Document, read: Expression, place: Place) -> Iterator[Fault]:
+def _terms(doc: Fields, read: Expression, place: Place) -> Iterator[Fault]:
     readouts, single = doc.readouts, partnerless(doc)
     for term in read.terms:
         if term.world not in doc.worlds:
@@ -315,7 +308,7 @@ def _terms(doc: Document, read: Expression, place: Place) -> Iterator[Fault]:
         yield from _cell(doc, term, place)
 
 
-def _cell(doc: Document, term: Term, place: Place) -> Iterator[Fault]:
+def _cell(doc: Fields, term: Term, place: Place) -> Iterator[Fault]:
     axes = axes_of(doc, term.world)
     dosed = [a for a in axes if a in NUMERIC]
     if term.word in DOSED and not dosed:
@@ -332,7 +325,7 @@ def _cell(doc: Document, term: Term, place: Place) -> Iterator[Fault]:
         yield (place, f"{term.world} has doses; pin one ({term.world}/{axes[dosed[0]][0]}) or use slope or dose50")
 
 
-def axes_of(doc: Document, world: str) -> dict[str, tuple[Any, ...]]:
+def axes_of(doc: Fields, world: str) -> dict[str, tuple[Any, ...]]:
     """The axes of a world, by field; one that is computed in another world has that world's too."""
     out: dict[str, tuple[Any, ...]] = {}
     for write in doc.world_axes()[world]:
@@ -343,7 +336,7 @@ def axes_of(doc: Document, world: str) -> dict[str, tuple[Any, ...]]:
     return out
 
 
-def _shape(doc: Document, read: Expression, place: Place) -> Iterator[Fault]:
+def _shape(doc: Fields, read: Expression, place: Place) -> Iterator[Fault]:
     """Families need a word for all of them; bare worlds of one expression have the same cells."""
     known = [t for t in read.terms if t.world in doc.worlds]
     families = [t for t in known if _family_world(doc, t.world) and t.word != "spearman"]
@@ -363,7 +356,7 @@ def _shape(doc: Document, read: Expression, place: Place) -> Iterator[Fault]:
                 yield (place, f"{term.world} has other values of {axis} than another world here; pin the cells")
 
 
-def _honesty(doc: Document) -> Iterator[Fault]:
+def _honesty(doc: Fields) -> Iterator[Fault]:
     literal = [n for n, s in doc.set_specs().items() if s.literal]
     literal += [n for n, writes in doc.world_axes().items() if any(w.spec.literal for w in writes)]
     literal += [n for n, s in doc.scores.items() if isinstance(s, dict) and "file" in s]
@@ -381,7 +374,7 @@ def _honesty(doc: Document) -> Iterator[Fault]:
         )
 
 
-def ablations_left_out(doc: Document) -> tuple[str, ...]:
+def ablations_left_out(doc: Fields) -> tuple[str, ...]:
     """Ablations among zero, mean and resample that some world which ablates does not try."""
     missing: set[str] = set()
     for writes in doc.world_axes().values():

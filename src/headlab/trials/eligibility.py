@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from headlab.stats import Estimate, clustered_rate
 from headlab.stats.figures import exact_percent, percent
-from headlab.trials.document import PER_TOKEN, Document
+from headlab.trials.document import Document
+from headlab.trials.fields import PER_TOKEN
 from headlab.trials.measured import Measured, kind_of, name_of, right
 
 CLEAN_AT_LEAST, CORRUPTED_AT_MOST, PAIRS_AT_LEAST = 0.9, 0.5, 100

@@ -9,9 +9,10 @@ from typing import Any
 
 from headlab.claims import ClaimError
 from headlab.heads import Grid, Heads
-from headlab.trials import choices, words
+from headlab.trials import words
 from headlab.trials.consistency import ablations_left_out
-from headlab.trials.document import ALWAYS, Document
+from headlab.trials.document import Document
+from headlab.trials.fields import ALWAYS, needs_selection
 from headlab.trials.lending import cannot_lend
 from headlab.trials.references import Matching, least_p, redrawn
 from headlab.trials.sets import Family, Scene, SetError, everything, resolve
@@ -79,7 +80,7 @@ def _axes(doc: Document, world: str) -> str:
 
 
 def _chosen(doc: Document) -> Iterator[str]:
-    if choices.needs_selection(doc):
+    if needs_selection(doc):
         yield f"on up to {doc.selection_pairs} selection prompts that share no cluster with the {doc.pairs} test prompts"
     else:
         yield f"nothing: all {doc.pairs} prompts are test prompts"

@@ -13,7 +13,8 @@ from headlab.heads import layer as whole_layer
 from headlab.material import Direction, Material
 from headlab.prompts import EncodedPair, PromptSet, encode
 from headlab.tasks import TASKS
-from headlab.trials.document import Document, Donors, Write
+from headlab.trials.document import Document
+from headlab.trials.fields import Donors, Write, needs_layer
 from headlab.trials.prompts import beside
 from headlab.trials.subject import oriented
 from headlab.trials.worlds import direction_name, populations
@@ -55,8 +56,6 @@ def population(subject: Any, donors: Donors, folder: Path) -> list[EncodedPair]:
 
 def subject_needs_mean(doc: Document) -> bool:
     """Whether a layer is chosen by ablation: its means come from selection prompts too."""
-    from headlab.trials.choices import needs_layer
-
     return doc.edit == "clean" and doc.layer == "auto" and doc.layer_rule == "most" and needs_layer(doc)
 
 

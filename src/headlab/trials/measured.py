@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headlab.trials.document import WORSE_WHEN_HIGHER, Document
+from headlab.trials.document import Document
+from headlab.trials.fields import WORSE_WHEN_HIGHER
 from headlab.trials.worlds import Arm
 
 Array = NDArray[np.float64]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headlab.claims import ClaimError, Prediction
-from headlab.trials.document import THINKING, Document
+from headlab.trials.fields import THINKING, Fields
 from headlab.trials.sources import Fault
 
 Strata = list[tuple[str, NDArray[np.bool_]]]
@@ -21,7 +21,7 @@ LEAST = 2
 """Prompts that a stratum needs: with one there is no interval."""
 
 
-def faults(doc: Document) -> Iterator[Fault]:
+def faults(doc: Fields) -> Iterator[Fault]:
     """What ``over`` says that is not understood."""
     label = doc.over.get("stratum")
     if doc.task.get("name") == THINKING and (doc.over or doc.as_published is not None):
@@ -43,7 +43,7 @@ def faults(doc: Document) -> Iterator[Fault]:
             )
 
 
-def strata(doc: Document, subject: Any) -> Strata:
+def strata(doc: Fields, subject: Any) -> Strata:
     """The strata by name, each with the prompts in it; none without ``over``.  Raises ClaimError for an unknown label."""
     if not doc.over:
         return []

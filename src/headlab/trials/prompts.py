@@ -9,8 +9,8 @@ from typing import Any
 from headlab.claims import ClaimError
 from headlab.prompts import EncodedPair, PromptError, PromptSet, encode
 from headlab.tasks import TASKS
-from headlab.trials.choices import needs_selection
 from headlab.trials.document import Document
+from headlab.trials.fields import needs_selection
 
 MOST_SELECTED = 0.25
 """Of a file with fewer pairs than asked for, at most this share is kept for choosing."""

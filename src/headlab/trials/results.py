@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from headlab.effects import Figure
+from headlab.report import page
 from headlab.store import Record, Store
 
 if TYPE_CHECKING:
@@ -41,19 +42,9 @@ class Result:
         return f"Result({self.record.id}: {said})"
 
     def _repr_html_(self) -> str:
-        """The report in a frame, where a page maker is known (``import headlab`` gives one)."""
-        if not _PAGE:
-            return f"<pre>{escape(repr(self))}</pre>"
-        whole = _PAGE[0](self.record, dict(self.tables), list(self.children))
+        """The report in a frame."""
+        whole = page(self.record, dict(self.tables), list(self.children))
         return f'<iframe srcdoc="{escape(whole)}" width="100%" height="900" title="{escape(repr(self))}"></iframe>'
-
-
-_PAGE: list[Callable[..., str]] = []
-
-
-def render_with(page: Callable[..., str]) -> None:
-    """Let notebooks show results by ``page(record, tables, children)`` (the report room stands above this one)."""
-    _PAGE[:] = [page]
 
 
 def handed_on(home: Store, record: Record) -> Result:

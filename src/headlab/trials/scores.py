@@ -28,7 +28,7 @@ from headlab.heads import Head, Heads
 from headlab.interventions import role_positions
 from headlab.prompts import Encoded
 from headlab.trials import token_scores
-from headlab.trials.document import MORE_SCORES, known_scores
+from headlab.trials.fields import MORE_SCORES, known_scores
 
 REPEATED = 24
 ROWS = 32

@@ -11,13 +11,13 @@ from typing import Any
 
 from headlab.installed import InstalledError
 from headlab.reading import brief
-from headlab.trials.document import Document, Write, WriteAxes
+from headlab.trials.fields import Fields, Write, WriteAxes
 
 Place = tuple[Any, ...]
 Fault = tuple[Place, str]
 
 
-def partnerless(doc: Document) -> bool:
+def partnerless(doc: Fields) -> bool:
     """Whether the task is known to have no corrupted prompt: a corpus, or a generator that gives single prompts."""
     from headlab.tasks import TASKS
 
@@ -27,7 +27,7 @@ def partnerless(doc: Document) -> bool:
     return task is not None and not task.partner
 
 
-def task(doc: Document) -> Iterator[Fault]:
+def task(doc: Fields) -> Iterator[Fault]:
     """Where the prompts come from (problems of thinking models: :mod:`headlab.trials.thought_worlds`)."""
     if doc.thinking:
         return
@@ -70,7 +70,7 @@ def _options(given: Mapping[str, Any], kind: str, allowed: Mapping[str, Any], pl
             yield ((*place, key), f"given {brief(value)}, expected something like {allowed[key]!r}")
 
 
-def _donors(doc: Document, place: Place, one: Write) -> Iterator[Fault]:
+def _donors(doc: Fields, place: Place, one: Write) -> Iterator[Fault]:
     """Whose activations a mean or resample writes."""
     if isinstance(one.mean.over, dict):
         yield from _named(one.mean.over, "name", place)
@@ -78,7 +78,7 @@ def _donors(doc: Document, place: Place, one: Write) -> Iterator[Fault]:
         yield (place, "mean: run: other takes the other prompt of each pair, and this task gives single prompts")
 
 
-def write_of(doc: Document, place: Place, write: WriteAxes, single: bool) -> Iterator[Fault]:
+def write_of(doc: Fields, place: Place, write: WriteAxes, single: bool) -> Iterator[Fault]:
     """Every cell of a write."""
     for cell in write.cells():
         one = write.at(cell)

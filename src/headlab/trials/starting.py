@@ -7,7 +7,7 @@ from pathlib import Path
 from headlab.claims import ClaimError
 from headlab.heads import Heads
 from headlab.stats.figures import exact_percent
-from headlab.trials.document import ABLATIONS, THINKING
+from headlab.trials.fields import ABLATIONS, THINKING
 
 LOST, LEVEL = 0.2, 0.05
 

@@ -17,7 +17,7 @@ from headlab.heads import layer as whole_layer
 from headlab.interventions import Intervention
 from headlab.reading import brief
 from headlab.thoughts.worlds import Force, Layout, Replace, ThoughtWorld
-from headlab.trials.document import Document, Write, WriteAxes
+from headlab.trials.fields import Fields, Write, WriteAxes, needs_layer
 
 Place = tuple[Any, ...]
 Fault = tuple[Place, str]
@@ -110,7 +110,7 @@ def cut(grid: Grid, n_thoughts: int, one: Force) -> list[Part]:
 # -- what cannot be said --------------------------------------------------------------------------------------
 
 
-def faults(doc: Document) -> Iterator[Fault]:
+def faults(doc: Fields) -> Iterator[Fault]:
     """What a document about a thinking model, or one that is about another, cannot say."""
     for name, writes in doc.world_axes().items():
         place = ("worlds", name)
@@ -136,8 +136,6 @@ def faults(doc: Document) -> Iterator[Fault]:
             ("worlds",),
             "means and donors of a thinking model come from one place: mean: {over: selection}, or test",
         )
-    from headlab.trials.choices import needs_layer
-
     if needs_layer(doc) and doc.layer == "auto" and doc.layer_rule == "most":
         yield (("layer",), "a thinking model has no layer that is chosen: name it, or layer_rule: every")
 

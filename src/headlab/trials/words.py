@@ -14,8 +14,9 @@ from headlab.stats.figures import exact, exact_percent
 from headlab.thoughts.worlds import ThoughtWorld
 from headlab.trials import expressions
 from headlab.trials.consistency import axes_of
-from headlab.trials.document import WORSE_WHEN_HIGHER, Document, Write, WriteAxes
+from headlab.trials.document import Document
 from headlab.trials.expressions import Expression, Term
+from headlab.trials.fields import WORSE_WHEN_HIGHER, Write, WriteAxes
 from headlab.trials.sets import Family, Resolved, SetSpec
 from headlab.trials.sources import partnerless
 from headlab.trials.worlds import Arm

@@ -16,7 +16,8 @@ from headlab.interventions import Intervention, World, lasts
 from headlab.thoughts.worlds import ThoughtWorld
 from headlab.trials import thought_worlds
 from headlab.trials.consistency import NUMERIC, axes_of
-from headlab.trials.document import ABLATIONS, Document, Donors, Write, WriteAxes
+from headlab.trials.document import Document
+from headlab.trials.fields import ABLATIONS, Donors, Write, WriteAxes
 from headlab.trials.sets import Family, Resolved
 
 FITTED = frozenset({"mean", "resample"})

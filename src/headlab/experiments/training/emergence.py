@@ -35,7 +35,8 @@ def emergence(
 
     Raises SeriesError for a list that makes no series, and what :func:`headlab.trial` raises.
     """
-    from headlab.experiments.trial import adjusted, builtin_claims, trial
+    from headlab.experiments.known import adjusted, builtin_claims
+    from headlab.experiments.trial import trial
 
     given = [models] if isinstance(models, str) else list(models)
     runs = listed(given, list(revisions))

@@ -1,0 +1,82 @@
+"""What charts are made of: axes, thresholds, legends, dashes and shapes; every kind of chart uses them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from headlab.effects import Figure
+
+from . import words
+
+if TYPE_CHECKING:
+    import altair as alt
+
+NUMBER, TIP = ".12~g", ".6~g"
+"""How an axis writes its numbers (no two of them alike, and 1,234,567 not as 1.23457e+6), and how a tooltip does."""
+
+DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4], [1, 3]]
+SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down"]
+
+
+def data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
+    import altair as alt
+
+    return alt.InlineData(values=[{k: finite(v) for k, v in row.items()} for row in rows])
+
+
+def finite(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def series(figure: Figure) -> list[str]:
+    return list(dict.fromkeys(str(r.get("series", "")) for r in figure.data))
+
+
+def extent(*numbers: Any, zero_one: bool = True) -> list[float]:
+    """An axis that holds all the numbers with a little room; [0, 1] when they are all shares."""
+    known = [float(x) for x in (finite(n) for n in numbers) if x is not None]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    if zero_one and low >= 0 and high <= 1:
+        return [0.0, 1.0]
+    room = 0.04 * (high - low) or max(0.5, abs(low) * 0.1)
+    return [low - room, high + room]
+
+
+def threshold(value: Any, axis: str, extent: Sequence[float]) -> list[Any]:
+    """A dashed line at a threshold, named; ``axis`` is the axis that carries the threshold."""
+    import altair as alt
+
+    if finite(value) is None:
+        return []
+    line = alt.Chart(data([{"threshold": value, "label": f"threshold {words.exact(value)}"}]))
+    at = {axis: alt.datum(value, type="quantitative")}
+    if axis == "y":
+        name = line.mark_text(style="threshold-label", align="right", baseline="bottom", dy=-4).encode(
+            x=alt.value("width"), text="label:N", **at
+        )
+    else:
+        side = "left" if value - extent[0] < 0.6 * (extent[1] - extent[0]) else "right"
+        name = line.mark_text(style="threshold-label", align=side, dx=4 if side == "left" else -4).encode(
+            y=alt.value(-7), text="label:N", **at
+        )
+    return [line.mark_rule(style="threshold").encode(**at), name]
+
+
+def legend(names: Sequence[str]) -> dict[str, Any]:
+    """One key for colour, dash and shape, below the plot; one column when the names are long."""
+    columns = 1 if max(map(len, names), default=0) > 22 else 2 if len(names) in (2, 4) else 3
+    return {
+        "orient": "bottom",
+        "columns": columns,
+        "title": None,
+        "symbolDash": [1, 0],
+        "symbolStrokeWidth": 0,
+    }
+
+
+def cycle(values: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    return [values[i % len(values)] for i in range(len(names))]
