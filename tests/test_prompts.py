@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -381,6 +382,25 @@ def test_pairs_with_equal_prompts_share_a_cluster_and_no_split_parts_them(tmp_pa
     (said,) = remarks(one.pairs, words)
     assert said.startswith("16 of 24 pairs have the prompts of another one")
     assert remarks(one.pairs[::3], words) == []
+
+
+def test_many_rows_take_time_in_proportion():
+    """Looked for: rows of their own, rows that all share a prompt, clusters that a chain of prompts joins one by one (a walk
+    along the chain for each of its rows took minutes)."""
+
+    def spent(n: int, chained: bool) -> float:
+        rows = [
+            {"clean": f"a{i // 2 if chained else i}", "corrupted": "b", "answer": f"c{i}", "wrong": "d",
+             "cluster": f"k{i // 2 + 1 - i % 2}" if chained else ""}
+            for i in range(n)
+        ]  # fmt: skip
+        start = time.process_time()
+        made = PromptSet.from_rows(rows, name="rows")
+        assert len({p.cluster for p in made}) == (1 if chained else n)
+        return time.process_time() - start
+
+    for chained in (False, True):
+        assert spent(16_000, chained) < 12 * max(spent(4_000, chained), 0.02)
 
 
 def test_a_row_without_a_cluster_stands_in_nobody_elses(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headlab.reading import ReadingError, brief, check_columns, csv_rows, json_rows, read_document
+from headlab.reading.bounds import many_objects
 
 Alignment = Literal["role", "end", "left"]
 COLUMNS = ("clean", "corrupted", "answer", "wrong")
@@ -111,7 +112,8 @@ class Pair:
             raise PromptError(
                 f"pair {self.id}: answer and wrong answer are both {brief(self.answer)}; they must differ"
             )
-        if twice := sorted(set(self.answers) & set(self.wrongs)):
+        several = self.more_answers or self.more_wrongs
+        if several and (twice := sorted(set(self.answers) & set(self.wrongs))):
             raise PromptError(f"pair {self.id}: {brief(twice[0])} is both a right and a wrong answer")
 
     def plain(self) -> dict[str, Any]:
@@ -173,7 +175,10 @@ class PromptSet:
             if p.id in seen:
                 raise PromptError(f"two pairs have the id {brief(p.id)}; ids must be unique")
             seen.add(p.id)
-        object.__setattr__(self, "pairs", _clustered(self.pairs))
+        own = zip(self.pairs, _clusters(self.pairs), strict=True)
+        object.__setattr__(
+            self, "pairs", tuple(p if c == (p.cluster or p.id) else replace(p, cluster=c) for p, c in own)
+        )
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -256,16 +261,23 @@ class PromptSet:
 
     @classmethod
     def _from_numbered(cls, rows: Iterable[tuple[int, Mapping[str, Any]]], name: str) -> PromptSet:
+        with many_objects():
+            return cls._read(rows, name)
+
+    @classmethod
+    def _read(cls, rows: Iterable[tuple[int, Mapping[str, Any]]], name: str) -> PromptSet:
         pairs: list[Pair] = []
         ids: dict[str, int] = {}
-        texts: dict[tuple[str, ...], int] = {}
+        texts: dict[tuple[Any, ...], int] = {}
+        columns: list[Any] = []
         for number, row in rows:
             try:
-                check_columns(row, (*COLUMNS, *OPTIONAL_COLUMNS), (), "it", PromptError)
+                if columns != (columns := list(row)):
+                    check_columns(columns, (*COLUMNS, *OPTIONAL_COLUMNS), (), "it", PromptError)
                 pair = _pair_from_row(row, number)
                 if (first := ids.setdefault(pair.id, number)) != number:
                     raise PromptError(f"its id {brief(pair.id)} is that of row {first} too; ids must be unique")
-                said = (pair.clean.text, pair.corrupted.text, repr(pair.answers), repr(pair.wrongs), repr(pair.partner))
+                said = (pair.clean.text, pair.corrupted.text, pair.answers, pair.wrongs, pair.partner)
                 if (first := texts.setdefault(said, number)) != number:
                     raise PromptError(f"it repeats row {first} (prompts and answers are the same); give each pair once")
                 if len(pairs) == MOST_PAIRS:
@@ -275,7 +287,11 @@ class PromptSet:
             pairs.append(pair)
         if not pairs:
             raise PromptError(f"{name} has no rows; expected at least one with columns {', '.join(COLUMNS)}")
-        return cls(tuple(replace(p, cluster=p.cluster or p.id) for p in _clustered(pairs)), name)
+        for pair, cluster in zip(pairs, _clusters(pairs), strict=True):
+            object.__setattr__(
+                pair, "cluster", cluster
+            )  # nobody has it yet, and a copy of each costs as much as reading it
+        return cls(tuple(pairs), name)
 
     @classmethod
     def from_frame(cls, frame: Any, *, name: str = "DataFrame") -> PromptSet:
@@ -311,16 +327,16 @@ def prompts_of(pair: Pair) -> tuple[str, str]:
     return _same(pair.clean), _same(pair.corrupted)
 
 
-def _clustered(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """Pairs with equal prompts share one cluster, whatever was declared; a pair without a cluster of its own stands in
-    nobody else's, whatever its id."""
+def _clusters(pairs: Sequence[Pair]) -> list[str]:
+    """The cluster of each: pairs with equal prompts share one, whatever was declared; a pair without a cluster of its own
+    stands in nobody else's, whatever its id."""
     declared = {p.cluster for p in pairs if p.cluster}
     first: dict[tuple[str, str], str] = {}
     joined: dict[str, str] = {}
 
     def root(name: str) -> str:
         while name in joined:
-            name = joined[name]
+            joined[name] = name = joined.get(joined[name], joined[name])  # long ways are halved each time
         return name
 
     names = []
@@ -330,10 +346,7 @@ def _clustered(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
         if other != root(name):
             joined[root(name)] = other
         names.append(name)
-    return tuple(
-        p if root(name) == (p.cluster or p.id) else replace(p, cluster=root(name))
-        for p, name in zip(pairs, names, strict=True)
-    )
+    return [root(name) for name in names]
 
 
 def remarks(pairs: Sequence[Pair], tokenizer: Any) -> list[str]:
@@ -370,6 +383,8 @@ def _needed(columns: Sequence[Any]) -> tuple[str, ...]:
 def _texts(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
     """The accepted texts of a cell: one, or a list.  Raises PromptError for anything else."""
     value = row.get(column)
+    if isinstance(value, str) and value.strip() and not value.startswith("["):
+        return (value,)
     if isinstance(value, str) and value.startswith("["):
         try:
             data = read_document(value, "json", name=column)[0]
@@ -396,7 +411,7 @@ def _pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
 
     def spans(column: str) -> tuple[Span, ...]:
         value = row.get(column)
-        if _blank(value):
+        if value is None or _blank(value):
             return ()
         data = value
         if isinstance(value, str):
@@ -423,7 +438,7 @@ def _pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
 
     def optional(column: str) -> str:
         value = row.get(column)
-        if _blank(value):
+        if value is None or _blank(value):
             return ""
         if not isinstance(value, str | Real) or isinstance(value, bool) or len(str(value)) > 200:
             raise PromptError(f"column {column!r} is {brief(value)}; expected a name of at most 200 characters")

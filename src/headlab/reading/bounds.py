@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import math
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 Kind = Literal["yaml", "toml", "json"]
@@ -34,6 +36,18 @@ class Refused(Exception):
 
     def __init__(self, words: str, line: int | None = None) -> None:
         super().__init__(f"line {line}: {words}" if line else words)
+
+
+@contextmanager
+def many_objects() -> Iterator[None]:
+    """Without the collector, which would look through all that is read, again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def brief(value: Any, most: int = 80) -> str:

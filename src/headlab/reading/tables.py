@@ -43,7 +43,7 @@ def csv_rows(path: Path, *, error: type[Exception] = ReadingError) -> tuple[list
         for number, row in enumerate(rows, start=2):
             where = f"{path.name}, row {number}"
             for column, cell in zip(columns, row, strict=False):
-                if _QUOTED_LATE.match(cell):
+                if '"' in cell and _QUOTED_LATE.match(cell):
                     raise error(
                         f"{where}: column {brief(column)} holds a quote after a space, {brief(cell)}, which would be part of "
                         'the text; write ," …" with the comma before the quote'

@@ -16,6 +16,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from headlab.claims import Outcome, Verdict
+from headlab.reading.bounds import brief
+from headlab.reading.problems import problems
 
 SCHEMA = 2
 """Number of the layout that this headlab writes, and the highest that it reads.  1 had no digest."""
@@ -221,7 +223,7 @@ def _reformatted(data: bytes, name: str) -> bytes:
         raise StoreError(f"{name} is damaged: not a headlab record ({type(error).__name__}: {error})") from error
     if not isinstance(version, int) or version > SCHEMA:
         raise StoreError(
-            f"{name} was written by a newer headlab (schema {version}; this one reads up to {SCHEMA}); "
+            f"{name} was written by a newer headlab (schema {brief(version)}; this one reads up to {SCHEMA}); "
             "upgrade headlab to read it"
         )
     return json.dumps(held).encode()
@@ -231,10 +233,7 @@ def _validated(text: str | bytes, name: str) -> Record:
     try:
         return Record.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise StoreError(f"{name} is not a record: {place}: {first['msg']}{more}") from error
+        raise StoreError(f"{name} is not a record: {problems(error.errors(), {})}") from error
 
 
 def plain(value: Any, lost: list[str], place: str = "") -> Any:

@@ -5,15 +5,15 @@ Rows are kept in the index as lists, in the order of :func:`schemas`.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from headlab.reading.bounds import many_objects
 from headlab.store import files, folders, index
 from headlab.store.records import Record, StoreError
 
@@ -95,20 +95,8 @@ def _read(root: Path, id: str) -> Mapping[str, Any]:
 def survey(root: Path, view: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Run → its rows of a view (``runs``: its row, and its tables' checksums), oldest first; and why a run cannot be read.
     A record whose file has not changed is not read again."""
-    with _many_lists():
+    with many_objects():
         return _surveyed(root, view)
-
-
-@contextmanager
-def _many_lists() -> Iterator[None]:
-    """Without the collector, which would look through every list that is read, again and again."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _surveyed(root: Path, view: str) -> tuple[dict[str, Any], dict[str, str]]:
