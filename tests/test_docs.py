@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from headlab.trials.registry import from_data
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = sorted([README, *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"])
+PAGES = sorted([README, *(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md"])
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -45,16 +43,31 @@ def test_the_readme_has_commands_and_code() -> None:
     assert len(COMMANDS) >= 4 and len(blocks(README, "python")) >= 2
 
 
+def headlab(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command prints on stdout; in this process, since importing torch anew costs more than most commands do
+    (that a shell runs them too is for test_cli)."""
+    from headlab.cli import main
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert main(words) == 0, capsys.readouterr().err[-2000:]
+    return capsys.readouterr().out
+
+
+def executed(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a page's Python as a script would be, in a folder and with a store of its own."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HEADLAB_STORE", str(folder / "runs"))
+    exec(compile(script, "page.py", "exec"), {"__name__": "__main__"})
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_runs(command: str, store: Path) -> None:
+def test_each_command_runs(command: str, store: Path, monkeypatch, capsys) -> None:
     words = shlex.split(command)
     assert words[0] == "headlab"
-    env = {**os.environ, "HEADLAB_STORE": str(store / "runs")}
-    done = subprocess.run(
-        [sys.executable, "-m", "headlab", *words[1:]], cwd=store, env=env, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip()
+    monkeypatch.chdir(store)
+    monkeypatch.setenv("HEADLAB_STORE", str(store / "runs"))
+    assert headlab(words[1:], capsys).strip()
 
 
 STORIES = Path(os.environ.get("HEADLAB_SHARED", "")) / "data" / "models" / "stories260k"
@@ -68,8 +81,6 @@ STORIES = Path(os.environ.get("HEADLAB_SHARED", "")) / "data" / "models" / "stor
 def test_the_tutorial_runs(whole: bool, tmp_path: Path, monkeypatch, capsys) -> None:
     """Its files and commands in order, in one folder; what stands under a command is in what it printed.  Daily without
     the trials of the last two documents (which are written and checked)."""
-    from headlab.cli import main
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HEADLAB_STORE", str(tmp_path / "runs"))
     (tmp_path / "stories260k").symlink_to(STORIES)
@@ -79,50 +90,36 @@ def test_the_tutorial_runs(whole: bool, tmp_path: Path, monkeypatch, capsys) -> 
     for command, *shown in (c.splitlines() for b in blocks(TUTORIAL, "console") for c in b.split("$ ")[1:]):
         if not whole and re.search("trial (naive|carriers)", command):
             continue
-        with warnings.catch_warnings():
-            assert main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
-        printed = " ".join(capsys.readouterr().out.split())
+        printed = " ".join(headlab(shlex.split(command)[1:], capsys).split())
         assert all(line in printed for line in shown), (command, printed)
         ran += 1
     assert ran == (8 if whole else 6)
 
 
-def test_the_readmes_python_runs(store: Path) -> None:
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch, capsys) -> None:
     """The README's Python blocks, one after the other, and what they promise."""
     promises = """
 assert result.verdict.outcome == "upheld", result.verdict.sentence
 means = effects.groupby("world")["edited"].mean()
 assert means["six of the planted heads"] > 0 > means["five of them"], means
 """
-    script = store / "readme.py"
-    script.write_text("\n".join([*blocks(README, "python"), promises]), encoding="utf-8")
-    env = {**os.environ, "HEADLAB_STORE": str(store / "python")}
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=store, env=env, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "Upheld: " in done.stdout
+    executed("\n".join([*blocks(README, "python"), promises]), tmp_path, monkeypatch)
+    assert "Upheld: " in capsys.readouterr().out
 
 
-def test_the_python_about_looking_makes_a_claim_that_is_tried(store: Path) -> None:
-    script = store / "looking.py"
-    script.write_text("\n".join(blocks(ROOT / "docs" / "looking.md", "python")), encoding="utf-8")
-    env = {**os.environ, "HEADLAB_STORE": str(store / "looked")}
-    for words in ([str(script)], ["-m", "headlab", "trial", "mine.yaml", "--model", "ioi-small"]):
-        done = subprocess.run([sys.executable, *words], cwd=store, env=env, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr[-2000:]
-    assert "chosen_on: other" in (store / "mine.yaml").read_text("utf-8") and "pheld" in done.stdout
+def test_the_python_about_looking_makes_a_claim_that_is_tried(tmp_path: Path, monkeypatch, capsys) -> None:
+    executed("\n".join(blocks(ROOT / "docs" / "looking.md", "python")), tmp_path, monkeypatch)
+    capsys.readouterr()
+    assert "pheld" in headlab(["trial", "mine.yaml", "--model", "ioi-small"], capsys)
+    assert "chosen_on: other" in Path("mine.yaml").read_text("utf-8")
 
 
-def test_the_python_about_thinking_models_runs(store: Path) -> None:
-    script = store / "thoughts.py"
+def test_the_python_about_thinking_models_runs(tmp_path: Path, monkeypatch) -> None:
     promise = """
 text = answers.set_index(["problem", "world"])["text"].unstack()
 assert (text["baseline"] != text["another problem's thought 0"]).mean() > 0.4, text
 """
-    script.write_text("\n".join([*blocks(ROOT / "docs" / "thoughts.md", "python"), promise]), encoding="utf-8")
-    done = subprocess.run([sys.executable, str(script)], cwd=store, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
+    executed("\n".join([*blocks(ROOT / "docs" / "thoughts.md", "python"), promise]), tmp_path, monkeypatch)
 
 
 def test_the_documented_claim_parses() -> None:
@@ -157,14 +154,17 @@ def test_every_error_of_ours_is_documented() -> None:
 
 
 def test_the_docket_is_what_the_registry_says() -> None:
-    """The list in docs/docket.md is written from the registry; after a change: python -m headlab.experiments.docket_page."""
-    from headlab.experiments.docket_page import listing, written
-    from headlab.experiments.trial import EXPERIMENTS
+    """docs/docket.md and a page for each experiment are written from the registry, and no page is too many; after a change:
+    python -m headlab.experiments.docket_page."""
+    from headlab.experiments.docket_page import index, pages, written
 
-    page = (ROOT / "docs" / "docket.md").read_text("utf-8")
-    assert page == written(page), "stale: python -m headlab.experiments.docket_page docs/docket.md"
-    assert all(f"\n### {slug}\n\n**{e.question}**" in page for slug, e in EXPERIMENTS.items())
-    assert written(page.replace("### parity", "### phrenology")) == page and listing() in page
+    text = (ROOT / "docs" / "docket.md").read_text("utf-8")
+    assert text == written(text), "stale: python -m headlab.experiments.docket_page"
+    assert written(text.replace("| [`parity`]", "| [`phrenology`]")) == text and index() in text
+    kept = {p.stem: p.read_text("utf-8") for p in (ROOT / "docs" / "docket").glob("*.md")}
+    made = dict(pages())
+    assert kept.keys() == made.keys()
+    assert not (stale := [slug for slug in made if kept[slug] != made[slug]]), stale
 
 
 def test_the_docket_explains_every_control_of_the_decimals() -> None:

@@ -105,7 +105,8 @@ _ROOMS = (
     attribution,
     difficulty,
 )
-EXPERIMENTS: dict[str, Entry] = {room.EXPERIMENT.slug: room.EXPERIMENT for room in _ROOMS}
+ROOMS = {room.EXPERIMENT.slug: room for room in _ROOMS}
+EXPERIMENTS: dict[str, Entry] = {slug: room.EXPERIMENT for slug, room in ROOMS.items()}
 """The docket.  A new module is added here; its claim stands in ``claims/SLUG.yaml``."""
 _BESIDE = {null_rates.EXPERIMENT.slug: null_rates.EXPERIMENT}
 """What checks headlab's own rule and is no published claim: tried like the others, in no scorecard."""
