@@ -241,12 +241,13 @@ def test_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
     instead of all; a divergence the other way round; one position late."""
     lab, base = tiny.lab("llama"), reader.Base.divergence
 
-    def neighbour(self: Any, edited: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        return base(self, tuple(x.roll(1, 0) for x in edited))
+    def neighbour(self: Any, edited: Tensor, runs: Any) -> Any:
+        return base(self, edited.roll(1, 0), runs)
 
-    def backwards(self: Any, edited: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        logits, share = edited[0], self.share if self.place is None else self.share[self.place]
-        return (logits.softmax(-1) * (logits.log_softmax(-1) - share.log())).sum(-1)
+    def backwards(self: Any, edited: Tensor, runs: Any) -> Any:
+        own = torch.cat([self.share[n : n + 1].expand(end - first, *self.share.shape[1:]) for n, first, end in runs])
+        kl = (edited.softmax(-1) * (edited.log_softmax(-1) - own.log())).sum(-1)
+        return kl, base(self, edited, runs)[1]
 
     over = reader.Reader.over_tokens
 

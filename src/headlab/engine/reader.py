@@ -22,8 +22,8 @@ LOGITS_HELD = 2**19
 HELD_BYTES = 40
 """Bytes for each of them: as the model gives it, in float64, its exponential, and the unedited run's share of it."""
 
-FAR = 80.0
-"""A rise of a logit, in nats, up to which float32 has its exponential."""
+Runs = Sequence[tuple[int, int, int]]
+"""Which prompt rows are of: (prompt, first row, end row), in the order of the rows."""
 
 
 def vocabulary_size(lab: Lab) -> int:
@@ -45,44 +45,67 @@ def positions(lab: Lab, logits: Tensor, hidden: Tensor | None, ids: Tensor, star
     return lambda a, b: head(lab, hidden[:, a - start : b - start], ids, a)
 
 
-def relative(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits as they are reckoned with, the largest of each position, and the log of the sum of the exponentials of
-    their differences from it (float64).
+def normaliser(logits: Tensor) -> Tensor:
+    """Log of the sum of the exponentials over the vocabulary, float64.
 
-    In float32 (float64 if the logits are), whose exponentials take a tenth of the time.
+    The exponentials are float32 (float64 if the logits are), which takes a tenth of the time.
     """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
+    wide = widened(logits)
     most = wide.amax(-1, keepdim=True)
-    return wide, most, (wide - most).exp_().sum(-1).double().log()
+    return (wide - most).exp_().sum(-1).double().log() + most[..., 0].double()
 
 
-def nats(logits: tuple[Tensor, Tensor, Tensor], ids: Tensor) -> Tensor:
-    """What each of ``ids`` [row, position] costs under :func:`relative` logits, float64."""
-    wide, most, whole = logits
-    return whole - (wide.gather(2, ids[..., None]) - most)[..., 0].double()
+def widened(logits: Tensor) -> Tensor:
+    """Logits as they are reckoned with: float64 as they are, others as float32."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def nats(norm: Tensor, logits: Tensor, ids: Tensor) -> Tensor:
+    """What each of ``ids`` [row, position] costs under ``logits``, whose :func:`normaliser` is ``norm``; float64."""
+    return norm - logits.gather(2, ids[..., None])[..., 0].double()
 
 
 class Base:
-    """What the unedited run predicts, [prompt, …, vocabulary], and which prompt each row is of (None: all of the only one)."""
+    """What the unedited run of some prompts predicts, [prompt, …, vocabulary]."""
 
-    def __init__(self, logits: Tensor, place: Tensor | None) -> None:
-        self.place = place
-        self.logits, self.most, self.whole = relative(logits)
-        self.share = (self.logits - self.most - self.whole[..., None].to(self.most.dtype)).exp()
+    def __init__(self, logits: Tensor) -> None:
+        self.logits, self.norm = widened(logits), normaliser(logits)
+        self.share = torch.softmax(self.logits, -1)
 
-    def divergence(self, edited: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """KL(unedited ‖ edited) in nats [row, …] (float64) of the edited run's :func:`relative` logits.
+    def cut(self, a: int, b: int) -> Base:
+        """The same at positions ``a … b−1`` of [prompt, position, vocabulary]."""
+        out = Base.__new__(Base)
+        out.logits, out.norm, out.share = self.logits[:, a:b], self.norm[:, a:b], self.share[:, a:b]
+        return out
 
-        With d the rise of a logit, it is log(1 + Σ share (eᵈ − 1)) − Σ share d: what is left of equal runs is nothing, of
-        similar ones little rounding.  Where a logit rose so far that eᵈ has no float, the logs of both sums are compared.
+    def divergence(self, edited: Tensor, runs: Runs) -> tuple[Tensor, Tensor]:
+        """KL(unedited ‖ edited) in nats [row, …], and the :func:`normaliser` of the edited run's logits; float64.
+
+        Rows of one prompt are compared with it in place; where most prompts have a row or two, the prompts are copied.
         """
-        wide, most, whole = edited
-        mine = (self.logits, self.most, self.whole, self.share)
-        logits, top, own, share = mine if self.place is None else [x[self.place] for x in mine]
-        rise = (wide - logits).sub_(most - top)
-        mean, near = _weighted(share, rise), rise.amax(-1) < FAR
-        small = _weighted(share, rise.clamp_(max=FAR).expm1_()).log1p()
-        return torch.where(near, small, whole - own) - mean
+        if 2 * len(runs) > len(edited) > 1:
+            each = torch.tensor([end - first for _, first, end in runs], device=edited.device)
+            place = torch.tensor([prompt for prompt, _, _ in runs], device=edited.device).repeat_interleave(each)
+            return _diverged(self.logits[place], self.norm[place], self.share[place], edited)
+        parts = [
+            _diverged(self.logits[n : n + 1], self.norm[n : n + 1], self.share[n : n + 1], edited[first:end])
+            for n, first, end in runs
+        ]
+        kl, norm = (torch.cat(some) if len(some) > 1 else some[0] for some in zip(*parts, strict=True))
+        return kl, norm
+
+
+def _diverged(logits: Tensor, norm: Tensor, share: Tensor, edited: Tensor) -> tuple[Tensor, Tensor]:
+    """With d the rise of a logit above the mean rise Σ share · rise, the divergence is log(1 + Σ share (eᵈ − 1)): what is
+    left of equal runs is nothing, of similar ones little rounding.  Where eᵈ has no float, normalisers are compared.
+    """
+    wide = widened(edited)
+    rise = wide - logits
+    mean = _weighted(share, rise)
+    kl = _weighted(share, rise.sub_(mean[..., None].to(rise.dtype)).expm1_()).log1p()
+    if kl.device.type != "cpu" or not bool(kl.isfinite().all()):  # an accelerator is not waited for
+        kl = torch.where(kl.isfinite(), kl, normaliser(wide) - norm - mean)
+    return kl, norm + mean + kl
 
 
 def _weighted(share: Tensor, values: Tensor) -> Tensor:
@@ -149,10 +172,13 @@ class Reader:
         right = self._of(last.double(), self.answer, self.many_answers, prompts).logsumexp(1)
         return right - self._of(last.double(), self.wrong, self.many_wrongs, prompts).max(1).values
 
-    def at_read(self, logits: Tensor, prompts: Tensor | None = None, unedited: Base | None = None) -> Tensor:
+    def at_read(
+        self, logits: Tensor, prompts: Tensor | None = None, unedited: Base | None = None, runs: Runs = ()
+    ) -> Tensor:
         """Every readout of the read position [row, readout]; NaN where a readout is a mean over tokens.
 
-        ``unedited``: what the divergence is from (None: from the logits themselves).
+        ``unedited``: what the divergence is from (None: from the logits themselves), and ``runs``, which rows are of its
+        prompts.
         """
         if self.only_margin:
             return self.difference(logits, prompts)[:, None]
@@ -166,7 +192,7 @@ class Reader:
                 margin = self.difference(logits, prompts) if margin is None else margin
                 out[:, n] = margin if readout.kind == "margin" else (margin > 0).double()
             elif readout.kind == "kl":
-                out[:, n] = 0.0 if unedited is None else unedited.divergence(relative(logits[:, -1].double()))
+                out[:, n] = 0.0 if unedited is None else unedited.divergence(logits[:, -1].double(), runs)[0]
             elif readout.kind == "place":
                 last = logits[:, -1]
                 best = self._of(last, self.answer, self.many_answers, prompts).max(1, keepdim=True).values
@@ -204,11 +230,12 @@ class Reader:
         before: Tensor | None,
         *,
         out: Tensor,
+        runs: Runs = (),
     ) -> None:
         """Fill the token readouts of ``out`` [row, readout].
 
         ``edited(a, b)`` gives logits of positions ``a … b−1`` ([row, position, vocabulary]), ``unedited(a, b)`` the same of
-        the unedited run; ``start``: the first position that an edit can change; ``before`` [prompt, position]: the
+        the unedited run of the prompts of ``runs``; ``start``: the first position that an edit can change; ``before`` [prompt, position]: the
         unedited run's nats for the next token, what positions before ``start`` keep.
         """
         length = ids.shape[1]
@@ -224,10 +251,13 @@ class Reader:
                 total[n] += (before[prompts, :start] * _inside(at[:, :start], spans[n])).sum(1)
         for a in range(max(start, self.first), length - 1, block):
             b = min(a + block, length - 1)
-            logits = relative(edited(a, b))
-            each = {"loss": nats(logits, ids[:, a + 1 : b + 1])} if losses else {}
+            logits, each = edited(a, b), {}
             if unedited is not None:
-                each["kl"] = unedited(a, b).divergence(logits)
+                each["kl"], norm = unedited(a, b).divergence(logits, runs)
+            else:
+                norm = normaliser(logits)
+            if losses:
+                each["loss"] = nats(norm, logits, ids[:, a + 1 : b + 1])
             for n, span in spans.items():
                 if (got := each.get(self.readouts[n].kind)) is not None:
                     total[n] += (got * _inside(at[:, a:b], span)).sum(1)

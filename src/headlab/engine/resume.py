@@ -173,13 +173,13 @@ def add_deltas(deltas: Deltas, coefficient: Tensor, pairs: Sequence[int], start:
     cut = start - deltas.first
     output, delta = deltas.output[:, cut:], deltas.delta[:, :, cut:]
     out = torch.empty(len(pairs), *output.shape[1:], dtype=output.dtype, device=output.device)
-    for pair, first, end in _runs(pairs):
+    for pair, first, end in runs_of_rows(pairs):
         change = coefficient[first:end] @ delta[pair].flatten(1)
         torch.add(output[pair], change.unflatten(1, output.shape[1:]), out=out[first:end])
     return out
 
 
-def _runs(pairs: Sequence[int]) -> list[tuple[int, int, int]]:
+def runs_of_rows(pairs: Sequence[int]) -> list[tuple[int, int, int]]:
     """Runs of equal pairs: (pair, first row, end row)."""
     out: list[tuple[int, int, int]] = []
     for n, pair in enumerate(pairs):

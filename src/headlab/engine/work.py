@@ -22,7 +22,7 @@ from headlab.engine.passes import EngineError, forward, reading, skipping, tenso
 from headlab.engine.paths import computed, kept_of, runs_of
 from headlab.engine.plan import Plan, Shape, Shard
 from headlab.engine.populations import Lender, key_of
-from headlab.engine.reader import LOGITS_HELD, Base, Reader, head, nats, positions, relative, vocabulary_size
+from headlab.engine.reader import LOGITS_HELD, Base, Reader, head, nats, normaliser, positions, vocabulary_size
 from headlab.engine.resume import (
     Corrupted,
     Deltas,
@@ -33,6 +33,7 @@ from headlab.engine.resume import (
     make_deltas,
     resume,
     run_corrupted,
+    runs_of_rows,
 )  # fmt: skip
 from headlab.interventions import Intervention, World, first_change, shared_prefix
 from headlab.material import Material, every
@@ -206,7 +207,7 @@ class Block:
         self._corrupted: Corrupted | None = None
         self._first: dict[Any, int] = {}
         self._shared: int | None = None
-        self._unedited: tuple[list[int], Tensor] | None = None
+        self._unedited: tuple[list[int], Base] | None = None
         self._nats: Tensor | None = None
 
     def read(self, got: Tensor, local: list[int], index: Tensor, *, start: int, hidden: bool = False) -> Tensor:
@@ -219,35 +220,40 @@ class Block:
             return reader.at_read(got, index)
         ids = self.ids[index]
         length = ids.shape[1]
-        unedited = self._unedited_of(local) if reader.compares else None
+        members = sorted(set(local)) if reader.compares else []
+        runs = [(members.index(pair), first, end) for pair, first, end in runs_of_rows(local)] if members else []
+        unedited = self._unedited_of(members) if members else None
         last = head(lab, got[:, -1:], ids, length - 1) if hidden else got[:, -1:]
         base = unedited(length - 1, length) if unedited and reader.kl_at_read else None
-        out = reader.at_read(last, index, base)
+        out = reader.at_read(last, index, base, runs)
         if not reader.tokens:
             return out
         every = positions(lab, got, got if hidden else None, ids, start)
         before = self._before if start and any(r.kind == "loss" for r in reader.readouts) else None
-        reader.over_tokens(ids, index, start, every, None if reader.kl_at_read else unedited, before, out=out)
+        compared = None if reader.kl_at_read else unedited
+        reader.over_tokens(ids, index, start, every, compared, before, out=out, runs=runs)
         return out
 
-    def _unedited_of(self, local: Sequence[int]) -> Callable[[int, int], Base]:
-        """What the unedited run of each row predicts at positions ``a … b−1``."""
-        lab, members = self.worker.lab, sorted(set(local))
-        order = {m: n for n, m in enumerate(members)}
-        place = upload([order[i] for i in local], lab.device) if len(members) > 1 else None
-        ids = self.ids[members]
-        if lab.can_resume:
+    def _unedited_of(self, members: list[int]) -> Callable[[int, int], Base]:
+        """What the unedited runs of these pairs predict at positions ``a … b−1``; kept for the next rows if they are few."""
+        lab, ids, at_read = self.worker.lab, self.ids[members], self.reader.kl_at_read
+        few = ids.numel() * vocabulary_size(lab) <= LOGITS_HELD
+        if lab.can_resume and (at_read or not few):
             leaving = self._leaving[members]
-            return lambda a, b: self._base(head(lab, leaving[:, a:b], ids, a), place)
+            return lambda a, b: self._base(head(lab, leaving[:, a:b], ids, a))
         if self._unedited is None or self._unedited[0] != members:
-            with lab.tape(Tape()), reading(lab, None):
-                self._unedited = (members, forward(lab, ids, last=not self.reader.tokens).logits)
-        logits = self._unedited[1]
-        return lambda a, b: self._base(logits[:, a:b] if self.reader.tokens else logits[:, -1:], place)
+            if lab.can_resume:
+                logits = head(lab, self._leaving[members], ids, 0)
+            else:
+                with lab.tape(Tape()), reading(lab, None):
+                    logits = forward(lab, ids, last=at_read).logits
+            self._unedited = (members, self._base(logits))
+        base = self._unedited[1]
+        return lambda a, b: base if at_read else base.cut(a, b)
 
-    def _base(self, logits: Tensor, place: Tensor | None) -> Base:
+    def _base(self, logits: Tensor) -> Base:
         """What logits [prompt, position, vocabulary] predict: at every position, or in float64 where it is read alone."""
-        return Base(logits[:, -1].double() if self.reader.kl_at_read else logits, place)
+        return Base(logits[:, -1].double() if self.reader.kl_at_read else logits)
 
     @property
     def _leaving(self) -> Tensor:
@@ -263,8 +269,8 @@ class Block:
             step = max(1, LOGITS_HELD // (len(ids) * vocabulary_size(lab)))
             for a in range(0, ids.shape[1] - 1, step):
                 b = min(a + step, ids.shape[1] - 1)
-                logits = relative(head(lab, self._leaving[:, a:b], ids, a))
-                self._nats[:, a:b] = nats(logits, ids[:, a + 1 : b + 1])
+                logits = head(lab, self._leaving[:, a:b], ids, a)
+                self._nats[:, a:b] = nats(normaliser(logits), logits, ids[:, a + 1 : b + 1])
         return self._nats
 
     @property
