@@ -235,8 +235,8 @@ class Reader:
         """Fill the token readouts of ``out`` [row, readout].
 
         ``edited(a, b)`` gives logits of positions ``a … b−1`` ([row, position, vocabulary]), ``unedited(a, b)`` the same of
-        the unedited run of the prompts of ``runs``; ``start``: the first position that an edit can change; ``before`` [prompt, position]: the
-        unedited run's nats for the next token, what positions before ``start`` keep.
+        the unedited run of the prompts of ``runs``; ``start``: the first position that an edit can change; ``before``
+        [prompt, position]: the unedited run's nats for the next token, what positions before ``start`` keep.
         """
         length = ids.shape[1]
         spans = {n: self._span(r, length, prompts) for n, r in enumerate(self.readouts) if r.kind in PER_TOKEN}

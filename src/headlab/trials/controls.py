@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import log
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,10 @@ HALF = 0.5
 CHANCE = 0.5
 """What is left of an accuracy (a margin above zero) where nothing is known."""
 PARSED = 0.9
+NOTHING = frozenset({"drop", "lost", "recovery", "repair", "slope"})
+"""Words whose number is 0 where nothing happens."""
+FROM_THE_OTHER = frozenset({"patch", "add", "noop"})
+"""Writes of what the other run has, which can make the answer the other run's."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def whole(
     """Every head of the touched layers under the same write must do what the test could have shown."""
     checks = list(_checks(doc, stats, found, predicted))
     failed = [words for ok, words in checks if not ok]
-    shown = failed or [words for _, words in checks[:2]]
+    shown = failed or [words for _, words in checks[:2]] or ["no prediction names one world"]
     return Control(
         name="whole", kind="positive", passed=not failed, words="every head of the layers: " + "; ".join(shown)
     )
@@ -140,61 +145,91 @@ def _checks(
     doc: Document, stats: Statistics, found: Sequence[Whole], predicted: Sequence[tuple[Prediction, Expression]]
 ) -> Iterator[tuple[bool, str]]:
     seen: set[Any] = set()
+    arms: Mapping[str, Sequence[Arm]] = {w.world: [x.arm for x in found if x.world == w.world] for w in found}
     for prediction, read in predicted:
-        modest = prediction.op in {"<", "within"} or prediction.tail == "less"
-        for term in read.terms:
-            if term.sign < 0 and any(t.sign > 0 and (t.world, t.cell) == (term.world, term.cell) for t in read.terms):
-                continue  # the same world by another readout: what it is compared with, not what it must do
-            arms: Mapping[str, Sequence[Arm]] = {w.world: [x.arm for x in found if x.world == w.world] for w in found}
-            if not arms.get(term.world) or term.word in DOSED | {"spearman"}:
+        little = _says_little(doc, stats, prediction, read)
+        for term in _must_do(prediction, read):
+            if not arms.get(term.world):
                 continue
-            key = (term.world, term.cell, term.readout, str(prediction.threshold) if modest else "")
-            if key in seen:
-                continue
-            seen.add(key)
-            single = read.single is not None and prediction.op != "rank<"
-            if modest and single:
-                yield _beyond(stats, prediction, replace(term, sign=1), arms)
-            else:
-                yield _half(doc, stats, replace(term, sign=1), arms)
+            key = (term.word in DOSED, term.world, term.cell, term.readout, str(prediction.threshold) if little else "")
+            if key not in seen:
+                seen.add(key)
+                yield _beyond(stats, prediction, term, arms) if little else _half(doc, stats, term, arms)
+
+
+def _must_do(p: Prediction, read: Expression) -> Iterator[Term]:
+    """The terms whose worlds must be able to do something: of a difference said to be large those that make it large, not
+    what they are compared with; of one said to be small all of them."""
+    less = p.op == "<" and isinstance(p.threshold, int | float) and p.threshold <= 0
+    large = 1 if p.op == ">" or (p.op == "rank<" and p.tail != "less") else -1 if less else 0
+    one_sided = large and not read.bottom and any(t.sign == large for t in read.top)
+    for term in read.terms:
+        # the same world by another readout is compared with, too
+        other = term.sign < 0 and any(t.sign > 0 and (t.world, t.cell) == (term.world, term.cell) for t in read.terms)
+        if not other and (not one_sided or term.sign == large):
+            yield replace(term, sign=1)
+
+
+def _says_little(doc: Document, stats: Statistics, p: Prediction, read: Expression) -> bool:
+    """Whether a prediction about one number would hold if nothing happened at all."""
+    term = read.single
+    if term is None or p.op == "rank<" or read.family == "share" or term.word not in {*NOTHING, "value"}:
+        return False
+    still = float(stats.seen.base[name_of(doc, term.readout)].mean()) if term.word == "value" else 0.0
+    if isinstance(p.threshold, tuple):
+        return p.threshold[0] <= still <= p.threshold[1]
+    # that a head does not help much leaves nothing to show: its opposite is what the others are asked for
+    return still < p.threshold if p.op == "<" else term.word == "value" and still > p.threshold
 
 
 def _beyond(stats: Statistics, p: Prediction, term: Term, arms: Mapping[str, Sequence[Arm]]) -> tuple[bool, str]:
     """Where a prediction says that little happens, everything must do more than that."""
     got = stats.estimate(Expression((term,)), arms)
-    if isinstance(p.threshold, tuple):
-        low, high = p.threshold
-        ok = got.above(high) == "yes" or got.below(low) == "yes"
-    else:
-        ok = got.above(p.threshold) == "yes"
+    low, high = p.threshold if isinstance(p.threshold, tuple) else (p.threshold, p.threshold)
+    ok = (p.op != "<" and got.below(low) == "yes") or (p.op != ">" and got.above(high) == "yes")
     return ok, f"{term} is {got}, {'beyond' if ok else 'not beyond'} {p.brief}"
 
 
 def _half(doc: Document, stats: Statistics, term: Term, arms: Mapping[str, Sequence[Arm]]) -> tuple[bool, str]:
-    """More than half of the gap to the other run; for ablations, or without another run, of the readout; or any harm,
-    where more is worse."""
-    readout, kind = name_of(doc, term.readout), kind_of(doc, term.readout)
-    seen, told = stats.seen, stats.told
-    edited, base, other = seen.arm(stats._arms(term, arms)[0][0], readout), seen.base[readout], seen.other[readout]
-    if doc.edit == "corrupted" and (term.word == "repair" or kind in {"text", "accuracy"}):
+    """More than half of the gap to the other run, where that is written; else of the readout; or any harm, where more is
+    worse.  Over doses at the largest, and if that is less than a whole write, of as much less."""
+    arm, depth = _deepest(stats, term, arms)
+    readout, kind, where = name_of(doc, term.readout), kind_of(doc, term.readout), "/".join([term.world, *arm.values])
+    repairs = term.word == "repair" or kind in {"text", "accuracy"}
+    term = Term("drop", term.world, arm.values, term.readout)
+    seen, told, half = stats.seen, stats.told, HALF * depth
+    edited, base, other = seen.arm(arm, readout), seen.base[readout], seen.other[readout]
+    if doc.edit == "corrupted" and repairs:
         got = stats.estimate(Expression((replace(term, word="repair"),)), arms)
-        return got.above(HALF) == "yes", f"repair:{'/'.join([term.world, *term.cell])} is {got}"
+        return got.above(half) == "yes", f"repair:{where} is {got}"
     if harm(doc, term.readout) < 0:
         got = bootstrap_mean(edited - base, **told)
-        return got.above(0) == "yes", f"drop:{'/'.join([term.world, *term.cell])} is {got}"
+        return got.above(0) == "yes", f"drop:{where} is {got}"
     if kind in {"text", "accuracy"}:
-        got = stats.estimate(Expression((replace(term, word="drop"),)), arms)
+        got = stats.estimate(Expression((term,)), arms)
         most = float(base.mean()) - (CHANCE if kind == "accuracy" else 0.0)
         if any(w.at(c).shape for w in doc.world_axes()[term.world] for c in w.cells()):
             most = 0.0  # what is removed in place of a forced pattern need not be half of what an answer needs
-        return got.above(HALF * max(0.0, most)) == "yes", f"drop:{'/'.join([term.world, *term.cell])} is {got}"
-    # an ablation can take a preference away, not turn it round: the gap is to none at all (a margin of 0)
-    writes = {one.write for w in stats._arms(term, arms)[0][0].draws for one in every(w.interventions)}
-    paired = bool(np.abs(other - base).max() > 0) and not (doc.edit == "clean" and writes & set(ABLATIONS))
-    gap = other - base if paired else -base
-    got = _ratio(edited - base, gap, told)
+        return got.above(half * max(0.0, most)) == "yes", f"drop:{where} is {got}"
+    # what is taken from elsewhere than the other run can take a preference away, not turn it round: none is left at 0
+    writes = {one.write for w in arm.draws for one in every(w.interventions)}
+    paired = bool(np.abs(other - base).max() > 0) and not (doc.edit == "clean" and writes - FROM_THE_OTHER)
+    if kind == "logprob" and not paired:  # a logarithm has no least value: half of the probability
+        got = bootstrap_mean(base - edited, **told)
+        return got.above(-log(1 - half)) == "yes", f"drop:{where} is {got}"
+    got = _ratio(edited - base, other - base if paired else -base, told)
     word = ("recovery" if doc.edit == "corrupted" else "lost") if paired else "share of the readout lost"
-    return got.above(HALF) == "yes", f"{word} by {'/'.join([term.world, *term.cell])} is {got}"
+    return got.above(half) == "yes", f"{word} by {where} is {got}"
+
+
+def _deepest(stats: Statistics, term: Term, arms: Mapping[str, Sequence[Arm]]) -> tuple[Arm, float]:
+    """The arm of a term; over doses that which is farthest from doing nothing, and what share of a whole write it is."""
+    some = stats._arms(term, arms)[0]
+    if term.word not in DOSED:
+        return some[0], 1.0
+    still = float(all(one.write == "rescale" for one in some[0].draws[0].interventions))
+    deep = [max((abs(one.amount - still) for one in arm.draws[0].interventions), default=1.0) for arm in some]
+    return some[deep.index(max(deep))], min(1.0, max(deep))
 
 
 def _ratio(top: Any, bottom: Any, told: Mapping[str, Any]) -> Estimate:

@@ -181,8 +181,9 @@ def _wide(
     every = Heads(h for at in layers for h in Heads.of(at, range(grid.n_heads)))
     for write in doc.world_axes()[world]:
         spec = write.at({k: v for k, v in cell.items() if k in write.axes})
-        if spec.write == "exchange":
-            continue
+        if spec.write == "exchange":  # every head has the next one's
+            n = grid.n_kv_heads if spec.site in {"k", "v"} else grid.n_heads
+            spec = spec.model_copy(update={"donors": tuple((i + 1) % n for i in range(n))})
         inner = None
         if spec.computed_in is not None:
             inner = tuple(_wide(doc, grid, spec.computed_in, cell, senders, ()))
