@@ -131,7 +131,7 @@ def page(times: dict[str, list[float]], largest: float, told: str, what: str) ->
     lines = [
         "# Benchmarks: loss and divergence over windows", "",
         "Sets of three heads set to zero; loss and KL(unedited ‖ edited) at every token of windows of 128 tokens.  Hook loops",
-        f"ran {SAMPLE} of the sets in each round, drawn anew; headlab ran all, which all differ.  By `python -m benchmarks.losses`.",
+        f"ran {SAMPLE} of the sets in each round, drawn anew; headlab ran all (no two alike).  By `python -m benchmarks.losses`.",
         "Ratios are the median over rounds, with their 95 % bootstrap interval and range.", "",
         told, "", what, "",
         "| method | ms CPU a window and set | headlab is faster by |", "|---|---|---|",

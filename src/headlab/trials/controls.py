@@ -23,7 +23,6 @@ from headlab.material import every
 from headlab.stats import Estimate, bootstrap_mean, clustered_rate
 from headlab.trials.document import Document
 from headlab.trials.expressions import DOSED, Expression, Term
-from headlab.trials.fields import ABLATIONS
 from headlab.trials.measured import Measured, harm, kind_of, name_of, right
 from headlab.trials.statistics import Statistics
 from headlab.trials.worlds import Arm, named, widened
