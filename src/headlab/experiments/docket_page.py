@@ -14,7 +14,8 @@ from textwrap import dedent, fill
 from types import ModuleType
 
 from headlab.claims import Claim, Prediction
-from headlab.experiments.trial import EXPERIMENTS, ROOMS, builtin_claims
+from headlab.experiments.known import builtin_claims
+from headlab.experiments.trial import EXPERIMENTS, ROOMS
 from headlab.trials.experiment import Entry
 from headlab.trials.flow import Declared
 
@@ -88,7 +89,8 @@ def _misleads(experiment: Entry, room: ModuleType) -> str:
     if isinstance(experiment, Declared):
         found = dict(experiment.sections)
     else:
-        found = {s["heading"]: s["text"] for s in getattr(room, "_SECTIONS", ())}
+        said = getattr(room, "_SECTIONS", None) or getattr(room, "SECTIONS", ())
+        found = {s["heading"]: s["text"] for s in said}
     for heading, text in found.items():
         if "misleads" in heading:
             return text
