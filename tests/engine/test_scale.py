@@ -27,6 +27,8 @@ import headlab
 from headlab.engine import scale
 from headlab.engine.model import fingerprint
 from headlab.engine.run import EngineError, sweep
+from headlab.engine.scale import ray as hands_of
+from headlab.engine.scale import replica as replicas
 from headlab.heads import Heads
 from headlab.interventions import Intervention, InterventionError, World
 from headlab.prompts import encode
@@ -42,8 +44,8 @@ def cluster() -> Iterator[None]:
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scale, "PATIENCE", 600.0)  # a machine that is busy otherwise
-        scale.begin("local", cpus=8, gpus=0)
+        patch.setattr(hands_of, "PATIENCE", 600.0)  # a machine that is busy otherwise
+        hands_of.begin("local", cpus=8, gpus=0)
         yield
         ray.shutdown()
 
@@ -76,14 +78,14 @@ def gone(pid: int | None) -> bool:
     return False
 
 
-def fragile(folder: Path, *fates: str) -> tuple[type[scale.Replica], Path]:
+def fragile(folder: Path, *fates: str) -> tuple[type[replicas.Replica], Path]:
     """Workers that meet these fates, one at each shard: "die" at once, or "hang" until they are killed from outside
     (the file then holds the process's id).
     """
     todo, hung = folder / "fates", folder / "hung"
     todo.write_text("\n".join(fates))
 
-    class Fragile(scale.Replica):
+    class Fragile(replicas.Replica):
         def run(self, number: int) -> tuple[str, Any]:
             if left := todo.read_text().split():
                 todo.write_text("\n".join(left[1:]))
@@ -160,25 +162,25 @@ def test_errors_come_through_as_themselves(one: scale.Ray) -> None:
 def test_a_replica_that_is_not_the_drivers_model_is_refused(tmp_path: Path) -> None:
     """The folder that the driver's model was read from holds another model by now; another torch; another step."""
     lab = headlab.load(tiny.save(tiny.hf_model("gpt2"), tmp_path / "model"))
-    seed = {**scale.proof_of(lab), **scale.seed_of(lab, "cpu")}
-    assert scale.replica(seed).fingerprint == lab.fingerprint
+    seed = {**replicas.proof_of(lab), **replicas.seed_of(lab, "cpu")}
+    assert replicas.replica(seed).fingerprint == lab.fingerprint
     with pytest.raises(EngineError, match=r"other software than the driver: torch .* .driver: 1\.0"):
-        scale.replica({**seed, "software": {**seed["software"], "torch": "1.0"}})
+        replicas.replica({**seed, "software": {**seed["software"], "torch": "1.0"}})
     with pytest.raises(EngineError, match=r"did not prove what the driver's model did .how attention is computed"):
-        scale.replica({**seed, "slots": []})
+        replicas.replica({**seed, "slots": []})
     other = tiny.hf_model("gpt2")
     with torch.no_grad():
         next(other.parameters()).mul_(1.01)
     tiny.save(other, tmp_path / "model")
     with pytest.raises(EngineError, match=r"has other weights than the driver's model .fingerprint"):
-        scale.replica(seed)
+        replicas.replica(seed)
 
 
 def test_a_module_goes_through_the_store_without_loss() -> None:
     """Weights, buffers that no checkpoint has, and tied weights; what is shared is not written to."""
     for family in ("gemma2", "gpt2"):
         hf = tiny.lab(family).model
-        made = scale.unpack(*scale.pack(hf, family))
+        made = replicas.unpack(*replicas.pack(hf, family))
         assert fingerprint(made) == fingerprint(hf)
         buffers = dict(made.named_buffers())
         assert all(torch.equal(buffers[name], b) for name, b in hf.named_buffers())
@@ -188,13 +190,13 @@ def test_a_module_goes_through_the_store_without_loss() -> None:
     with pytest.raises(EngineError, match=r"the model in memory .x. cannot be sent to workers.*save_pretrained"):
         hf = tiny.hf_model("gpt2")
         hf.lock = __import__("threading").Lock()
-        scale.pack(hf, "x")
+        replicas.pack(hf, "x")
 
 
 def test_a_worker_stays_with_its_block() -> None:
     """What is captured of a block's prompts is captured by as few workers as can be; nothing is left over."""
     shards = sweep_shards()
-    queue, hands = scale.Queue(shards), [scale.Hand(None), scale.Hand(None)]
+    queue, hands = hands_of.Queue(shards), [hands_of.Hand(None), hands_of.Hand(None)]
     order: list[list[str]] = [[], []]
     while queue:
         for n, hand in enumerate(hands):
@@ -241,13 +243,13 @@ def test_what_does_not_fit(cluster: None) -> None:
 
 def test_nobody_at_an_address() -> None:
     with pytest.raises(scale.ScaleError, match=r"no Ray at '127\.0\.0\.1:1': .*refused; start one with `ray start"):
-        scale.begin("127.0.0.1:1")
+        hands_of.begin("127.0.0.1:1")
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     from headlab.cli.errors import explain
 
-    monkeypatch.setattr(scale, "find_spec", lambda name: None)
+    monkeypatch.setattr(hands_of, "find_spec", lambda name: None)
     with pytest.raises(scale.ScaleError) as told:
         scale.pick("ray")
     assert explain(told.value) == ("--engine ray needs the extra: pip install 'headlab[ray]'", 2)
