@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 
 from headlab.experiments import builtin_claims, trial
-from headlab.experiments.heads import robustness, settings_grid
+from headlab.experiments.heads import robustness
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.stats import Estimate
+from headlab.trials import settings_grid
 
 EXPERIMENTS.setdefault("robustness", robustness.EXPERIMENT)
 
@@ -65,7 +66,7 @@ def test_a_flip_is_reported_with_its_margin() -> None:
     assert refuted[0] == "refuted" and refuted[1] == pytest.approx(0.3)
     row = {"dtype": "bfloat16", "kernel": "sdpa", "batch": "many", "device": "cpu", "draw": 0, "ran": True, "flip": True,
            "outcome": "undecided", "reference": "upheld", "margin": -0.02}  # fmt: skip
-    (note,) = robustness._flips([row])
+    (note,) = robustness.flips([row])
     assert "undecided" in note and "-0.020" in note
 
 

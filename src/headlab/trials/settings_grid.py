@@ -14,11 +14,12 @@ import torch
 from headlab.engine.model import Lab, ModelError, open_model
 from headlab.engine.run import sweep
 from headlab.engine.selfcheck import prove
-from headlab.experiments.base import Bench, draw
 from headlab.heads import even, odd
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, encode
+from headlab.trials.case import Bench, draw
+from headlab.trials.flow import Scope
 
 OPTIONS: Mapping[str, Any] = {
     "dtypes": ("float32", "bfloat16", "float16"),
@@ -50,18 +51,17 @@ def _worlds(lab: Lab, at: int) -> list[World]:
     return [*made, World("baseline"), World("noop", (Intervention(sets["all"], write="noop"),))]
 
 
-def run_grid(bench: Bench, pairs: Sequence[EncodedPair], at: int) -> tuple[list[tuple[Cell, str]], dict[Cell, Any]]:
+def run_grid(scope: Scope) -> tuple[list[tuple[Cell, str]], dict[Cell, Any]]:
     """``(cell, why it could not be run)`` of the whole grid, and the table of each cell that ran."""
-    option = {**OPTIONS, **bench.claim.options}
-    own = str(bench.lab.dtype).removeprefix("torch.")
-    dtypes = list(dict.fromkeys([own, *option["dtypes"]]))
+    case, option = scope.case, scope.options
+    own = str(scope.lab.dtype).removeprefix("torch.")
+    dtypes, devices = list(dict.fromkeys([own, *option["dtypes"]])), _devices(scope.lab, option["devices"])
     cells: list[tuple[Cell, str]] = []
     tables: dict[Cell, Any] = {}
-    home = (_devices(bench.lab, option["devices"])[0], own)
-    drawn = {0: list(pairs)} | {n: _other_pairs(bench, n) for n in range(1, int(option["draws"]))}
-    for device, dtype in product(_devices(bench.lab, option["devices"]), dtypes):
-        lab = _copy(bench.lab, dtype, device)
-        draws = drawn if (device, dtype) == home else {0: drawn[0]}
+    drawn = {0: list(scope.pairs)} | {n: _other_pairs(case, n) for n in range(1, int(option["draws"]))}
+    for device, dtype in product(devices, dtypes):
+        lab = _copy(scope.lab, dtype, device)
+        draws = drawn if (device, dtype) == (devices[0], own) else {0: drawn[0]}
         for kernel, batch, n in product(option["kernels"], option["batches"], draws):
             cell = Cell(dtype, kernel, batch, device, n)
             if n and (kernel, batch) != (option["kernels"][0], option["batches"][0]):
@@ -75,20 +75,26 @@ def run_grid(bench: Bench, pairs: Sequence[EncodedPair], at: int) -> tuple[list[
                     cells.append((cell, "this model's own mathematics is not sdpa's, so it never runs it"))
                     continue
                 tables[cell] = sweep(
-                    lab, few, _worlds(lab, at), tokens=1 if batch == "one" else None, keep=bench.run,
-                    progress=bench.progress, what=str(cell), memory=bench.memory,
-                )  # fmt: skip
+                    lab,
+                    few,
+                    _worlds(lab, scope.layer),
+                    tokens=1 if batch == "one" else None,
+                    keep=case.run,
+                    progress=case.progress,
+                    what=str(cell),
+                    memory=case.memory,
+                )
             cells.append((cell, ""))
     return cells, tables
 
 
-def _other_pairs(bench: Bench, n: int) -> list[EncodedPair]:
+def _other_pairs(case: Bench, n: int) -> list[EncodedPair]:
     """Another draw of the task's pairs; of the user's own pairs, another sample of two thirds."""
-    if bench.test.name != "decimals":
-        found = bench.test.sample(max(2, 2 * len(bench.test) // 3), bench.seed + n)
+    if case.test.name != "decimals":
+        found = case.test.sample(max(2, 2 * len(case.test) // 3), case.seed + n)
     else:
-        found, _ = draw(bench.claim.model_copy(update={"seed": bench.seed + n}), bench.lab.tokenizer, None)
-    return [encode(p, bench.lab.tokenizer) for p in found]
+        found, _ = draw(case.claim.model_copy(update={"seed": case.seed + n}), case.lab.tokenizer, None)
+    return [encode(p, case.lab.tokenizer) for p in found]
 
 
 def _devices(lab: Lab, wanted: Sequence[str]) -> list[str]:
