@@ -15,6 +15,7 @@ from headlab.experiments import load, trial
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
 from headlab.experiments.weights import weight_clusters as room
 from headlab.measures import weight_nulls
+from headlab.measures.weight_clusters import NULLS
 from headlab.measures.weight_labels import grouped
 from headlab.measures.weight_nulls import (
     apart,
@@ -30,6 +31,7 @@ from headlab.measures.weights import head_weights, norm_matched
 from headlab.stats.agreement import adjusted_rand, cluster_test
 from headlab.stats.clustering import euclidean, hierarchical
 from headlab.stats.views import principal_coordinates
+from headlab.trials import weighed
 
 EXPERIMENTS.setdefault("weight-clusters", room.EXPERIMENT)
 
@@ -83,7 +85,7 @@ def test_published_clusters_are_the_kv_groups_and_proper_ones_are_not_there(rand
 
     own = numbers(standard)
     assert own["rank:qk"] > 0.05 and own["rank:ov"] > 0.05
-    assert own["rank:qk"] == max(own[f"rank:qk:{null}"] for null in room.NULLS)
+    assert own["rank:qk"] == max(own[f"rank:qk:{null}"] for null in NULLS)
     assert own["prediction:set"] < 0.8 and own["rank:prediction"] > 0.05
     assert own["rank:kv:qk"] > 0.05 and own["rank:kv:ov"] > 0.05
     assert result.verdict.outcome == "refuted"
@@ -177,8 +179,8 @@ def test_controls_that_fail_void_the_trial(natural, store, monkeypatch) -> None:
         kept = replace(moved.at(layer), k=weights.at(layer).k, v=weights.at(layer).v)
         return replace(moved, layers={layer: kept}), order
 
-    monkeypatch.setattr(room, "reordered", scrambled)
-    monkeypatch.setattr(room, "planted", lambda w, at, seed: planted(w, at, seed, noise=100.0))
+    monkeypatch.setattr(weighed, "reordered", scrambled)
+    monkeypatch.setattr(weighed, "planted", lambda w, at, seed: planted(w, at, seed, noise=100.0))
     result = trial(claim(), natural, store=store, protocol="standard")
     assert result.verdict.outcome == "void" and not any(c.passed for c in result.verdict.controls)
     assert "reordered" in result.verdict.sentence and "planted-copies" in result.verdict.sentence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,7 +18,6 @@ from headlab.stats.agreement import ClusterTest, cluster_test, co_occurrence
 from headlab.stats.clustering import Clustering, by_density, gap_statistic, hierarchical, k_means
 from headlab.stats.figures import rounded
 from headlab.stats.views import principal_coordinates
-from headlab.store import NamedEstimate
 
 Array = np.ndarray
 STATISTICS: tuple[Literal["silhouette", "ari", "purity"], ...] = ("silhouette", "ari", "purity")
@@ -60,29 +59,18 @@ class Labelled:
             out |= {kind: found and found.value, f"{kind}_chance": found and found.chance, f"p_{kind}": ranked}
         return out | {"p_holm": self.p_holm, "note": self.note}
 
-    def estimates(self, circuits: Mapping[str, str]) -> list[NamedEstimate]:
-        out = []
-        words = {
-            "ari": "ARI of the clusters with",
-            "purity": "purity of the clusters by",
-            "silhouette": "silhouette of",
-        }
+    def numbers(self, circuits: Mapping[str, str]) -> Iterator[tuple[str, str, Estimate | Rank]]:
+        """Name, label and what was found."""
+        words = {"ari": "ARI of the clusters with", "silhouette": "silhouette of"}
         for kind, found in self.tests.items():
             if found.value is None or kind == "purity":
                 continue
             chance = f"{rounded(found.chance)} on average among {self.null}" if found.null else found.note
             value = Estimate(found.value, found.value, found.value, self.n, "heads", "counted", note=chance)
-            out.append(
-                _named(f"{kind}:{self.name}", f"{circuits[self.circuit]}: {words[kind]} {WORDS[self.label]}", value)
-            )
+            yield f"{kind}:{self.name}", f"{circuits[self.circuit]}: {words[kind]} {WORDS[self.label]}", value
         if self.test is not None:
             label = f"{circuits[self.circuit]}: {self.null} that part the heads at least as well as {WORDS[self.label]}"
-            out.append(_named(f"rank:{self.name}", label, self.test.estimate))
-        return out
-
-
-def _named(name: str, label: str, found: Estimate) -> NamedEstimate:
-    return NamedEstimate(name=name, label=label, arm="z", estimate=found.to_dict())
+            yield f"rank:{self.name}", label, self.test
 
 
 def given_labels(grid: Grid, given: Sequence[Any]) -> list[Any]:

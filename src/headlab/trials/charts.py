@@ -7,6 +7,8 @@ from typing import Any
 
 from headlab.effects import Figure
 from headlab.stats import Estimate
+from headlab.stats.figures import percent
+from headlab.stats.views import view
 
 
 def estimates(
@@ -61,3 +63,28 @@ def curve(
     axes: dict[str, Any] = {"x_title": x_title, "y_title": y_title}
     options = axes if threshold is None else {"threshold": threshold, **axes}
     return Figure("curve", name, title, caption, tuple(rows), options)
+
+
+def heads_apart(
+    name: str,
+    title: str,
+    caption: str,
+    distances: Any,
+    labels: Sequence[Any],
+    method: str,
+    seed: int,
+    group: str = "cluster",
+) -> list[Figure]:
+    """Heads in two dimensions by their distances [head, head], coloured by label; nothing where the method gives no points."""
+    made = view(distances, method, seed=seed)  # type: ignore[arg-type]
+    if not made.points:
+        return []
+    shares = made.explained or ()
+    told = [f" ({percent(shares[i])} of the squared distances)" if i < len(shares) else "" for i in (0, 1)]
+    data = tuple(
+        {"x": x, "y": y, "label": str(h), "group": f"{group} {c}"}
+        for h, ((x, y), c) in enumerate(zip(made.points, labels, strict=True))
+    )
+    options = {"named": True, "x_title": f"axis 1{told[0]}", "y_title": f"axis 2{told[1]}"}
+    caption = f"One point a head, named by its number. {caption}"
+    return [Figure("scatter", f"view-{name}", f"{title}: {made.method}", caption, data, options)]

@@ -163,6 +163,10 @@ class Seen:
         return found
 
 
+class Undefined(Exception):
+    """What a reading is made of is not defined on this model; says why.  A number that raises it makes the reading untestable."""
+
+
 def everything(claim: Claim, found: Mapping[str, Found]) -> Claim:
     """Every prediction is ruled."""
     return claim
@@ -247,13 +251,17 @@ def read(scope: Scope, method: Method, shared: dict[Any, Any] | None = None) -> 
     claim, name = scope.claim, scope.protocol.name
     if method.binds is not None:
         claim = claim.model_copy(update={"controls": tuple(c for c in claim.controls if c in method.binds)})
-    if why := method.impossible(scope):
+    why = method.impossible(scope)
+    seen = Seen(scope, {} if why else swept(scope, method.sweeps(scope)), shared={} if shared is None else shared)
+    try:
+        for number in () if why else method.numbers:
+            seen.told += number(seen)
+    except Undefined as error:
+        why = str(error)
+    if why:
         verdict = decide(method.asks(claim, {}), {}, [], impossible=why)
         words = method.words if isinstance(method.words, str) else "not run"
         return [Reading(protocol=name, words=words, verdict=verdict)], None  # type: ignore[arg-type]
-    seen = Seen(scope, swept(scope, method.sweeps(scope)), shared={} if shared is None else shared)
-    for number in method.numbers:
-        seen.told += number(seen)
     found: dict[str, Found] = {}
     for t in seen.told:
         if not t.shown:

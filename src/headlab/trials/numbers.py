@@ -46,3 +46,10 @@ def discordance(name: str, label: str, sweep: str, a: str, b: str) -> Number:
         yield Told(name, label, p)
 
     return told
+
+
+def counted(value: float | None, n: int, unit: str, note: str) -> Estimate:
+    """A number of these very items: nothing was sampled, so it has no width."""
+    if value is None:
+        return Estimate.undefined(unit, n, note or "nothing to compare")
+    return Estimate(value, value, value, n, unit, "counted", note=note)

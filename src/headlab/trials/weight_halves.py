@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from headlab.claims import PROTOCOLS
 from headlab.designs import matched_sets
 from headlab.effects import mean_recovery, pivot
-from headlab.experiments.base import Bench, eligibility
 from headlab.heads import Grid, Heads, even, pool
 from headlab.interventions import Intervention, World
 from headlab.measures.weight_sets import TRAITS, traits
 from headlab.organisms import card, names
 from headlab.stats import holm
 from headlab.stats.spacing import Association, rank_correlation
+from headlab.trials.case import Bench
+from headlab.trials.pairs import eligibility
 
 Array = np.ndarray
 LEAST = 5
@@ -40,9 +42,6 @@ def members_of(bench: Bench, at: int, text: str) -> Heads:
     return even(bench.lab.grid, at) if text == "causal" else pool(bench.lab.grid, at, text)
 
 
-# -- working and failing subsets ----------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Subsets:
     """Traits of halves beside what they repair; ``why`` says why there is nothing, and then the rest is empty."""
@@ -56,8 +55,6 @@ class Subsets:
 
 def subsets(bench: Bench, at: int, labels: Sequence[int], table: Array, wanted: int) -> Subsets:
     """Do halves of the layer that repair differ, in clusters or likeness, from halves that do not?"""
-    import pandas as pd
-
     if wanted == 0:
         return Subsets({}, {}, pd.DataFrame(), "", "halves that repair were not asked for (option subsets: 0)")
     able = eligibility(bench, PROTOCOLS["standard"])
