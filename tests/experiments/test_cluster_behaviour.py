@@ -126,7 +126,7 @@ def test_names_that_matter_void_the_trial(clustered, store, monkeypatch) -> None
 
 def test_effects_that_do_not_follow_the_weights_void_the_trial(clustered, store, monkeypatch) -> None:
     noise = np.random.default_rng(0).normal(size=(2, 16, 2))
-    monkeypatch.setattr(room, "_injected", lambda table, grid, k: tuple(noise))
+    monkeypatch.setattr(room, "injected", lambda table, grid, k: tuple(noise))
     result = trial(claim(30), clustered, store=store, protocol="standard")
     assert result.verdict.outcome == "void" and "injected" in result.verdict.sentence
 

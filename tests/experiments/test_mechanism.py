@@ -14,7 +14,6 @@ from headlab.designs import matched_sets
 from headlab.experiments import load, trial
 from headlab.experiments.heads import mechanism as room
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
-from headlab.experiments.weights.cluster_patches import Patched, foremost
 from headlab.heads import Grid, Heads
 from headlab.measures import entropy, norms
 from headlab.measures.correspondence import beyond_groups, parting_table
@@ -27,6 +26,7 @@ from headlab.stats import Estimate, rank
 from headlab.stats.agreement import adjusted_rand
 from headlab.stats.clustering import euclidean, hierarchical
 from headlab.tasks.decimals import decimals
+from headlab.trials.cluster_patches import Patched, foremost
 
 EXPERIMENTS.setdefault("mechanism", room.EXPERIMENT)
 
@@ -143,8 +143,8 @@ def test_names_that_matter_void_the_trial(clustered, store, monkeypatch) -> None
 
 
 def test_a_made_up_property_that_is_noise_voids_the_trial(clustered, store, monkeypatch) -> None:
-    honest = room._injected
-    monkeypatch.setattr(room, "_injected", lambda parted, seed: honest(parted, seed, noise=1e9))
+    honest = room.injected
+    monkeypatch.setattr(room, "injected", lambda parted, seed: honest(parted, seed, noise=1e9))
     result = trial(claim(pairs=20), clustered, store=store, protocol="standard")
     assert result.verdict.outcome == "void" and "injected" in result.verdict.sentence
 
@@ -214,7 +214,7 @@ def test_pairs_that_make_groups_are_not_those_that_test_them(natural) -> None:
     pairs = [
         encode(p, natural.tokenizer) for p in decimals(60, clean="simple", corrupted="qa", tokenizer=natural.tokenizer)
     ]
-    first, second = room._halves(pairs, 11)
+    first, second = room.halves(pairs, 11)
     assert len(second) == 11 and len(first) > 11
     assert not {p.pair.cluster for p in first} & {p.pair.cluster for p in second}
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from headlab import organisms
-from headlab.experiments.training import series_looks, training_dynamics
+from headlab.experiments.training import training_dynamics
 from headlab.experiments.training.emergence import emergence
 from headlab.experiments.trial import builtin_claims, experiment, trial
 from headlab.measures import changes, checkpoints
@@ -20,6 +20,7 @@ from headlab.organisms.steps import steps_of
 from headlab.report import figures, page
 from headlab.stats.change_point import change_point
 from headlab.store import Store
+from headlab.trials import series_looks
 
 PLANTED, CONTROL = "decimals-series-planted", "decimals-series-control"
 CLAIM = builtin_claims()["training-dynamics"]

@@ -197,3 +197,9 @@ def matching(
         weights, labels=made.labels, statistic="ari", k=k or None, linkage="ward" if k else "average",
         groups=groups_of(grid), permutations=permutations, seed=seed, alpha=alpha, unit="labellings",
     )  # fmt: skip
+
+
+def injected(table: Array, grid: Grid, k: int) -> tuple[Array, Array]:
+    """Effects that are a function of the weights: the heads' coordinates in the space that the distances span, and what
+    nearest heads share as far as anything can."""
+    return principal_coordinates(table)[0], smoothest(nearest(table, grid, k), grid)

@@ -81,13 +81,14 @@ class Scope:
 @dataclass(frozen=True)
 class Sweep:
     """Worlds that run together.  ``texts``: greedy text is graded beside the logit difference; ``labels``: further columns of
-    their rows; ``pairs``: others than those that the reading is about."""
+    their rows; ``pairs``: others than those that the reading is about; ``kept``: its rows stand in the table of effects."""
 
     worlds: Sequence[World]
     texts: bool = False
     arm: str = "z"
     labels: Mapping[str, str] = field(default_factory=dict)
     pairs: Sequence[EncodedPair] | None = None
+    kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Seen:
     tables: dict[str, Any]
     told: list[Told] = field(default_factory=list)
     shared: dict[Any, Any] = field(default_factory=dict)
+    kept: list[Any] = field(default_factory=list)
     _made: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -164,7 +166,10 @@ class Seen:
 
 
 class Undefined(Exception):
-    """What a reading is made of is not defined on this model; says why.  A number that raises it makes the reading untestable."""
+    """What a reading is made of is not defined on this model; says why.
+
+    A number or a control that raises it makes the reading untestable.
+    """
 
 
 def everything(claim: Claim, found: Mapping[str, Found]) -> Claim:
@@ -246,16 +251,26 @@ def swept(scope: Scope, sweeps: Mapping[str, Sweep]) -> dict[str, pd.DataFrame]:
     return out
 
 
+def ran(scope: Scope, sweeps: Mapping[str, Sweep], shared: dict[Any, Any]) -> Seen:
+    """What a protocol sees of its sweeps."""
+    tables = swept(scope, sweeps)
+    return Seen(scope, tables, shared=shared, kept=[tables[name] for name, one in sweeps.items() if one.kept])
+
+
 def read(scope: Scope, method: Method, shared: dict[Any, Any] | None = None) -> tuple[list[Reading], Seen | None]:
     """The claim by one protocol."""
     claim, name = scope.claim, scope.protocol.name
     if method.binds is not None:
         claim = claim.model_copy(update={"controls": tuple(c for c in claim.controls if c in method.binds)})
     why = method.impossible(scope)
-    seen = Seen(scope, {} if why else swept(scope, method.sweeps(scope)), shared={} if shared is None else shared)
+    seen = ran(scope, {} if why else method.sweeps(scope), {} if shared is None else shared)
+    if name == "standard":
+        seen.shared["standard"] = seen
+    controls: list[Control] = []
     try:
         for number in () if why else method.numbers:
             seen.told += number(seen)
+        controls += flat(check(seen) for check in (() if why else method.controls))
     except Undefined as error:
         why = str(error)
     if why:
@@ -266,7 +281,6 @@ def read(scope: Scope, method: Method, shared: dict[Any, Any] | None = None) -> 
     for t in seen.told:
         if not t.shown:
             found.setdefault(t.name, t.found)
-    controls = flat(check(seen) for check in method.controls)
     reason = (scope.able.reason if scope.able else "") or method.ineligible(seen)
     asked, undefined = method.asks(claim, found), method.undefined(seen)
     verdict = decide(asked, found, controls, ineligible=reason, impossible=undefined)
@@ -359,8 +373,8 @@ class Declared(Entry):
             out.notes += method.notes(seen)
             out.settings |= method.settings(seen)
             out.sections += headed(method.sections(seen))
-            if seen.tables:
-                parts.setdefault("effects", []).extend(seen.tables.values())
+            if seen.kept:
+                parts.setdefault("effects", []).extend(seen.kept)
             for key, make in method.tables.items():
                 parts.setdefault(key, []).append(make(seen))
         out.figures += [draw(out.readings) for draw in self.figures]
@@ -379,11 +393,19 @@ def headed(sections: Mapping[str, str]) -> list[dict[str, str]]:
 @dataclass(frozen=True, kw_only=True)
 class OnPairs(Declared):
     """On prompt pairs of which the model gets the clean prompt right and the corrupted one wrong (where ``eligibility`` says
-    nothing else), at one layer.  ``alone``: only the standard protocol runs, and the record speaks of its eligibility alone.
+    nothing else), at one layer.  ``alone``: the record speaks of eligibility by the standard protocol alone.
     ``layered``: False where no layer is chosen."""
 
     alone: bool = False
     layered: bool = True
+
+    def standard(self, seen: Seen) -> Seen:
+        """What the standard protocol sees, whichever reading asks: run now where the claim does not ask for it."""
+        if "standard" not in seen.shared:
+            able = eligibility(seen.case, PROTOCOLS["standard"]) if self.eligibility is None else None
+            scope = self.scope(seen.case, "standard", seen.scope.layer, able)
+            seen.shared["standard"] = ran(scope, self.methods["standard"].sweeps(scope), seen.shared)
+        return seen.shared["standard"]
 
     def ground(self, case: Any) -> Ground:
         layer, scan = layer_of(case) if self.layered else (-1, [])
@@ -393,7 +415,8 @@ class OnPairs(Declared):
             return Ground(layer, settings, lambda protocol: None, lambda suited: said)
         if self.alone:
             own = eligibility(case, PROTOCOLS["standard"])
-            return Ground(layer, settings, lambda protocol: own, lambda suited: own.plain())
+            able = {"standard": own}
+            return Ground(layer, settings, able.get, lambda suited: own.plain())
         return Ground(
             layer,
             settings,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from headlab.effects import Progress, quiet
-from headlab.experiments.base import Result
 from headlab.organisms.checkpoint_series import Series, listed
 from headlab.store import Store
+from headlab.trials.results import Result
 
 SLUG = "training-dynamics"
 

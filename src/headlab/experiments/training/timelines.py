@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headlab.effects import Figure
-from headlab.measures.changes import NORMS, label, trace
+from headlab.measures.changes import NORMS, trace
 from headlab.measures.checkpoints import WHOLE
 from headlab.organisms.checkpoint_series import Series
 
@@ -30,28 +30,13 @@ def timeline(
         rows = trace(looks, series, quantity, layer)
         if len(rows) < 2:
             continue
-        data += [
-            {
-                "x": float(r["step"]),
-                "y": float(r["value"]),
-                "low": float(r["low"]),
-                "high": float(r["high"]),
-                "series": words,
-            }
-            for r in rows.to_dict("records")
-        ]
+        columns = {"x": "step", "y": "value", "low": "low", "high": "high"}
+        data += [{**{k: float(r[c]) for k, c in columns.items()}, "series": words} for r in rows.to_dict("records")]
         asked = _CHANGE_OF.get(quantity, quantity)
         picked = changes[(changes["series"] == series) & (changes["quantity"] == asked) & (changes["layer"] == layer)]
-        bands += [
-            {
-                "series": words,
-                "low": r["low"],
-                "high": r["high"],
-                "from": r["last_look_before"],
-                "to": r["first_look_after"],
-            }
-            for r in picked[picked["changed"]].to_dict("records")
-        ]
+        columns = {"low": "low", "high": "high", "from": "last_look_before", "to": "first_look_after"}
+        changed = picked[picked["changed"]].to_dict("records")
+        bands += [{"series": words, **{k: r[c] for k, c in columns.items()}} for r in changed]
     if not data:
         return None
     options: dict[str, Any] = {
@@ -127,6 +112,3 @@ def _shown_layers(looks: Any, own: Sequence[Series]) -> list[int]:
     rows = looks[(looks["series"] == own[0].name) & (looks["quantity"] == "repair all")]
     moved = rows.groupby("layer")["value"].agg(lambda v: v.max() - v.min()).sort_values(ascending=False, kind="stable")
     return sorted(int(n) for n in moved.index[: max(1, _MOST_LINES // len(own))])
-
-
-__all__ = ["figures_of", "label", "timeline"]

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 
 from headlab.effects import Figure
-from headlab.experiments.base import Bench
 from headlab.measures.correspondence import FEATURES, FIRST, rank_correlations
 from headlab.measures.head_effects import effect_distances
 from headlab.stats.figures import rounded
+from headlab.trials.flow import Seen
 
 
-def figures(bench: Bench, here: Any, found: Sequence[Any]) -> list[Figure]:
-    out = [_features(bench, here)]
+def figures(seen: Seen, here: Any, found: Sequence[Any]) -> list[Figure]:
+    out = [_features(seen, here)]
     if here.forecast.test is not None:
         out.append(_skill(here))
     if len(found) > 1:
-        out.append(_layers(bench, found))
-    return [*out, _pairs(bench, here)]
+        out.append(_layers(seen, found))
+    return [*out, _pairs(seen, here)]
 
 
 def _band(m: Any) -> dict[str, Any]:
@@ -28,8 +28,8 @@ def _band(m: Any) -> dict[str, Any]:
     return {"value": (low + high) / 2, "low": low, "high": high}
 
 
-def _features(bench: Bench, here: Any) -> Figure:
-    drawn, rows = here.effects.drawn(bench.seed), []
+def _features(seen: Seen, here: Any) -> Figure:
+    drawn, rows = here.effects.drawn(seen.scope.seed), []
     for feature, m in here.mantels.items():
         if m.r is None:
             continue
@@ -69,13 +69,13 @@ def _skill(here: Any) -> Figure:
     )  # fmt: skip
 
 
-def _layers(bench: Bench, found: Sequence[Any]) -> Figure:
+def _layers(seen: Seen, found: Sequence[Any]) -> Figure:
     rows: list[dict[str, Any]] = []
     for f in found:
         m = f.mantels[FIRST]
         if m.r is None:
             continue
-        low, high = np.nanquantile(rank_correlations(f.tables[FIRST], f.effects.drawn(bench.seed)), [0.025, 0.975])
+        low, high = np.nanquantile(rank_correlations(f.tables[FIRST], f.effects.drawn(seen.scope.seed)), [0.025, 0.975])
         rows.append(
             {"x": f.layer, "y": m.r, "low": min(float(low), m.r), "high": max(float(high), m.r), "series": "this model"}
         )
@@ -93,8 +93,8 @@ def _layers(bench: Bench, found: Sequence[Any]) -> Figure:
     )
 
 
-def _pairs(bench: Bench, here: Any) -> Figure:
-    grid = bench.lab.grid
+def _pairs(seen: Seen, here: Any) -> Figure:
+    grid = seen.scope.grid
     left, right = np.triu_indices(grid.n_heads, 1)
     far, apart = here.tables[FIRST][left, right], effect_distances(here.effects.profile)[left, right]
     m = here.mantels[FIRST]

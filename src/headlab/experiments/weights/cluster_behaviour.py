@@ -14,64 +14,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from headlab.claims import PROTOCOLS, Control, decide
+from headlab.claims import Control
 from headlab.engine.model import ModelError
-from headlab.experiments.attention.watched import chosen_layer, untestable
-from headlab.experiments.base import Bench, Experiment, Outcome, eligibility, named
-from headlab.experiments.heads.head_effects import profiles
-from headlab.experiments.heads.patched_sets import checked
-from headlab.experiments.weights.behaviour_figures import figures
-from headlab.experiments.weights.set_test import set_test
-from headlab.heads import Grid
+from headlab.experiments.weights import behaviour_figures as figures
+from headlab.experiments.weights.set_test import published
 from headlab.measures.correspondence import (
     FEATURES,
     FIRST,
     Forecast,
     agreement,
     forecast,
+    injected,
     matching,
     nearest,
     parting_table,
     rank_correlations,
     skills,
-    smoothest,
     weight_tables,
 )
 from headlab.measures.head_effects import EFFECTS, Profiles, effect_distances
 from headlab.measures.weight_nulls import reordered
 from headlab.measures.weights import HeadWeights, head_weights
-from headlab.stats import Estimate, Rank, holm
+from headlab.prompts import EncodedPair
+from headlab.stats import Estimate, holm
 from headlab.stats.agreement import ClusterTest
 from headlab.stats.clustering import LEAST
 from headlab.stats.distances import Mantel
 from headlab.stats.figures import rounded
-from headlab.stats.views import principal_coordinates
-from headlab.store import NamedEstimate, Reading
+from headlab.trials.checks import no_op, patch_all
+from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told
+from headlab.trials.head_profiles import each_head, profiles
+from headlab.trials.numbers import counted
 
-STATISTICS = (
-    "mantel:*",
-    "rank:mantel",
-    "rank:mantel:*",
-    "prediction:skill",
-    "rank:prediction",
-    "ari:*",
-    "rank:ari:*",
-    "sets:*",
-)
 EXACT = 1e-9
 OWN = "two"
 CUTS = {OWN: f"{FEATURES[FIRST]} beyond KV groups, two clusters", FIRST: f"{FEATURES[FIRST]}, best silhouette"}
-_WORDS = "distances of directions of W_QK and W_OV against distances of effects; heads exchanged within KV groups"
 
 
 @dataclass(frozen=True)
-class Found:
+class Layer:
     """One layer: weight distances by feature, effects, and what the one says of the other."""
 
     layer: int
@@ -82,155 +70,173 @@ class Found:
     groups: Mapping[str, ClusterTest]
 
 
-def cluster_behaviour(bench: Bench) -> Outcome:
-    """Run the experiment."""
-    import pandas as pd
+def too_few(case: Any) -> str:
+    n = case.lab.grid.n_heads
+    return f"{case.lab.name} has {n} heads in each layer: at least {LEAST} are compared" if n < LEAST else ""
 
-    lab, claim = bench.lab, bench.claim
-    if lab.grid.n_heads < LEAST:
-        return untestable(
-            bench, f"{lab.name} has {lab.grid.n_heads} heads in each layer: at least {LEAST} are compared"
-        )
-    at, scan = chosen_layer(bench)
-    lab.attention_of(at)
+
+def unweighed(scope: Scope) -> str:
+    """Why this family has no weights to compare."""
     try:
-        weights = head_weights(lab)
-        layers = [n for n in sorted(weights.layers) if n == at or bench.option("all_layers", EXPERIMENT)]
-        tables = {n: weight_tables(weights, n) for n in layers}
-        own = {n: parting_table(weights, n) for n in layers}
+        parting_table(head_weights(scope.lab, [scope.layer]), scope.layer)
     except ModelError as error:
-        return untestable(bench, str(error))
-    able = eligibility(bench, PROTOCOLS["standard"])
-    pairs = able.usable(bench)
-    table, checks = checked(bench, PROTOCOLS["standard"], pairs, at)
-    kept = pairs[: bench.option("pairs_by_head", EXPERIMENT)]
-    found = {n: _found(bench, n, tables[n], own[n], profiles(bench, kept, n)) for n in layers}
-    here = found[at]
-    checks = [*checks, *_controls(bench, weights, here)]
-    numbers, ruled = _estimates(bench, here)
-    readings = [
-        Reading(
-            protocol="standard",
-            words=_WORDS,
-            verdict=decide(claim, ruled, checks, ineligible=able.reason),
-            estimates=tuple(numbers),
+        return str(error)
+    return ""
+
+
+def layers(scope: Scope) -> list[int]:
+    scope.lab.attention_of(scope.layer)
+    return [n for n in sorted(scope.lab.attentions) if n == scope.layer or scope.options["all_layers"]]
+
+
+def kept(scope: Scope) -> list[EncodedPair]:
+    return scope.pairs[: scope.options["pairs_by_head"]]
+
+
+def sweeps(scope: Scope) -> dict[str, Sweep]:
+    whole = Sweep((scope.edit("all", scope.whole), *scope.idle()), texts=True)
+    return {"controls": whole, **{f"heads L{n}": each_head(scope, n, kept(scope)) for n in layers(scope)}}
+
+
+def dealt(scope: Scope) -> dict[str, Any]:
+    """How often and by what seed heads are exchanged."""
+    claim = scope.claim
+    return {"permutations": max(100, claim.matched_sets), "seed": claim.seed, "alpha": claim.alpha}
+
+
+def weights(scope: Scope) -> HeadWeights:
+    return head_weights(scope.lab)
+
+
+def by_layer(seen: Seen) -> dict[int, Layer]:
+    scope, whole, how = seen.scope, seen.of_trial(weights), dealt(seen.scope)
+    grid, out = scope.grid, {}
+    for n in layers(scope):
+        tables, effects = weight_tables(whole, n), profiles(seen, f"heads L{n}", n)
+        apart = effect_distances(effects.profile)
+        out[n] = Layer(
+            n,
+            tables,
+            effects,
+            {feature: agreement(table, apart, grid, **how) for feature, table in tables.items()},
+            forecast(tables[FIRST], effects.profile, grid, scope.options["neighbours"], **how),
+            {
+                OWN: matching(parting_table(whole, n), apart, grid, k=2, **how),
+                FIRST: matching(tables[FIRST], apart, grid, **how),
+            },
         )
-    ]
-    sets = None
-    if "published" in claim.readings:
-        sets = set_test(bench, weights, at, checks)
-        readings.append(sets.reading)
-    return Outcome(
-        readings,
-        figures(bench, here, list(found.values())),
-        {
-            "correspondence": _correspondence(found), "heads": _heads(bench, found), "pairs_of_heads": _pairs(bench, here),
-            "effects": table, **({} if sets is None else {"sets": pd.DataFrame(sets.rows)}),
-        },
-        able.plain(),
-        settings={"layer": at, "layer_scan": scan, "feature": FIRST, "effects": dict(EFFECTS), "pairs_by_head": len(kept)},
-        sections=_SECTIONS,
-    )  # fmt: skip
+    return out
 
 
-def _found(bench: Bench, layer: int, tables: Mapping[str, Any], own: Any, effects: Profiles) -> Found:
-    claim, grid = bench.claim, bench.lab.grid
-    common: dict[str, Any] = {"permutations": max(100, claim.matched_sets), "seed": claim.seed, "alpha": claim.alpha}
-    profile = effects.profile
-    apart = effect_distances(profile)
-    return Found(
-        layer, tables, effects,
-        {feature: agreement(table, apart, grid, **common) for feature, table in tables.items()},
-        forecast(tables[FIRST], profile, grid, bench.option("neighbours", EXPERIMENT), **common),
-        {OWN: matching(own, apart, grid, k=2, **common), FIRST: matching(tables[FIRST], apart, grid, **common)},
-    )  # fmt: skip
+def here(seen: Seen) -> Layer:
+    return seen.once(by_layer)[seen.scope.layer]
 
 
-# -- numbers ------------------------------------------------------------------------------------------------
-
-
-def _resampled(value: float | None, drawn: Any, n: int, seed: int, note: str) -> Estimate:
+def resampled(value: float | None, drawn: Any, n: int, seed: int, note: str) -> Estimate:
     """A number of these heads; its interval is over the pairs that their effects were measured on."""
     whole = np.asarray(drawn)[np.isfinite(drawn)]
     if value is None or not len(whole):
         return Estimate.undefined("pairs", n, note)
-    low, high = np.quantile(whole, [0.025, 0.975])
-    return Estimate(
-        value, min(float(low), value), max(float(high), value), n, "pairs", "bootstrap over pairs", seed=seed, note=note
-    )
+    low, high = (float(q) for q in np.quantile(whole, [0.025, 0.975]))
+    return Estimate(value, min(low, value), max(high, value), n, "pairs", "bootstrap over pairs", seed=seed, note=note)
 
 
-def _estimates(bench: Bench, here: Found) -> tuple[list[NamedEstimate], dict[str, Any]]:
-    drawn, n = here.effects.drawn(bench.seed), len(here.effects.clean)
-    out: list[NamedEstimate] = []
-    ruled: dict[str, Any] = {}
-
-    def add(name: str, label: str, value: Estimate | Rank) -> None:
-        ruled[name] = value
-        out.append(named(name, label, value.estimate if isinstance(value, Rank) else value))
-
-    for feature, m in here.mantels.items():
+def numbers(seen: Seen) -> Iterator[Told]:
+    own, scope = here(seen), seen.scope
+    drawn, n = own.effects.drawn(scope.seed), len(own.effects.clean)
+    for feature, m in own.mantels.items():
         band = m.note if m.null is None else f"exchanged heads give {rounded(m.null[0])} to {rounded(m.null[1])}"
-        r = _resampled(m.r, rank_correlations(here.tables[feature], drawn), n, bench.seed, band)
-        add(f"mantel:{feature}", f"rank correlation of effect distance with distance of {FEATURES[feature]}", r)
+        r = resampled(m.r, rank_correlations(own.tables[feature], drawn), n, scope.seed, band)
+        yield Told(f"mantel:{feature}", f"rank correlation of effect distance with distance of {FEATURES[feature]}", r)
         if m.test is not None:
-            add(f"rank:mantel:{feature}", f"exchanged heads that agree as well ({FEATURES[feature]})", m.test)
-    if (first := here.mantels[FIRST].test) is not None:
-        add("rank:mantel", "exchanged heads whose weight and effect distances agree as well", first)
-    guess = here.forecast
+            yield Told(f"rank:mantel:{feature}", f"exchanged heads that agree as well ({FEATURES[feature]})", m.test)
+    if (first := own.mantels[FIRST].test) is not None:
+        yield Told("rank:mantel", "exchanged heads whose weight and effect distances agree as well", first)
+    guess = own.forecast
     note = guess.note or f"exchanged heads give {rounded(np.mean(guess.null))} on average"
-    near = nearest(here.tables[FIRST], bench.lab.grid, bench.option("neighbours", EXPERIMENT))
-    skill = _resampled(guess.skill, skills(near, drawn), n, bench.seed, note)
-    add(
-        "prediction:skill",
-        "effects foretold from the nearest heads by weights (1 exactly, 0 as well as by the mean)",
-        skill,
-    )
+    near = nearest(own.tables[FIRST], scope.grid, scope.options["neighbours"])
+    skill = resampled(guess.skill, skills(near, drawn), n, scope.seed, note)
+    label = "effects foretold from the nearest heads by weights (1 exactly, 0 as well as by the mean)"
+    yield Told("prediction:skill", label, skill)
     if guess.test is not None:
-        add("rank:prediction", "exchanged heads that are foretold as well", guess.test)
-    for name, match in here.groups.items():
-        words = f"ARI of the clusters by {CUTS[name]} with the groups by effects"
-        add(f"ari:{name}", words, _ari(match))
+        yield Told("rank:prediction", "exchanged heads that are foretold as well", guess.test)
+    for name, match in own.groups.items():
+        note = f"{rounded(match.chance)} on average among labellings" if match.chance is not None else match.note
+        ari = counted(match.value, match.items, "heads", note if match.value is not None else match.note or "no groups")
+        yield Told(f"ari:{name}", f"ARI of the clusters by {CUTS[name]} with the groups by effects", ari)
         if match.test is not None:
-            add(f"rank:ari:{name}", f"labellings that agree with the clusters as well ({CUTS[name]})", match.test)
-    return out, ruled
+            yield Told(
+                f"rank:ari:{name}", f"labellings that agree with the clusters as well ({CUTS[name]})", match.test
+            )
 
 
-def _ari(match: ClusterTest) -> Estimate:
-    if match.value is None:
-        return Estimate.undefined("heads", match.items, match.note or "no groups")
-    chance = f"{rounded(match.chance)} on average among labellings" if match.chance is not None else match.note
-    return Estimate(match.value, match.value, match.value, match.items, "heads", "counted", note=chance)
+def names_do_not_matter(seen: Seen) -> Control:
+    own, scope, grid = here(seen), seen.scope, seen.scope.grid
+    k, how = scope.options["neighbours"], dealt(scope)
+    moved, order = reordered(seen.of_trial(weights), own.layer, scope.seed)
+    table, new = weight_tables(moved, own.layer), own.effects.profile[order]
+    apart = effect_distances(new)
+    values = [
+        (own.forecast.skill, forecast(table[FIRST], new, grid, k, **how).skill),
+        (own.groups[OWN].value, matching(parting_table(moved, own.layer), apart, grid, k=2, **how).value),
+        *((m.r, agreement(table[f], apart, grid, 100, 0, scope.claim.alpha).r) for f, m in own.mantels.items()),
+    ]
+    gap = max((abs(a - b) for a, b in values if a is not None and b is not None), default=0.0)
+    same = all((a is None) == (b is None) for a, b in values)
+    words = f"heads and KV groups under other names: largest change of a correlation, skill or ARI {gap:.2g}"
+    return Control(name="reordered", kind="negative", passed=same and gap <= EXACT, value=gap, words=words)
 
 
-def _correspondence(found: Mapping[int, Found]) -> Any:
+def effects_of_weights_are_found(seen: Seen) -> Control:
+    """Effects replaced by a function of the weights."""
+    table, grid, how = here(seen).tables[FIRST], seen.scope.grid, dealt(seen.scope)
+    k = seen.scope.options["neighbours"]
+    places, smooth = injected(table, grid, k)
+    found = agreement(table, effect_distances(places), grid, **how).test
+    foretold = forecast(table, smooth, grid, k, **how).test
+    tests = [t for t in (found, foretold) if t is not None]
+    fires = len(tests) == 2 and all(t.outcome in {"upheld", "untestable"} for t in tests)
+    said = (f"{name} {t}" for name, t in zip(("tables agree,", "heads are foretold,"), tests, strict=False))
+    words = "effects replaced by a function of the weights: " + "; ".join(said)
+    value = max((t.p for t in tests), default=None)
+    return Control(name="injected", kind="positive", passed=fires, value=value, words=words)
+
+
+def controls(seen: Seen) -> list[Control]:
+    """Of the standard protocol; they bind the published reading too."""
+    own = EXPERIMENT.standard(seen)
+    return own.once(checks)
+
+
+def checks(seen: Seen) -> list[Control]:
+    every = (no_op("controls"), patch_all("controls"), names_do_not_matter, effects_of_weights_are_found)
+    return [check(seen) for check in every]
+
+
+def correspondence(seen: Seen) -> pd.DataFrame:
     """A row for each layer and feature; p Holm-adjusted over all of them."""
-    import pandas as pd
-
-    rows = [
-        {"layer": n, "feature": feature, "r": m.r, "null_low": m.null and m.null[0], "null_high": m.null and m.null[1],
-         "p": m.test and m.test.p, "heads": m.items, "note": m.note, "skill": f.forecast.skill if feature == FIRST else None,
-         "p_skill": f.forecast.test.p if feature == FIRST and f.forecast.test else None,
-         "ari": (match := f.groups.get(feature)) and match.value, "p_ari": match and match.test and match.test.p}
-        for n, f in found.items() for feature, m in f.mantels.items()
-    ]  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for n, f in seen.once(by_layer).items():
+        for feature, m in f.mantels.items():
+            match, guess = f.groups.get(feature), f.forecast if feature == FIRST else None
+            rows.append({"layer": n, "feature": feature, "r": m.r, "null_low": m.null and m.null[0]})
+            rows[-1] |= {"null_high": m.null and m.null[1], "p": m.test and m.test.p, "heads": m.items, "note": m.note}
+            rows[-1] |= {"skill": guess and guess.skill, "p_skill": guess.test.p if guess and guess.test else None}
+            rows[-1] |= {"ari": match and match.value, "p_ari": match and match.test and match.test.p}
     adjusted = holm([np.nan if r["p"] is None else r["p"] for r in rows]).tolist()
     return pd.DataFrame([{**r, "p_holm": p} for r, p in zip(rows, adjusted, strict=True)])
 
 
-def _heads(bench: Bench, found: Mapping[int, Found]) -> Any:
-    import pandas as pd
-
-    rows = []
-    for n, f in found.items():
-        low, high = np.quantile(f.effects.drawn(bench.seed), [0.025, 0.975], axis=0)
-        clusters = made.labels if (made := f.groups[OWN].clustering) else ()
-        profile = f.effects.profile
-        for h in range(bench.lab.grid.n_heads):
+def heads(seen: Seen) -> pd.DataFrame:
+    rows, grid = [], seen.scope.grid
+    for n, f in seen.once(by_layer).items():
+        low, high = np.quantile(f.effects.drawn(seen.scope.seed), [0.025, 0.975], axis=0)
+        clusters, profile = made.labels if (made := f.groups[OWN].clustering) else (), f.effects.profile
+        for h in range(grid.n_heads):
             row: dict[str, Any] = {
                 "layer": n,
                 "head": h,
-                "kv_group": bench.lab.grid.kv_group_of(h),
+                "kv_group": grid.kv_group_of(h),
                 "pairs": len(f.effects.clean),
             }
             for e, name in enumerate(EFFECTS):
@@ -240,77 +246,50 @@ def _heads(bench: Bench, found: Mapping[int, Found]) -> Any:
     return pd.DataFrame(rows)
 
 
-def _pairs(bench: Bench, here: Found) -> Any:
-    import pandas as pd
-
-    grid = bench.lab.grid
+def pairs_of_heads(seen: Seen) -> pd.DataFrame:
+    own, grid = here(seen), seen.scope.grid
     left, right = np.triu_indices(grid.n_heads, 1)
     together = [grid.kv_group_of(int(a)) == grid.kv_group_of(int(b)) for a, b in zip(left, right, strict=True)]
-    columns = {feature: table[left, right] for feature, table in here.tables.items()}
-    apart = effect_distances(here.effects.profile)[left, right]
-    return pd.DataFrame(
-        {"layer": here.layer, "head": left, "other": right, "same_kv": together, "effect_distance": apart, **columns}
-    )
+    apart = effect_distances(own.effects.profile)[left, right]
+    rows = {"layer": own.layer, "head": left, "other": right, "same_kv": together, "effect_distance": apart}
+    return pd.DataFrame({**rows, **{feature: table[left, right] for feature, table in own.tables.items()}})
 
 
-# -- controls -----------------------------------------------------------------------------------------------
-
-
-def _controls(bench: Bench, weights: HeadWeights, here: Found) -> list[Control]:
-    grid, claim, k = bench.lab.grid, bench.claim, bench.option("neighbours", EXPERIMENT)
-    common: dict[str, Any] = {"permutations": max(100, claim.matched_sets), "seed": claim.seed, "alpha": claim.alpha}
-    moved, order = reordered(weights, here.layer, bench.seed)
-    profile, table = here.effects.profile, weight_tables(moved, here.layer)
-    new = profile[order]
-    values = [
-        (here.forecast.skill, forecast(table[FIRST], new, grid, k, **common).skill),
-        (
-            here.groups[OWN].value,
-            matching(parting_table(moved, here.layer), effect_distances(new), grid, k=2, **common).value,
+EXPERIMENT = OnPairs(
+    slug="cluster-behaviour",
+    question="Do the clusters of heads by their weights tell what the heads do?",
+    statistics=(
+        *("mantel:*", "rank:mantel", "rank:mantel:*", "prediction:skill", "rank:prediction"),
+        *("ari:*", "rank:ari:*", "sets:*"),
+    ),
+    controls=("no-op", "patch-all", "reordered", "injected"),
+    options={"neighbours": 3, "pairs_by_head": 120, "all_layers": True},
+    cannot=too_few,
+    alone=True,
+    methods={
+        "standard": Method(
+            "distances of directions of W_QK and W_OV against distances of effects; heads exchanged within KV groups",
+            sweeps,
+            numbers=(numbers,),
+            controls=(controls,),
+            figures=(lambda seen: figures.figures(seen, here(seen), list(seen.once(by_layer).values())),),
+            tables={"correspondence": correspondence, "heads": heads, "pairs_of_heads": pairs_of_heads},
+            settings=lambda seen: {
+                "feature": FIRST,
+                "effects": dict(EFFECTS),
+                "pairs_by_head": len(kept(seen.scope)),
+            },
+            impossible=unweighed,
         ),
-        *(
-            (m.r, agreement(table[f], effect_distances(new), grid, 100, 0, claim.alpha).r)
-            for f, m in here.mantels.items()
-        ),
-    ]
-    gap = max((abs(a - b) for a, b in values if a is not None and b is not None), default=0.0)
-    same = all((a is None) == (b is None) for a, b in values)
-    places, smooth = _injected(here.tables[FIRST], grid, k)
-    found = agreement(here.tables[FIRST], effect_distances(places), grid, **common).test
-    foretold = forecast(here.tables[FIRST], smooth, grid, k, **common).test
-    tests = [t for t in (found, foretold) if t is not None]
-    fires = len(tests) == 2 and all(t.outcome in {"upheld", "untestable"} for t in tests)
-    return [
-        Control(
-            name="reordered", kind="negative", passed=same and gap <= EXACT, value=gap,
-            words=f"heads and KV groups under other names: largest change of a correlation, skill or ARI {gap:.2g}",
-        ),
-        Control(
-            name="injected", kind="positive", passed=fires, value=max((t.p for t in tests), default=None),
-            words="effects replaced by a function of the weights: "
-            + "; ".join(f"{name} {t}" for name, t in zip(("tables agree,", "heads are foretold,"), tests, strict=False)),
-        ),
-    ]  # fmt: skip
-
-
-def _injected(table: Any, grid: Grid, k: int) -> tuple[Any, Any]:
-    """Effects that are a function of the weights: the heads' coordinates in the space that the distances span, and what
-    nearest heads share as far as anything can."""
-    return principal_coordinates(table)[0], smoothest(nearest(table, grid, k), grid)
-
-
-_SECTIONS = [
-    {
-        "heading": "Why right or wrong sets do not settle it",
-        "text": (
+        "published": published(controls),
+    },
+    sections={
+        "Why right or wrong sets do not settle it": (
             "The published test patched a few clusters and asked whether each behaved as a block: three answers. None right of "
             "three is compatible with a rule that is right for most clusters, and a cluster of eleven heads beside one of one "
             "repairs for its size. Distances use every pair of heads, have a null, and can come out either way."
         ),
-    },
-    {
-        "heading": "When this misleads",
-        "text": (
+        "When this misleads": (
             "Effects are those of interchange on one task: heads that do the same elsewhere are not alike here. Where one or two "
             "heads carry everything, the effect distances say one thing (which pairs hold such a head) many times over, and "
             "with few heads hardly any agreement can be shown or excluded. Behind a threshold a head patched alone does next to "
@@ -319,13 +298,4 @@ _SECTIONS = [
             "p of the other features and layers are exploratory; their Holm-adjusted values stand in the table."
         ),
     },
-]
-
-EXPERIMENT = Experiment(
-    "cluster-behaviour",
-    "Do the clusters of heads by their weights tell what the heads do?",
-    cluster_behaviour,
-    STATISTICS,
-    controls=("no-op", "patch-all", "reordered", "injected"),
-    options={"neighbours": 3, "pairs_by_head": 120, "all_layers": True},
 )

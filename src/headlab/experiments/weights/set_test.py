@@ -7,102 +7,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from headlab.claims import PROTOCOLS, Control, Prediction, decide
+from headlab.claims import Claim, Prediction
 from headlab.designs import complement, matched_sets
-from headlab.experiments.base import Bench, eligibility, named, protocol_patch
-from headlab.experiments.heads.patched_sets import set_name, unsliced
 from headlab.heads import Heads
-from headlab.measures.weights import HeadWeights
-from headlab.stats import Estimate, clopper_pearson
+from headlab.measures.weights import head_weights
+from headlab.stats import clopper_pearson
 from headlab.stats.clustering import euclidean, k_means
-from headlab.store import Reading
+from headlab.trials.flow import Found, Method, Scope, Seen, Told, Undefined, unsliced
+from headlab.trials.halves import patched_set
+from headlab.trials.pairs import Eligibility, eligibility
 
 BLOCKS = {"q": "W_Q", "k": "W_K", "v": "W_V"}
 PAIRS, UNNAMED = 20, 12
-_WORDS = "each of W_Q, W_K and W_V cut in two, both clusters patched as slices at left-aligned positions; no null"
+WORDS = "each of W_Q, W_K and W_V cut in two, both clusters patched as slices at left-aligned positions; no null"
 
 
-@dataclass(frozen=True)
-class SetTest:
-    """The published reading and a row for each set."""
-
-    reading: Reading
-    rows: list[dict[str, Any]]
-
-
-def set_test(bench: Bench, weights: HeadWeights, at: int, checks: Sequence[Control]) -> SetTest:
-    """Cut, patch, count."""
-    protocol, claim = PROTOCOLS["published"], bench.claim
+def as_blocks(claim: Claim, found: Mapping[str, Found]) -> Claim:
+    """What the publication predicted."""
     rule = Prediction(statistic="sets:right", op=">", threshold=0.5, words="most clusters of weights behave as a block")
-    own = claim.model_copy(update={"predictions": (rule,)})
-    if (refused := unsliced(bench, own, protocol, _WORDS)) is not None:
-        return SetTest(refused["reading"], [])
-    cuts = {b: c for b in BLOCKS if (c := cut(bench, weights, at, b)) is not None}
+    return claim.model_copy(update={"predictions": (rule,)})
+
+
+def able(seen: Seen) -> Eligibility:
+    return eligibility(seen.case, seen.scope.protocol)
+
+
+def sets(seen: Seen) -> pd.DataFrame:
+    """A row for each cluster beside its complement, and for each pair of sets that nobody named."""
+    scope, rows = seen.scope, []
+    cuts = {b: c for b in BLOCKS if (c := cut(scope, b)) is not None}
     if not cuts:
-        why = f"no block of layer {at} of {bench.lab.name} can be cut in two"
-        return SetTest(Reading(protocol="published", words=_WORDS, verdict=decide(own, {}, [], impossible=why)), [])
-    able = eligibility(bench, protocol)
-    pairs = able.usable(bench)[:PAIRS]
-    sides = {b: (one, complement(bench.lab.grid, one)) for b, one in cuts.items()}
-    drawn = {b: _unnamed(bench, one) for b, one in cuts.items()}
-    every = dict.fromkeys(h for b in cuts for pair in (sides[b], *drawn[b]) for h in pair)
-    worlds = [protocol_patch(protocol, set_name(h), h) for h in every]
-    texts = bench.texts(pairs, worlds, protocol, f"clusters of layer {at} (published)")
-    share: Any = texts.groupby("world")["right"].mean()
-    rows: list[dict[str, Any]] = []
-    for b in cuts:
-        for kind, two in [("cluster", sides[b]), *(("unnamed", two) for two in drawn[b])]:
-            rates = [float(share[set_name(h)]) for h in two]
-            rows.append(
-                {"block": BLOCKS[b], "kind": kind, "first": str(two[0]), "second": str(two[1]), "repaired_first": rates[0],
-                 "repaired_second": rates[1], "pairs": len(pairs), "right": (rates[0] > 0.5) != (rates[1] > 0.5)}
-            )  # fmt: skip
-    estimates = {"sets:right": _share(rows, "cluster"), "sets:unnamed": _share(rows, "unnamed")}
-    labels = {"sets:right": "clusterings of which one side repairs and the other does not",
-              "sets:unnamed": "pairs of sets of the same sizes that nobody named, likewise"}  # fmt: skip
-    reading = Reading(
-        protocol="published",
-        words=f"{_WORDS}; {len(cuts)} answers, on {len(pairs)} pairs",
-        verdict=decide(own, estimates, checks, ineligible=able.reason),
-        estimates=tuple(named(k, labels[k], e, "out_block") for k, e in estimates.items()),
+        raise Undefined(f"no block of layer {scope.layer} of {scope.lab.name} can be cut in two")
+    pairs = seen.once(able).usable(seen.case)[:PAIRS]
+    two = {b: [("cluster", (one, complement(scope.grid, one)))] for b, one in cuts.items()}
+    for b, one in cuts.items():
+        two[b] += [("unnamed", others) for others in unnamed(scope, one)]
+    every = dict.fromkeys(h for tried in two.values() for _, sides in tried for h in sides)
+    worlds = [scope.edit(patched_set(h).name, h) for h in every]
+    what = f"clusters of layer {scope.layer} (published)"
+    share: Any = seen.case.texts(pairs, worlds, scope.protocol, what).groupby("world")["right"].mean()
+    for b, tried in two.items():
+        for kind, (first, second) in tried:
+            rates = [float(share[patched_set(h).name]) for h in (first, second)]
+            rows.append({"block": BLOCKS[b], "kind": kind, "first": str(first), "second": str(second)})
+            rows[-1] |= {"repaired_first": rates[0], "repaired_second": rates[1], "pairs": len(pairs)}
+            rows[-1] |= {"right": (rates[0] > 0.5) != (rates[1] > 0.5)}
+    return pd.DataFrame(rows)
+
+
+def numbers(seen: Seen) -> Iterator[Told]:
+    table = seen.once(sets)
+    for name, kind, unit, label in (
+        ("sets:right", "cluster", "clusterings", "clusterings of which one side repairs and the other does not"),
+        ("sets:unnamed", "unnamed", "pairs of sets", "pairs of sets of the same sizes that nobody named, likewise"),
+    ):
+        right = table[table["kind"] == kind]["right"]
+        yield Told(name, label, clopper_pearson(int(right.sum()), len(right), unit=unit), "out_block")
+
+
+def words(seen: Seen) -> str:
+    table = seen.once(sets)
+    return f"{WORDS}; {table['block'].nunique()} answers, on {table['pairs'].iloc[0]} pairs"
+
+
+def published(controls: Any) -> Method:
+    """The reading; ``controls`` are those of the other reading, which bind it too."""
+    return Method(
+        words,
+        numbers=(numbers,),
+        controls=(controls,),
+        tables={"sets": lambda seen: seen.once(sets)},
+        impossible=unsliced,
+        ineligible=lambda seen: seen.once(able).reason,
+        asks=as_blocks,
     )
-    return SetTest(reading, rows)
 
 
-def cut(bench: Bench, weights: HeadWeights, at: int, block: str) -> Heads | None:
+def cut(scope: Scope, block: str) -> Heads | None:
     """The smaller of two k-means clusters of a block's flattened entries; None where there are not two."""
-    x = getattr(weights.at(at), block)
+    x = getattr(head_weights(scope.lab, [scope.layer]).at(scope.layer), block)
     if x is None:
         return None
     rows = x.double().flatten(1).cpu().numpy()
-    if len(rows) < bench.lab.grid.n_heads:
-        rows = np.repeat(rows, bench.lab.grid.group_size, 0)
+    if len(rows) < scope.grid.n_heads:
+        rows = np.repeat(rows, scope.grid.group_size, 0)
     if not np.ptp(euclidean(rows)) > 0:
         return None
-    labels = np.array(k_means(rows, 2, seed=bench.seed).labels)
+    labels = np.array(k_means(rows, 2, seed=scope.seed).labels)
     if len(labels) == 0 or len(set(labels.tolist())) < 2:
         return None
     small = min(sorted(set(labels.tolist())), key=lambda c: int((labels == c).sum()))
-    return Heads.of(at, np.flatnonzero(labels == small).tolist())
+    return Heads.of(scope.layer, np.flatnonzero(labels == small).tolist())
 
 
-def _unnamed(bench: Bench, one: Heads) -> list[tuple[Heads, Heads]]:
+def unnamed(scope: Scope, one: Heads) -> list[tuple[Heads, Heads]]:
     """Random sets of the cluster's size; whole KV groups cannot be matched by group, so only the size is."""
-    grid, rng = bench.lab.grid, np.random.default_rng(bench.seed)
-    matched = [s for s in matched_sets(grid, one, n=UNNAMED, seed=bench.seed).sets if s != one]
+    grid, rng = scope.grid, np.random.default_rng(scope.seed)
+    matched = [s for s in matched_sets(grid, one, n=UNNAMED, seed=scope.seed).sets if s != one]
     if not matched:
         at = one.layers[0]
         matched = [Heads.of(at, rng.choice(grid.n_heads, len(one), replace=False).tolist()) for _ in range(UNNAMED)]
     return [(s, complement(grid, s)) for s in matched[:UNNAMED]]
-
-
-def _share(rows: Sequence[dict[str, Any]], kind: str) -> Estimate:
-    right = [r["right"] for r in rows if r["kind"] == kind]
-    unit = "clusterings" if kind == "cluster" else "pairs of sets"
-    return clopper_pearson(sum(right), len(right), unit=unit)

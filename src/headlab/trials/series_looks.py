@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from headlab.engine.identity import identity
 from headlab.engine.model import Lab
 from headlab.engine.plan import pair_hash
-from headlab.experiments.base import Bench
 from headlab.measures.checkpoints import behaviour_rows, weight_rows
 from headlab.organisms.checkpoint_series import Checkpoint, Series, one_at_a_time, open_checkpoint
 from headlab.prompts import EncodedPair, encode
 from headlab.store import content_hash
 from headlab.tasks.decimals import CATEGORIES, decimals
+from headlab.trials.case import Bench
 
 AGAIN = "the first checkpoint again"
 """The name under which the first checkpoint's second measurement stands in the table."""
@@ -21,24 +23,22 @@ Pairs = Mapping[str, Sequence[EncodedPair]]
 _COLUMNS = ["series", "step", "quantity", "layer", "value", "low", "high", "n", "unit", "method", "note"]
 
 
-def prompts_of(bench: Bench, elsewhere: int) -> Pairs:
+def prompts_of(case: Bench, elsewhere: int) -> Pairs:
     """Pairs by category, the claim's own first, ``elsewhere`` of each other one."""
-    task, tokenizer = bench.claim.task, bench.lab.tokenizer
+    task, tokenizer = case.claim.task, case.lab.tokenizer
     if task.name == "file":
-        return {"given": bench.encoded}
+        return {"given": case.encoded}
 
     def drawn(category: Any) -> list[EncodedPair]:
-        pairs = decimals(
-            elsewhere, clean=task.clean, corrupted=task.corrupted, category=category, wording=task.wording,
-            split=task.split, seed=bench.seed, tokenizer=tokenizer,
-        )  # fmt: skip
-        return [encode(p, tokenizer) for p in pairs]
+        formats: dict[str, Any] = {"clean": task.clean, "corrupted": task.corrupted, "wording": task.wording}
+        told = {**formats, "category": category, "split": task.split, "seed": case.seed, "tokenizer": tokenizer}
+        return [encode(p, tokenizer) for p in decimals(elsewhere, **told)]
 
-    return {task.category: bench.encoded, **{c: drawn(c) for c in CATEGORIES if c != task.category}}
+    return {task.category: case.encoded, **{c: drawn(c) for c in CATEGORIES if c != task.category}}
 
 
 def looks_of(
-    bench: Bench, series: Sequence[Series], own: set[str], prompts: Pairs, *, draws: int, pairs_elsewhere: int
+    case: Bench, series: Sequence[Series], own: set[str], prompts: Pairs, *, draws: int, pairs_elsewhere: int
 ) -> tuple[Any, dict[str, dict[int, int]]]:
     """Every checkpoint measured, weights and prompts for the series in ``own``, repairs alone for the others; a row for
     each series × step × quantity × layer; ``attrs["fingerprints"]`` names the weights of each.  The first checkpoint is
@@ -46,28 +46,22 @@ def looks_of(
 
     With the table: by series, the steps that were left out because their weights are those of an earlier look (its step).
     """
-    import pandas as pd
-
     reference: tuple[Lab | None, Pairs] = (None, {})
     every = list(one_at_a_time(series))
     mine = {c.key for s in series if s.name in own for c in s.checkpoints}
     found: dict[str, Any] = {}
     seen: dict[str, str] = {}
     for n, one in enumerate(every):
-        bench.progress("checkpoints", n, len(every))
+        case.progress("checkpoints", n, len(every))
         if one.key not in mine and reference[0] is None:
-            reference = _reference(one, pairs_elsewhere, bench.seed)
-        proven, asked = (bench.lab, prompts) if one.key in mine else reference
-        found[one.key], seen[one.key] = _look(bench, "look", one, proven, asked, draws if one.key in mine else None)
-    bench.progress("checkpoints", len(every), len(every))
-    again, _ = _look(bench, "again", every[0], bench.lab, prompts, draws)
+            reference = _reference(one, pairs_elsewhere, case.seed)
+        proven, asked = (case.lab, prompts) if one.key in mine else reference
+        found[one.key], seen[one.key] = _look(case, "look", one, proven, asked, draws if one.key in mine else None)
+    case.progress("checkpoints", len(every), len(every))
+    again, _ = _look(case, "again", every[0], case.lab, prompts, draws)
     dropped: dict[str, dict[int, int]] = {s.name: _repeated(s, seen) for s in series}
-    parts = [
-        found[c.key].assign(series=s.name, step=c.step)
-        for s in series
-        for c in s.checkpoints
-        if c.step not in dropped[s.name]
-    ]
+    kept = [(s, c) for s in series for c in s.checkpoints if c.step not in dropped[s.name]]
+    parts = [found[c.key].assign(series=s.name, step=c.step) for s, c in kept]
     table = pd.concat([*parts, again.assign(series=AGAIN, step=every[0].step)], ignore_index=True)[_COLUMNS]
     table.attrs["fingerprints"] = seen
     return table, {name: steps for name, steps in dropped.items() if steps}
@@ -88,20 +82,18 @@ def _reference(one: Checkpoint, n: int, seed: int) -> tuple[Lab, Pairs]:
 
 
 def _look(
-    bench: Bench, what: str, one: Checkpoint, proven: Lab | None, prompts: Pairs, draws: int | None
+    case: Bench, what: str, one: Checkpoint, proven: Lab | None, prompts: Pairs, draws: int | None
 ) -> tuple[Any, str]:
     """One checkpoint's rows (weights where ``draws`` of their null are asked for) and fingerprint.  It is opened though its
     rows may be stored: a folder or a branch can hold other weights than it did.  The model is let go afterwards."""
-    import pandas as pd
-
-    dtype = str(bench.lab.dtype).removeprefix("torch.")
-    lab = open_checkpoint(one, proven=proven, prompts=bool(prompts), device=str(bench.lab.device), dtype=dtype)
+    dtype = str(case.lab.dtype).removeprefix("torch.")
+    lab = open_checkpoint(one, proven=proven, prompts=bool(prompts), device=str(case.lab.device), dtype=dtype)
 
     def measured() -> Any:
-        rows = [] if draws is None else weight_rows(lab, draws=draws, seed=bench.seed)
-        asked = behaviour_rows(lab, prompts, seed=bench.seed, memory=bench.memory) if prompts else []
+        rows = [] if draws is None else weight_rows(lab, draws=draws, seed=case.seed)
+        asked = behaviour_rows(lab, prompts, seed=case.seed, memory=case.memory) if prompts else []
         return pd.DataFrame([*rows, *asked])
 
     asked = {name: [pair_hash(p) for p in pairs] for name, pairs in prompts.items()}
-    key = content_hash([identity(lab), asked, draws, bench.seed])[:16]
-    return bench.run.shard(f"{what} {one.key} {key}", measured), lab.fingerprint
+    key = content_hash([identity(lab), asked, draws, case.seed])[:16]
+    return case.run.shard(f"{what} {one.key} {key}", measured), lab.fingerprint

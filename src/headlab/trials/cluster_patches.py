@@ -7,20 +7,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from headlab.claims import PROTOCOLS
 from headlab.designs import Matched, matched_sets
 from headlab.effects import mean_recovery, pivot, recovery
-from headlab.experiments.base import Bench
-from headlab.experiments.heads.patched_sets import set_name, set_worlds
 from headlab.heads import Heads
 from headlab.measures.head_traits import Partition
 from headlab.prompts import EncodedPair
 from headlab.stats import Estimate, Rank, holm, rank
+from headlab.trials.flow import Seen
+from headlab.trials.halves import patched_set
 
 MOST = 8
 """Clusters patched at most, the largest first."""
@@ -46,37 +45,32 @@ class Patched:
         }  # fmt: skip
 
 
-def patched(bench: Bench, parted: Partition, layer: int, pairs: Sequence[EncodedPair], wanted: int) -> list[Patched]:
-    """Every cluster (the largest eight) of a layer among matched sets."""
-    grid, claim = bench.lab.grid, bench.claim
+def patched(seen: Seen, parted: Partition, pairs: Sequence[EncodedPair], wanted: int) -> list[Patched]:
+    """Every cluster (the largest eight) of the layer among matched sets."""
+    scope, claim = seen.scope, seen.scope.claim
     members = sorted(parted.clusters.items(), key=lambda item: -len(item[1]))[:MOST]
-    named = {c: Heads.of(layer, heads) for c, heads in members}
-    matched: dict[Any, Matched] = {c: matched_sets(grid, h, n=wanted, seed=claim.seed) for c, h in named.items()}
+    named = {c: Heads.of(scope.layer, heads) for c, heads in members}
+    matched: dict[Any, Matched] = {c: matched_sets(scope.grid, h, n=wanted, seed=claim.seed) for c, h in named.items()}
     sets = dict.fromkeys(s for c, h in named.items() for s in (h, *matched[c].sets))
-    swept = bench.sweep(pairs, set_worlds(PROTOCOLS["standard"], list(sets)), f"clusters of layer {layer}")
-    edited = pivot(swept, [set_name(s) for s in sets])
+    swept = seen.case.sweep(pairs, [patched_set(s) for s in sets], f"clusters of layer {scope.layer}")
     one = swept.drop_duplicates("pair").sort_values("pair")
-    gained = dict(
-        zip(sets, mean_recovery(edited, one["clean"].to_numpy(), one["corrupted"].to_numpy()).tolist(), strict=True)
-    )
+    edited = pivot(swept, [patched_set(s).name for s in sets])
+    means = mean_recovery(edited, one["clean"].to_numpy(), one["corrupted"].to_numpy()).tolist()
+    gained = dict(zip(sets, means, strict=True))
     alpha = claim.alpha / max(1, sum(m.total > 1 for m in matched.values()))
     found = []
     for c, heads in named.items():
-        own = recovery(swept, set_name(heads), seed=claim.seed)
-        null = tuple(gained[s] for s in matched[c].sets)
-        test = (
-            rank(
-                gained[heads], null, enumerated=matched[c].enumerated, alpha=alpha, unit="matched sets", tolerance=1e-6
-            )
-            if matched[c].total > 1
-            else None
+        own, null, test = (
+            recovery(swept, patched_set(heads).name, seed=claim.seed),
+            tuple(gained[s] for s in matched[c].sets),
+            None,
         )
+        if matched[c].total > 1:
+            every = {"enumerated": matched[c].enumerated, "alpha": alpha, "unit": "matched sets", "tolerance": 1e-6}
+            test = rank(gained[heads], null, **every)
         found.append(Patched(c, heads, own, null, test))
     adjusted = holm([np.nan if f.test is None else f.test.p for f in found]).tolist()
-    return [
-        Patched(f.label, f.heads, f.recovery, f.null, f.test, None if f.test is None else p)
-        for f, p in zip(found, adjusted, strict=True)
-    ]
+    return [replace(f, p_holm=None if f.test is None else p) for f, p in zip(found, adjusted, strict=True)]
 
 
 def foremost(found: Sequence[Patched]) -> Patched | None:
