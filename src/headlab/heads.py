@@ -182,6 +182,11 @@ def layer(grid: Grid, at: int) -> Heads:
     return Heads.of(grid.check_layer(at), range(grid.n_heads))
 
 
+def every_head(grid: Grid) -> Heads:
+    """All heads of all layers."""
+    return Heads(Head(at, h) for at in range(grid.n_layers) for h in range(grid.n_heads))
+
+
 def even(grid: Grid, at: int) -> Heads:
     """Heads 0, 2, 4, … of one layer."""
     return Heads.of(grid.check_layer(at), range(0, grid.n_heads, 2))

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from planted_thinker import planted, problems, truth
 
-from headlab.experiments.thinking import of_world
-from headlab.experiments.thoughts import head_ablation as room
-from headlab.experiments.thoughts import thought_causal as common
 from headlab.experiments.trial import adjusted, find_claim, trial
 from headlab.heads import Grid, Head, Heads
 from headlab.stats import Estimate
 from headlab.tasks.word_problems import grade_problem
 from headlab.thoughts.loop import think
 from headlab.thoughts.worlds import ThoughtWorld, ablation
+from headlab.trials import thought_checks
+from headlab.trials.answers import of_world, relative
+from headlab.trials.thought_checks import lowers, parse_control
+from headlab.trials.thought_heads import output_norms, spearman
+from headlab.trials.thought_sets import matched_by_layer
 
 TEST, SELECTION = problems(103), problems(17, seed=1)
 
@@ -68,25 +70,25 @@ def test_matched_sets_have_the_layers_of_the_observed_one():
     grid = Grid(3, 7, 7)
     norms = {Head(at, h): 1.0 + at + h / 7 for at in range(3) for h in range(7)}
     observed = Heads.parse("L0H6 L0H1 L2H3")
-    found = common.matched_by_layer(grid, observed, norms, 25, seed=1)
+    found = matched_by_layer(grid, observed, norms, 25, seed=1)
     assert len(set(found.sets)) == 25 and not found.enumerated and observed not in found.sets
     assert all(Counter(h.layer for h in s) == {0: 2, 2: 1} for s in found.sets)
     own = sum(norms[h] for h in observed)
     ratios = [sum(norms[h] for h in s) / own for s in found.sets]
     assert found.within is not None
     assert max(max(r, 1 / r) for r in ratios) == pytest.approx(found.within)
-    every = common.matched_by_layer(grid, Heads.parse("L1H2"), norms, 25, seed=1)
+    every = matched_by_layer(grid, Heads.parse("L1H2"), norms, 25, seed=1)
     assert every.enumerated and set(every.sets) == {Heads([Head(1, h)]) for h in range(7)}
 
 
 def test_norms_of_what_heads_write(thinker, tmp_path):
     """An idle head writes the norm of its value bias through W_O; the planted one something that varies."""
-    from headlab.experiments.thinking import ThoughtBench
     from headlab.store import Store
+    from headlab.trials.thought_case import ThoughtBench
 
     made = claim("L0H17")
     with Store(tmp_path).open(kind="trial", slug="head-ablation", title="", inputs={}, draft={}) as run:
-        norms = common.output_norms(ThoughtBench(thinker, made, TEST, SELECTION, run))
+        norms = output_norms(ThoughtBench(thinker, made, TEST, SELECTION, run))
         run.finish(readings=[], figures=[], sections=[], notes=[], eligibility={}, settings={})
     bias, w = thinker.lab.bias("v", 0), thinker.lab.weight("o", 0)
     assert bias is not None
@@ -111,24 +113,24 @@ def test_the_published_regex_reads_nothing_and_the_parse_rate_says_so(thinker):
     base, edited = (of_world(made, w.name) for w in worlds)
     assert base["right"].sum() == edited["right"].sum() == 0 and not made["parsed"].any()
     assert published(r"The answer is -\d") == [r"-\d"], "what it does match: the pattern's own letters"
-    control = common.parse_control(base, edited)
+    control = parse_control(base, edited)
     assert not control.passed and control.value == 0
     marks = [grade_problem(t, TEST[i]) for t, i in zip(base["text"], base["problem"], strict=True)]
     mended = base.assign(parsed=[m.parsed is not None for m in marks], right=[m.right for m in marks])
-    assert common.parse_control(mended).passed and mended["right"].all()
+    assert parse_control(mended).passed and mended["right"].all()
 
 
 @pytest.mark.accept
 def test_a_failed_control_voids(thinker, store, monkeypatch):
-    monkeypatch.setattr(room, "parse_control", lambda base, others: common.parse_control(base.assign(parsed=False)))
+    monkeypatch.setattr(thought_checks, "parse_control", lambda base, others: parse_control(base.assign(parsed=False)))
     result = trial(claim("L0H17", readings=("standard",)), thinker, prompts=(TEST[:20], SELECTION), store=store)
     assert result.verdict.outcome == "void" and "parse-rate" in result.verdict.sentence
 
 
 def test_accuracy_that_does_not_fall_fails_the_positive_control():
     flat = Estimate(0.0, -0.02, 0.03, 110, "problems", "Newcombe")
-    assert not common.lowers("silence-all", "", flat).passed
-    assert common.lowers("silence-all", "", Estimate(0.4, 0.3, 0.5, 110, "problems", "Newcombe")).passed
+    assert not lowers("silence-all", "", flat).passed
+    assert lowers("silence-all", "", Estimate(0.4, 0.3, 0.5, 110, "problems", "Newcombe")).passed
 
 
 def test_relative_drop_by_hand():
@@ -138,9 +140,9 @@ def test_relative_drop_by_hand():
         {"problem": range(8), "problem_id": range(8), "cluster": list("abcdefgh"), "right": [1, 1, 1, 1, 0, 0, 1, 0]}
     )
     edited = base.assign(right=[1, 0, 0, 1, 1, 0, 0, 0])
-    got = common.relative(base.astype({"right": bool}), edited.astype({"right": bool}), seed=0)
-    assert got.value == pytest.approx((5 - 3) / 5) and common.complement(got).value == pytest.approx(3 / 5)
-    same = common.relative(base.astype({"right": bool}), base.astype({"right": bool}), seed=0)
+    got = relative(base.astype({"right": bool}), edited.astype({"right": bool}), seed=0)
+    assert got.value == pytest.approx((5 - 3) / 5) and got.complement().value == pytest.approx(3 / 5)
+    same = relative(base.astype({"right": bool}), base.astype({"right": bool}), seed=0)
     assert same.value == 0 and same.low is not None and same.low < 0 < (same.high or 0), "no change keeps its interval"
 
 
@@ -150,8 +152,8 @@ def test_spearman_is_scipys():
     rng = np.random.default_rng(3)
     a, b = rng.integers(0, 5, 29), rng.normal(size=29)
     wanted: Any = spearmanr(a, b)
-    assert common.spearman(a, b) == pytest.approx(float(wanted[0]))
-    assert np.isnan(common.spearman(np.ones(5), np.arange(5)))
+    assert spearman(a, b) == pytest.approx(float(wanted[0]))
+    assert np.isnan(spearman(np.ones(5), np.arange(5)))
 
 
 @pytest.mark.accept

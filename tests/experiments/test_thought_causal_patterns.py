@@ -10,11 +10,15 @@ import pytest
 import torch
 from planted_thinker import planted, problems
 
-from headlab.experiments.thoughts import forced_patterns, hub_rerouting, position_patching
-from headlab.experiments.thoughts import thought_causal as common
+from headlab.experiments.thoughts import position_patching
 from headlab.experiments.trial import adjusted, find_claim, trial
 from headlab.heads import Grid
 from headlab.stats import Estimate
+from headlab.thoughts.forcing import dealt_hubs
+from headlab.trials.answers import Effect
+from headlab.trials.row_checks import judged_hold
+from headlab.trials.thought_checks import same_answers
+from headlab.trials.thought_effects import Costs
 
 TEST, SELECTION = problems(104, seed=2), problems(17, seed=3)
 GRID = Grid(2, 13, 13)
@@ -26,7 +30,7 @@ def thinker(tmp_path_factory):
 
 
 def tried(slug: str, model: Any, store: Any, test: Any = TEST, **fields: Any):
-    made = adjusted(find_claim(slug), options={"max_new_tokens": 3}, matched_sets=5, **fields)
+    made = adjusted(find_claim(slug), **{"options": {"max_new_tokens": 3}, "matched_sets": 5, **fields})
     return trial(made, model, prompts=(test, SELECTION), store=store)
 
 
@@ -65,11 +69,10 @@ def test_no_pattern_matters_where_attention_among_thoughts_is_idle(thinker, stor
     assert [f.kind for f in result.figures] == ["estimates", "null"]
 
 
-def test_nothing_is_said_of_hubs_where_attention_among_thoughts_is_idle(thinker, store, monkeypatch):
+def test_nothing_is_said_of_hubs_where_attention_among_thoughts_is_idle(thinker, store):
     """All of it can be cut at no cost, so that every hub "keeps" everything: no verdict (it was upheld).  Looked for in
     every shipped claim: tests/experiments/test_could_matter.py."""
-    monkeypatch.setattr(hub_rerouting, "DEALT", 2)
-    result = tried("hub-rerouting", thinker, store)
+    result = tried("hub-rerouting", thinker, store, options={"dealt": 2, "max_new_tokens": 3})
     assert {r.outcome for r in result.verdict.rulings} == {"upheld"}
     assert result.verdict.outcome == "untestable" and "nothing could have mattered" in result.verdict.sentence
     assert {c.name: c.passed for c in result.verdict.controls}["cut-all"] is False
@@ -81,29 +84,29 @@ def test_nothing_is_said_of_hubs_where_attention_among_thoughts_is_idle(thinker,
 
 
 def test_hubs_are_dealt_out_evenly_and_every_head_has_one():
-    forces = forced_patterns.dealt_hubs(GRID, 6, seed=4)
+    forces = dealt_hubs(GRID, 6, seed=4)
     heads = [h for f in forces for h in f.heads]
     assert len(heads) == len(set(heads)) == 26 and [f.hub for f in forces] == list(range(6))
     assert {len(f.heads) for f in forces} == {4, 5}, "26 heads on 6 thoughts"
-    other = forced_patterns.dealt_hubs(GRID, 6, seed=5)
+    other = dealt_hubs(GRID, 6, seed=5)
     assert [str(f.heads) for f in other] != [str(f.heads) for f in forces]
 
 
 def test_a_hub_that_was_not_forced_is_not_read_back():
     rows = np.tril(np.random.default_rng(0).random((3, 7, 6, 6)))
-    assert not forced_patterns.judged_hold(rows, 2).passed
+    assert not judged_hold(rows, 2).passed
     mass = rows.sum(-1)
     for i in range(2, 6):
         rows[..., i, : i + 1] = (0.2 * mass[..., i] / i)[..., None]
         rows[..., i, 2] = 0.8 * mass[..., i]
-    assert forced_patterns.judged_hold(rows, 2).passed
+    assert judged_hold(rows, 2).passed
 
 
 def test_the_hub_against_the_others_by_hand():
     base = pd.DataFrame({"problem": range(4), "cluster": list("abcd"), "right": [True, True, True, False]})
     rights = {0: [0, 0, 1, 0], 1: [1, 0, 1, 0], 2: [1, 1, 1, 1]}
     table = pd.concat([base.assign(world=f"{j}:resample", right=[bool(x) for x in r]) for j, r in rights.items()])
-    others, delta = position_patching._against_others(base, table, 0, 3, 0)
+    others, delta = position_patching.against_others(Costs({}, table, base), 0, 3, 0)
     assert others.value == pytest.approx((0 + 1 + 0 + 0 + 0 + 0 + 0 - 1) / 8)
     assert others.value is not None and delta.value == pytest.approx(2 / 4 - others.value)
 
@@ -144,17 +147,15 @@ def test_the_published_mask_is_inverted_and_the_no_op_says_so():
         return pd.DataFrame({"problem": [0], "text": [str(int(token))], "logprob": [float(chance)]})
 
     plain = answers(None)
-    assert not common.same_answers("no-op", "a mask that blocks nothing", plain, answers(torch.zeros(1, 11))).passed
-    assert common.same_answers(
-        "no-op", "a mask that keeps all", plain, answers(torch.ones(1, 11, dtype=torch.long))
-    ).passed
+    assert not same_answers("no-op", "a mask that blocks nothing", plain, answers(torch.zeros(1, 11))).passed
+    assert same_answers("no-op", "a mask that keeps all", plain, answers(torch.ones(1, 11, dtype=torch.long))).passed
 
 
 def test_same_answers_bites():
     base = pd.DataFrame({"problem": [0, 1], "text": ["3", "4"], "logprob": [-0.5, -0.25]})
-    assert common.same_answers("x", "", base, base).passed
-    assert not common.same_answers("x", "", base, base.assign(text=["3", "5"])).passed
-    assert not common.same_answers("x", "", base, base.assign(logprob=[-0.5, -0.25000000000000006])).passed
+    assert same_answers("x", "", base, base).passed
+    assert not same_answers("x", "", base, base.assign(text=["3", "5"])).passed
+    assert not same_answers("x", "", base, base.assign(logprob=[-0.5, -0.25000000000000006])).passed
 
 
 def test_what_matters_needs_both_p_and_interval():
@@ -162,9 +163,9 @@ def test_what_matters_needs_both_p_and_interval():
 
     e = Estimate(0.3, 0.1, 0.5, 9, "problems", "x")
     test = mcnemar([True] * 9, [False] * 9)
-    assert common.Effect("w", "w", "", e, e, e, e, test, 0.04).matters
-    assert not common.Effect("w", "w", "", e, e, e, e, test, 0.06).matters
-    assert not common.Effect("w", "w", "", e, e, Estimate(0.3, -0.1, 0.5, 9, "problems", "x"), e, test, 0.01).matters
+    assert Effect("w", "w", "", e, e, e, e, test, 0.04).matters
+    assert not Effect("w", "w", "", e, e, e, e, test, 0.06).matters
+    assert not Effect("w", "w", "", e, e, Estimate(0.3, -0.1, 0.5, 9, "problems", "x"), e, test, 0.01).matters
 
 
 @pytest.mark.accept

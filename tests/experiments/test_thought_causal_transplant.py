@@ -11,9 +11,9 @@ import torch
 from planted_thinker import planted, problems
 
 from headlab.engine.model import ModelError, open_model
-from headlab.experiments.thoughts import transplant as room
 from headlab.experiments.trial import adjusted, find_claim, trial
 from headlab.heads import Head
+from headlab.thoughts import grafts
 from headlab.thoughts import transplant as surgery
 
 TEST, SELECTION = problems(103, seed=4), problems(61, seed=5)
@@ -70,7 +70,7 @@ def test_where_removal_costs_nothing_nothing_is_said(thinker, donor, store):
 
 
 def test_a_procedure_that_cannot_succeed_is_void(thinker, donor, store, monkeypatch):
-    monkeypatch.setattr(room, "through", lambda donor, reading, writing, like: surgery.zero_like(like))
+    monkeypatch.setattr(grafts, "through", lambda donor, reading, writing, like: surgery.zero_like(like))
     result = tried(thinker, store, donor, n=3, test=TEST[:29], head="L0H17", donor_head="L0H5")
     assert result.verdict.outcome == "void" and "rotated-self" in result.verdict.sentence
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from headlab import organisms
-from headlab.experiments.thinking import BASE
 from headlab.experiments.trial import load_thinker
 from headlab.tasks.word_problems import word_problems
 from headlab.thoughts.loop import think
+from headlab.trials.thinking import BASE
 
 
 @pytest.mark.accept

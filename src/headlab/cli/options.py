@@ -155,7 +155,7 @@ def trial_options(
             "--prompts are pairs for a language model, --problems are for a thinking model; give one of them"
         )
     if problems is not None:
-        from headlab.experiments.thinking import read_problems
+        from headlab.trials.thinking import read_problems
 
         read_problems(problems)  # what is wrong with it is said before anything is loaded
         options["prompts"] = problems

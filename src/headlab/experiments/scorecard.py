@@ -20,13 +20,13 @@ from headlab.engine.passes import EngineError
 from headlab.experiments.base import Result, handed_on
 from headlab.experiments.fitting import unread
 from headlab.experiments.known import builtin_claims
-from headlab.experiments.thinking import TASK as THINKING
 from headlab.experiments.trial import EXPERIMENTS, load, trial
 from headlab.interventions import InterventionError
 from headlab.prompts import PromptError
 from headlab.stats import holm
 from headlab.store import Record, Store
 from headlab.trials.record import versions
+from headlab.trials.thought_case import TASK as THINKING
 
 QUESTION = "Which claims of the docket stand on this model?"
 FULL = {"pairs": 500, "matched_sets": 9999}

@@ -33,8 +33,6 @@ from headlab.experiments.fitting import check_fit, check_prompts
 from headlab.experiments.heads import bug_rate, head_count, layer_scan, mechanism, parity, robustness
 from headlab.experiments.known import adjusted, builtin_claims, find_claim
 from headlab.experiments.subsets import reanalysis, simulator, spatial_patterns, subset_sweep
-from headlab.experiments.thinking import TASK as THINKING
-from headlab.experiments.thinking import ThoughtBench, draw_problems, read_problems
 from headlab.experiments.thoughts import (
     attribution,
     compare_models,
@@ -64,6 +62,8 @@ from headlab.trials.document import Document
 from headlab.trials.experiment import Entry
 from headlab.trials.loading import load, load_thinker
 from headlab.trials.record import BY_RECORD, again, model_facts, plain_loading, versions
+from headlab.trials.thought_case import TASK as THINKING
+from headlab.trials.thought_case import ThoughtBench, draw_problems, read_problems
 
 _ROOMS = (
     parity,

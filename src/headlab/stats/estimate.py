@@ -101,6 +101,12 @@ class Estimate:
         low, high = self.value - stretch * (self.value - self.low), self.value + stretch * (self.high - self.value)
         return replace(self, low=low, high=high, level=level)
 
+    def complement(self) -> Estimate:
+        """1 − the quantity, its interval turned round."""
+        if self.value is None or self.low is None or self.high is None:
+            return self
+        return replace(self, value=1 - self.value, low=1 - self.high, high=1 - self.low)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data (JSON-ready); `from_dict` gives the same Estimate back."""
         return asdict(self)

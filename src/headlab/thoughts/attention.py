@@ -67,6 +67,11 @@ class ThoughtAttention:
         return self.thoughts[..., : self.n_thoughts, :]
 
     @property
+    def matrices(self) -> Float[np.ndarray, "problem head thought thought"]:
+        """Attention among thoughts, the heads of all layers one after the other."""
+        return self.among.reshape(len(self.among), -1, *self.among.shape[-2:])
+
+    @property
     def answers(self) -> Float[np.ndarray, "problem layer head reader thought"]:
         """Attention of ``eot`` and of the answer to each thought; both see all of them."""
         return self.thoughts[..., self.n_thoughts :, :]

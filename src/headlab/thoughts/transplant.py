@@ -213,15 +213,7 @@ def fit(x: Array, y: Array, problem: Array, *, offset: bool, seed: int) -> Fitte
     spread = ((y[out] - y[~out].mean(0)) ** 2).sum(1)
     lost = bootstrap_ratio(residual, spread, problem[out].tolist(), unit="positions", seed=seed)
     a, b, alpha = _ridge(x, y, offset)
-    return Fitted(a, b, alpha, _less(lost))
-
-
-def _less(lost: Estimate) -> Estimate:
-    if lost.value is None or lost.low is None or lost.high is None:
-        return lost
-    return Estimate(
-        1 - lost.value, 1 - lost.high, 1 - lost.low, lost.n, lost.unit, lost.method, lost.level, lost.seed, lost.note
-    )
+    return Fitted(a, b, alpha, lost.complement())
 
 
 def _ridge(x: Array, y: Array, offset: bool) -> tuple[Array, Array, float]:

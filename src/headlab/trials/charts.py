@@ -36,13 +36,14 @@ def null(
     observed: Estimate,
     label: str,
     x_title: str,
-    p: float,
+    p: float | None = None,
     **options: Any,
 ) -> Figure:
     """Alternatives as a histogram, the named one as a line with its interval."""
     line = {"observed": observed.value, "low": observed.low, "high": observed.high, "label": label}
     data = tuple({"value": float(v)} for v in values)
-    return Figure("null", name, title, caption, data, {**line, "x_title": x_title, "p": p, **options})
+    rank = {} if p is None else {"p": p}
+    return Figure("null", name, title, caption, data, {**line, "x_title": x_title, **rank, **options})
 
 
 def point(series: str, x: float, e: Estimate) -> dict[str, Any]:

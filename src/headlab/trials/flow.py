@@ -207,9 +207,9 @@ class Method:
     ``sweeps``: what runs, by name.  ``numbers``: functions from what ran to numbers; later ones may read earlier ones.
     ``controls``, ``figures``, ``tables``, ``notes``, ``settings`` (what else the record keeps) and ``sections`` (which come
     before the experiment's own): functions from what ran.  ``impossible``: why it cannot run here, or empty; ``ineligible``
-    and ``undefined``: why what was seen is too little to rule on, or says nothing of the claim.  ``asks``: the predictions
-    it rules.  ``also``: further readings of the same measurement.  ``binds``: the controls that bind it, the claim's where
-    None.
+    and ``undefined``: why what was seen is too little to rule on, or says nothing of the claim; ``idle``: why nothing could
+    have mattered.  ``asks``: the predictions it rules.  ``also``: further readings of the same measurement.  ``binds``: the
+    controls that bind it, the claim's where None.
     """
 
     words: str | Callable[[Seen], str]
@@ -224,9 +224,15 @@ class Method:
     impossible: Callable[[Scope], str] = possible
     ineligible: Callable[[Seen], str] = lambda seen: ""
     undefined: Callable[[Seen], str] = lambda seen: ""
+    idle: Callable[[Seen], str] = lambda seen: ""
     asks: Callable[[Claim, Mapping[str, Found]], Claim] = everything
     also: Sequence[Callable[[Seen, Sequence[Control]], Reading]] = ()
     binds: tuple[str, ...] | None = None
+
+
+def never(why: str) -> Method:
+    """A reading that cannot be rebuilt, and why."""
+    return Method("not run", impossible=lambda scope: why)
 
 
 def layer_of(case: Bench) -> tuple[int, list[dict[str, Any]]]:
@@ -282,8 +288,8 @@ def read(scope: Scope, method: Method, shared: dict[Any, Any] | None = None) -> 
         if not t.shown:
             found.setdefault(t.name, t.found)
     reason = (scope.able.reason if scope.able else "") or method.ineligible(seen)
-    asked, undefined = method.asks(claim, found), method.undefined(seen)
-    verdict = decide(asked, found, controls, ineligible=reason, impossible=undefined)
+    asked, why, idle = method.asks(claim, found), method.undefined(seen), method.idle(seen)
+    verdict = decide(asked, found, controls, ineligible=reason, impossible=why, idle=idle)
     words = method.words if isinstance(method.words, str) else method.words(seen)
     estimates = tuple(t.estimate() for t in seen.told)
     own = Reading(protocol=name, words=words, verdict=verdict, estimates=estimates)  # type: ignore[arg-type]
@@ -333,6 +339,11 @@ class Declared(Entry):
         """What the record says of eligibility where answers are not asked for."""
         return dict(self.eligibility(case) if callable(self.eligibility) else self.eligibility or {})
 
+    def method(self, protocol: str) -> Method:
+        """How a protocol reads the claim; one that the experiment does not know says so."""
+        known = " and ".join(self.methods)
+        return self.methods.get(protocol) or never(f"{self.slug} has no {protocol} reading; it is read by {known}")
+
     def scope(self, case: Any, protocol: str, layer: int, able: Any = None) -> Scope:
         return Scope(case, PROTOCOLS[protocol], layer, {**self.options, **case.claim.options}, able)
 
@@ -341,9 +352,9 @@ class Declared(Entry):
         found: list[World] = []
         for name in case.claim.readings:
             scope = self.scope(case, name, layer)
-            if name not in self.methods or self.methods[name].impossible(scope):
+            if self.method(name).impossible(scope):
                 continue
-            for sweep, one in self.methods[name].sweeps(scope).items():
+            for sweep, one in self.method(name).sweeps(scope).items():
                 found += [replace(w, name=f"{name} {sweep} {w.name}") for w in one.worlds]
         return found
 
@@ -363,7 +374,7 @@ class Declared(Entry):
         suited: dict[str, Any] = {}
         shared: dict[Any, Any] = {}
         for name in case.claim.readings:
-            method, able = self.methods[name], ground.able(name)
+            method, able = self.method(name), ground.able(name)
             suited[name] = None if able is None else able.plain()
             readings, seen = read(self.scope(case, name, ground.layer, able), method, shared)
             out.readings += readings

@@ -22,6 +22,7 @@ from headlab.store import Run
 from headlab.tasks.word_problems import Problem, ProblemSet, grade_problem, read_gsm8k, read_gsm8k_aug, word_problems
 from headlab.thoughts import metrics
 from headlab.thoughts.attention import attention
+from headlab.thoughts.forcing import cut
 from headlab.thoughts.loading import Thinker
 from headlab.thoughts.loop import BATCH, Lenders, think, touched_by
 from headlab.thoughts.scores import norms
@@ -250,7 +251,7 @@ class Thinking:
                 if spec.site == "thought":
                     ones.append(worlds_.replaced(spec.model_copy(update={"roles": None}), n, self.doc.seed * 1000))
                 elif spec.shape:
-                    ones += worlds_.cut(self.grid, n, worlds_.forced(spec, every))
+                    ones += cut(self.grid, n, worlds_.forced(spec, every))
                 else:
                     ones += interventions(self.doc, self.grid, spec, every)
             if ones:

@@ -93,20 +93,6 @@ def no_ops(grid: Grid, n_thoughts: int, worlds: Sequence[ThoughtWorld]) -> list[
     return out
 
 
-def cut(grid: Grid, n_thoughts: int, one: Force) -> list[Part]:
-    """Attention to the thoughts removed in every head of the layers of a forced pattern, in the rows that it forces."""
-    rows: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
-    if one.rows in {"thoughts", "all"}:
-        rows += [((f"thought[{i}]",), tuple(f"thought[{j}]" for j in range(i))) for i in range(1, n_thoughts)]
-    if one.rows in {"answer", "all"}:
-        rows.append((("eot", "answer"), ("thoughts",)))
-    return [
-        Intervention(whole_layer(grid, at), "pattern", "mask", roles=query, keys=keys)
-        for at in one.heads.layers
-        for query, keys in rows
-    ]
-
-
 # -- what cannot be said --------------------------------------------------------------------------------------
 
 

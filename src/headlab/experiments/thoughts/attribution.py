@@ -24,7 +24,6 @@ import torch
 from headlab.claims import Control, decide
 from headlab.effects import Figure
 from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.thinking import ThoughtBench
 from headlab.experiments.thoughts import thought_figures as draw
 from headlab.experiments.thoughts.needed_heads import Needed, needed_heads
 from headlab.experiments.thoughts.roles import (
@@ -50,6 +49,7 @@ from headlab.tasks.question_words import CLASSES, OPERATIONS, token_classes
 from headlab.thoughts.integrated import Attributed, Frozen, attribute
 from headlab.thoughts.loading import Thinker
 from headlab.thoughts.loop import Asked, ids_of, watch
+from headlab.trials.thought_case import ThoughtBench
 
 Array = np.ndarray
 FINER = 4

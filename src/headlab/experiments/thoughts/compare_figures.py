@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from headlab.effects import Figure
-from headlab.experiments.thinking import ThoughtBench
 from headlab.experiments.thoughts import thought_figures as draw
 from headlab.experiments.thoughts.thought_rows import clusters_of
 from headlab.stats.intervals import bootstrap_means
@@ -16,6 +15,7 @@ from headlab.stats.of_means import OfMeans
 from headlab.thoughts import hubs as measure
 from headlab.thoughts import metrics
 from headlab.thoughts.profiles import TOP, Profile
+from headlab.trials.thought_case import ThoughtBench
 
 Array = np.ndarray
 

@@ -18,7 +18,6 @@ import numpy as np
 from headlab import organisms
 from headlab.claims import Control, decide
 from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.thinking import ThoughtBench
 from headlab.experiments.thoughts.compare_figures import Model, figures
 from headlab.experiments.thoughts.thought_rows import (
     NO_ELIGIBILITY,
@@ -42,6 +41,7 @@ from headlab.thoughts import hubs as measure
 from headlab.thoughts import metrics
 from headlab.thoughts.loading import Thinker
 from headlab.thoughts.profiles import TOP, Profile, profile
+from headlab.trials.thought_case import ThoughtBench
 
 Array = np.ndarray
 STATISTICS = (

@@ -22,7 +22,6 @@ import numpy as np
 from headlab.claims import decide
 from headlab.effects import Figure
 from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.thinking import BASE, ThoughtBench, of_world
 from headlab.experiments.thoughts import thought_figures as draw
 from headlab.experiments.thoughts.needed_heads import Needed, needed_heads
 from headlab.experiments.thoughts.strata import (
@@ -62,6 +61,9 @@ from headlab.stats.figures import percent, rounded
 from headlab.store import Reading
 from headlab.thoughts.loop import touched_by
 from headlab.thoughts.worlds import ablation
+from headlab.trials.answers import of_world
+from headlab.trials.thought_case import BASE, ThoughtBench
+from headlab.trials.thought_checks import same_answers
 
 STATISTICS = ("drop:*", "relative:*", "accuracy:*", "gap:*", "interaction:*", "rank:*", "needed:*")
 SURENESS = ("sure", "middling", "unsure")
@@ -109,7 +111,7 @@ def difficulty(bench: ThoughtBench) -> Outcome:
     ranks = _ranks(bench, arms[0], null, others)
     clusters = base.sort_values("problem")["cluster"].tolist()
     checks = [
-        bench.exact(ablation("no-op", every_head(bench.lab.grid), "noop"), words="writing every head's own z back"),
+        _exact(bench),
         parse_control(bench.baseline, edited),
         silent_control(bench),
         planted_control(base, strata["steps"][0], clusters, bench.seed),
@@ -134,6 +136,13 @@ def difficulty(bench: ThoughtBench) -> Outcome:
         sections=_SECTIONS,
         notes=_notes(bench, base, arms, strata, needed),
     )
+
+
+def _exact(bench: ThoughtBench) -> Any:
+    one = ablation("no-op", every_head(bench.lab.grid), "noop")
+    few, touched = bench.test[: min(64, len(bench.test))], touched_by([one])
+    base, same = (bench.think([w], f"no-op: {w.name}", problems=few, touched=touched) for w in (BASE, one))
+    return same_answers("no-op", "writing every head's own z back", base, same)
 
 
 def _strata(bench: ThoughtBench, base: Any) -> dict[str, tuple[Array, tuple[str, ...], dict[str, Any]]]:

@@ -12,98 +12,34 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 
-from headlab.claims import Control, decide
+from headlab.claims import Control
 from headlab.effects import Figure
-from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.thinking import ThoughtBench, of_world
-from headlab.experiments.thoughts import thought_figures as draw
-from headlab.experiments.thoughts.thought_causal import (
-    Array,
-    Effect,
-    cannot_run,
-    drops_figure,
-    hub_of,
-    measured,
-    not_rebuilt,
-    parse_control,
-    silent_control,
-    tabled,
-    told,
-    without_thoughts,
-)
-from headlab.experiments.thoughts.thought_rows import every_head, few, forced
-from headlab.heads import Grid, Heads
-from headlab.interventions import Intervention
+from headlab.heads import every_head
 from headlab.stats import Rank, holm, rank
-from headlab.stats.figures import rounded
-from headlab.store import Reading
+from headlab.thoughts.forcing import SHARE, blocked, dealt_hubs, identity
 from headlab.thoughts.worlds import Force, ThoughtWorld
-
-STATISTICS = ("drop:*", "kept:*", "relative:*", "accuracy:*", "parsed:*", "rank:*")
-SHARE, EXACT = 0.8, 1e-4
-
-
-def forced_patterns(bench: ThoughtBench) -> Outcome:
-    """Run the experiment."""
-    if why := without_thoughts(bench, 3):
-        return cannot_run(bench, why)
-    hub = hub_of(bench, bench.option("hub", EXPERIMENT))
-    patterns = pattern_worlds(bench.lab.grid, hub)
-    found, table, base = measured(bench, patterns, "forced patterns", holm)
-    extents = [blocked(bench, "thoughts"), blocked(bench, "answer")]
-    cut, _, _ = measured(bench, extents, "attention blocked", holm)
-    null = _random(bench, base)
-    assert found["hub"].drop.value is not None
-    place = rank(
-        found["hub"].drop.value, null, enumerated=False, alpha=bench.claim.alpha, unit="random placements", tail="less"
-    )
-    checks = [
-        bench.exact(identity(bench.lab.grid), words="every pattern overwritten by itself"),
-        parse_control(bench.baseline, table),
-        takes_hold(bench, hub),
-        silent_control(bench),
-    ]
-    every = {**found, **cut}
-    findings: dict[str, Any] = {"rank:hub": place}
-    for key, e in every.items():
-        findings |= {
-            f"drop:{key}": e.drop,
-            f"kept:{key}": e.kept,
-            f"relative:{key}": e.relative,
-            f"accuracy:{key}": e.accuracy,
-        }
-        findings[f"parsed:{key}"] = e.parsed
-    estimates = [
-        named("rank:hub", "random placements of hubs that cost as little", place.estimate, ""),
-        *(named(f"kept:{k}", f"{e.label}: share of the accuracy kept", e.kept, e.group) for k, e in every.items()),
-        *(x for k, e in every.items() for x in told(e, k)),
-    ]
-    verdict = decide(bench.claim, findings, checks, ineligible=bench.able.reason)
-    readings = [Reading(protocol="standard", words=_WORDS, verdict=verdict, estimates=tuple(estimates))]
-    if "published" in bench.claim.readings:
-        readings.append(not_rebuilt(bench, _NOT_REBUILT))
-    return Outcome(
-        readings,
-        _figures(found, cut, null, place, hub),
-        {"effects": tabled(base, list(every.values()), bench.seed), "random": _random_table(null)},
-        bench.able.plain(),
-        settings={"hub": hub, "share": SHARE, "random": len(null)},
-        sections=_SECTIONS,
-        notes=_notes(every, place, hub),
-    )
+from headlab.trials import charts
+from headlab.trials import thought_charts as draw
+from headlab.trials.answers import Effect, shares
+from headlab.trials.flow import Method, OnProblems, Seen, Told, never
+from headlab.trials.row_checks import judged_hold
+from headlab.trials.thought_case import thoughts_at_least
+from headlab.trials.thought_checks import exact, parsed, silenced
+from headlab.trials.thought_effects import Edits, costs, table
+from headlab.trials.thought_heads import hub
+from headlab.trials.thought_rows import few, forced
 
 
-def pattern_worlds(grid: Grid, hub: int) -> list[ThoughtWorld]:
+def patterns(seen: Seen) -> list[ThoughtWorld]:
     """The patterns, in all heads, rows of thoughts."""
-    heads = every_head(grid)
+    heads, at = every_head(seen.scope.grid), hub(seen)
     shapes = {
-        "hub": (Force(heads, "hub", hub=hub, share=SHARE), f"hub at thought {hub}, 80 %"),
+        "hub": (Force(heads, "hub", hub=at, share=SHARE), f"hub at thought {at}, 80 %"),
         "uniform": (Force(heads, "uniform"), "uniform"),
         "sequential": (Force(heads, "sequential", share=1.0), "only the thought before"),
         "self": (Force(heads, "self"), "only itself"),
@@ -114,121 +50,108 @@ def pattern_worlds(grid: Grid, hub: int) -> list[ThoughtWorld]:
     ]
 
 
-def identity(grid: Grid) -> ThoughtWorld:
-    return ThoughtWorld("identity", forces=(Force(every_head(grid), "identity", rows="all"),))
+def extents(seen: Seen) -> list[ThoughtWorld]:
+    return [blocked(seen.scope.grid, seen.case.n_thoughts, readers) for readers in ("thoughts", "answer")]
 
 
-def blocked(bench: ThoughtBench, readers: str) -> ThoughtWorld:
-    """Attention of thoughts to earlier thoughts, or of the answer to all thoughts, removed in every head."""
-    n = bench.n_thoughts
-    cuts = (
-        {(f"thought[{i}]",): tuple(f"thought[{j}]" for j in range(i)) for i in range(1, n)}
-        if readers == "thoughts"
-        else {("eot", "answer"): ("thoughts",)}
-    )
-    ones = tuple(
-        Intervention(Heads.of(at, range(bench.lab.grid.n_heads)), "pattern", "mask", roles=rows, keys=keys)
-        for at in range(bench.lab.grid.n_layers)
-        for rows, keys in cuts.items()
-    )
-    words = "earlier thoughts blocked for thoughts" if readers == "thoughts" else "thoughts blocked for the answer"
-    return ThoughtWorld(f"blocked-{readers}", ones, labels={"label": words, "group": "extent"})
+PATTERNS = Edits("forced patterns", patterns, holm)
+EXTENTS = Edits("attention blocked", extents, holm)
 
 
-def dealt_hubs(grid: Grid, n: int, seed: int) -> tuple[Force, ...]:
-    """A hub for each head, each thought the hub of as many heads (up to one), dealt out at random."""
-    heads = list(every_head(grid))
-    places = [i % n for i in range(len(heads))]
-    random.Random(f"hubs {seed}").shuffle(places)
-    return tuple(
-        Force(Heads(h for h, p in zip(heads, places, strict=True) if p == k), "hub", hub=k, share=SHARE)
-        for k in sorted(set(places))
-    )
+def every(seen: Seen) -> dict[str, Effect]:
+    return {**seen.once(PATTERNS).found, **seen.once(EXTENTS).found}
 
 
-def _random(bench: ThoughtBench, base: Any) -> Array:
-    """Accuracy lost under random placements of hubs."""
-    grid, n = bench.lab.grid, bench.n_thoughts
+def dealt(seen: Seen) -> np.ndarray:
+    """Accuracy lost under random placements of hubs, [placement]."""
+    case, base = seen.case, seen.once(PATTERNS).base
     worlds = [
-        ThoughtWorld(f"random {i}", forces=dealt_hubs(grid, n, bench.seed + i)) for i in range(bench.claim.matched_sets)
+        ThoughtWorld(f"random {i}", forces=dealt_hubs(case.grid, case.n_thoughts, case.seed + i))
+        for i in range(case.claim.matched_sets)
     ]
-    table = bench.think(worlds, "random hubs")
-    whole = float(base["right"].mean())
-    return np.array([whole - float(of_world(table, w.name)["right"].mean()) for w in worlds])
+    right = shares(case.think(worlds, "random hubs"), [w.name for w in worlds])
+    return shares(base, ["baseline"]) - right
 
 
-def takes_hold(bench: ThoughtBench, hub: int) -> Control:
-    return judged_hold(forced(bench, few(bench), "hub", hub), hub)
+def place(seen: Seen) -> Rank:
+    own, alpha = seen.once(PATTERNS).found["hub"].drop.value, seen.case.claim.alpha
+    assert own is not None
+    null = seen.once(dealt)
+    return rank(own, null, enumerated=False, alpha=alpha, unit="random placements", tail="less")
 
 
-def judged_hold(seen: Array, hub: int) -> Control:
-    """The forced hub must be read back, [problem, head, thought, key]: its share of the mass on thoughts."""
-    rows = seen[..., max(1, hub) :, :]
-    share = float((rows[..., hub] / rows.sum(-1)).mean())
-    return Control(
-        name="takes-hold",
-        kind="positive",
-        passed=abs(share - SHARE) <= EXACT,
-        words=f"with four fifths forced onto thought {hub}, {rounded(share)} of the attention among thoughts is read there",
-        value=share,
+def ranked(seen: Seen) -> Iterator[Told]:
+    yield Told("rank:hub", "random placements of hubs that cost as little", seen.once(place), "")
+
+
+def takes_hold(seen: Seen) -> Control:
+    return judged_hold(forced(seen.case, few(seen.case), "hub", hub(seen)), hub(seen))
+
+
+def bars(seen: Seen) -> Figure:
+    caption = (
+        "All heads, rows of thoughts, after the softmax; 95 % intervals over problems. Zero is the identity pattern, which is "
+        "exact."
+    )
+    title, lost = "Share of the accuracy lost under forced attention", "share of the accuracy lost"
+    return draw.drops("patterns", title, caption, every(seen).values(), "relative", lost, 0)
+
+
+def null(seen: Seen) -> Figure:
+    title = f"The hub at thought {hub(seen)}, among random placements of hubs"
+    caption = f"Each bar counts placements in which every head has a hub of its own. {seen.once(place)}."
+    own, label = every(seen)["hub"].drop, f"hub at {hub(seen)}"
+    return charts.null(
+        "random", title, caption, seen.once(dealt), own, label, "accuracy lost", unit="random placements"
     )
 
 
-def _random_table(null: Array) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame({"placement": range(len(null)), "drop": null})
-
-
-def _figures(
-    found: Mapping[str, Effect], cut: Mapping[str, Effect], null: Array, place: Rank, hub: int
-) -> list[Figure]:
-    return [
-        drops_figure(
-            "patterns", "Share of the accuracy lost under forced attention",
-            "All heads, rows of thoughts, after the softmax; 95 % intervals over problems. Zero is the identity pattern, which is "
-            "exact.", [*found.values(), *cut.values()], by="relative", threshold=0, x_title="share of the accuracy lost",
-        ),
-        draw.null(
-            "random", f"The hub at thought {hub}, among random placements of hubs",
-            f"Each bar counts placements in which every head has a hub of its own. {place}.", null, found["hub"].drop,
-            f"hub at {hub}", "accuracy lost", "random placements",
-        ),
-    ]  # fmt: skip
-
-
-def _notes(every: Mapping[str, Effect], place: Rank, hub: int) -> list[str]:
-    hurt = [e.label for e in every.values() if e.matters]
+def notes(seen: Seen) -> Sequence[str]:
+    hurt = [e.label for e in every(seen).values() if e.matters]
     return [
         f"Costs accuracy (exact McNemar, Holm): {', '.join(hurt) or 'none'}.",
-        f"Random placements of hubs that cost as little as thought {hub}: {place}.",
-        f"With all attention to earlier thoughts blocked {every['blocked-thoughts'].kept} of the accuracy is kept.",
+        f"Random placements of hubs that cost as little as thought {hub(seen)}: {seen.once(place)}.",
+        f"With all attention to earlier thoughts blocked {every(seen)['blocked-thoughts'].kept} of the accuracy is kept.",
     ]
 
 
-_WORDS = "weights inside each row's mass on thoughts overwritten after the softmax, in all heads and rows of thoughts"
-_NOT_REBUILT = (
-    "the published patterns were additive masks (0 keep, −10000 block) given as attention_mask; transformers reads a 2-D one "
-    "as booleans, which attends only to what was to be blocked, so the sign of those numbers is not known"
-)
-_SECTIONS = [
-    {
-        "heading": "When this misleads",
-        "text": (
+EXPERIMENT = OnProblems(
+    slug="forced-patterns",
+    question="Does it matter which thoughts the thoughts attend to?",
+    statistics=("drop:*", "kept:*", "relative:*", "accuracy:*", "parsed:*", "rank:*"),
+    controls=("no-op", "parse-rate", "takes-hold", "silence-all"),
+    options={"hub": "auto", "max_new_tokens": 12},
+    cannot=thoughts_at_least(3),
+    methods={
+        "standard": Method(
+            "weights inside each row's mass on thoughts overwritten after the softmax, in all heads and rows of thoughts",
+            numbers=(ranked, costs(every, ["kept"]), costs(every)),
+            controls=(
+                exact(lambda scope: identity(scope.grid), "every pattern overwritten by itself"),
+                parsed(PATTERNS),
+                takes_hold,
+                silenced,
+            ),
+            figures=(bars, null),
+            tables={
+                "effects": table(PATTERNS, EXTENTS),
+                "random": lambda seen: pd.DataFrame({"drop": seen.once(dealt)}).rename_axis("placement").reset_index(),
+            },
+            settings=lambda seen: {"hub": hub(seen), "share": SHARE, "random": len(seen.once(dealt))},
+            notes=notes,
+        ),
+        "published": never(
+            "the published patterns were additive masks (0 keep, −10000 block) given as attention_mask; transformers reads a "
+            "2-D one as booleans, which attends only to what was to be blocked, so the sign of those numbers is not known"
+        ),
+    },
+    sections={
+        "When this misleads": (
             "A forced pattern changes only how a head's mass on thoughts is divided. Where that mass is small, or where "
             "cutting it altogether costs nothing, no pattern can matter, whatever the attention looks like: read the "
             "blocked row first. All heads are forced at once; a pattern may be harmless because another road is open, or "
             "harmful because one head needed its own. The hub at thought k acts on the rows that see k, so late hubs have "
             "fewer rows to act on."
-        ),
-    }
-]
-
-EXPERIMENT = Experiment(
-    "forced-patterns",
-    "Does it matter which thoughts the thoughts attend to?",
-    forced_patterns,
-    STATISTICS,
-    controls=("no-op", "parse-rate", "takes-hold", "silence-all"),
-    options={"hub": "auto", "max_new_tokens": 12},
+        )
+    },
 )

@@ -19,7 +19,6 @@ import numpy as np
 from headlab.claims import Control, decide
 from headlab.effects import Figure
 from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.thinking import ThoughtBench
 from headlab.experiments.thoughts import thought_figures as draw
 from headlab.experiments.thoughts.thought_rows import (
     NO_ELIGIBILITY,
@@ -40,6 +39,7 @@ from headlab.store import Reading
 from headlab.thoughts import metrics
 from headlab.thoughts.hubs import shuffled_matrices
 from headlab.thoughts.profiles import TOP, Profile, profile
+from headlab.trials.thought_case import ThoughtBench
 
 Array = np.ndarray
 MEASURES = ("flow", "hub_variance", "skip", "composite", "sequential", "max_attention")

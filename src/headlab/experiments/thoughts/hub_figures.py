@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from headlab.effects import Figure
-from headlab.experiments.thinking import ThoughtBench
 from headlab.experiments.thoughts import thought_figures as draw
 from headlab.experiments.thoughts.thought_rows import Reference, head_names, lengths
 from headlab.stats import Rank
@@ -17,6 +16,7 @@ from headlab.stats.intervals import bootstrap_means
 from headlab.thoughts import hubs as measure
 from headlab.thoughts import metrics
 from headlab.thoughts.hubs import Hubs
+from headlab.trials.thought_case import ThoughtBench
 
 Array = np.ndarray
 HEADS_SHOWN = 48

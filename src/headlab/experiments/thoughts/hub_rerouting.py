@@ -12,158 +12,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-
-from headlab.claims import Control, decide
+from headlab.claims import Control
 from headlab.effects import Figure
-from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.thinking import ThoughtBench
-from headlab.experiments.thoughts.forced_patterns import SHARE, blocked, dealt_hubs, identity, judged_hold
-from headlab.experiments.thoughts.thought_causal import (
-    Effect,
-    cannot_run,
-    could_matter,
-    drops_figure,
-    hub_of,
-    measured,
-    parse_control,
-    point,
-    silent_control,
-    spread_point,
-    tabled,
-    told,
-    without_thoughts,
-)
-from headlab.experiments.thoughts.thought_rows import every_head, few, forced
+from headlab.heads import every_head
 from headlab.stats import holm
-from headlab.store import Reading
+from headlab.thoughts.forcing import SHARE, blocked, dealt_hubs, identity
 from headlab.thoughts.worlds import Force, ThoughtWorld
+from headlab.trials import charts
+from headlab.trials import thought_charts as draw
+from headlab.trials.answers import Effect
+from headlab.trials.flow import Method, OnProblems, Seen
+from headlab.trials.row_checks import judged_hold
+from headlab.trials.thought_case import thoughts_at_least
+from headlab.trials.thought_checks import could_matter, exact, parsed, silenced
+from headlab.trials.thought_effects import Edits, costs, table
+from headlab.trials.thought_heads import hub
+from headlab.trials.thought_rows import few, forced
 
-STATISTICS = ("kept:*", "relative:*", "drop:*", "accuracy:*", "parsed:*")
-DEALT = 12
-"""Random placements of hubs drawn as a reference."""
 
-
-def hub_rerouting(bench: ThoughtBench) -> Outcome:
-    """Run the experiment."""
-    if why := without_thoughts(bench, 3):
-        return cannot_run(bench, why)
-    grid, n, own = bench.lab.grid, bench.n_thoughts, hub_of(bench, bench.option("hub", EXPERIMENT))
-    heads = every_head(grid)
-    hubs = [
-        ThoughtWorld(f"{k}", forces=(Force(heads, "hub", hub=k, share=SHARE),), labels={
-            "label": f"hub at thought {k}" + (" (the model's own)" if k == own else ""), "group": "hub", "rows": n - max(1, k)})
+def hubs(seen: Seen) -> list[ThoughtWorld]:
+    """Every head's hub at thought k, for every k."""
+    heads, n = every_head(seen.scope.grid), seen.case.n_thoughts
+    own = {hub(seen): " (the model's own)"}
+    return [
+        ThoughtWorld(
+            f"{k}",
+            forces=(Force(heads, "hub", hub=k, share=SHARE),),
+            labels={"label": f"hub at thought {k}{own.get(k, '')}", "group": "hub", "rows": n - max(1, k)},
+        )
         for k in range(n)
-    ]  # fmt: skip
-    found, table, base = measured(bench, hubs, "hub at each thought", holm)
-    plain = [
-        blocked(bench, "thoughts"),
-        ThoughtWorld("uniform", forces=(Force(heads, "uniform"),), labels={
-            "label": "uniform", "group": "reference", "rows": n - 1}),
+    ]
+
+
+def others(seen: Seen) -> list[ThoughtWorld]:
+    """No attention to earlier thoughts, no hub, a hub of its own for each head."""
+    grid, n = seen.scope.grid, seen.case.n_thoughts
+    told = {"group": "reference", "rows": n - 1}
+    even = (Force(every_head(grid), "uniform"),)
+    dealt = [dealt_hubs(grid, n, seen.case.seed + i) for i in range(seen.scope.options["dealt"])]
+    return [
+        blocked(grid, n, "thoughts"),
+        ThoughtWorld("uniform", forces=even, labels={"label": "uniform", **told}),
         *(
-            ThoughtWorld(f"dealt {i}", forces=dealt_hubs(grid, n, bench.seed + i), labels={
-                "label": f"random hubs {i}", "group": "reference", "rows": n - 1})
-            for i in range(DEALT)
+            ThoughtWorld(f"dealt {i}", forces=f, labels={"label": f"random hubs {i}", **told})
+            for i, f in enumerate(dealt)
         ),
-    ]  # fmt: skip
-    beside, _, _ = measured(bench, plain, "references")
-    every = {**found, "uniform": beside["uniform"], "cut": beside["blocked-thoughts"]}
-    could, idle = could_matter(bench, every["cut"], "attention of thoughts to earlier thoughts")
-    checks = [
-        bench.exact(identity(grid), words="every pattern overwritten by itself"),
-        parse_control(bench.baseline, table),
-        _holds(bench),
-        silent_control(bench),
-        could,
     ]
-    findings: dict[str, Any] = {}
-    for key, e in every.items():
-        findings |= {
-            f"kept:{key}": e.kept,
-            f"relative:{key}": e.relative,
-            f"drop:{key}": e.drop,
-            f"accuracy:{key}": e.accuracy,
-        }
-        findings[f"parsed:{key}"] = e.parsed
-    estimates = [
-        *(named(f"kept:{k}", f"{e.label}: share of the accuracy kept", e.kept, e.group) for k, e in every.items()),
-        *(x for k, e in every.items() for x in told(e, k)),
-    ]
-    verdict = decide(bench.claim, findings, checks, ineligible=bench.able.reason, idle=idle)
-    return Outcome(
-        [Reading(protocol="standard", words=_WORDS, verdict=verdict, estimates=tuple(estimates))],
-        _figures(found, beside, own, len(base)),
-        {"effects": tabled(base, [*found.values(), *beside.values()], bench.seed)},
-        bench.able.plain(),
-        settings={"hub": own, "share": SHARE, "random": DEALT},
-        sections=_SECTIONS,
-        notes=_notes(found, own),
-    )
 
 
-def _holds(bench: ThoughtBench) -> Control:
+HUBS = Edits("hub at each thought", hubs, holm)
+OTHERS = Edits("references", others)
+
+
+def every(seen: Seen) -> dict[str, Effect]:
+    beside = seen.once(OTHERS).found
+    return {**seen.once(HUBS).found, "uniform": beside["uniform"], "cut": beside["blocked-thoughts"]}
+
+
+def could(seen: Seen) -> tuple[Control, str]:
+    return could_matter(seen.case, every(seen)["cut"], "attention of thoughts to earlier thoughts")
+
+
+def takes_hold(seen: Seen) -> Control:
     """Every forced hub must be read back; the worst one is reported."""
-    problems = few(bench)
-    read = [judged_hold(forced(bench, problems, "hub", k), k) for k in range(bench.n_thoughts)]
+    problems = few(seen.case)
+    read = [judged_hold(forced(seen.case, problems, "hub", k), k) for k in range(seen.case.n_thoughts)]
     return max(read, key=lambda c: (not c.passed, abs((c.value or 0) - SHARE)))
 
 
-def _figures(found: Mapping[str, Effect], beside: Mapping[str, Effect], own: int, n: int) -> list[Figure]:
+def figures(seen: Seen) -> list[Figure]:
+    found, beside = seen.once(HUBS).found, seen.once(OTHERS).found
     dealt = [e.kept.value for k, e in beside.items() if k.startswith("dealt") and e.kept.value is not None]
-    data = [point("hub forced at k", int(k), e.kept) for k, e in found.items()]
+    rows = [charts.point("hub forced at k", int(k), e.kept) for k, e in found.items()]
     for k in found:
-        data.append(point("uniform", int(k), beside["uniform"].kept))
-        if len(dealt) > 1:
-            data.append(spread_point("a random hub for each head", int(k), dealt))
+        rows.append(charts.point("uniform", int(k), beside["uniform"].kept))
+        rows += [draw.spread_point("a random hub for each head", int(k), dealt)] if len(dealt) > 1 else []
+    caption = (
+        f"All heads, {len(seen.once(HUBS).base)} problems, 95 % intervals; for random hubs the middle 95 % of {len(dealt)} "
+        f"placements. The model's own hub by the published rule is thought {hub(seen)}. A hub at k acts on the rows from k on."
+    )
+    axes = ("thought that is made the hub", "share of the accuracy kept", 0.7)
+    said = "95 % intervals over problems; zero is the identity pattern."
+    drops = [*found.values(), beside["uniform"]]
     return [
-        Figure(
-            "curve", "kept", "Accuracy kept with the hub at each thought",
-            f"All heads, {n} problems, 95 % intervals; for random hubs the middle 95 % of {len(dealt)} placements. The model's own "
-            f"hub by the published rule is thought {own}. A hub at k acts on the rows from k on.", tuple(data),
-            {"x_title": "thought that is made the hub", "y_title": "share of the accuracy kept", "threshold": 0.7},
-        ),
-        drops_figure(
-            "drops", "Accuracy lost with the hub at each thought", "95 % intervals over problems; zero is the identity pattern.",
-            [*found.values(), beside["uniform"]], threshold=0,
-        ),
-    ]  # fmt: skip
+        charts.curve("kept", "Accuracy kept with the hub at each thought", caption, rows, *axes),
+        draw.drops("drops", "Accuracy lost with the hub at each thought", said, drops, threshold=0),
+    ]
 
 
-def _notes(found: Mapping[str, Effect], own: int) -> list[str]:
+def notes(seen: Seen) -> Sequence[str]:
+    found = seen.once(HUBS).found
     hurt = [e.label for e in found.values() if e.matters]
-    kept = np.array([e.kept.value if e.kept.value is not None else np.nan for e in found.values()])
+    kept = {k: e.kept.value for k, e in found.items() if e.kept.value is not None}
     out = [f"Costs accuracy (exact McNemar, Holm over k): {', '.join(hurt) or 'none'}."]
-    if not np.isnan(kept).any():
-        best = list(found)[int(kept.argmax())]
-        out.append(
-            f"The hub that costs least is thought {best} ({found[best].kept} kept); the model's own is thought {own}."
-        )
+    if len(kept) == len(found):
+        best = max(kept, key=lambda k: kept[k])
+        least = f"thought {best} ({found[best].kept} kept)"
+        out.append(f"The hub that costs least is {least}; the model's own is thought {hub(seen)}.")
     return out
 
 
-_WORDS = (
-    "four fifths of each row's mass on thoughts put on thought k after the softmax, in all heads and rows of thoughts"
-)
-_SECTIONS = [
-    {
-        "heading": "When this misleads",
-        "text": (
+EXPERIMENT = OnProblems(
+    slug="hub-rerouting",
+    question="Can the hub stand at any thought?",
+    statistics=("kept:*", "relative:*", "drop:*", "accuracy:*", "parsed:*"),
+    controls=("no-op", "parse-rate", "takes-hold", "silence-all", "cut-all"),
+    options={"hub": "auto", "dealt": 12, "max_new_tokens": 12},
+    cannot=thoughts_at_least(3),
+    methods={
+        "standard": Method(
+            "four fifths of each row's mass on thoughts put on thought k after the softmax, in all heads and rows of thoughts",
+            numbers=(costs(every, ["kept"]), costs(every)),
+            controls=(
+                exact(lambda scope: identity(scope.grid), "every pattern overwritten by itself"),
+                parsed(HUBS),
+                takes_hold,
+                silenced,
+                lambda seen: seen.once(could)[0],
+            ),
+            idle=lambda seen: seen.once(could)[1],
+            figures=(figures,),
+            tables={"effects": table(HUBS, OTHERS)},
+            settings=lambda seen: {"hub": hub(seen), "share": SHARE, "random": seen.scope.options["dealt"]},
+            notes=notes,
+        ),
+    },
+    sections={
+        "When this misleads": (
             "A hub at the last thought acts on one row, a hub at thought 0 on five: late hubs cost less for that reason "
             "alone. That a model works with a hub anywhere says nothing where its attention among thoughts does nothing: "
             "where cutting all of it does not surely cost as much, the claim is untestable (control cut-all). Accuracy kept "
             "is a share of the model's own: a weak model has less to lose in points."
-        ),
-    }
-]
-
-EXPERIMENT = Experiment(
-    "hub-rerouting",
-    "Can the hub stand at any thought?",
-    hub_rerouting,
-    STATISTICS,
-    controls=("no-op", "parse-rate", "takes-hold", "silence-all", "cut-all"),
-    options={"hub": "auto", "max_new_tokens": 12},
+        )
+    },
 )

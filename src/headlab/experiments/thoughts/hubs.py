@@ -19,7 +19,6 @@ import numpy as np
 
 from headlab.claims import Control, decide
 from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.thinking import ThoughtBench
 from headlab.experiments.thoughts.hub_figures import Seen, figures
 from headlab.experiments.thoughts.thought_attention import summary
 from headlab.experiments.thoughts.thought_rows import (
@@ -48,6 +47,7 @@ from headlab.thoughts import hubs as measure
 from headlab.thoughts import metrics
 from headlab.thoughts.attention import ThoughtAttention
 from headlab.thoughts.hubs import Hubs, find_hubs
+from headlab.trials.thought_case import ThoughtBench
 
 Array = np.ndarray
 STATISTICS = (

@@ -22,7 +22,6 @@ import numpy as np
 from headlab.claims import Control, decide
 from headlab.effects import Figure
 from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.thinking import BASE, ThoughtBench
 from headlab.experiments.thoughts.needed_heads import Needed, needed_heads
 from headlab.experiments.thoughts.probing import (
     INPUT,
@@ -45,6 +44,7 @@ from headlab.stats.intervals import bootstrap_means
 from headlab.stats.of_means import bootstrap_of_means
 from headlab.store import Reading
 from headlab.tasks.word_problems import Problem
+from headlab.trials.thought_case import BASE, ThoughtBench
 
 STATISTICS = ("gain:*", "accuracy:*", "inflection:*", "distance:*", "selectivity:*", "rank:distance", "shuffled")
 FOUND = 0.95

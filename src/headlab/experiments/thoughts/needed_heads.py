@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headlab.experiments.thinking import ThoughtBench
 from headlab.experiments.thoughts.thought_causal import Effect, measured
 from headlab.experiments.thoughts.thought_rows import every_head
 from headlab.heads import Head, Heads
 from headlab.thoughts.worlds import ablation
+from headlab.trials.thought_case import ThoughtBench
 
 
 @dataclass(frozen=True)

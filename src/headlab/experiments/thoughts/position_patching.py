@@ -10,147 +10,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from headlab.claims import decide
+from headlab.claims import Control
 from headlab.effects import Figure
-from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.thinking import ThoughtBench, of_world
-from headlab.experiments.thoughts.thought_causal import (
-    Effect,
-    cannot_run,
-    drops_figure,
-    hub_of,
-    lowers,
-    measured,
-    not_rebuilt,
-    parse_control,
-    tabled,
-    told,
-    without_thoughts,
-)
 from headlab.stats import Estimate, bootstrap_mean, holm
-from headlab.store import Reading
 from headlab.thoughts.worlds import Content, Replace, ThoughtWorld
+from headlab.trials import thought_charts as draw
+from headlab.trials.answers import Effect
+from headlab.trials.flow import Method, OnProblems, Scope, Seen, Told, never
+from headlab.trials.thought_case import thoughts_at_least
+from headlab.trials.thought_checks import exact, lowers, parsed
+from headlab.trials.thought_effects import Costs, Edits, Number, costs, table
+from headlab.trials.thought_heads import hub
 
-STATISTICS = ("drop:*", "relative:*", "accuracy:*", "parsed:*", "delta:hub")
 CONTENTS: dict[Content, str] = {"resample": "another problem's", "mean": "the mean", "noise": "noise of its norm"}
 
 
-def position_patching(bench: ThoughtBench) -> Outcome:
-    """Run the experiment."""
-    if why := without_thoughts(bench):
-        return cannot_run(bench, why)
-    n, hub = bench.n_thoughts, hub_of(bench, bench.option("hub", EXPERIMENT))
-    whole = tuple(range(n))
-    worlds = [
-        ThoughtWorld(f"{j}:{by}", replaced=(Replace((j,), by, bench.seed),), labels={
-            "label": f"thought {j}", "group": words, "thought": j, "by": by})
-        for by, words in CONTENTS.items() for j in whole
-    ]  # fmt: skip
-    found, table, base = measured(bench, worlds, "one thought replaced", holm)
-    swapped = ThoughtWorld(
-        "all",
-        replaced=(Replace(whole, "resample", bench.seed),),
-        labels={"label": "all thoughts", "group": "another problem's"},
-    )
-    every, _, _ = measured(bench, [swapped], "all thoughts replaced")
-    checks = [
-        bench.exact(ThoughtWorld("self", replaced=(Replace(whole, "self"),)), words="each thought replaced by itself"),
-        parse_control(bench.baseline, table),
-        lowers("swap-all", "feeding another problem's thoughts", every["all"].drop),
-    ]
-    main = {f"{j}": found[f"{j}:resample"] for j in whole}
-    others, delta = _against_others(base, table, hub, n, bench.seed)
-    findings: dict[str, Any] = {f"drop:{k}": e.drop for k, e in main.items()} | {
-        "drop:hub": main[str(hub)].drop, "drop:all": every["all"].drop, "drop:others": others, "delta:hub": delta,
-    }  # fmt: skip
-    for key, e in {**main, "hub": main[str(hub)], "all": every["all"]}.items():
-        findings |= {f"relative:{key}": e.relative, f"accuracy:{key}": e.accuracy, f"parsed:{key}": e.parsed}
-    estimates = [
-        named("delta:hub", f"drop at the hub, thought {hub}, minus the mean of the others", delta, ""),
-        named("drop:hub", f"the hub, thought {hub}: accuracy lost", main[str(hub)].drop, CONTENTS["resample"]),
-        named("drop:others", "another thought, mean over positions: accuracy lost", others, CONTENTS["resample"]),
-        *(x for k, e in {**main, "all": every["all"]}.items() for x in told(e, k)),
-        *(x for name, e in found.items() if not name.endswith("resample") for x in told(e, name.split(":")[0])),
-    ]
-    verdict = decide(bench.claim, findings, checks, ineligible=bench.able.reason)
-    readings = [Reading(protocol="standard", words=_WORDS, verdict=verdict, estimates=tuple(estimates))]
-    if "published" in bench.claim.readings:
-        readings.append(not_rebuilt(bench, _NOT_REBUILT))
-    return Outcome(
-        readings,
-        _figures(found, every["all"], hub, len(base)),
-        {"effects": tabled(base, [*found.values(), *every.values()], bench.seed)},
-        bench.able.plain(),
-        settings={"hub": hub},
-        sections=_SECTIONS,
-        notes=_notes(found, hub, delta),
-    )
-
-
-def _against_others(base: Any, table: Any, hub: int, n: int, seed: int) -> tuple[Estimate, Estimate]:
-    """Mean drop of the positions that are not the hub, and the hub's drop minus it, both paired by problem."""
-    rows = base.sort_values("problem")
-    right = rows["right"].to_numpy(float)
-    lost = np.stack([right - of_world(table, f"{j}:resample")["right"].to_numpy(float) for j in range(n)], 1)
-    rest = np.delete(lost, hub, 1).mean(1)
-    clusters = rows["cluster"].tolist()
-    return (
-        bootstrap_mean(rest, clusters, unit="problems", seed=seed),
-        bootstrap_mean(lost[:, hub] - rest, clusters, unit="problems", seed=seed),
-    )
-
-
-def _figures(found: Mapping[str, Effect], every: Effect, hub: int, n: int) -> list[Figure]:
+def single(seen: Seen) -> list[ThoughtWorld]:
+    """Each thought by each content."""
     return [
-        drops_figure(
-            "positions", "Accuracy lost when one thought is replaced",
-            f"95 % intervals over {n} problems; zero is the thought replaced by itself, which is exact. The published hub is "
-            f"thought {hub}. All of them from another problem stand beside them.", [*found.values(), every], threshold=0,
+        ThoughtWorld(
+            f"{j}:{by}",
+            replaced=(Replace((j,), by, seen.case.seed),),
+            labels={"label": f"thought {j}", "group": words, "thought": j, "by": by},
         )
-    ]  # fmt: skip
-
-
-def _notes(found: Mapping[str, Effect], hub: int, delta: Estimate) -> list[str]:
-    carrying = [e.labels["thought"] for e in found.values() if e.labels["by"] == "resample" and e.matters]
-    generic = [
-        e.labels["thought"] for e in found.values()
-        if e.labels["by"] == "noise" and e.matters and e.labels["thought"] not in carrying
-    ]  # fmt: skip
-    return [
-        f"Another problem's vector costs accuracy at thoughts {', '.join(map(str, carrying)) or 'none'} (exact McNemar, Holm).",
-        f"Noise alone costs accuracy at thoughts {', '.join(map(str, generic)) or 'none'}: needed, with the same content in all.",
-        f"The hub (thought {hub}) costs {delta} more than another position.",
+        for by, words in CONTENTS.items()
+        for j in range(seen.case.n_thoughts)
     ]
 
 
-_WORDS = "the vector that is fed replaced; later thoughts recomputed; another problem's vector at the same thought is the main arm"
-_NOT_REBUILT = (
-    "the published patch took the input of a layer from one problem (problem 0) and wrote it to that layer's output for all; "
-    "with one donor the effect is that problem's, so it is not rebuilt"
-)
-_SECTIONS = [
-    {
-        "heading": "When this misleads",
-        "text": (
+def together(seen: Seen) -> list[ThoughtWorld]:
+    whole = Replace(tuple(range(seen.case.n_thoughts)), "resample", seen.case.seed)
+    return [ThoughtWorld("all", replaced=(whole,), labels={"label": "all thoughts", "group": CONTENTS["resample"]})]
+
+
+def itself(scope: Scope) -> ThoughtWorld:
+    return ThoughtWorld("self", replaced=(Replace(tuple(range(scope.case.n_thoughts)), "self"),))
+
+
+SINGLE = Edits("one thought replaced", single, holm)
+TOGETHER = Edits("all thoughts replaced", together)
+
+
+def main(seen: Seen) -> dict[str, Effect]:
+    """Another problem's vector, at each thought and at all of them."""
+    found = seen.once(SINGLE).found
+    own = {f"{j}": found[f"{j}:resample"] for j in range(seen.case.n_thoughts)}
+    return own | {"all": seen.once(TOGETHER).found["all"]}
+
+
+def beside(content: Content) -> Number:
+    def found(seen: Seen) -> dict[str, Effect]:
+        return {f"{j}": seen.once(SINGLE).found[f"{j}:{content}"] for j in range(seen.case.n_thoughts)}
+
+    return costs(found, shown=True)
+
+
+def against_others(ran: Costs, hub: int, n: int, seed: int) -> tuple[Estimate, Estimate]:
+    """Mean drop of the positions that are not the hub, and the hub's drop minus it, both paired by problem."""
+    lost = ran.lost(*(f"{j}:resample" for j in range(n)))
+    rest = np.delete(lost, hub, 1).mean(1)
+    others, gap = (bootstrap_mean(x, ran.clusters, unit="problems", seed=seed) for x in (rest, lost[:, hub] - rest))
+    return others, gap
+
+
+def delta(seen: Seen) -> tuple[Estimate, Estimate]:
+    return against_others(seen.once(SINGLE), hub(seen), seen.case.n_thoughts, seen.case.seed)
+
+
+def at_the_hub(seen: Seen) -> Iterator[Told]:
+    at, (others, gap) = hub(seen), seen.once(delta)
+    yield Told("delta:hub", f"drop at the hub, thought {at}, minus the mean of the others", gap, "")
+    own = main(seen)[f"{at}"].drop
+    yield Told("drop:hub", f"the hub, thought {at}: accuracy lost", own, CONTENTS["resample"])
+    label = "another thought, mean over positions: accuracy lost"
+    yield Told("drop:others", label, others, CONTENTS["resample"])
+
+
+def all_swapped(seen: Seen) -> Control:
+    return lowers("swap-all", "feeding another problem's thoughts", main(seen)["all"].drop)
+
+
+def bars(seen: Seen) -> Figure:
+    caption = (
+        f"95 % intervals over {len(seen.once(SINGLE).base)} problems; zero is the thought replaced by itself, which is exact. "
+        f"The published hub is thought {hub(seen)}. All of them from another problem stand beside them."
+    )
+    rows = [*seen.once(SINGLE).found.values(), main(seen)["all"]]
+    return draw.drops("positions", "Accuracy lost when one thought is replaced", caption, rows, threshold=0)
+
+
+def notes(seen: Seen) -> Sequence[str]:
+    hurt = {(e.labels["by"], e.labels["thought"]) for e in seen.once(SINGLE).found.values() if e.matters}
+    carrying = sorted(j for by, j in hurt if by == "resample")
+    generic = sorted(j for by, j in hurt if by == "noise" and j not in carrying)
+    told = [", ".join(map(str, some)) or "none" for some in (carrying, generic)]
+    return [
+        f"Another problem's vector costs accuracy at thoughts {told[0]} (exact McNemar, Holm).",
+        f"Noise alone costs accuracy at thoughts {told[1]}: needed, with the same content in all.",
+        f"The hub (thought {hub(seen)}) costs {seen.once(delta)[1]} more than another position.",
+    ]
+
+
+EXPERIMENT = OnProblems(
+    slug="position-patching",
+    question="Which thoughts carry what the answer needs, and is the hub the bottleneck?",
+    statistics=("drop:*", "relative:*", "accuracy:*", "parsed:*", "delta:hub"),
+    controls=("no-op", "parse-rate", "swap-all"),
+    options={"hub": "auto", "max_new_tokens": 12},
+    cannot=thoughts_at_least(2),
+    methods={
+        "standard": Method(
+            "the vector that is fed replaced; later thoughts recomputed; another problem's vector at the same thought is the "
+            "main arm",
+            numbers=(
+                at_the_hub,
+                costs(main),
+                beside("mean"),
+                beside("noise"),
+                costs(lambda seen: {"hub": main(seen)[f"{hub(seen)}"]}, ["relative", "accuracy", "parsed"]),
+            ),
+            controls=(exact(itself, "each thought replaced by itself"), parsed(SINGLE), all_swapped),
+            figures=(bars,),
+            tables={"effects": table(SINGLE, TOGETHER)},
+            settings=lambda seen: {"hub": hub(seen)},
+            notes=notes,
+        ),
+        "published": never(
+            "the published patch took the input of a layer from one problem (problem 0) and wrote it to that layer's output "
+            "for all; with one donor the effect is that problem's, so it is not rebuilt"
+        ),
+    },
+    sections={
+        "When this misleads": (
             "Noise and the mean are vectors that the model never made: what they break may be form, not content. Another "
             "problem's thought has the right form; where it is harmless, the thought carries nothing of this problem. A "
             "change at thought 0 also changes all later thoughts, one at the last thought only the answer, so early "
             "positions have more to lose. That replacing thoughts costs accuracy shows that they are used, not that "
             "thinking helped: for that, compare with the twin that was trained without thoughts."
-        ),
-    }
-]
-
-EXPERIMENT = Experiment(
-    "position-patching",
-    "Which thoughts carry what the answer needs, and is the hub the bottleneck?",
-    position_patching,
-    STATISTICS,
-    controls=("no-op", "parse-rate", "swap-all"),
-    options={"hub": "auto", "max_new_tokens": 12},
+        )
+    },
 )

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from headlab.engine.decode import stop_ids
-from headlab.experiments.thinking import ThoughtBench
 from headlab.tasks.word_problems import Problem, ProblemSet
 from headlab.thoughts.loop import watch
+from headlab.trials.thought_case import ThoughtBench
 
 Array = np.ndarray
 INPUT = -1

@@ -20,7 +20,6 @@ import numpy as np
 from headlab.claims import Control, decide
 from headlab.effects import Figure
 from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.thinking import ThoughtBench
 from headlab.experiments.thoughts import thought_figures as draw
 from headlab.experiments.thoughts.thought_rows import (
     NO_ELIGIBILITY,
@@ -45,6 +44,7 @@ from headlab.stats.of_means import OfMeans, bootstrap_of_means
 from headlab.store import Reading
 from headlab.thoughts import metrics
 from headlab.thoughts.attention import ThoughtAttention
+from headlab.trials.thought_case import ThoughtBench
 
 Array = np.ndarray
 KEYS = ("question", "bot", "thoughts", "self")

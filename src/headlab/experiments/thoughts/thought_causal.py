@@ -14,16 +14,6 @@ import numpy as np
 from headlab.claims import Control, decide
 from headlab.effects import Figure
 from headlab.experiments.base import Outcome, named
-from headlab.experiments.thinking import (
-    BASE,
-    PARSED_AT_LEAST,
-    ThoughtBench,
-    accuracy,
-    drop,
-    exact_mcnemar,
-    of_world,
-    parse_rate,
-)
 from headlab.experiments.thoughts.thought_rows import every_head, matrices, read
 from headlab.heads import Grid, Head, Heads
 from headlab.stats import Estimate, bootstrap_ratio
@@ -36,6 +26,8 @@ from headlab.thoughts import metrics
 from headlab.thoughts.loop import touched_by
 from headlab.thoughts.scores import norms
 from headlab.thoughts.worlds import ThoughtWorld, ablation
+from headlab.trials.answers import accuracy, drop, exact_mcnemar, of_world, parse_rate
+from headlab.trials.thought_case import BASE, PARSED_AT_LEAST, ThoughtBench
 
 Array = np.ndarray
 Adjust = Callable[[Any], Any]

@@ -16,7 +16,6 @@ from headlab.claims import Claim, Control, decide
 from headlab.engine.checkpoint import quietly
 from headlab.engine.model import open_model
 from headlab.experiments.base import Outcome
-from headlab.experiments.thinking import ThoughtBench
 from headlab.heads import Grid, Head, Heads
 from headlab.stats.figures import percent
 from headlab.store import Reading
@@ -26,6 +25,7 @@ from headlab.thoughts.hubs import Hubs, corrected, find_hubs
 from headlab.thoughts.loading import Thinker, load
 from headlab.thoughts.model import Codi
 from headlab.thoughts.worlds import Force, ThoughtWorld
+from headlab.trials.thought_case import ThoughtBench
 
 Array = np.ndarray
 FEW = 48

@@ -15,310 +15,227 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
+import pandas as pd
 
 from headlab import organisms
-from headlab.claims import Control, decide
+from headlab.claims import Control
 from headlab.effects import Figure
-from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.thinking import BASE, ThoughtBench, drop
-from headlab.experiments.thoughts import thought_figures as draw
-from headlab.experiments.thoughts.thought_causal import (
-    Effect,
-    cannot_run,
-    complement,
-    drops_figure,
-    effects,
-    parse_control,
-    same_answers,
-    tabled,
-    told,
-)
-from headlab.experiments.thoughts.thought_rows import every_head, opened
-from headlab.heads import Head, Heads
-from headlab.stats import Estimate, Rank, bootstrap_mean, holm, rank
-from headlab.store import Reading
+from headlab.heads import Head, Heads, every_head
+from headlab.stats import Rank, bootstrap_mean, holm, rank
+from headlab.thoughts.grafts import Graft, arms
 from headlab.thoughts.loading import Thinker
-from headlab.thoughts.transplant import (
-    Fitted,
-    HeadWeights,
-    Streams,
-    fit,
-    has_bias,
-    head_weights,
-    mean_of,
-    paired,
-    random_like,
-    rotated,
-    streams,
-    through,
-    written,
-    zero_like,
-)
+from headlab.thoughts.transplant import written
 from headlab.thoughts.worlds import ThoughtWorld, ablation
+from headlab.trials import charts
+from headlab.trials import thought_charts as draw
+from headlab.trials.answers import Effect, clusters_of, drop, effects, lost, of_world, shares, tabled
+from headlab.trials.flow import Method, OnProblems, Scope, Seen, Told
+from headlab.trials.thinking import BASE
+from headlab.trials.thought_case import ThoughtBench
+from headlab.trials.thought_checks import parsed, same_answers
+from headlab.trials.thought_effects import costs
+from headlab.trials.thought_rows import opened
 
-STATISTICS = ("kept:*", "drop:*", "relative:*", "accuracy:*", "parsed:*", "gain:*", "rank:*", "fit:*")
 ROTATED_KEEPS = 0.8
+GAINS = {
+    "zero": "accuracy with the transplanted head minus that with an empty one",
+    "mean": "minus that with the donor layer's mean head",
+    "heads": "minus that with the donor layer's other heads, on average",
+    "weights": "minus that with random weights of the same norms, on average",
+}
 
 
-@dataclass(frozen=True)
-class Fit:
-    """The two maps between this model and a donor."""
-
-    reading: Fitted
-    writing: Fitted
-
-
-def transplant(bench: ThoughtBench) -> Outcome:
-    """Run the experiment."""
-    other = bench.option("other", EXPERIMENT)
-    name = default_donor(bench.thinker.name) if other == "auto" else other
-    if not name:
-        return cannot_run(
-            bench, "no other thought model is shipped to take a head from; name one with the option other"
-        )
-    donor = opened(name)
-    here, there = (
-        _head(bench, t, bench.option(k, EXPERIMENT)) for t, k in ((bench.thinker, "head"), (donor, "donor_head"))
-    )
-    own = head_weights(bench.lab, here)
-    mine = streams(bench.thinker, bench.selection, here.layer, bench.rows)
-    maps = _fit(bench, mine, streams(donor, bench.selection, there.layer, bench.rows), here)
-    arms = _arms(bench, donor, there, own, maps, mine, here)
-    tables = {k: _run(bench, here, w, k, donor) for k, (w, _, _) in arms.items()}
-    base = bench.baseline
-    found = _effects(bench, base, tables, arms)
-    gains = _gains(tables, bench.seed)
-    place = _place(bench, found)
-    checks = [
-        same_answers("own-back", f"the own weights of {here} put back", base, tables["own"]),
-        same_answers("restored", "the model after all arms", base, bench.think([BASE], "restored")),
-        _works(found["rotated"]),
-        parse_control(base),
-    ]
-    main = {k: found[k] for k in ("transplant", "zero", "mean", "rotated")}
-    findings: dict[str, Any] = {
-        **gains,
-        "rank:weights": place,
-        "fit:reading": maps.reading.r2,
-        "fit:writing": maps.writing.r2,
-    }
-    for key, e in main.items():
-        findings |= {
-            f"kept:{key}": e.kept,
-            f"drop:{key}": e.drop,
-            f"relative:{key}": e.relative,
-            f"accuracy:{key}": e.accuracy,
-        }
-    nothing = (
-        "" if found["zero"].drop.above(0) == "yes"
-        else f"removing {here} costs {found['zero'].drop} of accuracy, so there is nothing that a transplanted head could restore"
-    )  # fmt: skip
-    verdict = decide(bench.claim, findings, checks, ineligible=bench.able.reason or nothing)
-    estimates = _estimates(main, gains, place, maps)
-    return Outcome(
-        [Reading(protocol="standard", words=_WORDS, verdict=verdict, estimates=tuple(estimates))],
-        _figures(found, place, here, there, donor),
-        {"effects": tabled(base, list(found.values()), bench.seed), "maps": _maps_table(maps)},
-        bench.able.plain(),
-        settings={"head": str(here), "donor": donor.name, "donor_fingerprint": donor.lab.fingerprint, "donor_head": str(there),
-                  "moved": moved(bench, here, donor)},
-        sections=_SECTIONS,
-        notes=_notes(found, gains, maps, here, there, donor, moved(bench, here, donor)),
-    )  # fmt: skip
-
-
-def _estimates(main: Mapping[str, Effect], gains: Mapping[str, Estimate], place: Rank, maps: Fit) -> list[Any]:
-    return [
-        *(named(k, _GAINS[k], v, "") for k, v in gains.items()),
-        named("rank:weights", "random weights of the same norms with as high an accuracy", place.estimate, ""),
-        named("fit:reading", "r² of what the donor's layer reads, from this model, held out", maps.reading.r2, ""),
-        named("fit:writing", "r² of this model's residual stream, from the donor's, held out", maps.writing.r2, ""),
-        *(named(f"kept:{k}", f"{e.label}: share of the accuracy kept", e.kept, "") for k, e in main.items()),
-        *(x for k, e in main.items() for x in told(e, k)),
-    ]
-
-
-def default_donor(name: str) -> str:
-    """The other family's shipped thought model; empty where there is none."""
+def donor_of(case: ThoughtBench, asked: str) -> str:
+    """The model named, or the other family's shipped thought model; empty where there is none."""
     shipped = organisms.names("thoughts")
-    others = [n for n in ("thoughts-gpt2", "thoughts-llama") if n in shipped and not name.startswith(n)]
-    return others[0] if others else ""
+    others = [n for n in ("thoughts-gpt2", "thoughts-llama") if n in shipped and not case.thinker.name.startswith(n)]
+    return asked if asked != "auto" else others[0] if others else ""
 
 
-def moved(bench: ThoughtBench, here: Head, donor: Thinker) -> str:
-    """What of a head is moved, in words."""
-    grid, size = bench.lab.grid, donor.lab.head_dim
-    parts = ["W_Q, W_K, W_V and W_O"]
-    if grid.group_size > 1:
-        group = [
-            f"L{here.layer}H{i}" for i in range(grid.n_heads) if grid.kv_group_of(i) == grid.kv_group_of(here.index)
-        ]
-        parts.append(f"W_K and W_V of the KV head that {', '.join(group)} share")
-    parts.append("biases of q, k, v" if has_bias(bench.lab, here.layer) else "no biases (this model has none)")
-    if size != bench.lab.head_dim:
-        how = "zeros added" if size < bench.lab.head_dim else "the best product of lower rank"
-        parts.append(f"{size} channels into {bench.lab.head_dim} ({how})")
-    return "; ".join(parts)
+def no_donor(case: ThoughtBench) -> str:
+    found = donor_of(case, str(case.claim.options.get("other", "auto")))
+    return "" if found else "no other thought model is shipped to take a head from; name one with the option other"
 
 
-def _head(bench: ThoughtBench, thinker: Thinker, asked: str) -> Head:
+def chosen(case: ThoughtBench, thinker: Thinker, asked: str) -> Head:
     """The head asked for; "auto": the one whose z, set to zero, costs most on selection problems (first of equals)."""
     grid = thinker.lab.grid
     if asked != "auto":
         return next(iter(grid.check(Heads([Head.parse(asked)]))))
-    worlds = [ablation(str(h), Heads([h]), "zero") for h in every_head(grid)]
-    table = bench.think(worlds, "choosing heads", problems=bench.selection, thinker=thinker)
-    right: dict[str, Any] = table.groupby("world")["right"].mean().to_dict()  # type: ignore[assignment]
-    return min(every_head(grid), key=lambda h: (float(right[str(h)]), h))
+    worlds = [ablation(f"{h}", Heads([h]), "zero") for h in every_head(grid)]
+    table = case.think(worlds, "choosing heads", problems=case.selection, thinker=thinker)
+    right = shares(table, [w.name for w in worlds])
+    return min(zip(right.tolist(), every_head(grid), strict=True))[1]
 
 
-def _fit(bench: ThoughtBench, mine: Streams, theirs: Streams, here: Head) -> Fit:
-    x, y, problem = paired(mine.read, theirs.read)
-    reading = fit(x, y, problem, offset=has_bias(bench.lab, here.layer), seed=bench.seed)
-    x, y, problem = paired(theirs.resid, mine.resid)
-    return Fit(reading, fit(x, y, problem, offset=True, seed=bench.seed))
+def graft(scope: Scope) -> Graft:
+    case, asked = scope.case, scope.options
+    donor = opened(donor_of(case, asked["other"]))
+    here, there = (chosen(case, t, asked[k]) for t, k in ((case.thinker, "head"), (donor, "donor_head")))
+    return Graft.of(case.thinker, here, donor, there, case.selection, case.rows, case.seed)
 
 
-def _arms(
-    bench: ThoughtBench, donor: Thinker, there: Head, own: HeadWeights, maps: Fit, mine: Streams, here: Head
-) -> dict[str, tuple[HeadWeights, str, str]]:
-    """What is put in the head's place: weights, label, group."""
-    same = Heads(h for h in every_head(donor.lab.grid) if h.layer == there.layer)
-    carried = {h: through(head_weights(donor.lab, h), maps.reading, maps.writing, own) for h in same}
-    mean = through(mean_of([head_weights(donor.lab, h) for h in same]), maps.reading, maps.writing, own)
-    turned, seen = rotated(own, mine, bench.seed)
-    again = _fit(bench, mine, seen, here)
-    return {
-        "own": (own, f"its own weights ({here})", "control"),
-        "rotated": (through(turned, again.reading, again.writing, own), "its own, through a rotated stream", "control"),
-        "transplant": (carried[there], f"{there} of {donor.name}", "transplant"),
-        "zero": (zero_like(own), "an empty head", "reference"),
-        "mean": (mean, "the mean head of the donor's layer", "reference"),
-        **{f"head {h}": (w, f"{h} of {donor.name}", "another head") for h, w in carried.items() if h != there},
-        **{
-            f"weights {i}": (random_like(carried[there], bench.seed + i), f"random weights {i}", "random weights")
-            for i in range(bench.claim.matched_sets)
-        },
-    }  # fmt: skip
+@dataclass(frozen=True)
+class Grown:
+    """What each arm answers, and its effect."""
+
+    graft: Graft
+    table: pd.DataFrame
+    found: dict[str, Effect]
+
+    def of(self, arm: str) -> pd.DataFrame:
+        return of_world(self.table, arm)
+
+    def named(self, *arms: str) -> dict[str, Effect]:
+        return {k: self.found[k] for k in arms}
 
 
-def _run(bench: ThoughtBench, here: Head, new: HeadWeights, arm: str, donor: Thinker) -> Any:
-    with written(bench.lab, here, new):
-        return bench.think([BASE], f"{arm} in {here} from {donor.name} {donor.lab.fingerprint[:8]}")
+def grown(seen: Seen) -> Grown:
+    case, g = seen.case, seen.of_trial(graft)
+    tables, worlds, where = [], [], f"in {g.here} from {g.donor.name} {g.donor.lab.fingerprint[:8]}"
+    for arm, (weights, label, group) in arms(g, case.claim.matched_sets, case.seed).items():
+        worlds.append(ThoughtWorld(arm, labels={"label": label, "group": group}))
+        with written(case.lab, g.here, weights):
+            tables.append(case.think([BASE], f"{arm} {where}").assign(world=arm))
+    whole = pd.concat(tables, ignore_index=True)
+    return Grown(g, whole, effects(case.baseline, whole, worlds, case.seed, holm))
 
 
-def _effects(bench: ThoughtBench, base: Any, tables: Mapping[str, Any], arms: Mapping[str, Any]) -> dict[str, Effect]:
-    import pandas as pd
-
-    whole = pd.concat([t.assign(world=k) for k, t in tables.items()], ignore_index=True)
-    worlds = [ThoughtWorld(k, labels={"label": label, "group": group}) for k, (_, label, group) in arms.items()]
-    return effects(base, whole, worlds, bench.seed, holm)
+def main(seen: Seen) -> dict[str, Effect]:
+    return seen.once(grown).named("transplant", "zero", "mean", "rotated")
 
 
-_GAINS = {
-    "gain:zero": "accuracy with the transplanted head minus that with an empty one",
-    "gain:mean": "minus that with the donor layer's mean head",
-    "gain:heads": "minus that with the donor layer's other heads, on average",
-    "gain:weights": "minus that with random weights of the same norms, on average",
-}
-
-
-def _gains(tables: Mapping[str, Any], seed: int) -> dict[str, Estimate]:
+def gains(seen: Seen) -> Iterator[Told]:
     """Paired by problem, above zero when the transplanted head does better."""
-    out = {f"gain:{k}": drop(tables["transplant"], tables[k], seed=seed) for k in ("zero", "mean")}
-    rows = tables["transplant"].sort_values("problem")
-    for name, kind in (("gain:heads", "head "), ("gain:weights", "weights ")):
-        others = [t.sort_values("problem")["right"].to_numpy(float) for k, t in tables.items() if k.startswith(kind)]
-        if others:
-            gap = rows["right"].to_numpy(float) - np.mean(others, 0)
-            out[name] = bootstrap_mean(gap, rows["cluster"].tolist(), unit="problems", seed=seed)
-    return out
+    ran, seed = seen.once(grown), seen.case.seed
+    new = ran.of("transplant")
+    for k in ("zero", "mean"):
+        yield Told(f"gain:{k}", GAINS[k], drop(new, ran.of(k), seed=seed), "")
+    for k, kind in (("heads", "head "), ("weights", "weights ")):
+        if others := [w for w in ran.found if w.startswith(kind)]:
+            gap = lost(new, ran.table, others).mean(1)
+            yield Told(f"gain:{k}", GAINS[k], bootstrap_mean(gap, clusters_of(new), unit="problems", seed=seed), "")
 
 
-def _place(bench: ThoughtBench, found: Mapping[str, Effect]) -> Rank:
-    null = [e.accuracy.value for k, e in found.items() if k.startswith("weights ")]
-    return rank(
-        found["transplant"].accuracy.value or 0.0, null, enumerated=False, alpha=bench.claim.alpha, unit="random heads"
-    )  # type: ignore[arg-type]
-
-
-def _works(e: Effect) -> Control:
-    """The procedure must be able to succeed: an own head that went through rotations and fitted maps still works."""
-    kept = complement(e.relative)
-    return Control(
-        name="rotated-self", kind="positive", passed=kept.above(ROTATED_KEEPS) == "yes", value=kept.value,
-        words=f"the own head, through a rotated residual stream and fitted maps, keeps {kept} of the accuracy",
-    )  # fmt: skip
-
-
-def _maps_table(maps: Fit) -> Any:
-    import pandas as pd
-
-    rows = [
-        {"map": name, "r2": f.r2.value, "r2_low": f.r2.low, "r2_high": f.r2.high, "n": f.r2.n, "unit": f.r2.unit, "alpha": f.alpha,
-         "from": f.matrix.shape[0], "to": f.matrix.shape[1]}
-        for name, f in (("reading: this model → donor", maps.reading), ("writing: donor → this model", maps.writing))
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def _figures(found: Mapping[str, Effect], place: Rank, here: Head, there: Head, donor: Thinker) -> list[Figure]:
-    shown = [e for e in found.values() if e.group != "random weights"]
+def place(seen: Seen) -> Rank:
+    found = seen.once(grown).found
     null = [e.accuracy.value for e in found.values() if e.group == "random weights" and e.accuracy.value is not None]
-    return [
-        drops_figure(
-            "arms", f"Share of the accuracy kept with something else in the place of {here}",
-            "95 % intervals over problems. The empty head is what a transplant must beat; the dashed line is the threshold.",
-            shown, by="kept", threshold=0.8, x_title="share of the accuracy kept",
-        ),
-        draw.null(
-            "weights", f"{there} of {donor.name} in the place of {here}, among random weights of its norms",
-            f"Each bar counts draws. {place}.", null, found["transplant"].accuracy, str(there), "accuracy", "random heads",
-        ),
-    ]  # fmt: skip
+    own, alpha = found["transplant"].accuracy.value or 0.0, seen.case.claim.alpha
+    return rank(own, null, enumerated=False, alpha=alpha, unit="random heads")
 
 
-def _notes(
-    found: Mapping[str, Effect],
-    gains: Mapping[str, Estimate],
-    maps: Fit,
-    here: Head,
-    there: Head,
-    donor: Thinker,
-    what: str,
-) -> list[str]:
+def fitted(seen: Seen) -> Iterator[Told]:
+    g = seen.of_trial(graft)
+    said = "random weights of the same norms with as high an accuracy"
+    yield Told("rank:weights", said, seen.once(place), "")
+    yield Told("fit:reading", "r² of what the donor's layer reads, from this model, held out", g.reading.r2, "")
+    yield Told("fit:writing", "r² of this model's residual stream, from the donor's, held out", g.writing.r2, "")
+
+
+# -- controls -----------------------------------------------------------------------------------------------
+
+
+def own_back(seen: Seen) -> Control:
+    ran = seen.once(grown)
+    return same_answers("own-back", f"the own weights of {ran.graft.here} put back", seen.case.baseline, ran.of("own"))
+
+
+def restored(seen: Seen) -> Control:
+    after = seen.case.think([BASE], "restored")
+    return same_answers("restored", "the model after all arms", seen.case.baseline, after)
+
+
+def rotated_self(seen: Seen) -> Control:
+    """The procedure must be able to succeed: an own head that went through rotations and fitted maps still works."""
+    kept = main(seen)["rotated"].kept
+    words = f"the own head, through a rotated residual stream and fitted maps, keeps {kept} of the accuracy"
+    passed = kept.above(ROTATED_KEEPS) == "yes"
+    return Control(name="rotated-self", kind="positive", passed=passed, value=kept.value, words=words)
+
+
+def nothing_to_restore(seen: Seen) -> str:
+    empty = main(seen)["zero"].drop
+    why = "so there is nothing that a transplanted head could restore"
+    return "" if empty.above(0) == "yes" else f"removing {seen.of_trial(graft).here} costs {empty} of accuracy, {why}"
+
+
+# -- tables, figures, words ---------------------------------------------------------------------------------
+
+
+def maps_table(seen: Seen) -> pd.DataFrame:
+    g = seen.of_trial(graft)
+    return pd.DataFrame(
+        {"map": name, "r2": f.r2.value, "r2_low": f.r2.low, "r2_high": f.r2.high, "n": f.r2.n, "unit": f.r2.unit}
+        | {"alpha": f.alpha, "from": f.matrix.shape[0], "to": f.matrix.shape[1]}
+        for name, f in (("reading: this model → donor", g.reading), ("writing: donor → this model", g.writing))
+    )
+
+
+def figures(seen: Seen) -> list[Figure]:
+    g, found = seen.of_trial(graft), seen.once(grown).found
+    shown = [e for e in found.values() if e.group != "random weights"]
+    random = [e.accuracy.value or 0.0 for e in found.values() if e.group == "random weights"]
+    title = f"Share of the accuracy kept with something else in the place of {g.here}"
+    caption = (
+        "95 % intervals over problems. The empty head is what a transplant must beat; the dashed line is the threshold."
+    )
+    beside = f"{g.there} of {g.donor.name} in the place of {g.here}, among random weights of its norms"
+    told, own = f"Each bar counts draws. {seen.once(place)}.", found["transplant"].accuracy
     return [
-        f"{there} of {donor.name} in the place of {here} keeps {found['transplant'].kept} of the accuracy, an empty head "
-        f"{found['zero'].kept}; gain {gains['gain:zero']}.",
-        f"The maps explain {maps.reading.r2} of what the donor's layer reads and {maps.writing.r2} of the residual stream here.",
-        f"Moved: {what}.",
+        draw.drops("arms", title, caption, shown, "kept", "share of the accuracy kept", 0.8),
+        charts.null("weights", beside, told, random, own, f"{g.there}", "accuracy", unit="random heads"),
     ]
 
 
-_WORDS = "weights replaced through ridge maps fitted at positions of the same role, on other problems; greedy answers"
-_SECTIONS = [
-    {
-        "heading": "When this misleads",
-        "text": (
+def notes(seen: Seen) -> Sequence[str]:
+    g, found = seen.of_trial(graft), main(seen)
+    explained = f"{g.reading.r2} of what the donor's layer reads and {g.writing.r2} of the residual stream here"
+    return [
+        f"{g.there} of {g.donor.name} in the place of {g.here} keeps {found['transplant'].kept} of the accuracy, an empty "
+        f"head {found['zero'].kept}; gain {seen.estimate('gain:zero')}.",
+        f"The maps explain {explained}.",
+        f"Moved: {g.moved}.",
+    ]
+
+
+def settings(seen: Seen) -> dict[str, str]:
+    g = seen.of_trial(graft)
+    names = {"head": f"{g.here}", "donor": g.donor.name, "donor_fingerprint": g.donor.lab.fingerprint}
+    return names | {"donor_head": f"{g.there}", "moved": g.moved}
+
+
+EXPERIMENT = OnProblems(
+    slug="transplant",
+    question="Does a head do its work in another model?",
+    statistics=("kept:*", "drop:*", "relative:*", "accuracy:*", "parsed:*", "gain:*", "rank:*", "fit:*"),
+    controls=("own-back", "restored", "rotated-self", "parse-rate"),
+    options={"other": "auto", "head": "auto", "donor_head": "auto", "max_new_tokens": 12},
+    cannot=no_donor,
+    methods={
+        "standard": Method(
+            "weights replaced through ridge maps fitted at positions of the same role, on other problems; greedy answers",
+            numbers=(gains, fitted, costs(main, ["kept"], arm=""), costs(main)),
+            controls=(own_back, restored, rotated_self, parsed()),
+            ineligible=nothing_to_restore,
+            figures=(figures,),
+            tables={
+                "effects": lambda seen: tabled(seen.case.baseline, list(seen.once(grown).found.values())),
+                "maps": maps_table,
+            },
+            settings=settings,
+            notes=notes,
+        )
+    },
+    sections={
+        "When this misleads": (
             "That accuracy is kept means nothing where an empty head keeps it too: the gain over the empty head decides. A "
             "failure may be the map's and not the head's: a linear map of residual streams carries what is linear and "
             "common, and the rotated copy shows only that the procedure works where such a map exists. Position encodings "
             "are not moved, so a head that looks back a fixed number of tokens cannot arrive. Under shared keys the whole "
             "group is touched."
-        ),
-    }
-]
-
-EXPERIMENT = Experiment(
-    "transplant",
-    "Does a head do its work in another model?",
-    transplant,
-    STATISTICS,
-    controls=("own-back", "restored", "rotated-self", "parse-rate"),
-    options={"other": "auto", "head": "auto", "donor_head": "auto", "max_new_tokens": 12},
+        )
+    },
 )
