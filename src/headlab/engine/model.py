@@ -294,9 +294,10 @@ def _meet(hf: Any, ids: Tensor, family: str) -> list[nn.Module]:
 
 def _decoder_layers(hf: Any, met: list[nn.Module], family: str) -> list[nn.Module]:
     """The list of decoder layers that holds the attention modules."""
-    several, wanted = False, set(map(id, met))
+    several, wanted, inside = False, set(map(id, met)), set()
     for module in hf.modules():
         if isinstance(module, nn.ModuleList):
+            inside |= set(map(id, module.modules()))
             homes = [i for i, block in enumerate(module) for m in block.modules() if id(m) in wanted]
             if len(homes) == len(met) == len(set(homes)):
                 return list(module)
@@ -305,6 +306,8 @@ def _decoder_layers(hf: Any, met: list[nn.Module], family: str) -> list[nn.Modul
         raise ModelError(
             f"the family {family!r} has more than one attention in a layer, so (layer, head) names no one head"
         )
+    if inside & wanted and wanted - inside:
+        raise ModelError(f"the family {family!r} attends outside its layers, too, so (layer, head) names no one head")
     raise ModelError(f"the family {family!r} keeps its layers in no single list; headlab cannot tell its layers apart")
 
 
