@@ -3,7 +3,8 @@
 Looked for of each kind, in every class of docs/families.md: functions that scale z after pattern · v (granite_swa,
 granitemoe_swa; of the others with sinks, gpt_oss, flint, hy_v4, inkling2, mimo_v2_flash and deepseek_v4 give their pattern
 with the sink inside, read in their code; the last of them is refused for its compressed keys, inkling2 of transformers 5.24
-for the attentions over depth that it now calls by the same way); residuals that are not [row, position, d_model] (gemma3n); layers that share keys and values (gemma3n);
+for the attentions over depth that it now calls by the same way); residuals that
+are not [row, position, d_model] (gemma3n); layers that share keys and values (gemma3n);
 projections that are no linear maps (jetmoe); a cache that is not returned (recurrent_gemma); indexers that choose keys
 and write that into the mask for "eager" and "sdpa" alone (axk2, deepseek_v32, dots3_note, glm_moe_dsa, hy_v4,
 mistral_large4 hand ``indices`` on, minimax_m3_vl ``block_indices``; glm5_next, qwen4_exp and deepseek_v4 always write a

@@ -62,7 +62,8 @@ _QWEN4_INDEX = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim":
 OWN: dict[str, dict[str, Any]] = {
     "gemma2": {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0},
     "granite": {"attention_multiplier": 0.21, "residual_multiplier": 0.7, "logits_scaling": 1.3},
-    "dory": {"n_input_layers": 1, "n_output_layers": 1, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "dory": {"n_input_layers": 1, "n_output_layers": 1,
+             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     "gpt_bigcode": {"multi_query": True},
     "bamba": {"attn_layer_indices": [1, 2]},
     "cohere_compass_text": {"rope_parameters": {k: {"rope_type": "default", "rope_theta": 1e4}
