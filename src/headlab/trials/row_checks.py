@@ -10,6 +10,7 @@ import torch
 
 from headlab.claims import Control
 from headlab.stats import clopper_pearson
+from headlab.stats.figures import percent, rounded
 from headlab.thoughts.attention import SLACK, ThoughtAttention
 from headlab.thoughts.forcing import EXACT, SHARE, on_hub, on_last
 from headlab.thoughts.hubs import Hubs, corrected, find_hubs
@@ -86,7 +87,7 @@ def _planted(scope: Scope) -> Control:
 def judged_planted(found: Mapping[int, Any]) -> Control:
     right = {j: float((np.asarray(hub) == j).mean()) for j, hub in found.items()}
     worst = min(right.values())
-    said = ", ".join(f"{j}: {share:.0%}" for j, share in right.items())
+    said = ", ".join(f"{j}: {percent(share)}" for j, share in right.items())
     words = (
         f"four fifths of the attention among thoughts forced onto one thought makes it the hub of every head ({said})"
     )
@@ -104,12 +105,14 @@ def judged_untrained(found: Sequence[Hubs]) -> Control:
 def judged_hold(rows: Array, hub: int) -> Control:
     """A forced hub must be read back: its share of the mass on thoughts."""
     share = on_hub(rows, hub)
-    words = f"with four fifths forced onto thought {hub}, {share:.4f} of the attention among thoughts is read there"
+    words = (
+        f"with four fifths forced onto thought {hub}, {rounded(share)} of the attention among thoughts is read there"
+    )
     return _judged("takes-hold", "positive", abs(share - SHARE) <= EXACT, share, words)
 
 
 def judged_chain(rows: Array) -> Control:
     """A pattern forced onto the thought before must be read as such."""
     share = on_last(rows)
-    words = f"four fifths forced onto the thought before are read as {share:.4f} of the attention among thoughts"
+    words = f"four fifths forced onto the thought before are read as {rounded(share)} of the attention among thoughts"
     return _judged("planted-chain", "positive", abs(share - SHARE) <= EXACT, share, words)

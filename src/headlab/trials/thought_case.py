@@ -15,6 +15,7 @@ from headlab.engine.identity import short
 from headlab.engine.model import Lab
 from headlab.heads import Grid
 from headlab.stats import Estimate
+from headlab.stats.figures import percent
 from headlab.store import Run
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
@@ -59,7 +60,7 @@ class Able:
             "parsed": self.parsed.to_dict(),
             "majority": self.majority,
             "rule": (
-                f"accuracy's lower bound over the share of the commonest answer ({self.majority:.1%}), parse rate ≥ "
+                f"accuracy's lower bound over the share of the commonest answer ({percent(self.majority)}), parse rate ≥ "
                 f"{PARSED_AT_LEAST:.0%}, on ≥ {PROBLEMS_AT_LEAST} problems"
             ),
         }

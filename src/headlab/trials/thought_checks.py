@@ -10,6 +10,7 @@ import pandas as pd
 from headlab.claims import Control
 from headlab.heads import every_head
 from headlab.stats import Estimate
+from headlab.stats.figures import percent
 from headlab.thoughts.loop import touched_by
 from headlab.thoughts.worlds import ThoughtWorld, ablation
 from headlab.trials.answers import Effect
@@ -60,11 +61,12 @@ def parsed(*edits: Edits) -> Check:
 def parse_control(base: pd.DataFrame, others: pd.DataFrame | None = None) -> Control:
     """A number must be found in the unedited answers: an accuracy of zero by a parser that reads nothing says nothing."""
     share = float(base["parsed"].to_numpy(float).mean())
-    words = f"a number is found in {share:.1%} of {len(base)} unedited answers (at least {PARSED_AT_LEAST:.0%} needed)"
+    found = percent(share, PARSED_AT_LEAST)
+    words = f"a number is found in {found} of {len(base)} unedited answers (at least {PARSED_AT_LEAST:.0%} needed)"
     if others is not None and len(others):
         least = {w: float(t["parsed"].to_numpy(float).mean()) for w, t in others.groupby("world")}
         worst = min(least, key=lambda w: least[w])
-        words += f"; in the edited worlds in {least[worst]:.1%} ({worst}) or more"
+        words += f"; in the edited worlds in {percent(least[worst], PARSED_AT_LEAST)} ({worst}) or more"
     return Control(name="parse-rate", kind="positive", passed=share >= PARSED_AT_LEAST, words=words, value=share)
 
 

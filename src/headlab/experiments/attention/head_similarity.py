@@ -28,6 +28,7 @@ from headlab.measures.similarities import least_alike
 from headlab.prompts import Encoded
 from headlab.stats import Estimate, Rank, holm, rank
 from headlab.stats.distances import LabelContrast, label_contrast, side_contrasts
+from headlab.stats.figures import rounded
 from headlab.trials.attention_scores import NO_ANSWERS, Array, even_side, matched_sides, naive, no_halves
 from headlab.trials.charts import estimates, null
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told, without_ranks
@@ -173,7 +174,7 @@ def checks(scope: Scope) -> list[Control]:
     unmoved = f"writing every pattern back changes {'no' if same else 'a'} correlation of {len(some)} prompts"
     twins = (
         f"a head given another's queries (heads {first} and {second}, the least alike of a group) is the most like it: "
-        f"{likest:.4f}"
+        f"{rounded(likest)}"
     )
     parted = f"one pattern for all even heads and one for all odd heads stands out among matched halves: {where}"
     return [

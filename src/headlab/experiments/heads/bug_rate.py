@@ -23,6 +23,7 @@ from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, Pair, encode_prompt
 from headlab.stats import Estimate, clopper_pearson, clustered_rate, paired_difference
+from headlab.stats.figures import percent
 from headlab.tasks.decimals import CATEGORIES, decimals, fill, get_format, right_answer
 from headlab.tasks.grading import grade
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told
@@ -167,7 +168,11 @@ def unread(seen: Seen) -> str:
     """Why the answers that the claim speaks of cannot be ruled on, or nothing."""
     parsed = {t.name.split(":")[1]: t.found.value for t in seen.told if t.name.startswith("parsed:")}
     asked = [p.statistic.split(":")[1] for p in seen.scope.claim.predictions]
-    few = [f"{k} ({v:.0%})" for k in asked if (v := parsed.get(k)) is not None and v < PARSED_AT_LEAST]
+    few = [
+        f"{k} ({percent(v, PARSED_AT_LEAST)})"
+        for k in asked
+        if (v := parsed.get(k)) is not None and v < PARSED_AT_LEAST
+    ]
     return f"too few answers can be read (at least {PARSED_AT_LEAST:.0%} needed) in {', '.join(few)}" if few else ""
 
 

@@ -23,6 +23,7 @@ from headlab.claims import Control, Prediction, rule
 from headlab.effects import Figure, pivot
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.stats import Estimate, clopper_pearson, clustered_rate
+from headlab.stats.figures import percent
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told
 from headlab.trials.settings_grid import OPTIONS, Cell, run_grid
@@ -142,7 +143,7 @@ def sensitivity(seen: Seen) -> Control:
     patched = reference[reference["world"] == "all"].assign(world="baseline")
     same, _, _ = signs_agree(patched, reference[reference["world"] == "baseline"])
     share = float(np.mean(same))
-    words = f"patched rows held against unpatched ones agree in sign in {share:.0%} of {len(same)} pairs: a real change shows"
+    words = f"patched rows held against unpatched ones agree in sign in {percent(share)} of {len(same)} pairs: a real change shows"
     return Control(name="sensitivity", kind="positive", passed=share < 0.5, value=share, words=words)
 
 
@@ -163,7 +164,7 @@ def everywhere(seen: Seen) -> Control:
 
 def flips(rows: Rows) -> list[str]:
     return [
-        f"flip: {setting(r)} says {r['outcome']} where the reference says {r['reference']} (margin {r['margin']:+.3f})"
+        f"flip: {setting(r)} says {r['outcome']} where the reference says {r['reference']} (margin {r['margin']:+.3g})"
         for r in rows
         if r["ran"] and r["flip"] and r["margin"] is not None
     ]
