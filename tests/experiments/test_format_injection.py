@@ -95,11 +95,11 @@ def test_a_step_is_told_from_a_slope() -> None:
 
 def test_shares_that_are_not_shuffled_fail_their_control(monkeypatch) -> None:
     rows = made_up(lambda length, share: -share)
-    assert room._shuffled(rows, 0).passed
+    assert room.shuffled(rows, 0).passed
 
     class Lazy(np.random.Generator):
         def permutation(self, x: Any, axis: int = 0) -> Any:
             return x
 
     monkeypatch.setattr(room.np.random, "default_rng", lambda seed: Lazy(np.random.PCG64(0)))
-    assert not room._shuffled(rows, 0).passed
+    assert not room.shuffled(rows, 0).passed

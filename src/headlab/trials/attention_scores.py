@@ -19,7 +19,10 @@ import pandas as pd
 from headlab.claims import Control, Verdict
 from headlab.designs import Matched, matched_sets
 from headlab.effects import Figure
+from headlab.engine.model import Lab
 from headlab.heads import Grid, even
+from headlab.measures import DECIMALS, bandwidth
+from headlab.prompts import Encoded
 from headlab.stats import Estimate, Rank, bootstrap_mean, holm
 from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
 from headlab.store import Reading
@@ -68,6 +71,22 @@ def grids(table: Any, column: str) -> dict[int, Array]:
         int(at): part.pivot(index="prompt", columns="head", values=column).to_numpy()
         for at, part in table.groupby("layer")
     }
+
+
+def to_numbers(lab: Lab, encoded: Sequence[Encoded], classes: Any = DECIMALS, **settings: Any) -> Any:
+    """``measures.bandwidth`` of tokens of class "numeric" alone."""
+    table = bandwidth(lab, encoded, classes, **settings)
+    return table[table["token_class"] == "numeric"].reset_index(drop=True)
+
+
+def share_of(at: int, classes: Any = DECIMALS) -> Callable[[Lab, Sequence[Encoded], int], Array]:
+    """What the controls of ``measures.edited`` read: the share of a layer's attention on the numbers, [prompt, head]."""
+
+    def share(lab: Lab, encoded: Sequence[Encoded], tokens: int) -> Array:
+        table = to_numbers(lab, encoded, classes, sink="out", relative=False, layers=[at], tokens=tokens)
+        return grids(table, "share")[at]
+
+    return share
 
 
 def sides(scope: Scope, values: Array, *, at: int | None = None, low: bool = False, unit: str = "pairs") -> Sides:

@@ -13,10 +13,11 @@ from headlab.engine.selfcheck import TOLERANCE
 from headlab.heads import Heads
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
-from headlab.prompts import EncodedPair, prompts_of
+from headlab.prompts import Encoded, EncodedPair, encode_prompt, prompts_of
 from headlab.stats import Estimate, clustered_rate, paired_difference
 from headlab.stats.figures import percent
 from headlab.store import NamedEstimate
+from headlab.tasks.decimals import fill, get_format, numbers
 from headlab.trials.case import Bench
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ class Eligibility:
 def clusters_of(pairs: Sequence[EncodedPair]) -> list[str]:
     """The cluster of each pair: its own id where it has none."""
     return [p.pair.cluster or p.pair.id for p in pairs]
+
+
+def in_format(pair: EncodedPair, name: str, tokenizer: Any) -> Encoded:
+    """The comparison of a pair of decimals asked in another format ("bigger")."""
+    prompt = fill(get_format(name), *numbers(pair.pair.clean), "bigger", tokenizer)
+    return encode_prompt(prompt, pair.pair.answer, pair.pair.wrong, tokenizer)
 
 
 def distinct(pairs: Sequence[EncodedPair]) -> int:

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,8 @@ import pandas as pd
 from headlab import organisms
 from headlab.claims import Control
 from headlab.effects import Figure
-from headlab.engine.model import Lab, ModelError
+from headlab.engine.model import ModelError
 from headlab.measures import DECIMALS, PublishedClasses, output_bandwidth
-from headlab.measures import bandwidth as attention_bandwidth
 from headlab.measures.edited import CONTROLS, controls, shuffled_roles
 from headlab.organisms.cards import Truth
 from headlab.prompts import Encoded
@@ -32,23 +31,19 @@ from headlab.stats.permutation import flips
 from headlab.trials import charts
 from headlab.trials.attention_scores import (
     NO_ANSWERS,
-    Array,
     Watched,
     grids,
     naive,
     no_halves,
+    share_of,
     sides,
+    to_numbers,
 )
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told, without_ranks
 from headlab.trials.pairs import clusters_of
 
 NAMES = ("share", "relative", "output")
 ARMS = {"last": "last query", "all": "all queries", "out": "sink left out", "in": "sink counted"}
-
-
-def numeric(lab: Lab, encoded: Sequence[Encoded], classes: Any = DECIMALS, **settings: Any) -> Any:
-    table = attention_bandwidth(lab, encoded, classes, **settings)
-    return table[table["token_class"] == "numeric"].reset_index(drop=True)
 
 
 def asked(scope: Scope) -> dict[str, Any]:
@@ -59,7 +54,7 @@ def asked(scope: Scope) -> dict[str, Any]:
 def tables(seen: Seen) -> dict[str, Any]:
     """Attention to the numbers in both formats."""
     formats = {"clean": [p.clean for p in seen.scope.pairs], "corrupted": corrupted(seen.scope)}
-    return {k: numeric(seen.scope.lab, v, **asked(seen.scope)) for k, v in formats.items()}
+    return {k: to_numbers(seen.scope.lab, v, **asked(seen.scope)) for k, v in formats.items()}
 
 
 def by_format(tables: Mapping[str, Any]) -> pd.DataFrame:
@@ -81,7 +76,7 @@ def shares(seen: Seen) -> Iterator[Told]:
     ways = [(q, s) for q in ("last", "all") for s in ("out", "in")]
     arms = {way: "" if way == own else f"{ARMS[way[0]]}, {ARMS[way[1]]}" for way in ways}
     for (q, s), arm in sorted(arms.items(), key=lambda one: one[1]):
-        table = numeric(scope.lab, corrupted(scope), queries=q, sink=s, relative=False, layers=[scope.layer])
+        table = to_numbers(scope.lab, corrupted(scope), queries=q, sink=s, relative=False, layers=[scope.layer])
         found = sides(scope, grids(table, "share")[scope.layer])
         yield from found.told("share", "share of attention on numbers", arm, shown=bool(arm))
 
@@ -117,7 +112,7 @@ def by_substring(seen: Seen) -> Iterator[Told]:
     """As the published scripts sort tokens and read shares."""
     scope = seen.scope
     classes = PublishedClasses(scope.lab.tokenizer)
-    table = numeric(
+    table = to_numbers(
         scope.lab, corrupted(scope), classes, queries="all", sink="in", relative=False, layers=[scope.layer]
     )
     found = sides(scope, grids(table, "share")[scope.layer])
@@ -134,12 +129,8 @@ def by_substring(seen: Seen) -> Iterator[Told]:
 
 
 def checks(scope: Scope) -> list[Control]:
-    lab, at, encoded = scope.lab, scope.layer, corrupted(scope)
-
-    def share(lab: Lab, some: Sequence[Encoded], tokens: int) -> Array:
-        return grids(numeric(lab, some, sink="out", relative=False, layers=[at], tokens=tokens), "share")[at]
-
-    return [*controls(lab, encoded, at, share), shuffled_roles(lab, encoded, at, clusters_of(scope.pairs), scope.seed)]
+    lab, at, encoded, clusters = scope.lab, scope.layer, corrupted(scope), clusters_of(scope.pairs)
+    return [*controls(lab, encoded, at, share_of(at)), shuffled_roles(lab, encoded, at, clusters, scope.seed)]
 
 
 def heads(seen: Seen) -> pd.DataFrame:

@@ -11,127 +11,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from headlab.claims import PROTOCOLS, Control, decide
+from headlab.claims import PROTOCOLS, Control
 from headlab.effects import Figure
 from headlab.engine.captures import logit_differences
-from headlab.engine.model import Lab
-from headlab.experiments.attention.watched import (
-    Array,
-    chosen_layer,
-    clusters_of,
-    grids,
-    in_format,
-    no_halves,
-    untestable,
-)
-from headlab.experiments.base import Bench, Experiment, Outcome, distinct, named
 from headlab.interventions import World
 from headlab.measures import DECIMALS, PublishedClasses, TokenClasses
-from headlab.measures import bandwidth as attention_bandwidth
 from headlab.measures.edited import CONTROLS, controls
 from headlab.prompts import Encoded, EncodedPair
 from headlab.stats import Estimate, bootstrap_mean, clustered_rate
 from headlab.stats.factorial import factorial_regression
 from headlab.stats.figures import percent
-from headlab.store import Reading
 from headlab.tasks.grading import first_number
 from headlab.tasks.padding import Cell, design_cells, padded
+from headlab.trials.attention_scores import grids, no_halves, share_of, to_numbers
+from headlab.trials.charts import curve
+from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told
+from headlab.trials.pairs import clusters_of, distinct, in_format
 
 OUTCOMES = {"attention": "attention to the numbers, times uniform", "accuracy": "share of right answers"}
 TERMS = {"format": "per unit of format share", "length": "per doubling of length", "step": "step at the claimed share"}
-STATISTICS = (*(f"{y}:{term}" for y in OUTCOMES for term in TERMS), "accuracy:base", "length:format")
+LABELS = {
+    "accuracy:base": "right answers without padding",
+    "length:format": "doublings of length per unit of format share (0: told apart)",
+    **{f"{y}:{term}": f"{y_words}: {words}" for y, y_words in OUTCOMES.items() for term, words in TERMS.items()},
+}
 CLASSES = TokenClasses({**DECIMALS.roles, "pad": "format", "filler": "filler"})
-PUBLISHED = ("minimal", "light", "medium", "qa", "full")
+BASE = Cell(0, 0.0)
 CLEAN_AT_LEAST, PAIRS_AT_LEAST = 0.9, 100
 DEALS, NEAR = 40, 0.05
 
 
-def format_injection(bench: Bench) -> Outcome:
-    """Run the experiment."""
-    import pandas as pd
-
-    claim, lab = bench.claim, bench.lab
-    if why := no_halves(lab):
-        return untestable(bench, why)
-    at, scan = chosen_layer(bench)
-    step = float(bench.option("step", EXPERIMENT))
-    cells = [Cell(0, 0.0), *design_cells(bench.option("words", EXPERIMENT), bench.option("shares", EXPERIMENT))]
-    made = {c: [padded(p, c, lab.tokenizer, claim.seed) for p in bench.encoded] for c in cells}
-    rows = pd.concat([_rows(bench, c, prompts, at) for c, prompts in made.items()], ignore_index=True)
-    texts = _texts(bench, {c: made[c] for c in (cells[0], cells[1], cells[-1])})
-    filled = rows[rows["words"] > 0]
-    ruled: dict[str, Any] = {**effects_of(filled, step), "accuracy:base": _rate(texts, cells[0].name, bench)}
-    ruled["length:format"] = _together(filled, bench)
-    checks = [
-        *controls(lab, [e.corrupted for e in made[cells[0]]], at, _measure(at)),
-        _shuffled(filled, bench.seed),
-        _text_control(rows, texts),
-    ]
-    able = _able(ruled["accuracy:base"], distinct(bench.encoded))
-    readings = [
-        Reading(
-            protocol="standard",
-            words="format words and neutral filler crossed with length; attention relative to uniform; errors by fraction pair",
-            verdict=decide(claim, ruled, checks, ineligible=able),
-            estimates=tuple(named(k, _label(k), v, "") for k, v in ruled.items()),
-        )
-    ]
-    tables: dict[str, Any] = {"cells": _cells(rows, bench.seed), "rows": rows, "texts": texts}
-    if "published" in claim.readings:
-        found, tables["published"] = _published(bench, at, step, checks)
-        readings.append(found)
-    return Outcome(
-        readings,
-        [_figure(tables["cells"], y, at, step) for y in OUTCOMES],
-        tables,
-        {"ok": not able, "reason": able, "rule": f"accuracy without padding ≥ {CLEAN_AT_LEAST:.0%} on ≥ {PAIRS_AT_LEAST} pairs",
-         "clean": ruled["accuracy:base"].to_dict()},
-        settings={"layer": at, "layer_scan": scan, "step": step, "cells": [c.name for c in cells]},
-        sections=_SECTIONS,
-    )  # fmt: skip
+def cells(case: Any) -> list[Cell]:
+    option = {**EXPERIMENT.options, **case.claim.options}
+    return [BASE, *design_cells(option["words"], option["shares"])]
 
 
-def _numeric(lab: Lab, encoded: Sequence[Encoded], **settings: Any) -> Any:
-    table = attention_bandwidth(lab, encoded, CLASSES, **settings)
-    return table[table["token_class"] == "numeric"].reset_index(drop=True)
+def asked(case: Any, cell: Cell) -> list[EncodedPair]:
+    return [padded(p, cell, case.lab.tokenizer, case.claim.seed) for p in case.encoded]
 
 
-def _measure(at: int) -> Any:
-    def share(lab: Lab, encoded: Sequence[Encoded], tokens: int) -> Array:
-        return grids(_numeric(lab, encoded, sink="out", relative=False, layers=[at], tokens=tokens), "share")[at]
-
-    return share
+def step(scope: Scope) -> float:
+    return float(scope.options["step"])
 
 
-def _rows(bench: Bench, cell: Cell, prompts: Sequence[EncodedPair], at: int) -> Any:
-    """A row for each pair: what was varied, as measured in tokens, and both outcomes."""
-    import pandas as pd
+def composed(encoded: Sequence[Encoded], kinds: Callable[[Encoded], Sequence[str]]) -> dict[str, Any]:
+    """Length in tokens and share of format tokens of each prompt."""
+    kept = [kinds(e) for e in encoded]
+    return {"length": [len(k) for k in kept], "format": [list(k).count("format") / len(k) for k in kept]}
 
-    encoded = [p.corrupted for p in prompts]
-    table = _numeric(bench.lab, encoded, queries=bench.option("queries", EXPERIMENT), sink="out", layers=[at])
-    kinds = [[k for k in CLASSES.of(e)[: e.n_prompt] if k != "sink"] for e in encoded]
-    margins = logit_differences(bench.lab, encoded).numpy()
-    return pd.DataFrame(
-        {
-            "pair": range(len(prompts)),
-            "cluster": clusters_of(prompts),
-            "cell": cell.name,
-            "words": cell.words,
-            "wanted_share": cell.share,
-            "length": [len(k) for k in kinds],
-            "format": [k.count("format") / len(k) for k in kinds],
-            "attention": grids(table, "relative")[at].mean(1),
-            "share": grids(table, "share")[at].mean(1),
-            "margin": margins,
-            "accuracy": (margins > 0).astype(float),
+
+def rows(seen: Seen) -> pd.DataFrame:
+    """A row for each pair and cell: what was varied, as measured in tokens, and both outcomes."""
+    scope, parts = seen.scope, []
+    for cell in cells(seen.case):
+        made = asked(seen.case, cell)
+        encoded = [p.corrupted for p in made]
+        how: dict[str, Any] = {"queries": scope.options["queries"], "sink": "out", "layers": [scope.layer]}
+        table = to_numbers(scope.lab, encoded, CLASSES, **how)
+        margins = logit_differences(scope.lab, encoded).numpy()
+        told = {"pair": range(len(made)), "cluster": clusters_of(made), "cell": cell.name, "words": cell.words}
+        told |= {"wanted_share": cell.share}
+        told |= composed(encoded, lambda e: [k for k in CLASSES.of(e)[: e.n_prompt] if k != "sink"])
+        read = {
+            k: grids(table, column)[scope.layer].mean(1)
+            for k, column in (("attention", "relative"), ("share", "share"))
         }
-    )
+        parts.append(pd.DataFrame({**told, **read, "margin": margins, "accuracy": (margins > 0).astype(float)}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def filled(seen: Seen) -> pd.DataFrame:
+    """The prompts of the factorial design."""
+    every = seen.once(rows)
+    return every[every["words"] > 0]
 
 
 def effects_of(rows: Any, step: float) -> dict[str, Estimate]:
@@ -144,10 +103,8 @@ def effects_of(rows: Any, step: float) -> dict[str, Estimate]:
             flat = Estimate.undefined("prompts", len(values), f"{y} is {values[0]:g} for every prompt")
             out |= {f"{y}:{term}": flat for term in TERMS}
             continue
-        slopes = factorial_regression(
-            values, {"format": rows["format"].to_numpy(), "length": np.log2(rows["length"].to_numpy())}, clusters,
-            unit="prompts",
-        )  # fmt: skip
+        told = {"format": rows["format"].to_numpy(), "length": np.log2(rows["length"].to_numpy())}
+        slopes = factorial_regression(values, told, clusters, unit="prompts")
         out |= {f"{y}:{term}": slopes[term] for term in ("format", "length")}
         past = np.where(rows["format"] > step, "past", "before")
         if len(set(past)) < 2:
@@ -160,41 +117,83 @@ def effects_of(rows: Any, step: float) -> dict[str, Estimate]:
     return out
 
 
-def _together(rows: Any, bench: Bench) -> Estimate:
+def together(rows: Any) -> Estimate:
     """Length in tokens against format share: near zero in a factorial design."""
-    length = np.log2(rows["length"].to_numpy(float))
-    factors = {"format": rows["format"].to_numpy()}
+    length, factors = np.log2(rows["length"].to_numpy(float)), {"format": rows["format"].to_numpy()}
     return factorial_regression(length, factors, rows["cluster"].to_numpy(), unit="prompts")["format"]
 
 
-def _texts(bench: Bench, made: dict[Cell, list[EncodedPair]]) -> Any:
-    import pandas as pd
+def answered(case: Any, cell: Cell) -> pd.DataFrame:
+    """Greedy text of a cell, and whether it names one of the two numbers."""
+    made = asked(case, cell)
+    text = case.texts(made, [World("unedited")], PROTOCOLS["standard"], f"padded {cell.name}")
+    found = [first_number(t) for t in text["text"]]
+    wrong = [n == made[i].pair.wrong for i, n in zip(text["pair"], found, strict=True)]
+    return text.assign(cell=cell.name, named=text["right"].to_numpy(bool) | np.array(wrong, dtype=bool))
 
-    parts = []
-    for cell, prompts in made.items():
-        text = bench.texts(prompts, [World("unedited")], PROTOCOLS["standard"], f"padded {cell.name}")
-        found = [first_number(t) for t in text["text"]]
-        wrong = [n == prompts[i].pair.wrong for i, n in zip(text["pair"], found, strict=True)]
-        parts.append(text.assign(cell=cell.name, named=text["right"].to_numpy(bool) | np.array(wrong, dtype=bool)))
+
+def texts(seen: Seen) -> pd.DataFrame:
+    every = cells(seen.case)
+    return pd.concat([answered(seen.case, c) for c in dict.fromkeys((BASE, every[1], every[-1]))], ignore_index=True)
+
+
+def base(case: Any) -> Estimate:
+    """Right answers without padding."""
+    right = answered(case, BASE).sort_values("pair")["right"].to_numpy(bool)
+    return clustered_rate(right, clusters=clusters_of(case.encoded), unit="pairs")
+
+
+def unable(case: Any) -> str:
+    own, pairs = base(case), distinct(case.encoded)
+    if pairs < PAIRS_AT_LEAST:
+        return f"the model is not eligible: eligibility needs at least {PAIRS_AT_LEAST} pairs, given {pairs}"
+    few = own.value is None or own.value < CLEAN_AT_LEAST
+    why = f"without padding it answers only {own} (at least {CLEAN_AT_LEAST:.0%} needed)"
+    return f"the model is not eligible: {why}" if few else ""
+
+
+def eligibility(case: Any) -> dict[str, Any]:
+    why = unable(case)
+    rule = f"accuracy without padding ≥ {CLEAN_AT_LEAST:.0%} on ≥ {PAIRS_AT_LEAST} pairs"
+    return {"ok": not why, "reason": why, "rule": rule, "clean": base(case).to_dict()}
+
+
+def crossed(seen: Seen) -> Iterator[Told]:
+    found = effects_of(filled(seen), step(seen.scope))
+    found |= {"accuracy:base": base(seen.case), "length:format": together(filled(seen))}
+    yield from (Told(k, LABELS[k], e, "") for k, e in found.items())
+
+
+def five(seen: Seen) -> pd.DataFrame:
+    """Five prompts in which length and format share move together; shares by substring, any mention counted."""
+    scope, case, parts = seen.scope, seen.case, []
+    classes = PublishedClasses(scope.lab.tokenizer)
+    for name in ("minimal", "light", "medium", "qa", "full"):
+        encoded = [in_format(p, name, scope.lab.tokenizer) for p in scope.pairs]
+        made = [replace(p, corrupted=e) for p, e in zip(scope.pairs, encoded, strict=True)]
+        how: dict[str, Any] = {"queries": "all", "sink": "in", "relative": False, "layers": [scope.layer]}
+        table = to_numbers(scope.lab, encoded, classes, **how)
+        text = case.texts(made, [World("unedited")], scope.protocol, f"published {name}").sort_values("pair")
+        told = {"pair": range(len(made)), "cluster": clusters_of(made), "cell": name, "words": 0}
+        told |= composed(encoded, lambda e: classes.of(e)[: e.n_prompt])
+        told |= {"attention": grids(table, "share")[scope.layer].mean(1), "accuracy": text["right"].to_numpy(float)}
+        parts.append(pd.DataFrame(told))
     return pd.concat(parts, ignore_index=True)
 
 
-def _rate(texts: Any, cell: str, bench: Bench) -> Estimate:
-    right = texts[texts["cell"] == cell].sort_values("pair")["right"].to_numpy(bool)
-    return clustered_rate(right, clusters=clusters_of(bench.encoded), unit="pairs")
+def published(seen: Seen) -> Iterator[Told]:
+    table = seen.once(five)
+    factors, steps = {"format": table["format"].to_numpy()}, effects_of(table, step(seen.scope))
+    found = {}
+    for y in OUTCOMES:
+        clusters, values = table["cluster"].to_numpy(), table[y].to_numpy()
+        found[f"{y}:format"] = factorial_regression(values, factors, clusters, unit="prompts")["format"]
+        found[f"{y}:step"] = steps[f"{y}:step"]
+    found["length:format"] = together(table)
+    yield from (Told(k, LABELS[k], e, "") for k, e in found.items())
 
 
-def _able(base: Estimate, pairs: int) -> str:
-    if pairs < PAIRS_AT_LEAST:
-        return f"the model is not eligible: eligibility needs at least {PAIRS_AT_LEAST} pairs, given {pairs}"
-    if base.value is None or base.value < CLEAN_AT_LEAST:
-        return (
-            f"the model is not eligible: without padding it answers only {base} (at least {CLEAN_AT_LEAST:.0%} needed)"
-        )
-    return ""
-
-
-def _shuffled(rows: Any, seed: int) -> Control:
+def shuffled(rows: Any, seed: int) -> Control:
     """Format shares dealt out again among the prompts of one length and pair: nothing may hang on them."""
     rng = np.random.default_rng(seed)
     attention, share = (rows[y] - rows.groupby("words")[y].transform("mean") for y in ("attention", "format"))
@@ -206,129 +205,98 @@ def _shuffled(rows: Any, seed: int) -> Control:
             dealt[place] = dealt[rng.permutation(place)]
         found.append(float(np.corrcoef(attention, dealt)[0, 1]))
     mean = bootstrap_mean(found or [0.0, 0.0], unit="deals", seed=seed)
-    return Control(
-        name="shuffled-shares",
-        kind="negative",
-        passed=abs(mean.value or 0.0) <= NEAR,
-        words=f"format shares dealt out at random within one length correlate with attention by {mean}, at most {NEAR} asked",
-        value=mean.value,
+    words = (
+        f"format shares dealt out at random within one length correlate with attention by {mean}, at most {NEAR} asked"
     )
+    passed = abs(mean.value or 0.0) <= NEAR
+    return Control(name="shuffled-shares", kind="negative", passed=passed, words=words, value=mean.value)
 
 
-def _text_control(rows: Any, texts: Any) -> Control:
+def text_agrees(rows: Any, texts: Any) -> Control:
     """Free greedy text that names one of the two numbers names the one that the logit difference says."""
     both = texts[texts["named"]].merge(rows, on=["cell", "pair"])
     agree = float((both["right"] == (both["accuracy"] > 0)).mean()) if len(both) else 0.0
-    return Control(
-        name="text",
-        kind="positive",
-        passed=agree >= 0.9,
-        words=f"greedy text and the sign of the logit difference agree on {percent(agree)} of the {len(both)} answers, of "
-        f"{len(texts)}, that name one of the two numbers (at least 90 %)",
-        value=agree,
+    words = (
+        f"greedy text and the sign of the logit difference agree on {percent(agree)} of the {len(both)} answers, of "
+        f"{len(texts)}, that name one of the two numbers (at least 90 %)"
     )
+    return Control(name="text", kind="positive", passed=agree >= 0.9, words=words, value=agree)
 
 
-def _published(bench: Bench, at: int, step: float, checks: Sequence[Control]) -> tuple[Reading, Any]:
-    """Five prompts in which length and format share move together; shares by substring, any mention counted."""
-    import pandas as pd
-
-    lab, classes, parts = bench.lab, PublishedClasses(bench.lab.tokenizer), []
-    for name in PUBLISHED:
-        encoded = [in_format(p, name, lab.tokenizer) for p in bench.encoded]
-        pairs = [replace(p, corrupted=e) for p, e in zip(bench.encoded, encoded, strict=True)]
-        table = attention_bandwidth(lab, encoded, classes, queries="all", sink="in", relative=False, layers=[at])
-        table = table[table["token_class"] == "numeric"]
-        kinds = [classes.of(e)[: e.n_prompt] for e in encoded]
-        text = bench.texts(pairs, [World("unedited")], PROTOCOLS["published"], f"published {name}").sort_values("pair")
-        parts.append(
-            pd.DataFrame(
-                {
-                    "pair": range(len(pairs)), "cluster": clusters_of(pairs), "cell": name, "words": 0,
-                    "length": [len(k) for k in kinds], "format": [k.count("format") / len(k) for k in kinds],
-                    "attention": grids(table, "share")[at].mean(1), "accuracy": text["right"].to_numpy(float),
-                }
-            )
-        )  # fmt: skip
-    rows = pd.concat(parts, ignore_index=True)
-    found: dict[str, Any] = {}
-    for y in OUTCOMES:
-        factors = {"format": rows["format"].to_numpy()}
-        found[f"{y}:format"] = factorial_regression(
-            rows[y].to_numpy(), factors, rows["cluster"].to_numpy(), unit="prompts"
-        )["format"]
-        found[f"{y}:step"] = effects_of(rows, step)[f"{y}:step"]
-    found["length:format"] = _together(rows, bench)
-    reading = Reading(
-        protocol="published",
-        words="the framework's five prompts, tokens by substring, any mention of the right number counted; length is not held "
-        "fixed, and the published script read one pair",
-        verdict=decide(bench.claim, found, checks),
-        estimates=tuple(named(k, _label(k), v, "") for k, v in found.items()),
-    )
-    return reading, rows
+def checks(seen: Seen) -> list[Control]:
+    """Of the standard protocol; they bind the published reading too."""
+    own = EXPERIMENT.standard(seen)
+    scope, encoded = own.scope, [p.corrupted for p in asked(own.case, BASE)]
+    pointed = controls(scope.lab, encoded, scope.layer, share_of(scope.layer, CLASSES))
+    return [*pointed, shuffled(filled(own), scope.seed), text_agrees(own.once(rows), own.once(texts))]
 
 
-def _label(name: str) -> str:
-    y, _, term = name.partition(":")
-    if name == "accuracy:base":
-        return "right answers without padding"
-    if name == "length:format":
-        return "doublings of length per unit of format share (0: told apart)"
-    return f"{OUTCOMES[y]}: {TERMS[term]}"
-
-
-def _cells(rows: Any, seed: int) -> Any:
-    import pandas as pd
-
+def by_cell(seen: Seen) -> pd.DataFrame:
     out = []
-    for (words, cell), part in rows.groupby(["words", "cell"], sort=False):
-        row = {"cell": cell, "words": int(words), "format": float(part["format"].mean()), "n": len(part)}
-        for y in OUTCOMES:
-            told = {"clusters": part["cluster"].to_numpy(), "unit": "pairs"}
-            rate, values = y == "accuracy", part[y].to_numpy()
-            e = clustered_rate(values, **told) if rate else bootstrap_mean(values, seed=seed, **told)
-            row |= {y: e.value, f"{y}_low": e.low, f"{y}_high": e.high}
-        out.append(row)
+    for (words, cell), part in seen.once(rows).groupby(["words", "cell"], sort=False):
+        out.append({"cell": cell, "words": int(words), "format": float(part["format"].mean()), "n": len(part)})
+        told: dict[str, Any] = {"clusters": part["cluster"].to_numpy(), "unit": "pairs"}
+        found = {"attention": bootstrap_mean(part["attention"].to_numpy(), seed=seen.scope.seed, **told)}
+        found["accuracy"] = clustered_rate(part["accuracy"].to_numpy(), **told)
+        for y, e in found.items():
+            out[-1] |= {y: e.value, f"{y}_low": e.low, f"{y}_high": e.high}
     return pd.DataFrame(out)
 
 
-def _figure(cells: Any, y: str, at: int, step: float) -> Figure:
-    where = f" at layer {at}" if y == "attention" else ""
-    return Figure(
-        kind="curve",
-        name=y,
-        title=f"{OUTCOMES[y].capitalize()}{where}, by the share of format tokens",
-        caption=(
-            "One line for each number of words put before the comparison; along a line only the share of format words changes. "
-            f"Bands are 95 % intervals over pairs. The claim asks for a sharp fall at a share of {step:g}."
-        ),
-        data=tuple(
-            {"x": r["format"], "y": r[y], "low": r[f"{y}_low"], "high": r[f"{y}_high"], "series": f"{r['words']} words",
-             "n": r["n"]}
-            for r in cells.to_dict("records")
-        ),
-        options={"threshold": 1.0 if y == "attention" else 0.5, "x_title": "share of format tokens", "y_title": OUTCOMES[y]},
-    )  # fmt: skip
+def lines(seen: Seen) -> list[Figure]:
+    out = []
+    for y, words in OUTCOMES.items():
+        points = [
+            {"x": r["format"], "y": r[y], "low": r[f"{y}_low"], "high": r[f"{y}_high"], "series": f"{r['words']} words"}
+            | {"n": r["n"]}
+            for r in seen.once(by_cell).to_dict("records")
+        ]
+        where = f" at layer {seen.scope.layer}" if y == "attention" else ""
+        title = f"{words.capitalize()}{where}, by the share of format tokens"
+        caption = (
+            "One line for each number of words put before the comparison; along a line only the share of format words "
+            f"changes. Bands are 95 % intervals over pairs. The claim asks for a sharp fall at a share of {step(seen.scope):g}."
+        )
+        out.append(curve(y, title, caption, points, "share of format tokens", words, 1.0 if y == "attention" else 0.5))
+    return out
 
 
-_SECTIONS = [
-    {
-        "heading": "When this misleads",
-        "text": (
-            "A small model has seen few prompts that start with other words, so any padding may confuse it: that shows as an "
-            "effect of length and is no effect of format. Filler is neutral by meaning, not by training. A straight line "
-            "through a threshold is its average slope; a step beyond the line is what the claim of 60 % predicts."
-        ),
-    }
-]
-
-EXPERIMENT = Experiment(
-    "format-injection",
-    "Do attention to the numbers and accuracy fall as format words take a larger share of the prompt?",
-    format_injection,
-    STATISTICS,
+EXPERIMENT = OnPairs(
+    slug="format-injection",
+    question="Do attention to the numbers and accuracy fall as format words take a larger share of the prompt?",
+    statistics=(*(f"{y}:{term}" for y in OUTCOMES for term in TERMS), "accuracy:base", "length:format"),
     controls=(*CONTROLS, "shuffled-shares", "text"),
     options={"words": [8, 16, 32], "shares": [0.0, 0.25, 0.5, 0.75, 1.0], "step": 0.6, "queries": "last"},
     needs="numbers",
+    cannot=no_halves,
+    eligibility=eligibility,
+    methods={
+        "standard": Method(
+            "format words and neutral filler crossed with length; attention relative to uniform; errors by fraction pair",
+            numbers=(crossed,),
+            controls=(checks,),
+            ineligible=lambda seen: unable(seen.case),
+            figures=(lines,),
+            tables={
+                "cells": lambda seen: seen.once(by_cell),
+                "rows": lambda seen: seen.once(rows),
+                "texts": lambda seen: seen.once(texts),
+            },
+            settings=lambda seen: {"step": step(seen.scope), "cells": [c.name for c in cells(seen.case)]},
+        ),
+        "published": Method(
+            "the framework's five prompts, tokens by substring, any mention of the right number counted; length is not held "
+            "fixed, and the published script read one pair",
+            numbers=(published,),
+            controls=(checks,),
+            tables={"published": lambda seen: seen.once(five)},
+        ),
+    },
+    sections={
+        "When this misleads": (
+            "A small model has seen few prompts that start with other words, so any padding may confuse it: that shows as an "
+            "effect of length and is no effect of format. Filler is neutral by meaning, not by training. A straight line "
+            "through a threshold is its average slope; a step beyond the line is what the claim of 60 % predicts."
+        )
+    },
 )

@@ -11,38 +11,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from headlab.claims import decide
-from headlab.engine.model import Lab
-from headlab.experiments.attention.watched import (
-    Array,
-    Halves,
-    by_layer,
-    chosen_layer,
-    clusters_of,
-    estimates_figure,
-    grids,
-    halves,
-    in_format,
-    layers_figure,
-    naive,
-    no_halves,
-    null_figure,
-    untestable,
-    without_ranks,
-)
-from headlab.experiments.base import Bench, Experiment, Outcome, named
+from headlab.claims import Control
+from headlab.effects import Figure
 from headlab.heads import Grid, even, odd
-from headlab.measures import DECIMALS, PublishedClasses
-from headlab.measures import bandwidth as attention_bandwidth
+from headlab.measures import PublishedClasses
 from headlab.measures.edited import CONTROLS, controls
 from headlab.prompts import Encoded
 from headlab.stats import Estimate, bootstrap_mean, bootstrap_ratio
-from headlab.store import NamedEstimate, Reading
+from headlab.trials.attention_scores import (
+    NO_ANSWERS,
+    Array,
+    Watched,
+    grids,
+    naive,
+    no_halves,
+    share_of,
+    sides,
+    to_numbers,
+)
+from headlab.trials.charts import estimates
+from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told, without_ranks
+from headlab.trials.pairs import clusters_of, in_format
 
 VARIANTS = {
     "simple": "original",
@@ -52,166 +47,136 @@ VARIANTS = {
     "wrapped": "wrapped",
     "spaced": "spaced",
 }
-STATISTICS = ("ratio:variance", "variance:even", "variance:odd", "contrast:variance", "rank:variance", "ratio:share")
+Variances = dict[int, Array]
 
 
-def position_sensitivity(bench: Bench) -> Outcome:
-    """Run the experiment."""
-    import pandas as pd
-
-    claim, lab = bench.claim, bench.lab
-    if why := no_halves(lab):
-        return untestable(bench, why)
-    at, scan = chosen_layer(bench)
-    clusters, queries = clusters_of(bench.encoded), bench.option("queries", EXPERIMENT)
-    prompts = {name: [in_format(p, name, lab.tokenizer) for p in bench.encoded] for name in VARIANTS}
-    seen = {name: _numeric(lab, v, queries=queries, sink="out") for name, v in prompts.items()}
-    spread = variances([grids(t, "relative") for t in seen.values()])
-    plain = variances([grids(t, "share") for t in seen.values()])
-    found = halves(spread[at], clusters, lab.grid, at, claim, low=True)
-    ratio = ratio_of(spread[at], lab.grid, at, clusters, bench.seed)
-    shares = ratio_of(plain[at], lab.grid, at, clusters, bench.seed)
-    checks = controls(lab, prompts["simple"], at, _measure(at))
-    words = "token roles, variance over the six variants of attention relative to uniform, matched halves as null"
-    ruled: dict[str, Any] = {**found.findings("variance"), "ratio:variance": ratio, "ratio:share": shares}
-    estimates = [
-        named("ratio:variance", "variance of even heads over that of odd ones, relative attention", ratio, ""),
-        named("ratio:share", "the same for plain shares, which follow the length of the prompt", shares, ""),
-        *found.estimates("variance", "variance over the six variants"),
-    ]
-    verdict = decide(claim, ruled, checks)
-    readings = [
-        Reading(protocol="standard", words=words, verdict=verdict, estimates=tuple(estimates)),
-        naive(found.gap, "variance", checks, low=True),
-    ]
-    if "published" in claim.readings:
-        readings.append(_published(bench, prompts, at, clusters, checks))
-    layers = by_layer(spread, clusters, lab.grid, claim, low=True)
-    return Outcome(
-        readings,
-        [
-            _figure(seen, at, clusters, lab.grid, bench.seed),
-            null_figure(found, at, "Variance over the position variants"),
-            layers_figure(layers, "Variance over the position variants"),
-        ],
-        {"variants": _means(seen), "variance": _table(spread), "layers": pd.DataFrame(layers)},
-        {"ok": True, "reason": "", "rule": "none: what heads attend to is measured, not whether answers are right"},
-        settings={"layer": at, "layer_scan": scan, "queries": queries, "variants": list(VARIANTS)},
-        sections=_SECTIONS,
-    )
+def prompts(scope: Scope) -> dict[str, list[Encoded]]:
+    """Every pair in every variant."""
+    return {name: [in_format(p, name, scope.lab.tokenizer) for p in scope.pairs] for name in VARIANTS}
 
 
-def _numeric(lab: Lab, encoded: Sequence[Encoded], classes: Any = DECIMALS, **settings: Any) -> Any:
-    table = attention_bandwidth(lab, encoded, classes, **settings)
-    return table[table["token_class"] == "numeric"].reset_index(drop=True)
+def tables(seen: Seen) -> dict[str, Any]:
+    queries, every = seen.scope.options["queries"], seen.of_trial(prompts)
+    return {k: to_numbers(seen.scope.lab, v, queries=queries, sink="out") for k, v in every.items()}
 
 
-def _measure(at: int) -> Any:
-    def share(lab: Lab, encoded: Sequence[Encoded], tokens: int) -> Array:
-        return grids(_numeric(lab, encoded, sink="out", relative=False, layers=[at], tokens=tokens), "share")[at]
-
-    return share
-
-
-def variances(by_variant: Sequence[Mapping[int, Array]]) -> dict[int, Array]:
+def variances(by_variant: Sequence[Mapping[int, Array]]) -> Variances:
     """Variance over variants (n − 1), [pair, head] by layer."""
     return {at: np.stack([v[at] for v in by_variant]).var(0, ddof=1) for at in by_variant[0]}
 
 
+def spread(seen: Seen) -> Variances:
+    return variances([grids(t, "relative") for t in seen.once(tables).values()])
+
+
+VARIANCE = Watched(spread, "Variance over the position variants", low=True)
+
+
 def ratio_of(spread: Array, grid: Grid, at: int, clusters: Sequence[str], seed: int) -> Estimate:
     """Mean variance of the even heads over that of the odd ones, bootstrap over pairs."""
-    first, second = (spread[:, list(heads.at(at))].mean(1) for heads in (even(grid, at), odd(grid, at)))
+    first, second = (spread[:, list(h.at(at))].mean(1) for h in (even(grid, at), odd(grid, at)))
     return bootstrap_ratio(first, second, clusters, unit="pairs", seed=seed)
 
 
-def _published(
-    bench: Bench, prompts: Mapping[str, Sequence[Encoded]], at: int, clusters: Sequence[str], checks: Any
-) -> Reading:
+def ratio(scope: Scope, spread: Array) -> Estimate:
+    return ratio_of(spread, scope.grid, scope.layer, clusters_of(scope.pairs), scope.seed)
+
+
+def ratios(seen: Seen) -> Iterator[Told]:
+    scope, at = seen.scope, seen.scope.layer
+    own = ratio(scope, seen.once(spread)[at])
+    yield Told("ratio:variance", "variance of even heads over that of odd ones, relative attention", own, "")
+    plain = ratio(scope, variances([grids(t, "share") for t in seen.once(tables).values()])[at])
+    yield Told("ratio:share", "the same for plain shares, which follow the length of the prompt", plain, "")
+
+
+def summed(seen: Seen) -> Iterator[Told]:
     """Attention to numeric substrings summed over all queries, as the published script did; spread over the variants."""
-    lab, classes, summed = bench.lab, PublishedClasses(bench.lab.tokenizer), []
-    for encoded in prompts.values():
-        table = _numeric(lab, encoded, classes, queries="all", sink="in", relative=False, layers=[at])
-        summed.append(grids(table.assign(sum=table["share"] * table["queries"]), "sum"))
-    spread = variances(summed)[at]
-    found: Halves = halves(spread, clusters, lab.grid, at, bench.claim, low=True)
-    ratio = ratio_of(spread, lab.grid, at, clusters, bench.seed)
-    label = "variance of summed attention, by substring"
-    estimates: list[NamedEstimate] = [
-        named("ratio:variance", "variance of even heads over that of odd ones", ratio, ""),
-        *found.estimates("variance", label)[:3],
-    ]
-    return Reading(
-        protocol="published",
-        words="attention summed over all queries (it grows with the prompt), tokens by substring; the published script read "
-        "one pair, this reads all",
-        verdict=decide(without_ranks(bench.claim), {**found.findings("variance"), "ratio:variance": ratio}, checks),
-        estimates=tuple(estimates),
+    scope, at, by_variant = seen.scope, seen.scope.layer, []
+    classes = PublishedClasses(scope.lab.tokenizer)
+    for encoded in seen.of_trial(prompts).values():
+        table = to_numbers(scope.lab, encoded, classes, queries="all", sink="in", relative=False, layers=[at])
+        by_variant.append(grids(table.assign(sum=table["share"] * table["queries"]), "sum"))
+    found = variances(by_variant)[at]
+    yield Told("ratio:variance", "variance of even heads over that of odd ones", ratio(scope, found), "")
+    yield from sides(scope, found, low=True).told(
+        "variance", "variance of summed attention, by substring", ranked=False
     )
 
 
-def _means(seen: Mapping[str, Any]) -> Any:
-    import pandas as pd
+def checks(scope: Scope) -> list[Control]:
+    return controls(scope.lab, prompts(scope)["simple"], scope.layer, share_of(scope.layer))
 
+
+def means(seen: Seen) -> pd.DataFrame:
     columns = ["share", "uniform", "relative", "tokens"]
     parts = [
         t.groupby(["layer", "head"], as_index=False)[columns].mean().assign(variant=name, pairs=t["prompt"].nunique())
-        for name, t in seen.items()
+        for name, t in seen.once(tables).items()
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-def _table(spread: Mapping[int, Array]) -> Any:
-    import pandas as pd
-
+def by_head(seen: Seen) -> pd.DataFrame:
     rows = [
-        {
-            "layer": at,
-            "head": h,
-            "parity": "odd" if h % 2 else "even",
-            "variance": float(np.nanmean(x[:, h])),
-            "pairs": len(x),
-        }
-        for at, x in spread.items()
+        {"layer": at, "head": h, "parity": "odd" if h % 2 else "even", "variance": float(np.nanmean(x[:, h]))}
+        | {"pairs": len(x)}
+        for at, x in seen.once(spread).items()
         for h in range(x.shape[1])
     ]
     return pd.DataFrame(rows)
 
 
-def _figure(seen: Mapping[str, Any], at: int, clusters: Sequence[str], grid: Grid, seed: int) -> Any:
-    rows = []
-    for name, table in seen.items():
-        values = grids(table, "relative")[at]
-        for half, heads in (("even heads", even(grid, at)), ("odd heads", odd(grid, at))):
-            one = bootstrap_mean(values[:, list(heads.at(at))].mean(1), clusters, unit="pairs", seed=seed)
+def variants(seen: Seen) -> Figure:
+    rows, scope = [], seen.scope
+    for name, table in seen.once(tables).items():
+        values = grids(table, "relative")[scope.layer]
+        for half, heads in (("even heads", even), ("odd heads", odd)):
+            mean = values[:, list(heads(scope.grid, scope.layer).at(scope.layer))].mean(1)
+            one = bootstrap_mean(mean, clusters_of(scope.pairs), unit="pairs", seed=scope.seed)
             rows.append((VARIANTS[name], half, one))
-    return estimates_figure(
-        "variants",
-        f"Attention to the numbers in six places, layer {at}, times uniform",
+    title = f"Attention to the numbers in six places, layer {scope.layer}, times uniform"
+    caption = (
         "Means over heads and pairs with 95 % intervals over pairs; the line is uniform causal attention. A steady half keeps "
-        "its place from variant to variant.",
-        rows,
-        "attention on numbers, times uniform",
-        1.0,
+        "its place from variant to variant."
     )
+    return estimates("variants", title, caption, rows, "attention on numbers, times uniform", 1.0)
 
 
-_SECTIONS = [
-    {
-        "heading": "When this misleads",
-        "text": (
-            "The variants differ in words as well as in position, so a head that reads the words moves too. A head that looks "
-            "nowhere is perfectly steady: read the variance beside the means. A variance grows with the level of attention; "
-            "a half that looks at numbers more may vary more for that reason alone."
-        ),
-    }
-]
-
-EXPERIMENT = Experiment(
-    "position-sensitivity",
-    "Is the attention of even heads to the numbers steadier when the numbers move?",
-    position_sensitivity,
-    STATISTICS,
+EXPERIMENT = OnPairs(
+    slug="position-sensitivity",
+    question="Is the attention of even heads to the numbers steadier when the numbers move?",
+    statistics=(
+        *("ratio:variance", "variance:even", "variance:odd", "contrast:variance", "rank:variance", "ratio:share"),
+    ),
     controls=CONTROLS,
     options={"queries": "last"},
     needs="numbers",
+    cannot=no_halves,
+    eligibility=NO_ANSWERS,
+    methods={
+        "standard": Method(
+            "token roles, variance over the six variants of attention relative to uniform, matched halves as null",
+            numbers=(ratios, VARIANCE.told("variance", "variance over the six variants")),
+            controls=(lambda seen: seen.of_trial(checks),),
+            figures=(variants, VARIANCE.null, VARIANCE.curve),
+            tables={"variants": means, "variance": by_head, "layers": VARIANCE.layers},
+            settings=lambda seen: {"queries": seen.scope.options["queries"], "variants": list(VARIANTS)},
+            also=(naive("variance", low=True),),
+        ),
+        "published": Method(
+            "attention summed over all queries (it grows with the prompt), tokens by substring; the published script read "
+            "one pair, this reads all",
+            numbers=(summed,),
+            controls=(lambda seen: seen.of_trial(checks),),
+            asks=without_ranks,
+        ),
+    },
+    sections={
+        "When this misleads": (
+            "The variants differ in words as well as in position, so a head that reads the words moves too. A head that looks "
+            "nowhere is perfectly steady: read the variance beside the means. A variance grows with the level of attention; "
+            "a half that looks at numbers more may vary more for that reason alone."
+        )
+    },
 )

@@ -30,12 +30,12 @@ from headlab.experiments.base import (
     with_texts,
 )
 from headlab.experiments.heads.parity import NAIVE
-from headlab.experiments.null import drawn_by_pair
 from headlab.heads import Grid, Heads, even
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.stats import Estimate, Rank, clustered_rate, paired_difference
 from headlab.stats.of_means import OfMeans, rank_over_draws
+from headlab.trials.ranks import drawn_by_pair
 
 DECIDED = ("upheld", "refuted")
 
