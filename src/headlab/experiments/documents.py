@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from headlab.claims import ClaimError
 from headlab.effects import Progress, quiet
-from headlab.engine.identity import identity
+from headlab.engine import scale
 from headlab.engine.model import Lab
-from headlab.experiments.base import Result, handed_on
 from headlab.prompts import PromptSet
-from headlab.store import Record, Store, content_hash
+from headlab.store import Record, Run, Store, content_hash
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
 from headlab.trials import amending, ledger, prompts, thinking
@@ -24,7 +21,9 @@ from headlab.trials.document import Document
 from headlab.trials.findings import Findings
 from headlab.trials.loading import load, load_thinker
 from headlab.trials.material import material
-from headlab.trials.record import BY_RECORD, again, model_facts, plain_loading, versions
+from headlab.trials.record import BY_RECORD, again
+from headlab.trials.recorded import How, Prepared, recorded
+from headlab.trials.results import Result
 from headlab.trials.run import Trial
 from headlab.trials.subject import Language, check_answers, oriented
 from headlab.trials.thinking import Thinking
@@ -83,101 +82,48 @@ def _thinking(
     return thinker, *thinking.drawn(doc.pairs, doc.selection_pairs, doc.seed, thinker, own)
 
 
-def _who(model: Lab | Thinker) -> dict[str, Any]:
-    """Everything of the model that its numbers depend on."""
-    if isinstance(model, Lab):
-        return identity(model)
-    return {**identity(model.lab, model.model), "thoughts": content_hash(asdict(model.spec))}
-
-
 def trial(
     doc: Document,
     given: Any,
     model: Any,
+    how: How,
     *,
     changes: Mapping[str, Any],
-    prompts: Any = None,
-    store: Store | Path | str | None = None,
-    memory: int | None = None,
-    where: Any,
-    progress: Progress = quiet,
-    kind: str = "trial",
-    call: Mapping[str, str] | None = None,
-    loading: Mapping[str, Any],
-    told: Mapping[str, Any],
+    own: Any = None,
     folder: Path | None = None,
 ) -> Result:
-    """Try a document on a model and store the record (see :func:`headlab.trial`); ``told``: what else stands in the line
-    that repeats it."""
+    """Try a document on a model and store the record (see :func:`headlab.trial`).  ``own``: prompts of the reader's."""
     doc, amended = adjusted(doc, changes)
     folder = folder or (Path(given).parent if isinstance(given, str | Path) and Path(given).is_file() else Path("."))
-    tried, test, selection = prepared(doc, model, prompts, loading, folder)
-    lab = tried.lab if isinstance(tried, Thinker) else tried
-    if isinstance(tried, Thinker) and where.engine is not None:
-        raise ClaimError(f"{doc.id} is about a thinking model: the latent loop runs here, without --engine")
-    home = store if isinstance(store, Store) else Store(store)
-    design = design_of(doc, test, selection, folder, own=prompts is not None)
+    loaded, test, selection = prepared(doc, model, own, how.loading, folder)
+    kept = own is not None or bool(set(doc.task) & {"file", "corpus"})
+    tried = Prepared(doc.id, doc.id, doc.plain(), doc.seed, loaded, test, selection, kept)
+    design = content_hash(design_of(doc, test, selection, folder, own=own is not None))
+    home = how.store if isinstance(how.store, Store) else Store(how.store)
     facts: dict[str, Any] = {
-        "design_hash": content_hash(design),
+        "design_hash": design,
         "amended": amended,
-        "ledger": ledger.looks(home, lab.fingerprint, test, content_hash(design)),
+        "ledger": ledger.looks(home, tried.lab.fingerprint, test, design),
         "test_clusters": ledger.marks(test),
     }
-    draft = {
-        "claim": doc.plain(),
-        "model": {**model_facts(lab), "identity": _who(tried)},
-        "prompts": {
-            "name": test.name,
-            "test": {"n": len(test), "hash": test.content_hash()},
-            "selection": {"n": len(selection), "hash": selection.content_hash()},
-            **(
-                {"pairs": (test.plain(), selection.plain())}
-                if prompts is not None or set(doc.task) & {"file", "corpus"}
-                else {}
-            ),
-        },
-        "settings": {
-            "memory_bytes": memory,
-            "threads": torch.get_num_threads(),
-            "loading": plain_loading(loading),
-            "seed": doc.seed,
-            **where.settings,
-            **facts,
-        },
-        "versions": versions(),
-        "call": dict(call) if call else _call(kind, given, lab, prompts, {**loading, **told}, changes),
-    }
-    inputs = {
-        "claim": draft["claim"],
-        "design": facts["design_hash"],
-        "model": draft["model"]["identity"],
-        "prompts": [test.content_hash(), selection.content_hash()],
-        "threads": where.threads or torch.get_num_threads(),
-    }
-    title = f"{doc.id} on {lab.name}"
-    with home.open(kind=kind, slug=doc.id, title=title, inputs=inputs, draft=draft) as run, where:  # type: ignore[arg-type]
-        if run.finished is not None:
-            return handed_on(home, run.finished)
-        if isinstance(tried, Thinker):
-            subject: Any = Thinking(tried, doc, test, selection, run, progress, memory)
+
+    def find(run: Run) -> Findings:
+        if isinstance(loaded, Thinker):
+            subject: Any = Thinking(loaded, doc, test, selection, run, how.progress, how.memory)
         else:
-            tests, chosen = (oriented(prompts_encoded(s, lab), doc) for s in (test, selection))
-            subject = Language(lab, doc, test, selection, tests, chosen, run, progress, memory, where.engine)
+            tests, chosen = (oriented(prompts_encoded(s, loaded), doc) for s in (test, selection))
+            subject = Language(
+                loaded, doc, test, selection, tests, chosen, run, how.progress, how.memory, how.where.engine
+            )
             subject.material = material(subject, folder)
         found = Trial(doc, subject, folder, facts=facts).findings()
         if doc.as_published is not None:
             _read_as_published(doc, subject, folder, found)
-        for name, frame in found.tables.items():
-            run.table(name, frame)
-        record = run.finish(
-            readings=found.readings,
-            figures=[f.plain() for f in found.figures],
-            sections=found.sections,
-            notes=[*found.notes, *ledger.words(facts["ledger"]), *_amended(amended)],
-            eligibility=found.eligibility,
-            settings={**draft["settings"], **found.settings},
-        )
-    return Result(record, found.tables)
+        found.notes += [*ledger.words(facts["ledger"]), *_amended(amended)]
+        return found
+
+    call = _call(how.kind, given, tried.lab, own, how.told, changes)
+    return recorded(tried, replace(how, store=home), call, find, facts=facts, inputs={"design": design})
 
 
 def _read_as_published(doc: Document, subject: Language, folder: Path, found: Findings) -> None:
@@ -254,19 +200,22 @@ def _call(
 
 def repeat(record: Record, *, store: Store | Path | str | None = None, progress: Progress = quiet) -> Result:
     """Run a record's document again, on the same model and prompts."""
-    from headlab.engine import scale
-
     assert record.claim is not None
     doc = Document.from_data(record.claim, name=record.id)
     own = None
     if stored := record.prompts.get("pairs"):
         test, selection = ((ProblemSet if doc.thinking else PromptSet).from_plain(p) for p in stored)
         own = (test, selection)
-    return trial(
-        doc, doc, record.model["name"], changes={}, prompts=own, store=store, where=scale.pick("here", None, None),
-        memory=record.settings.get("memory_bytes"), progress=progress, kind=record.kind, call=record.call,
-        loading=dict(record.settings.get("loading", {})), folder=_folder(record), told={},
-    )  # fmt: skip
+    how = How(
+        scale.pick("here", None, None),
+        store,
+        record.settings.get("memory_bytes"),
+        progress,
+        record.kind,
+        record.call,
+        dict(record.settings.get("loading", {})),
+    )
+    return trial(doc, doc, record.model["name"], how, changes={}, own=own, folder=_folder(record))
 
 
 def _folder(record: Record) -> Path:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from headlab.claims import Claim, ClaimError
 from headlab.effects import Progress, quiet
 from headlab.engine import scale
-from headlab.engine.identity import identity
 from headlab.engine.limits import beyond
 from headlab.engine.model import Lab
 from headlab.engine.run import Engine
 from headlab.experiments import documents, null_rates
 from headlab.experiments.attention import architecture, bandwidth, critical_paths, head_similarity, routing
-from headlab.experiments.base import Bench, Outcome, Result, draw, handed_on
 from headlab.experiments.doses import (
     bandwidth_dose,
     bandwidth_repair,
@@ -55,13 +50,17 @@ from headlab.interventions import Intervention, World
 from headlab.prompts import PromptSet, remarks
 from headlab.reading import brief, some
 from headlab.reading.callables import callable_as
-from headlab.store import Record, Store, content_hash
+from headlab.store import Record, Run, Store
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
+from headlab.trials.case import Bench, draw
 from headlab.trials.document import Document
 from headlab.trials.experiment import Entry
+from headlab.trials.findings import Findings
 from headlab.trials.loading import load, load_thinker
-from headlab.trials.record import BY_RECORD, again, model_facts, plain_loading, versions
+from headlab.trials.record import BY_RECORD, again
+from headlab.trials.recorded import How, Prepared, recorded
+from headlab.trials.results import Result
 from headlab.trials.thought_case import TASK as THINKING
 from headlab.trials.thought_case import ThoughtBench, draw_problems, read_problems
 
@@ -200,7 +199,7 @@ def trial(
 
     Raises ClaimError, PromptError, ModelError, ScaleError, StoreError or ValueError, each with one clear sentence.
     """
-    where = scale.pick(engine, workers, address)
+    how = How(scale.pick(engine, workers, address), store, memory, progress, kind, call, loading, workers, address)
     changes = {
         "protocol": protocol,
         "layer": layer,
@@ -209,81 +208,26 @@ def trial(
         "pool": pool,
         "matched_sets": matched_sets,
     }
-    told = {"memory": memory, "engine": where.settings.get("engine"), "workers": workers, "address": address}
     found = find_claim(claim)
     if isinstance(found, Document):
-        return documents.trial(
-            found, claim, model, changes={**changes, "amend": amend}, prompts=prompts, store=store, memory=memory, where=where,
-            progress=progress, kind=kind, call=call, loading=loading, told=told,
-        )  # fmt: skip
+        return documents.trial(found, claim, model, how, changes={**changes, "amend": amend}, own=prompts)
     if amend:
         raise ClaimError(f"{found.id} is an entry of the docket; amend is for documents (headlab list claims)")
     chosen, subject, test, selection = _prepared(found, model, prompts, loading, changes)
-    lab = subject.lab if isinstance(subject, Thinker) else subject
-    if isinstance(subject, Thinker) and where.engine is not None:
-        raise ClaimError(f"{chosen.id} is about a thinking model: the latent loop runs here, without --engine")
-    home = store if isinstance(store, Store) else Store(store)
-    who = identity(lab, subject.model if isinstance(subject, Thinker) else None)
-    if isinstance(subject, Thinker):
-        who["thoughts"] = content_hash(asdict(subject.spec))
-    draft = {
-        "claim": chosen.model_dump(mode="json"),
-        "model": {**model_facts(lab), "identity": who},
-        "prompts": {
-            "name": test.name,
-            "test": {"n": len(test), "hash": test.content_hash()},
-            "selection": {"n": len(selection), "hash": selection.content_hash()},
-            **(
-                {"pairs": (test.plain(), selection.plain())}
-                if prompts is not None or chosen.task.name == "file" or chosen.task.file
-                else {}
-            ),
-        },
-        "settings": {
-            "memory_bytes": memory,
-            "threads": torch.get_num_threads(),
-            "loading": plain_loading(loading),
-            "seed": chosen.seed,
-            **where.settings,
-        },
-        "versions": versions(),
-        "call": dict(call) if call else _call(kind, claim, chosen, lab, prompts, {**loading, **told}),
-    }
-    inputs = {
-        "claim": draft["claim"],
-        "model": who,
-        "prompts": [test.content_hash(), selection.content_hash()],
-        # sums are taken in another order: shards of two counts are not mixed (where they are made is no matter)
-        "threads": where.threads or torch.get_num_threads(),
-    }
-    title = f"{chosen.id} on {lab.name}"
-    with home.open(kind=kind, slug=chosen.experiment, title=title, inputs=inputs, draft=draft) as run, where:  # type: ignore[arg-type]
-        if run.finished is not None:
-            return handed_on(home, run.finished)
-        bench: Any
+    kept = prompts is not None or chosen.task.name == "file" or bool(chosen.task.file)
+    plain = chosen.model_dump(mode="json")
+    tried = Prepared(chosen.experiment, chosen.id, plain, chosen.seed, subject, test, selection, kept)
+
+    def find(run: Run) -> Findings:
         if isinstance(subject, Thinker):
-            bench = ThoughtBench(subject, chosen, test, selection, run, progress, memory)
-        else:
-            bench = Bench(subject, chosen, test, selection, run, progress, memory, where.engine)
-        outcome = experiment(chosen.experiment).tried(bench)
-        if not isinstance(subject, Thinker):
-            outcome.notes.extend(beyond(subject, test))
-            outcome.notes[:0] = remarks([*test, *selection], lab.tokenizer)
-        record = _finish(run, draft, outcome)
-    return Result(record, outcome.tables)
+            case: Any = ThoughtBench(subject, chosen, test, selection, run, progress, memory)
+            return experiment(chosen.experiment).tried(case)
+        case = Bench(subject, chosen, test, selection, run, progress, memory, how.where.engine)
+        out = experiment(chosen.experiment).tried(case)
+        out.notes = [*remarks([*test, *selection], subject.tokenizer), *out.notes, *beyond(subject, test)]
+        return out
 
-
-def _finish(run: Any, draft: Mapping[str, Any], outcome: Outcome) -> Record:
-    for name, frame in outcome.tables.items():
-        run.table(name, frame)
-    return run.finish(
-        readings=outcome.readings,
-        figures=[f.plain() for f in outcome.figures],
-        sections=outcome.sections,
-        notes=outcome.notes,
-        eligibility=outcome.eligibility,
-        settings={**draft["settings"], **outcome.settings},
-    )
+    return recorded(tried, how, _call(kind, claim, chosen, tried.lab, prompts, how.told), find)
 
 
 def plan(

@@ -1,0 +1,153 @@
+"""From what is prepared to a stored record: the draft, the run that may be taken up again, the end of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headlab.claims import ClaimError
+from headlab.effects import Progress, quiet
+from headlab.engine.identity import identity
+from headlab.engine.model import Lab
+from headlab.engine.scale import Choice
+from headlab.prompts import PromptSet
+from headlab.store import Record, Run, Store, content_hash
+from headlab.tasks.word_problems import ProblemSet
+from headlab.thoughts.loading import Thinker
+from headlab.trials.findings import Findings
+from headlab.trials.record import model_facts, plain_loading, versions
+from headlab.trials.results import Result, handed_on
+
+Items = PromptSet | ProblemSet
+
+
+@dataclass(frozen=True)
+class How:
+    """How a trial is run, apart from what is tried: where it is stored, its bound of memory, the engine of its sweeps, what
+    it is called (``kind``), the line that repeats it where another function was called for it, how the model was loaded."""
+
+    where: Choice
+    store: Store | Path | str | None = None
+    memory: int | None = None
+    progress: Progress = quiet
+    kind: str = "trial"
+    call: Mapping[str, str] | None = None
+    loading: Mapping[str, object] = field(default_factory=dict)
+    workers: int | None = None
+    address: str | None = None
+
+    @property
+    def told(self) -> dict[str, object]:
+        """What stands in the line that repeats a trial beside the claim and the model."""
+        engine = self.where.settings.get("engine")
+        return {
+            **self.loading,
+            "memory": self.memory,
+            "engine": engine,
+            "workers": self.workers,
+            "address": self.address,
+        }
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What loading was told, without what was left to its default."""
+        return {k: v for k, v in self.loading.items() if v is not None}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is tried: the claim as data, the model, the prompts.  ``kept``: the record holds the prompts themselves."""
+
+    slug: str
+    name: str
+    claim: Mapping[str, Any]
+    seed: int
+    model: Lab | Thinker
+    test: Items
+    selection: Items
+    kept: bool
+
+    @property
+    def lab(self) -> Lab:
+        return self.model.lab if isinstance(self.model, Thinker) else self.model
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything of the model that its numbers depend on."""
+        if isinstance(self.model, Lab):
+            return identity(self.model)
+        return {**identity(self.model.lab, self.model.model), "thoughts": content_hash(asdict(self.model.spec))}
+
+    @property
+    def prompts(self) -> dict[str, Any]:
+        """What the record says of the prompts."""
+        each = {"test": self.test, "selection": self.selection}
+        said: dict[str, Any] = {k: {"n": len(s), "hash": s.content_hash()} for k, s in each.items()}
+        pairs = {"pairs": (self.test.plain(), self.selection.plain())} if self.kept else {}
+        return {"name": self.test.name, **said, **pairs}
+
+
+def recorded(
+    tried: Prepared,
+    how: How,
+    call: Mapping[str, str],
+    find: Callable[[Run], Findings],
+    *,
+    facts: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+) -> Result:
+    """Run ``find`` in a run of the store, or hand on what the same inputs gave before.
+
+    ``facts``: what the settings say beside how it is run; ``inputs``: what else makes it another run.
+    """
+    if isinstance(tried.model, Thinker) and how.where.engine is not None:
+        raise ClaimError(f"{tried.name} is about a thinking model: the latent loop runs here, without --engine")
+    home = how.store if isinstance(how.store, Store) else Store(how.store)
+    who, threads = tried.identity, torch.get_num_threads()
+    settings = {
+        "memory_bytes": how.memory,
+        "threads": threads,
+        "loading": plain_loading(how.loading),
+        "seed": tried.seed,
+    }
+    draft = {
+        "claim": tried.claim,
+        "model": {**model_facts(tried.lab), "identity": who},
+        "prompts": tried.prompts,
+        "settings": {**settings, **how.where.settings, **(facts or {})},
+        "versions": versions(),
+        "call": dict(how.call) if how.call else dict(call),
+    }
+    known = {
+        "claim": tried.claim,
+        "model": who,
+        "prompts": [tried.test.content_hash(), tried.selection.content_hash()],
+        # sums are taken in another order: shards of two counts are not mixed (where they are made is no matter)
+        "threads": how.where.threads or threads,
+        **(inputs or {}),
+    }
+    title = f"{tried.name} on {tried.lab.name}"
+    with home.open(kind=how.kind, slug=tried.slug, title=title, inputs=known, draft=draft) as run, how.where:  # type: ignore[arg-type]
+        if run.finished is not None:
+            return handed_on(home, run.finished)
+        found = find(run)
+        record = finished(run, found, draft["settings"])
+    return Result(record, found.tables)
+
+
+def finished(run: Run, found: Findings, settings: Mapping[str, Any]) -> Record:
+    """Store the tables, and end the run."""
+    for name, frame in found.tables.items():
+        run.table(name, frame)
+    return run.finish(
+        readings=found.readings,
+        figures=[f.plain() for f in found.figures],
+        sections=found.sections,
+        notes=found.notes,
+        eligibility=found.eligibility,
+        settings={**settings, **found.settings},
+    )
