@@ -155,7 +155,7 @@ def test_plan_counts_without_running(even) -> None:
     found = plan("parity", even, pairs=100)
     halves, arms, doses, published = 1296, 3 * 5, 3 * 11, 5
     assert found["worlds"] == halves + arms + doses + published
-    assert found["rows"] == 100 * found["worlds"]
+    assert 100 * halves < found["rows"] <= 100 * found["worlds"]  # a world that edits nothing is no row
     assert found["passes"] > 0 and found["memory_bytes"] > 0 and found["seconds"] > 0
 
 
