@@ -328,7 +328,8 @@ def test_output_replaces_nothing_but_an_ordinary_file(tmp_path: Path, monkeypatc
         report.save(nasty_record(), tables, tmp_path, formats=("csv",))
     assert (tmp_path / "effects.csv").is_fifo()
     os.mkfifo(tmp_path / "c.yaml")
-    assert saved("id: c", tmp_path, "c") == tmp_path / "c-2.yaml"
+    (tmp_path / "c-2.yaml").write_bytes(b"\xff, which is no text")
+    assert saved("id: c", tmp_path, "c") == tmp_path / "c-3.yaml" == saved("id: c", tmp_path, "c")
     record = nasty_record().model_copy(update={"title": "t"})
     with pytest.raises(StoreLookupError, match="pipe"):
         write_out(pipe, zipped([record], {record.id: {}}, b""))

@@ -104,8 +104,8 @@ def saved(text: str, folder: Path, name: str) -> Path:
     """Write a document into a folder under a name that is free, or that holds the same text already."""
     for number in range(1, 1000):
         path = folder / (f"{name}.yaml" if number == 1 else f"{name}-{number}.yaml")
-        if path.exists() and (not path.is_file() or path.read_text("utf-8") != text):
+        if path.exists() and (not path.is_file() or path.read_bytes() != text.encode()):
             continue
-        path.write_text(text, "utf-8")
+        path.write_bytes(text.encode())
         return path
     raise ClaimError(f"{folder} holds a thousand claims called {name}; give another name")
