@@ -144,11 +144,11 @@ class PromptSet:
             pairs.append(pair)
         if not pairs:
             raise PromptError(f"{name} has no rows; expected at least one with columns {', '.join(COLUMNS)}")
-        for pair, cluster in zip(pairs, clusters_of(pairs), strict=True):
-            object.__setattr__(
-                pair, "cluster", cluster
-            )  # nobody has it yet, and a copy of each costs as much as reading it
-        return cls(tuple(pairs), name)
+        made = cls(tuple(pairs), name)
+        for pair in made.pairs:
+            if not pair.cluster:  # set in place: nobody has it yet, and a copy of each costs as much as reading it
+                object.__setattr__(pair, "cluster", pair.id)
+        return made
 
     @classmethod
     def from_frame(cls, frame: Any, *, name: str = "DataFrame") -> PromptSet:

@@ -41,15 +41,14 @@ def csv_rows(path: Path, *, error: type[Exception] = ReadingError) -> tuple[list
 
     def made() -> Iterator[dict[str, str]]:
         for number, row in enumerate(rows, start=2):
-            where = f"{path.name}, row {number}"
-            for column, cell in zip(columns, row, strict=False):
-                if '"' in cell and _QUOTED_LATE.match(cell):
+            for column, cell in zip(columns, row, strict=False) if '"' in "".join(row) else ():
+                if _QUOTED_LATE.match(cell):
                     raise error(
-                        f"{where}: column {brief(column)} holds a quote after a space, {brief(cell)}, which would be part of "
-                        'the text; write ," …" with the comma before the quote'
+                        f"{path.name}, row {number}: column {brief(column)} holds a quote after a space, {brief(cell)}, which "
+                        'would be part of the text; write ," …" with the comma before the quote'
                     )
             if len(row) > len(columns):
-                raise error(f"{where}: has more fields than the header: {brief(row[len(columns) :])}")
+                raise error(f"{path.name}, row {number}: has more fields than the header: {brief(row[len(columns) :])}")
             yield dict(zip(columns, row, strict=False))
 
     return columns, made()

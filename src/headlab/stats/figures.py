@@ -10,33 +10,34 @@ from typing import SupportsFloat
 from .estimate import Estimate
 
 
-def exact(x: float) -> str:
+def exact(x: SupportsFloat) -> str:
     """A threshold, a step or a count as it was given: ``0.05``, ``143000``; twelve figures at most."""
-    return f"{x:.12g}"
+    return f"{float(x):.12g}"
 
 
-def exact_percent(x: float) -> str:
+def exact_percent(x: SupportsFloat) -> str:
     """A share as it was given: ``90%``, ``12.5%``."""
-    return f"{exact(100 * x)}%"
+    return f"{exact(100 * float(x))}%"
 
 
-def rounded(x: SupportsFloat | None, *beside: float) -> str:
+def rounded(x: SupportsFloat | None, *beside: SupportsFloat) -> str:
     """Three figures, and as many more as keep it apart from 0, 1 and the numbers ``beside`` it; thousands whole."""
     if x is None:
         return "undefined"
-    return f"{x:,.0f}" if abs(float(x)) >= 1000 else _apart(float(x), [0.0, 1.0, *beside])
+    x = float(x) + 0.0  # no minus before a zero
+    return f"{x:,.0f}" if abs(x) >= 999.5 else _apart(x, [0.0, 1.0, *map(float, beside)])
 
 
-def interval(value: float, low: float, high: float) -> str:
+def interval(value: SupportsFloat, low: SupportsFloat, high: SupportsFloat) -> str:
     """``0.98 [0.95, 1.00]``, rounded to two figures of the interval's width."""
-    return str(Estimate(value, low, high, 1, "x", "x")).split(" (")[0]  # which owns the rounding
+    return str(Estimate(float(value), float(low), float(high), 1, "x", "x")).split(" (")[0]  # which owns the rounding
 
 
-def percent(x: SupportsFloat | None, *beside: float) -> str:
+def percent(x: SupportsFloat | None, *beside: SupportsFloat) -> str:
     """The same in percent: ``89.6%``, ``99.96%``."""
     if x is None:
         return "undefined"
-    return f"{_apart(100 * float(x), [100 * y for y in (0.0, 1.0, *beside)])}%"
+    return f"{_apart(100 * float(x) + 0.0, [100 * float(y) for y in (0.0, 1.0, *beside)])}%"
 
 
 def _apart(x: float, others: list[float]) -> str:
