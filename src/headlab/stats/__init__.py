@@ -32,6 +32,7 @@ The page holds 25 names; these modules are imported by theirs:
     groups        what differs between given groups, the largest statistic permuted
     change_point  one change in a short series, and between which looks
     of_means      intervals of any function of means
+    power         how large an effect a number of prompts can show
     clustering    trees, k-means, density; silhouettes and the gap statistic
     agreement     ARI, purity, clusters and labels against a null; a set predicted from likeness
     views         items in two dimensions: principal coordinates, t-SNE, UMAP

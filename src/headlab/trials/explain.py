@@ -9,6 +9,7 @@ from typing import Any
 
 from headlab.claims import ClaimError
 from headlab.heads import Grid, Heads
+from headlab.stats.power import detectable_mean, detectable_rate
 from headlab.trials import words
 from headlab.trials.consistency import ablations_left_out
 from headlab.trials.document import Document
@@ -61,6 +62,7 @@ def explain(doc: Document, grid: Grid | None = None, folder: Path = Path("."), t
         "worlds": worlds,
         "predictions": [words.prediction_words(p) for p in doc.predictions],
         "controls": [*(f"{c} (waived: {doc.waive[c]})" if c in doc.waive else c for c in _run(doc)), *doc.controls],
+        "can be seen": list(_seen(doc, faults)),
         "chosen": list(_chosen(doc)),
     }
     if grid is not None:
@@ -92,6 +94,30 @@ def _chosen(doc: Document) -> Iterator[str]:
         }[doc.chosen_on]
     if left := ablations_left_out(doc):
         yield f"{' and '.join(left)} ablation is not tried, because {doc.only_because}"
+
+
+def _seen(doc: Document, faults: list[str]) -> Iterator[str]:
+    """The smallest effects that so many prompts are likely to show, prompts independent."""
+    means, rates = (
+        False,
+        dict.fromkeys(p.threshold for p in doc.predictions if p.op == ">" and p.statistic.startswith("repair:")),
+    )
+    for p in doc.predictions:
+        means = means or (p.op != "rank<" and not p.statistic.startswith(("repair:", "upheld:")))
+    if means and (least := detectable_mean(doc.pairs)) is not None:
+        yield (
+            f"a mean that lies {least:.2g} standard deviations (between the {doc.pairs} prompts) or more beyond its threshold "
+            "is told from it in four trials of five; correlated prompts show less"
+        )
+    for threshold in rates:
+        if not 0 < float(threshold) < 1:
+            continue
+        if (rate := detectable_rate(doc.pairs, float(threshold))) is None:
+            faults.append(
+                f"{doc.pairs} pairs: even if all are repaired, a share above {threshold:g} cannot be shown; take more"
+            )
+        else:
+            yield f"a share of repaired pairs that is {rate:.2g} or more is told from {threshold:g} in four trials of five"
 
 
 def _on(doc: Document, grid: Grid, folder: Path, faults: list[str]) -> Iterator[str]:
