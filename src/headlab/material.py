@@ -200,6 +200,11 @@ class Population:
         other = len(fits)
         for cell in found.values():
             fits &= self.lent.get(cell, {}).keys()
+        if not other:
+            raise InterventionError(
+                f"pair {pair.pair.id}: 'resample' over {self.name!r} finds no donor: none of the {len(self.pairs)} has another "
+                "cluster and another answer; give prompts with other answers, or write something else, such as patch or zero"
+            )
         if not fits:
             raise InterventionError(
                 f"pair {pair.pair.id}: 'resample' over {self.name!r} finds no donor: {other} of {len(self.pairs)} have "

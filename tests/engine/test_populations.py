@@ -361,7 +361,7 @@ def test_what_cannot_be_lent_is_refused_before_a_pass(monkeypatch: pytest.Monkey
     alike = [replace(p, pair=replace(p.pair, cluster="one")) for p in DONORS]
     own = [replace(p, pair=replace(p.pair, cluster="one")) for p in TARGETS]
     refused(r"has 0 donor\(s\)", Material({"chosen": alike}), own, write="mean", over="chosen")
-    refused("finds no donor: 0 of 48", Material({"chosen": alike}), own, write="resample", over="chosen")
+    refused("finds no donor: none of the 48", Material({"chosen": alike}), own, write="resample", over="chosen")
     bare = [replace(p, corrupted=replace(p.corrupted, roles={"last": p.corrupted.roles["last"]})) for p in TARGETS]
     refused("this prompt names no span; give spans", pairs=bare, write="mean", over="chosen")
     cut = across(lab.grid, Heads.parse("L2H1"), write="zero")

@@ -127,7 +127,8 @@ def draft(
     """The YAML of a document about these heads; it is checked before it is handed out.
 
     Where the prompts cannot lend a mean to every token of each other (natural length, no roles in common) in the model's
-    tokenizer, heads are written where the answer is read, and the document says why.
+    tokenizer, heads are written where the answer is read, and where all have one answer, what the other run has is written; the
+    document says why.
     """
     from headlab.cli.errors import one_of
     from headlab.prompts import PromptSet
@@ -136,9 +137,11 @@ def draft(
     from headlab.trials.starting import starting
 
     one_of(chosen_on, ("published", "other", "these"), "place")
-    paired = True
+    paired, one_answer = True, False
     if prompts is not None:
-        paired = all(p.partner for p in PromptSet.from_file(prompts))
+        pairs = list(PromptSet.from_file(prompts))
+        paired = all(p.partner for p in pairs)
+        one_answer = bool(pairs) and bool(frozenset.intersection(*(frozenset(p.answers) for p in pairs)))
     edit = "corrupted" if write == "patch" else "clean"
     made = partial(
         starting,
@@ -149,6 +152,7 @@ def draft(
         edit=edit,
         paired=paired,
         chosen_on=chosen_on,
+        one_answer=one_answer,
     )
     doc = Document.from_text(made(), name="the document")
     tokenizer = tokenizer_of(model) if model else None

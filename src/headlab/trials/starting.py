@@ -23,12 +23,15 @@ def starting(
     chosen_on: str = "other",
     words: str = "",
     at_read: bool = False,
+    one_answer: bool = False,
 ) -> str:
     """The YAML of a document about ``heads``.
 
     ``prompts``: a file of pairs (named as it lies beside the document), else ``task``; ``write``: one ablation instead of
     all three; ``paired``: whether there are corrupted prompts to measure the loss against; ``at_read``: heads are written
-    at the token where the answer is read, and nowhere else.
+    at the token where the answer is read, and nowhere else; ``one_answer``: every prompt has the same right answer, which a
+    mean or another prompt's output would say, too: without ``write`` what the other run has is written (zero, if there is
+    none).
 
     Raises ClaimError for heads that cannot be read, or neither prompts nor a task.
     """
@@ -42,7 +45,9 @@ def starting(
         raise ClaimError("a claim needs prompts: a file of pairs (--prompts pairs.csv), or a task (--task ioi)")
     if write and write not in (*ABLATIONS, "patch"):
         raise ClaimError(f"no write {write!r} here; expected one of {', '.join((*ABLATIONS, 'patch'))}")
-    patched = write == "patch" or edit == "corrupted"
+    patched, asked = write == "patch" or edit == "corrupted", bool(write)
+    if one_answer and not write:
+        write = "patch" if paired else "zero"
     source = f"{{file: {_quoted(prompts.name)}}}" if prompts is not None else f"{{name: {task}}}"
     said = words or f"{named} {'give the answer back' if patched else 'are needed for the answer'}."
     # a lone head has few alternatives in its layer: it is ranked among all heads of the model
@@ -71,8 +76,13 @@ def starting(
             if where
             else []
         ),
+        *(
+            ["  # every prompt has the same answer: a mean, or what another prompt has, would say it, too"]
+            if one_answer and not asked
+            else []
+        ),
         f"  edited: {{heads: named, {where}write: {cell}}}",
-        *([f"only_because: {write} was asked for"] if write in ABLATIONS else []),
+        *(_only(write, asked) if write in ABLATIONS else []),
         "readout: text  # greedy; the answer is read as a number"
         if thinks
         else "readout: margin  # logit of the right answer minus the wrong one",
@@ -83,6 +93,11 @@ def starting(
         f'  - {{statistic: "rank:{word}:edited", op: "rank<", threshold: {LEVEL}, words: more than other sets of heads}}',
     ]
     return "\n".join(lines) + "\n"
+
+
+def _only(write: str, asked: bool) -> list[str]:
+    reason = f"{write} was asked for" if asked else "every prompt has the same answer, and there is no other run"
+    return [f"only_because: {reason}"]
 
 
 def _effect(word: str, least: float) -> str:
