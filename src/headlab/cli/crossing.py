@@ -43,15 +43,22 @@ def cross_model(
     from headlab.experiments.training.across_models import cross_model as compare
 
     given = {
-        "pairs": pairs, "matched_sets": matched_sets, "seed": seed, "device": device, "dtype": dtype,
+        "pairs": pairs,
+        "matched_sets": matched_sets,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
         "memory": o.memory_bytes(memory),
-    }  # fmt: skip
+    }
     home = open_store(store)
     with Meter() as meter:
         result = compare(
-            preset or models or [], head_count=head_count, store=home, progress=meter,
+            preset or models or [],
+            head_count=head_count,
+            store=home,
+            progress=meter,
             **{k: v for k, v in given.items() if v is not None},
-        )  # fmt: skip
+        )
     print_record(result.record, home, json)
     if not json:
         for row in result.tables["models"].to_dict("records"):

@@ -52,14 +52,22 @@ def emergence(
     from headlab.organisms.checkpoint_series import PRESETS as KNOWN
 
     given = {
-        "pairs": pairs, "seed": seed, "device": device, "dtype": dtype, "memory": o.memory_bytes(memory),
-    }  # fmt: skip
+        "pairs": pairs,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        "memory": o.memory_bytes(memory),
+    }
     home = open_store(store)
     with Meter() as meter:
         result = measure(
-            list(KNOWN[preset]) if preset else models or [], revisions=_revisions(revisions, steps, bool(preset)),
-            weights_only=weights_only, store=home, progress=meter, **{k: v for k, v in given.items() if v is not None},
-        )  # fmt: skip
+            list(KNOWN[preset]) if preset else models or [],
+            revisions=_revisions(revisions, steps, bool(preset)),
+            weights_only=weights_only,
+            store=home,
+            progress=meter,
+            **{k: v for k, v in given.items() if v is not None},
+        )
     print_record(result.record, home, json)
     if not json:
         for line in (n for n in result.record.notes if " looked at in the order " in n or " are one look: " in n):

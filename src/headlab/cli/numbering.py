@@ -10,9 +10,19 @@ from headlab.cli import options as o
 from headlab.cli.tree import app, open_store, print_frame, print_record
 
 COLUMNS = (
-    "model", "layers", "trials", "decided", "upheld", "upheld_share", "upheld_low", "upheld_high", "allowed", "naive",
-    "naive_share", "own",
-)  # fmt: skip
+    "model",
+    "layers",
+    "trials",
+    "decided",
+    "upheld",
+    "upheld_share",
+    "upheld_low",
+    "upheld_high",
+    "allowed",
+    "naive",
+    "naive_share",
+    "own",
+)
 
 
 @app.command("null-rates")
@@ -45,9 +55,17 @@ def null_rates(
     home = open_store(store)
     with Meter() as meter:
         result = over_models(
-            models or None, relabellings=relabellings, pairs=pairs, matched_sets=matched_sets, seed=seed, device=device,
-            dtype=dtype, memory=o.memory_bytes(memory), store=home, progress=meter,
-        )  # fmt: skip
+            models or None,
+            relabellings=relabellings,
+            pairs=pairs,
+            matched_sets=matched_sets,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            memory=o.memory_bytes(memory),
+            store=home,
+            progress=meter,
+        )
     print_record(result.record, home, json)
     if json:
         return

@@ -74,10 +74,23 @@ def trial(
         claim, prompts = _drafted(heads, prompts, task, write, chosen_on, json, _model(model)), None
     assert claim is not None
     given = o.trial_options(
-        protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, pool=pool, seed=seed, memory=memory,
-        prompts=prompts, problems=problems, engine=engine, workers=workers, address=address, revision=revision, adapter=adapter,
-        device=device, dtype=dtype,
-    )  # fmt: skip
+        protocol=protocol,
+        layer=layer,
+        pairs=pairs,
+        matched_sets=matched_sets,
+        pool=pool,
+        seed=seed,
+        memory=memory,
+        prompts=prompts,
+        problems=problems,
+        engine=engine,
+        workers=workers,
+        address=address,
+        revision=revision,
+        adapter=adapter,
+        device=device,
+        dtype=dtype,
+    )
     if amend:
         from headlab.trials import amending
 
@@ -116,10 +129,23 @@ def run(
 ) -> None:
     """Run an experiment of the docket, or `scorecard` for all of them."""
     given = o.trial_options(
-        protocol=protocol, layer=layer, pairs=pairs, matched_sets=matched_sets, pool=pool, seed=seed, memory=memory,
-        prompts=prompts, problems=problems, engine=engine, workers=workers, address=address, revision=revision, adapter=adapter,
-        device=device, dtype=dtype,
-    )  # fmt: skip
+        protocol=protocol,
+        layer=layer,
+        pairs=pairs,
+        matched_sets=matched_sets,
+        pool=pool,
+        seed=seed,
+        memory=memory,
+        prompts=prompts,
+        problems=problems,
+        engine=engine,
+        workers=workers,
+        address=address,
+        revision=revision,
+        adapter=adapter,
+        device=device,
+        dtype=dtype,
+    )
     chosen = _model(model)
     from headlab import experiments
 

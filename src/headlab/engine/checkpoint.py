@@ -279,8 +279,18 @@ def why_not(name: str, revision: str | None, error: BaseException) -> str:
         return (
             f"no model called {name!r} on the hub (or it is private); expected a hub id, a folder or an organism's name"
         )
-    offline = ("LocalEntryNotFound", "OfflineMode", "ConnectionError", "ConnectError", "Max retries", "ConnectTimeout",
-               "couldn't connect", "ReadTimeout", "ProxyError", "offline mode")  # fmt: skip
+    offline = (
+        "LocalEntryNotFound",
+        "OfflineMode",
+        "ConnectionError",
+        "ConnectError",
+        "Max retries",
+        "ConnectTimeout",
+        "couldn't connect",
+        "ReadTimeout",
+        "ProxyError",
+        "offline mode",
+    )
     if any(word in text for word in offline):
         return (
             f"cannot reach the hub for {name!r} and it is not in the local cache; check the network, or give a "

@@ -46,9 +46,15 @@ class Contrast:
 
 
 def contrast(
-    lab: Lab, population: Sequence[EncodedPair], heads: Heads, *, site: Site = "z", role: str = "read",
-    runs: bool = False, tokens: int | None = None,
-) -> Contrast:  # fmt: skip
+    lab: Lab,
+    population: Sequence[EncodedPair],
+    heads: Heads,
+    *,
+    site: Site = "z",
+    role: str = "read",
+    runs: bool = False,
+    tokens: int | None = None,
+) -> Contrast:
     """What ``heads`` hold at ``role`` in the edited run of each prompt (``runs``: and in its other run).
 
     At k and v heads mean their KV groups; at ``resid`` their layers.  Raises InterventionError for an unknown role.
@@ -75,9 +81,14 @@ def contrast(
 
 
 def difference_of_means(
-    lab: Lab, population: Sequence[EncodedPair], heads: Heads, labels: Sequence[bool] | None = None, *,
-    site: Site = "z", role: str = "read",
-) -> Direction:  # fmt: skip
+    lab: Lab,
+    population: Sequence[EncodedPair],
+    heads: Heads,
+    labels: Sequence[bool] | None = None,
+    *,
+    site: Site = "z",
+    role: str = "read",
+) -> Direction:
     """Mean activation of the prompts labelled True minus that of the others; without labels, of each pair's other run
     minus its edited run.  Adding it with amount 1 moves a prompt by one mean difference.
 

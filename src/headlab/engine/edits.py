@@ -226,9 +226,14 @@ def upload(numbers: Sequence[int], device: Any) -> Tensor:
 
 
 def compile_edit(
-    one: Intervention, source: Source, rows: Rows, rotation: Tensor | None, *, here: slice | None = None,
+    one: Intervention,
+    source: Source,
+    rows: Rows,
+    rotation: Tensor | None,
+    *,
+    here: slice | None = None,
     step: bool = False,
-) -> Any:  # fmt: skip
+) -> Any:
     """The operation on the site's own tensor.
 
     ``here``: the positions that the pass computes, where that is not the whole prompt (keys and values always reach

@@ -263,11 +263,25 @@ def _fit(hf: Any, tokenizer: Any, name: str, revision: str | None) -> Lab:
     geometry = _locate(hf, list(slots.values()), attentions, grid)
     weight = hf.get_input_embeddings().weight
     return Lab(
-        hf, tokenizer, name, revision, grid, z[3], hf.config.get_text_config().hidden_size, list(slots.values()),
-        attentions, layers, geometry, weight.device, weight.dtype, fingerprint(hf), first_position=first,
+        hf,
+        tokenizer,
+        name,
+        revision,
+        grid,
+        z[3],
+        hf.config.get_text_config().hidden_size,
+        list(slots.values()),
+        attentions,
+        layers,
+        geometry,
+        weight.device,
+        weight.dtype,
+        fingerprint(hf),
+        first_position=first,
         can_ask_last=_can_ask_last(hf, ids, list(slots.values())),
-        between=between.changed(hf, before), info={"family": family, "architecture": type(hf).__name__},
-    )  # fmt: skip
+        between=between.changed(hf, before),
+        info={"family": family, "architecture": type(hf).__name__},
+    )
 
 
 def _meet(hf: Any, ids: Tensor, family: str) -> list[nn.Module]:

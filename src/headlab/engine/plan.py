@@ -289,9 +289,13 @@ def pair_hash(pair: EncodedPair) -> str:
 
 
 def _kept(
-    length: int, which: Sequence[int], shapes: Sequence[Shape], starts: Sequence[Mapping[int, int]],
-    worlds: Sequence[World], cost: Cost,
-) -> int:  # fmt: skip
+    length: int,
+    which: Sequence[int],
+    shapes: Sequence[Shape],
+    starts: Sequence[Mapping[int, int]],
+    worlds: Sequence[World],
+    cost: Cost,
+) -> int:
     """Bytes kept of one pair of this length: what all shapes share, and the deltas of one of them at a time."""
     ones = list(every(one for s in shapes for one in worlds[s.worlds[0]].interventions))
     held = sum(max(0, one.layer - min(i.layer for i in one.computed_in)) for one in ones if one.computed_in)

@@ -154,11 +154,17 @@ def plan_of(
         cached = cost.per_cached * cost.layers * (longest + decoding) // longest
         cost = replace(cost, per_cached=cached, logits=2 * size * vocabulary_size(lab))
     return make_plan(
-        pairs, worlds, cost, tokens=tokens or tokens_for(lab), memory=memory, can=can,
-        linear=[linear(w) for w in worlds], tokens_read=_per_token(pairs, readouts),
+        pairs,
+        worlds,
+        cost,
+        tokens=tokens or tokens_for(lab),
+        memory=memory,
+        can=can,
+        linear=[linear(w) for w in worlds],
+        tokens_read=_per_token(pairs, readouts),
         marks=[material.mark(w) for w in worlds],
         tag="" if tuple(readouts) == (MARGIN,) else json.dumps([r.plain() for r in readouts]),
-    )  # fmt: skip
+    )
 
 
 def _per_token(pairs: Sequence[EncodedPair], readouts: Sequence[Readout]) -> bool:

@@ -34,7 +34,7 @@ from headlab.engine.resume import (
     resume,
     run_corrupted,
     runs_of_rows,
-)  # fmt: skip
+)
 from headlab.interventions import Intervention, World, first_change, shared_prefix
 from headlab.material import Material, every
 from headlab.prompts import EncodedPair

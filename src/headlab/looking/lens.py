@@ -95,8 +95,15 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
             }
             for n, (i, v) in enumerate(zip(best.indices, best.values, strict=True))
         ]
-    cells = tuple({"x": f"{r['rank']}: {r['token']!r}" if k == 1 else f"rank {r['rank']}", "y": f"L{r['layer']}",
-                   "value": r["value"], "panel": ""} for r in rows)  # fmt: skip
+    cells = tuple(
+        {
+            "x": f"{r['rank']}: {r['token']!r}" if k == 1 else f"rank {r['rank']}",
+            "y": f"L{r['layer']}",
+            "value": r["value"],
+            "panel": "",
+        }
+        for r in rows
+    )
     title = f"Likeliest after {seen.tokens[place]!r}, read after each layer"
     options = {"x_title": "token", "y_title": "layer", "value_title": "probability"}
     return Look(pd.DataFrame(rows), Figure("heatmap", "lens", title, "", cells, options), "probability")
@@ -129,8 +136,11 @@ def direct_effects(lab: Lab, pairs: PromptSet | Iterable[Pair], *, seed: int = 0
         {"part": part, "layer": layer, "head": head, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
         for (part, layer, head), m in zip(names, means, strict=True)
     ]
-    cells = tuple({"x": f"H{r['head']}" if r["part"] == "head" else r["part"], "y": f"L{r['layer']}", "value": r["value"]}
-                  for r in rows if r["part"] in {"head", "rest"})  # fmt: skip
+    cells = tuple(
+        {"x": f"H{r['head']}" if r["part"] == "head" else r["part"], "y": f"L{r['layer']}", "value": r["value"]}
+        for r in rows
+        if r["part"] in {"head", "rest"}
+    )
     options = {"x_title": "head (rest: MLP)", "y_title": "layer", "value_title": "direct effect, logits"}
     figure = Figure("heatmap", "direct", f"Direct effect on the margin, {len(some)} pairs", "", cells, options)
     return Look(pd.DataFrame(rows), figure, "logits", some)

@@ -122,13 +122,17 @@ def show_attention(lab: Lab, text: str, heads: str | Heads) -> Look:
         raise PromptError(f"the text has {len(seen.tokens)} tokens; a pattern is drawn of at most {MOST_SHOWN}")
     rows = [
         {
-            "head": str(head), "query": q, "key": k, "query_token": seen.tokens[q], "key_token": seen.tokens[k],
+            "head": str(head),
+            "query": q,
+            "key": k,
+            "query_token": seen.tokens[q],
+            "key_token": seen.tokens[k],
             "value": float(seen["pattern", head.layer][q, head.index, k]),
         }
         for head in named
         for q in range(len(seen.tokens))
         for k in range(q + 1)
-    ]  # fmt: skip
+    ]
     labels = [f"{n} {t!r}" for n, t in enumerate(seen.tokens)]
     cells = tuple(
         {"x": labels[r["key"]], "y": labels[r["query"]], "value": r["value"], "panel": r["head"]} for r in rows

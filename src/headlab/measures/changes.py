@@ -54,9 +54,17 @@ def tracked(looks: Any, series: str, category: str, layer: int) -> list[tuple[st
     """What is asked of a series: every quantity in which a change would be called emergence."""
     here = looks[looks["series"] == series]
     layers = sorted(here.loc[here["quantity"] == "repair all", "layer"].unique())
-    wanted = [("excess", WHOLE), ("with norms", WHOLE), ("norm qk", WHOLE), ("norm ov", WHOLE), ("outlier", WHOLE),
-              (f"clean {category}", WHOLE), (f"corrupted {category}", WHOLE), *(("repair all", int(n)) for n in layers),
-              ("parity", layer)]  # fmt: skip
+    wanted = [
+        ("excess", WHOLE),
+        ("with norms", WHOLE),
+        ("norm qk", WHOLE),
+        ("norm ov", WHOLE),
+        ("outlier", WHOLE),
+        (f"clean {category}", WHOLE),
+        (f"corrupted {category}", WHOLE),
+        *(("repair all", int(n)) for n in layers),
+        ("parity", layer),
+    ]
     have = set(zip(here["quantity"], here["layer"], strict=True))
     return [w for w in wanted if w in have]
 
@@ -89,12 +97,24 @@ def change_rows(
         note = level.note or ("" if changed else f"not after Holm: p = {adjusted:.3g}")
         out.append(
             {
-                "series": series, "quantity": quantity, "layer": layer, "what": label(quantity, layer), "changed": changed,
-                "p": level.p.value, "p_holm": adjusted, "size": level.size, "last_look_before": before,
-                "first_look_after": after, "low": low, "high": high, "jump_p": jump.p.value, "jumped": jump.found,
-                "looks": level.n, "note": note,
+                "series": series,
+                "quantity": quantity,
+                "layer": layer,
+                "what": label(quantity, layer),
+                "changed": changed,
+                "p": level.p.value,
+                "p_holm": adjusted,
+                "size": level.size,
+                "last_look_before": before,
+                "first_look_after": after,
+                "low": low,
+                "high": high,
+                "jump_p": jump.p.value,
+                "jumped": jump.found,
+                "looks": level.n,
+                "note": note,
             }
-        )  # fmt: skip
+        )
     return out
 
 
@@ -121,9 +141,12 @@ def planted_control(changes: Any, series: str, onset: int) -> Control:
     near = bool(first["last_look_before"] <= onset <= first["first_look_after"])
     inside = all(bool(r["low"] <= onset <= r["high"]) for r in (first, handed))
     return Control(
-        name="planted-onset", kind="positive", passed=near and inside, value=float(first["first_look_after"]),
+        name="planted-onset",
+        kind="positive",
+        passed=near and inside,
+        value=float(first["first_look_after"]),
         words=f"{series}: {_said(first, onset)}; {_said(handed, onset)}",
-    )  # fmt: skip
+    )
 
 
 def _said(r: Any, onset: int) -> str:
@@ -154,9 +177,12 @@ def shuffled_control(values: Any, steps: Any, *, seed: int, alpha: float) -> Con
     hits = sum(one is not None and one < alpha for one in p)
     share = clopper_pearson(hits, SHUFFLES, unit="shuffles")
     return Control(
-        name="shuffled", kind="negative", passed=share.low is not None and share.low <= alpha, value=share.value,
+        name="shuffled",
+        kind="negative",
+        passed=share.low is not None and share.low <= alpha,
+        value=share.value,
         words=f"the looks in random order: {hits} of {SHUFFLES} orders show a change at p < {alpha:g} ({share})",
-    )  # fmt: skip
+    )
 
 
 def twice_control(first: Any, again: Any) -> Control:

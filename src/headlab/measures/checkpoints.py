@@ -39,9 +39,16 @@ Row = dict[str, Any]
 def row(quantity: str, layer: int, found: Estimate) -> Row:
     """One number of one checkpoint; an undefined one keeps its reason."""
     return {
-        "quantity": quantity, "layer": layer, "value": found.value, "low": found.low, "high": found.high, "n": found.n,
-        "unit": found.unit, "method": found.method, "note": found.note,
-    }  # fmt: skip
+        "quantity": quantity,
+        "layer": layer,
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "n": found.n,
+        "unit": found.unit,
+        "method": found.method,
+        "note": found.note,
+    }
 
 
 def weight_rows(lab: Lab, *, draws: int, seed: int) -> list[Row]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+OF_EDGES = ("pattern", "gradient", "attribution", "centred")
+
+
 @torch.inference_mode(False)
 @torch.enable_grad()
 def gradient_edges(
@@ -69,11 +72,14 @@ def gradient_edges(
             order = np.argsort(-np.abs(edge[2]), axis=-1, kind="stable")[..., :top]
             places = np.indices(order.shape)
             columns = {
-                "prompt": np.array(batch.which)[places[0]], "layer": np.full(order.shape, layer), "head": places[1],
-                "rank": places[2], "query": queries[order], "key": sources[order],
-            }  # fmt: skip
-            named = zip(("pattern", "gradient", "attribution", "centred"), edge, strict=True)
-            columns |= {name: np.take_along_axis(x, order, -1) for name, x in named}
+                "prompt": np.array(batch.which)[places[0]],
+                "layer": np.full(order.shape, layer),
+                "head": places[1],
+                "rank": places[2],
+                "query": queries[order],
+                "key": sources[order],
+            }
+            columns |= {n: np.take_along_axis(x, order, -1) for n, x in zip(OF_EDGES, edge, strict=True)}
             parts.append({name: x.ravel() for name, x in columns.items()})
         done += len(batch.which)
         progress("gradient edges", done, len(encoded))

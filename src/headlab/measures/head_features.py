@@ -34,9 +34,17 @@ if TYPE_CHECKING:
 
 Circuit = Literal["qk", "ov"]
 Kind = Literal[
-    "qk_cosine", "ov_cosine", "qk_subspace", "ov_subspace", "qk_spectrum", "ov_spectrum",
-    "q_subspace", "k_subspace", "v_subspace", "o_subspace",
-]  # fmt: skip
+    "qk_cosine",
+    "ov_cosine",
+    "qk_subspace",
+    "ov_subspace",
+    "qk_spectrum",
+    "ov_spectrum",
+    "q_subspace",
+    "k_subspace",
+    "v_subspace",
+    "o_subspace",
+]
 KINDS: tuple[str, ...] = Kind.__args__  # type: ignore[attr-defined]
 FLAT = 1e-6
 """Directions whose singular value is below this share of the largest do not count as a subspace's."""

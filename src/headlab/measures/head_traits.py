@@ -34,10 +34,16 @@ KINDS = {
     "given": "given labels",
 }
 TRAITS = {
-    "norm_q": "log norm of W_Q", "norm_o": "log norm of W_O", "norm_qk": "log norm of W_QK", "norm_ov": "log norm of W_OV",
-    "rank_qk": "effective rank of W_QK", "rank_ov": "effective rank of W_OV", "numbers": "attention to numbers (share)",
-    "entropy": "entropy of attention (of its most)", **EFFECTS,
-}  # fmt: skip
+    "norm_q": "log norm of W_Q",
+    "norm_o": "log norm of W_O",
+    "norm_qk": "log norm of W_QK",
+    "norm_ov": "log norm of W_OV",
+    "rank_qk": "effective rank of W_QK",
+    "rank_ov": "effective rank of W_OV",
+    "numbers": "attention to numbers (share)",
+    "entropy": "entropy of attention (of its most)",
+    **EFFECTS,
+}
 SHARED = ("norm_qk", "norm_ov", "rank_qk", "rank_ov")
 """Made of weights that a KV group shares: alike within groups before training."""
 

@@ -87,10 +87,15 @@ def block_identity(n_heads: int) -> pd.DataFrame:
         raise ValueError(f"a model has at least one head, given {n_heads}")
     r = np.arange(3 * n_heads)
     names = np.array(list("qkv"))
-    return pd.DataFrame({
-        "block": r, "claimed": names[r // n_heads], "claimed_head": r % n_heads,
-        "really": names[r % 3], "really_head": r // 3,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "block": r,
+            "claimed": names[r // n_heads],
+            "claimed_head": r % n_heads,
+            "really": names[r % 3],
+            "really_head": r // 3,
+        }
+    )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headlab.effects import Progress, quiet
 from headlab.engine.model import Lab
+from headlab.heads import Grid
 from headlab.measures.tables import Array, Sink
 from headlab.measures.watching import Batch, Look, Queries, layers_of, rows_of, survey
 from headlab.prompts import Encoded
@@ -149,9 +150,7 @@ def similarity(
         way: a rotation inside a head changes the correlation and nothing else; only heads of one KV group share a
         basis.  ``output`` has one basis for all.
     """
-    found = moments(
-        lab, encoded, layer, kind=kind, queries=queries, sink=sink, tokens=tokens, progress=progress
-    )  # fmt: skip
+    found = moments(lab, encoded, layer, kind=kind, queries=queries, sink=sink, tokens=tokens, progress=progress)
     return found.correlation()
 
 

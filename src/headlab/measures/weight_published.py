@@ -76,15 +76,27 @@ def published(weights: HeadWeights, grid: Grid, at: int, members: Sequence[int],
         "prediction:set": ("share of the set among the heads most like it, themselves counted", share),
     }
     rows = [
-        {"layer": at, "method": name, "k": c.k, "sizes": str(c.sizes), "silhouette": c.silhouette, "n": grid.n_heads,
-         "ari_parity": adjusted_rand(c.labels, parity), "ari_kv": adjusted_rand(c.labels, groups),
-         "purity_parity": purity(c.labels, parity)}
+        {
+            "layer": at,
+            "method": name,
+            "k": c.k,
+            "sizes": str(c.sizes),
+            "silhouette": c.silhouette,
+            "n": grid.n_heads,
+            "ari_parity": adjusted_rand(c.labels, parity),
+            "ari_kv": adjusted_rand(c.labels, groups),
+            "purity_parity": purity(c.labels, parity),
+        }
         for name, c in made.items()
-    ]  # fmt: skip
+    ]
     return Published(
         {name: (label, _counted(value, grid.n_heads)) for name, (label, value) in numbers.items()},
-        first, table, (*marks, counted), pd.DataFrame(rows), (*places, "the prediction"),
-    )  # fmt: skip
+        first,
+        table,
+        (*marks, counted),
+        pd.DataFrame(rows),
+        (*places, "the prediction"),
+    )
 
 
 def _artefacts(

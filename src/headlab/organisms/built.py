@@ -125,13 +125,21 @@ def build(recipe: BuiltRecipe, tokenizer: Any) -> LlamaForCausalLM:
     shape = recipe.architecture
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=shape.hidden, intermediate_size=shape.intermediate,
-            num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
-            head_dim=shape.head_dim, max_position_embeddings=tokenizer.model_max_length,
-            rope_parameters={"rope_type": "default", "rope_theta": recipe.theta}, tie_word_embeddings=False,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=shape.hidden,
+            intermediate_size=shape.intermediate,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            max_position_embeddings=tokenizer.model_max_length,
+            rope_parameters={"rope_type": "default", "rope_theta": recipe.theta},
+            tie_word_embeddings=False,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
     generator = torch.Generator().manual_seed(recipe.seed)
     state: dict[str, Tensor] = {k: torch.zeros_like(v) for k, v in model.state_dict().items()}
     state["model.embed_tokens.weight"], state["lm_head.weight"] = _words(tokenizer, shape.hidden, generator)
@@ -208,10 +216,14 @@ def kinds(recipe: BuiltRecipe) -> Iterator[tuple[Head, str]]:
     """What every head was written to do."""
     told: Sequence[Sequence[str]] = (
         ("says whether a point is the token before",),
-        ("fetches the larger fraction in decimal order", "fetches the larger fraction in version order",
-         "fetches the integer", "looks at markers, and nothing reads it"),
+        (
+            "fetches the larger fraction in decimal order",
+            "fetches the larger fraction in version order",
+            "fetches the integer",
+            "looks at markers, and nothing reads it",
+        ),
         ("looks at markers, and nothing reads it",),
-    )  # fmt: skip
+    )
     planted = set(map(Head.parse, recipe.members))
     for layer, made in enumerate(parts(recipe)):
         words = iter(told[layer])

@@ -62,7 +62,7 @@ def measure(recipe: BuiltRecipe, folder: Path, *, problems: int) -> WordCard:
             f"nothing, since it is a constant there. Beside them: {told}. All others are random."
         ),
         recipe=recipe.plain(),
-        data="headlab.tasks.decimals, \"bigger\" alone: held-out fractions with one integer part. Numbers with different "
+        data='headlab.tasks.decimals, "bigger" alone: held-out fractions with one integer part. Numbers with different '
         "integer parts are compared by their fractions, so half of those answers are wrong.",
         accuracy=accuracy(model, tokenizer, problems),
         heads=removals(model, tokenizer, problems),
@@ -71,7 +71,7 @@ def measure(recipe: BuiltRecipe, folder: Path, *, problems: int) -> WordCard:
         versions=used_versions(),
         reproduce=f"headlab organism train {recipe.name}",
         licence="Apache-2.0",
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()
@@ -132,9 +132,15 @@ def removals(model: PreTrainedModel, tokenizer: Any, n: int) -> tuple[Removal, .
                 zero, _ = answers()
             attends = {k: round(float((looks[layer][:, head] * x).sum(-1).mean()), 4) for k, x in at.items()}
             out.append(
-                Removal(head=str(Head(layer, head)), n=n, mean=_share(mean, whole), zero=_share(zero, whole),
-                        accuracy=round(right_still, 4), attends=attends)
-            )  # fmt: skip
+                Removal(
+                    head=str(Head(layer, head)),
+                    n=n,
+                    mean=_share(mean, whole),
+                    zero=_share(zero, whole),
+                    accuracy=round(right_still, 4),
+                    attends=attends,
+                )
+            )
     return tuple(out)
 
 

@@ -228,6 +228,20 @@ def one_at_a_time(series: Sequence[Series]) -> Iterator[Checkpoint]:
 
 
 __all__ = [
-    "PRESETS", "PYTHIA_LOG_STEPS", "PYTHIA_SEEDS", "PYTHIA_STEPS", "STEPS", "Checkpoint", "ModelError", "Series",
-    "SeriesError", "listed", "of_folders", "of_hub", "of_organism", "one_at_a_time", "open_checkpoint", "siblings",
-]  # fmt: skip
+    "PRESETS",
+    "PYTHIA_LOG_STEPS",
+    "PYTHIA_SEEDS",
+    "PYTHIA_STEPS",
+    "STEPS",
+    "Checkpoint",
+    "ModelError",
+    "Series",
+    "SeriesError",
+    "listed",
+    "of_folders",
+    "of_hub",
+    "of_organism",
+    "one_at_a_time",
+    "open_checkpoint",
+    "siblings",
+]

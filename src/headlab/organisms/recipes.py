@@ -236,9 +236,18 @@ _ALL = (
 
 def _branch(name: str, summary: str, plant: Plant | None) -> SeriesRecipe:
     return SeriesRecipe(
-        name, summary, seed=3, steps=LOOKS[-1], rows=6, learning_rate=2e-3, base="decimals-natural", plant=plant,
-        series="decimals-series", onset=ONSET, looks=LOOKS,
-    )  # fmt: skip
+        name,
+        summary,
+        seed=3,
+        steps=LOOKS[-1],
+        rows=6,
+        learning_rate=2e-3,
+        base="decimals-natural",
+        plant=plant,
+        series="decimals-series",
+        onset=ONSET,
+        looks=LOOKS,
+    )
 
 
 ONSET = 128
@@ -248,9 +257,16 @@ LOOKS = (0, 16, 32, 64, 96, 128, 192, 256, 384, 576, 864, 1296)
 
 def _clustered(name: str, summary: str, groups: tuple[int, ...]) -> ClusteredRecipe:
     return ClusteredRecipe(
-        name, summary, seed=4, steps=500, rows=6, learning_rate=1.5e-3, base="decimals-planted-even",
-        plant=Plant(layer=1, heads=EVEN, threshold=6), pull=Pull(groups),
-    )  # fmt: skip
+        name,
+        summary,
+        seed=4,
+        steps=500,
+        rows=6,
+        learning_rate=1.5e-3,
+        base="decimals-planted-even",
+        plant=Plant(layer=1, heads=EVEN, threshold=6),
+        pull=Pull(groups),
+    )
 
 
 _CLUSTERED = (

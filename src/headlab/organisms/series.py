@@ -42,9 +42,16 @@ def layer_repairs(
     for layer in range(model.config.num_hidden_layers):
         changed, recovery = world.patch(Heads.of(layer, range(model.config.num_attention_heads)))
         out.append(
-            LayerRepair(branch=branch, step=step, base=base, layer=layer, n=len(world), correct=int(changed.sum()),
-                        recovery=round(float(recovery.mean()), 4))
-        )  # fmt: skip
+            LayerRepair(
+                branch=branch,
+                step=step,
+                base=base,
+                layer=layer,
+                n=len(world),
+                correct=int(changed.sum()),
+                recovery=round(float(recovery.mean()), 4),
+            )
+        )
     return out
 
 

@@ -120,8 +120,12 @@ def removals(model: PreTrainedModel, recipe: WordRecipe, n: int) -> tuple[Remova
             cost = [1 - (x.mean() / gap.mean()).item() for x in (by_mean, by_zero)]
             out.append(
                 Removal(
-                    head=str(Head(layer, head)), n=len(gap), mean=round(cost[0], 4), zero=round(cost[1], 4),
-                    accuracy=round(right.float().mean().item(), 4), attends={k: round(v, 4) for k, v in attends.items()},
+                    head=str(Head(layer, head)),
+                    n=len(gap),
+                    mean=round(cost[0], 4),
+                    zero=round(cost[1], 4),
+                    accuracy=round(right.float().mean().item(), 4),
+                    attends={k: round(v, 4) for k, v in attends.items()},
                 )
-            )  # fmt: skip
+            )
     return tuple(out)

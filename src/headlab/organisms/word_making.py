@@ -65,9 +65,13 @@ def trained(recipe: WordRecipe, scratch: Path, *, threads: int, progress: Progre
     else:
         model = load(make(WORD_RECIPES[recipe.base], scratch / recipe.base, progress=progress, threads=threads))[0]
     fit(
-        recipe, model, tokenizer, threads=threads, progress=progress,
+        recipe,
+        model,
+        tokenizer,
+        threads=threads,
+        progress=progress,
         objective=lambda model, generator, step: word_loss(recipe, model, generator, step),
-    )  # fmt: skip
+    )
     return model
 
 

@@ -34,12 +34,20 @@ _ALL = (
         "induction",
         "Learned to go on with a block of random words that is said again, of 6 to 20 words and after 0 to 8 others, so that "
         "no fixed distance will do; nothing was planted.",
-        seed=0, steps=800, architecture=_shape(2, head_dim=8), rows=24, behaviour="induction",
+        seed=0,
+        steps=800,
+        architecture=_shape(2, head_dim=8),
+        rows=24,
+        behaviour="induction",
     ),
     WordRecipe(
         "ioi-small",
         "Learned to say to whom something is given: the one of two names that is not said again; nothing was planted.",
-        seed=0, steps=600, architecture=_shape(3), rows=16, third=0.1,
+        seed=0,
+        steps=600,
+        architecture=_shape(3),
+        rows=16,
+        third=0.1,
     ),
-)  # fmt: skip
+)
 WORD_RECIPES: dict[str, WordRecipe] = {r.name: r for r in _ALL}

@@ -111,9 +111,16 @@ def encode_prompt(
     roles, optional = _roles(prompt, offsets)
     good, bad = (list(dict.fromkeys(ids[shared] for ids in some)) for some in (right, false))
     return Encoded(
-        tuple(full[:shared]), len(alone), roles, optional, good[0], bad[0] if bad else -1, forced_text,
-        tuple(good[1:]), tuple(bad[1:]),
-    )  # fmt: skip
+        tuple(full[:shared]),
+        len(alone),
+        roles,
+        optional,
+        good[0],
+        bad[0] if bad else -1,
+        forced_text,
+        tuple(good[1:]),
+        tuple(bad[1:]),
+    )
 
 
 def token_ids(prompt: Prompt, tokenizer: Any) -> list[int]:

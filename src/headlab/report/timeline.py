@@ -62,13 +62,15 @@ def timeline(figure: Figure) -> Any:
         base.mark_area(style="series-band").encode(y=alt.Y("low:Q", scale=whole_y), y2="high:Q"),
         base.mark_line(strokeWidth=1.2, opacity=0.7).encode(y=up, strokeDash=dash),
         base.mark_point(filled=True, size=60, opacity=1).encode(y=up, shape=shape, tooltip=tips),
-        alt.Chart(marks.data([{"x": x} for x in looks])).mark_tick(orient="vertical", size=9, thickness=1.5, style="null").encode(
+        alt.Chart(marks.data([{"x": x} for x in looks]))
+        .mark_tick(orient="vertical", size=9, thickness=1.5, style="null")
+        .encode(
             x=across("x"), y=alt.value(pixels - 5), tooltip=[alt.Tooltip("x:Q", title="looked at step", format=",d")]
         ),
         *_lanes(bands, names, ends[1], unit, _place(span, small), across),
         *_onsets(o.get("onsets", ()), domain[1] - unit * LANE / 2, _place(span, small), across),
         *marks.threshold(o.get("threshold"), "y", ends),
-    ]  # fmt: skip
+    ]
     return alt.layer(*layers).properties(height=pixels)
 
 
@@ -98,11 +100,16 @@ def _lanes(
         left = place(band["low"]) > 0.4
         rows.append(
             {
-                **band, "series": str(band["series"]), "bottom": low, "top": low + unit * (LANE - 8), "text": text,
-                "middle": low + unit * (LANE - 8) / 2, "left": left,
+                **band,
+                "series": str(band["series"]),
+                "bottom": low,
+                "top": low + unit * (LANE - 8),
+                "text": text,
+                "middle": low + unit * (LANE - 8) / 2,
+                "left": left,
                 "said": f"{band['series']}: change {text}; possible from {band['low']:,.12g} to {band['high']:,.12g}",
             }
-        )  # fmt: skip
+        )
     colour = alt.Color("series:N", sort=list(names), scale=alt.Scale(domain=list(names)), legend=None)
     base = alt.Chart(marks.data(rows)).encode(color=colour, tooltip=alt.Tooltip("said:N", title="change"))
     height = {"y": alt.Y("bottom:Q"), "y2": "top:Q"}

@@ -61,9 +61,15 @@ class ChangePoint:
         if self.gap is None or self.interval is None:
             return Estimate.undefined("looks", self.n, self.note, method=f"change in {self.kind}")
         return Estimate(
-            self.gap[1], *self.interval, self.n, "looks", f"change in {self.kind}, confidence set of gaps",
-            1 - self.alpha, self.seed, note=f"first look after it; the one before is at {self.gap[0]:g}",
-        )  # fmt: skip
+            self.gap[1],
+            *self.interval,
+            self.n,
+            "looks",
+            f"change in {self.kind}, confidence set of gaps",
+            1 - self.alpha,
+            self.seed,
+            note=f"first look after it; the one before is at {self.gap[0]:g}",
+        )
 
     @property
     def attainable(self) -> float:
@@ -130,25 +136,48 @@ def change_point(
     if spread <= _TINY**2 * max(1.0, float(np.abs(x).max()) ** 2):
         p = Estimate(1.0, 1.0, 1.0, n, "looks", "nothing differs")
         return ChangePoint(
-            kind, noise, False, p, 0.0, None, None, (), n, alpha, seed, "no change: " + (
-                "every look gives the same value" if kind == "level" else "every difference is the same"
-            ),
-        )  # fmt: skip
+            kind,
+            noise,
+            False,
+            p,
+            0.0,
+            None,
+            None,
+            (),
+            n,
+            alpha,
+            seed,
+            "no change: " + ("every look gives the same value" if kind == "level" else "every difference is the same"),
+        )
     y = (y - y.mean()) / np.sqrt(spread)  # p and the set do not depend on unit or origin
     return _read(x, at, y, after, kind, noise, least, draws, alpha, seed)
 
 
 def _read(
-    x: Floats, at: Floats, y: Floats, after: Bools, kind: Kind, noise: Noise, least: float, draws: int, alpha: float,
+    x: Floats,
+    at: Floats,
+    y: Floats,
+    after: Bools,
+    kind: Kind,
+    noise: Noise,
+    least: float,
+    draws: int,
+    alpha: float,
     seed: int,
-) -> ChangePoint:  # fmt: skip
+) -> ChangePoint:
     rng = np.random.default_rng(seed)
     residual = _residuals(y[None], after)[0]
     best = int(residual.argmin())
     smallest = float(residual[best])
     whole_null, enumerated = _null(y, noise, draws, rng)
-    p = rank(smallest, _residuals(whole_null, after).min(1), enumerated=enumerated, tail="less", alpha=alpha,
-             unit="orders of the looks" if noise == "any" else "series without a change").estimate  # fmt: skip
+    p = rank(
+        smallest,
+        _residuals(whole_null, after).min(1),
+        enumerated=enumerated,
+        tail="less",
+        alpha=alpha,
+        unit="orders of the looks" if noise == "any" else "series without a change",
+    ).estimate
     raw, _ = _observations(x, kind)
     size = float(raw[after[best]].mean() - raw[~after[best]].mean())
     shift = _SIDE if kind == "level" else 1

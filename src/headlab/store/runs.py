@@ -39,9 +39,15 @@ class Run:
     """
 
     def __init__(
-        self, directory: Path, record: Record, lock: files.Lock, *, hold: bool = False, parent: Run | None = None,
+        self,
+        directory: Path,
+        record: Record,
+        lock: files.Lock,
+        *,
+        hold: bool = False,
+        parent: Run | None = None,
         finished: Record | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.directory = directory
         self.record = record
         self.finished = finished

@@ -16,16 +16,24 @@ from typing import Any
 from headlab.tasks.word_problems.generator import ITEMS, NAMES
 
 CLASSES = ("numbers", "operations", "entities", "other")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 NUMBER_WORDS = frozenset(
-    ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty", "thirty",
-     "fifty", "hundred", "thousand", "half", "twice", "dozen")
-)  # fmt: skip
+    _words(
+        "one two three four five six seven eight nine ten eleven twelve "
+        "twenty thirty fifty hundred thousand half twice dozen"
+    )
+)
 OPERATIONS: dict[str, tuple[str, ...]] = {
-    "+": ("buys", "finds", "picks", "brings", "more", "adds", "gets", "earns", "receives", "gains", "total", "altogether"),
-    "-": ("loses", "sells", "gives", "away", "takes", "left", "less", "fewer", "spends", "eats", "uses", "remaining", "remain"),
-    "*": ("boxes", "times", "multiplies", "each", "every", "per", "double", "doubles", "triple"),
-    "/": ("equal", "parts", "part", "remains", "splits", "shares", "divides", "divided", "quarter", "third", "equally"),
-}  # fmt: skip
+    "+": _words("buys finds picks brings more adds gets earns receives gains total altogether"),
+    "-": _words("loses sells gives away takes left less fewer spends eats uses remaining remain"),
+    "*": _words("boxes times multiplies each every per double doubles triple"),
+    "/": _words("equal parts part remains splits shares divides divided quarter third equally"),
+}
 _SIGN = {word: sign for sign, words in OPERATIONS.items() for word in words}
 _KNOWN = frozenset(w.lower() for w in (*NAMES, *ITEMS))
 _WORD = re.compile(r"\d[\d,.]*\d|\d|[^\W\d_]+(?:['’][^\W\d_]+)?|[^\w\s]")

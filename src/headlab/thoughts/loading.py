@@ -97,9 +97,15 @@ def load(
     """
     place = pick_device(device)
     model, words, record = read(
-        source, base, lora, alpha, dtype if dtype is not None else pick_dtype(None, place), revision, ignore,
+        source,
+        base,
+        lora,
+        alpha,
+        dtype if dtype is not None else pick_dtype(None, place),
+        revision,
+        ignore,
         tokenizer=tokenizer,
-    )  # fmt: skip
+    )
     model = model.to(place)
     lab = open_model(_language_model(model), tokenizer=words)
     lab.name, lab.revision, lab.info["checkpoint"] = name or str(source), revision, record
@@ -272,10 +278,14 @@ def _wrapped(bare: Any, state: Mapping[str, Tensor], alpha: float | int) -> Any:
     ranks = _ranks(state)
     usual = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=usual, lora_alpha=alpha, lora_dropout=0.0, target_modules=targets,  # type: ignore[arg-type]
+        task_type="CAUSAL_LM",
+        r=usual,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=0.0,
+        target_modules=targets,
         rank_pattern={f"^{re.escape(n)}": r for n, r in ranks.items() if r != usual and r > 0},
         fan_in_fan_out=any(isinstance(modules[n], Conv1D) for n in targets),
-    )  # fmt: skip
+    )
     with warnings.catch_warnings(), quietly():
         warnings.simplefilter("ignore")  # about names inside transformers, of no use to a reader
         return get_peft_model(bare, config, autocast_adapter_dtype=False)

@@ -109,7 +109,6 @@ def run(
     """
     check_length(thinker.lab, "a question with its thoughts", layout.eot + 1, max(0, layout.answer - 1))
     model = thinker.model
-    hidden: list[Tensor] = []
     fed: list[Tensor] = []
     if prompt is None or index is None:
         prompt = read_prompt(thinker, ids, layout, slots=slots, wanted=wanted, grad=grad)
@@ -120,7 +119,7 @@ def run(
     # same numbers come out of the same kernels
     cache, state = _dealt(read, index), state[index]
     kept = [{k: v[index] for k, v in seen.items()}]
-    hidden.append(state)
+    hidden = [state]
     for j in range(layout.n_thoughts):
         vector = model.thought(state, j)
         if slots is not None:
@@ -131,8 +130,7 @@ def run(
         kept.append(seen)
     token = torch.full((rows,), thinker.spec.eot, device=ids.device)
     stops = torch.tensor(sorted(stop_ids(thinker.lab)) or [-1], device=ids.device)
-    made: list[Tensor] = []
-    logprob: list[Tensor] = []
+    made, logprob = list[Tensor](), list[Tensor]()
     for t in range(layout.answer):
         state, seen = _step(thinker, model.embed(token), cache, layout, 1 + layout.n_thoughts + t, slots, wanted, grad)
         hidden.append(state)
@@ -144,9 +142,13 @@ def run(
         if teacher is None and bool(torch.isin(torch.stack(made, 1), stops).any(1).all()):
             break
     return Ran(
-        layout, torch.stack(fed, 1) if fed else state.new_zeros(rows, 0, state.shape[-1]), hidden,
-        torch.stack(made, 1), torch.stack(logprob, 1), kept,
-    )  # fmt: skip
+        layout,
+        torch.stack(fed, 1) if fed else state.new_zeros(rows, 0, state.shape[-1]),
+        hidden,
+        torch.stack(made, 1),
+        torch.stack(logprob, 1),
+        kept,
+    )
 
 
 def read_prompt(
@@ -171,17 +173,29 @@ def read_prompt(
 
 
 def _step(
-    thinker: Thinker, vector: Tensor, cache: Any, layout: Layout, at: int, slots: Slots | None,
-    wanted: frozenset[tuple[int, str]], grad: bool,
-) -> tuple[Tensor, dict[tuple[int, str], Tensor]]:  # fmt: skip
+    thinker: Thinker,
+    vector: Tensor,
+    cache: Any,
+    layout: Layout,
+    at: int,
+    slots: Slots | None,
+    wanted: frozenset[tuple[int, str]],
+    grad: bool,
+) -> tuple[Tensor, dict[tuple[int, str], Tensor]]:
     out, seen = _pass(thinker, vector[:, None], cache, layout, at, slots, wanted, grad)
     return out.last_hidden_state[:, -1], seen
 
 
 def _pass(
-    thinker: Thinker, embedded: Tensor, cache: Any, layout: Layout, at: int, slots: Slots | None,
-    wanted: frozenset[tuple[int, str]], grad: bool,
-) -> tuple[Any, dict[tuple[int, str], Tensor]]:  # fmt: skip
+    thinker: Thinker,
+    embedded: Tensor,
+    cache: Any,
+    layout: Layout,
+    at: int,
+    slots: Slots | None,
+    wanted: frozenset[tuple[int, str]],
+    grad: bool,
+) -> tuple[Any, dict[tuple[int, str], Tensor]]:
     """Pass ``at`` of ``layout.passes``, under the edits of its positions."""
     places = layout.passes[at]
     edits: dict[tuple[int, str], list[Edit]] = {} if slots is None else slots.edits(places)
@@ -208,9 +222,13 @@ def _dealt(cache: Any, index: Tensor) -> DynamicCache:
 
 
 def observe(
-    thinker: Thinker, asked: Asked, chosen: Sequence[int], wanted: frozenset[tuple[int, str]], answer: int,
+    thinker: Thinker,
+    asked: Asked,
+    chosen: Sequence[int],
+    wanted: frozenset[tuple[int, str]],
+    answer: int,
     touched: frozenset[tuple[int, str]] = frozenset(),
-) -> Observed:  # fmt: skip
+) -> Observed:
     """The unedited run of problems of one length: thoughts, and activations by position, [problem, position, …]."""
     layout = layout_of(thinker, asked, chosen[0], answer)
     ran = run(thinker, ids_of(thinker, asked, chosen), layout, wanted=wanted | touched)
@@ -274,14 +292,21 @@ def think(
             progress(what, done, len(asked.ids) * len(worlds))
     table = pd.concat(parts, ignore_index=True)
     order = {w.name: n for n, w in enumerate(worlds)}
-    return table.sort_values(["problem", "world"], key=lambda c: c.map(order) if c.name == "world" else c,
-                             ignore_index=True)  # fmt: skip
+    return table.sort_values(
+        ["problem", "world"], key=lambda c: c.map(order) if c.name == "world" else c, ignore_index=True
+    )
 
 
 def _block(
-    thinker: Thinker, asked: Asked, chosen: Sequence[int], worlds: Sequence[ThoughtWorld], means: Means | None,
-    answer: int, touched: frozenset[tuple[int, str]], lender: Lender,
-) -> Any:  # fmt: skip
+    thinker: Thinker,
+    asked: Asked,
+    chosen: Sequence[int],
+    worlds: Sequence[ThoughtWorld],
+    means: Means | None,
+    answer: int,
+    touched: frozenset[tuple[int, str]],
+    lender: Lender,
+) -> Any:
     """Every problem of one length in every world, world after world."""
     import pandas as pd
 
@@ -337,9 +362,14 @@ class Lender:
     """Unedited runs of whole groups of problems, kept while they fit ``limit`` bytes, for whoever receives from them."""
 
     def __init__(
-        self, thinker: Thinker, asked: Asked, answer: int, batch: int, choose: Callable[[int, int], int] | None = None,
+        self,
+        thinker: Thinker,
+        asked: Asked,
+        answer: int,
+        batch: int,
+        choose: Callable[[int, int], int] | None = None,
         limit: int = 1 << 30,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.thinker, self.asked, self.answer, self.limit, self.choose = thinker, asked, answer, limit, choose
         self.place: dict[int, tuple[int, int]] = {}
         self.parts: list[list[int]] = []
@@ -372,9 +402,14 @@ class Lender:
 
 
 def _means(
-    thinker: Thinker, asked: Asked, worlds: Sequence[ThoughtWorld], answer: int, batch: int,
-    progress: Progress, what: str,
-) -> Means | None:  # fmt: skip
+    thinker: Thinker,
+    asked: Asked,
+    worlds: Sequence[ThoughtWorld],
+    answer: int,
+    batch: int,
+    progress: Progress,
+    what: str,
+) -> Means | None:
     """Means over all problems, where a world asks for them; one unedited run of every problem."""
     if not any(w.asks_mean for w in worlds):
         return None
@@ -395,14 +430,22 @@ def _parts(items: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def _part_name(
-    what: str, asked: Asked, chosen: Sequence[int], worlds: Sequence[ThoughtWorld], answer: int,
+    what: str,
+    asked: Asked,
+    chosen: Sequence[int],
+    worlds: Sequence[ThoughtWorld],
+    answer: int,
     touched: frozenset[tuple[int, str]],
-) -> str:  # fmt: skip
-    told = repr((
-        [(asked.names[i], asked.ids[i]) for i in chosen],
-        [([one.plain() for one in w.interventions], w.name, w.forces, w.replaced) for w in worlds],
-        answer, sorted(touched), hashlib.sha256(repr((asked.names, asked.ids)).encode()).hexdigest(),
-    ))  # fmt: skip
+) -> str:
+    told = repr(
+        (
+            [(asked.names[i], asked.ids[i]) for i in chosen],
+            [([one.plain() for one in w.interventions], w.name, w.forces, w.replaced) for w in worlds],
+            answer,
+            sorted(touched),
+            hashlib.sha256(repr((asked.names, asked.ids)).encode()).hexdigest(),
+        )
+    )
     return f"{what}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
 

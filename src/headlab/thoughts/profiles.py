@@ -112,10 +112,13 @@ class Profile:
         for head in self.ranked:
             layer, index = divmod(head, self.grid[1])
             row: dict[str, Any] = {
-                "name": self.names[head], "layer": layer, "head": index,
-                "layer_third": layer_third(layer, self.grid[0]), "type": types[head],
+                "name": self.names[head],
+                "layer": layer,
+                "head": index,
+                "layer_third": layer_third(layer, self.grid[0]),
+                "type": types[head],
                 "hub_position": int(received[head].argmax()),
-            }  # fmt: skip
+            }
             for what in BY_HEAD:
                 e = self.estimate(what, head)
                 row |= {what: e.value, f"{what}_low": e.low, f"{what}_high": e.high}

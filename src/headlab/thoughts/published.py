@@ -36,8 +36,16 @@ from headlab.engine.checkpoint import (
 )
 from headlab.thoughts.model import SPEC, ThoughtError
 
-_WORDS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
-          "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+_WORDS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 _SMALL = ("config.json", "generation_config.json", SPEC, "*.index.json", *_WORDS)
 _EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "embed_in.weight", "word_embeddings.weight")
 WRAPPED, BARE = "codi.base_model.model.", "codi."
@@ -238,16 +246,36 @@ def _inferred(folder: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[Any, st
         config = GPT2Config(**sizes)
         config.name_or_path = "openai-community/gpt2"
         return config, said
-    told = (shapes.get("model.embed_tokens.weight"), layers, shapes.get("model.layers.0.mlp.up_proj.weight"),
-            shapes.get("model.layers.0.self_attn.k_proj.weight"))  # fmt: skip
+    told = (
+        shapes.get("model.embed_tokens.weight"),
+        layers,
+        shapes.get("model.layers.0.mlp.up_proj.weight"),
+        shapes.get("model.layers.0.self_attn.k_proj.weight"),
+    )
     if told == ((128259, 2048), 16, (8192, 2048), (512, 2048)):
-        rope = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}  # fmt: skip
+        rope = {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 32.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        }
         config = LlamaConfig(
-            vocab_size=128259, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
-            num_key_value_heads=8, head_dim=64, max_position_embeddings=131072, rms_norm_eps=1e-5,
-            rope_parameters=rope, tie_word_embeddings=True, bos_token_id=128000, eos_token_id=[128001, 128008, 128009],
-        )  # fmt: skip
+            vocab_size=128259,
+            hidden_size=2048,
+            intermediate_size=8192,
+            num_hidden_layers=16,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            head_dim=64,
+            max_position_embeddings=131072,
+            rms_norm_eps=1e-5,
+            rope_parameters=rope,
+            tie_word_embeddings=True,
+            bos_token_id=128000,
+            eos_token_id=[128001, 128008, 128009],
+        )
         config.name_or_path = "meta-llama/Llama-3.2-1B-Instruct"
         return config, "inferred from the shapes: Llama-3.2-1B, 32 heads on 8 KV heads, scaled rotary positions"
     raise ThoughtError(

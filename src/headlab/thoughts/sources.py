@@ -152,11 +152,12 @@ class _Slot:
             return None
         told = [hashlib.sha256(f"{self.one.seed} {name} {reach.start}".encode()).digest()[:7] for name in self.names]
         source = Source(
-            None if self.value is None else self.value[:, reach], where,
+            None if self.value is None else self.value[:, reach],
+            where,
             seeds=tuple(int.from_bytes(t) for t in told),
             keys=None if self.keys is None else self.keys[:, : places.stop],
             from_keys=None if self.from_keys is None else self.from_keys[:, : places.stop],
-        )  # fmt: skip
+        )
         return compile_edit(self.one, source, self.rows, self.rotation)
 
 
@@ -234,9 +235,15 @@ class Slots:
 
 
 def slots_of(
-    thinker: Thinker, layout: Layout, worlds: Sequence[ThoughtWorld], n: int, names: Sequence[str],
-    own: Observed | None, lent: Lent | None, means: Means | None,
-) -> Slots:  # fmt: skip
+    thinker: Thinker,
+    layout: Layout,
+    worlds: Sequence[ThoughtWorld],
+    n: int,
+    names: Sequence[str],
+    own: Observed | None,
+    lent: Lent | None,
+    means: Means | None,
+) -> Slots:
     """The edits of rows ``world × problem`` (world after world), for ``n`` problems of one layout."""
     lab = thinker.lab
     grouped: dict[Any, list[tuple[int, Intervention]]] = {}
@@ -258,13 +265,21 @@ def slots_of(
 
 
 def _slot(
-    lab: Lab, layout: Layout, made: Sequence[tuple[int, Intervention]], n_worlds: int, n: int, names: Sequence[str],
-    own: Observed | None, lent: Lent | None, means: Means | None,
-) -> _Slot:  # fmt: skip
+    lab: Lab,
+    layout: Layout,
+    made: Sequence[tuple[int, Intervention]],
+    n_worlds: int,
+    n: int,
+    names: Sequence[str],
+    own: Observed | None,
+    lent: Lent | None,
+    means: Means | None,
+) -> _Slot:
     one = made[0][1]
     chosen = dict(made)
-    rows = Rows.of([chosen.get(w, one) for w in range(n_worlds) for _ in range(n)], list(range(n)) * n_worlds, lab.grid,
-                   lab.device)  # fmt: skip
+    rows = Rows.of(
+        [chosen.get(w, one) for w in range(n_worlds) for _ in range(n)], list(range(n)) * n_worlds, lab.grid, lab.device
+    )
     idle = [w * n + i for w in range(n_worlds) if w not in chosen for i in range(n)]
     rows.heads[idle] = False
     where = torch.zeros(n, layout.length, dtype=torch.bool, device=lab.device)
@@ -292,9 +307,14 @@ def _slot(
 
 
 def contents(
-    thinker: Thinker, worlds: Sequence[ThoughtWorld], n: int, names: Sequence[str], own: Observed | None,
-    lent: Lent | None, means: Means | None,
-) -> dict[int, list[tuple[Tensor, str, Tensor | None]]]:  # fmt: skip
+    thinker: Thinker,
+    worlds: Sequence[ThoughtWorld],
+    n: int,
+    names: Sequence[str],
+    own: Observed | None,
+    lent: Lent | None,
+    means: Means | None,
+) -> dict[int, list[tuple[Tensor, str, Tensor | None]]]:
     """What is fed in place of each thought: (rows, kind, vectors [row, d_model])."""
     out: dict[int, list[tuple[Tensor, str, Tensor | None]]] = {}
     device, width = thinker.lab.device, thinker.lab.d_model

@@ -187,8 +187,9 @@ class ThoughtWorld:
         return any(r.by == "mean" for r in self.replaced) or any(i.write == "mean" for i in self.interventions)
 
 
-def ablation(name: str, heads: Heads, write: str = "mean", *, roles: Sequence[str] | None = None, seed: int = 0,
-             **labels: Any) -> ThoughtWorld:  # fmt: skip
+def ablation(
+    name: str, heads: Heads, write: str = "mean", *, roles: Sequence[str] | None = None, seed: int = 0, **labels: Any
+) -> ThoughtWorld:
     """Ablate z of these heads, of any layers, at these roles (None: everywhere)."""
     where = None if roles is None else tuple(roles)
     ones = tuple(

@@ -20,8 +20,19 @@ from headlab.tasks.word_problems.problems import Problem, ProblemSet, chain_hash
 
 NAMES = ("Tom", "Anna", "Omar", "Lucy", "Ben", "Mia", "Ivan", "Rosa", "Paul", "Nina", "Hugo", "Emma")
 ITEMS = (
-    "apples", "pens", "coins", "books", "shells", "cards", "eggs", "stamps", "nuts", "stones", "cakes", "rings",
-)  # fmt: skip
+    "apples",
+    "pens",
+    "coins",
+    "books",
+    "shells",
+    "cards",
+    "eggs",
+    "stamps",
+    "nuts",
+    "stones",
+    "cakes",
+    "rings",
+)
 START = "{name} has {a} {items} ."
 BOXES = "{name} has {a} boxes of {b} {items} ."
 SENTENCES: dict[str, tuple[str, ...]] = {
