@@ -85,7 +85,7 @@ def home(tmp_path, monkeypatch) -> Store:
     monkeypatch.setenv("HEADLAB_STORE", str(tmp_path / "runs"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(headlab.cli.tree, "make_page", lambda record, home: f"<html>{record.id}</html>")
-    monkeypatch.setattr(headlab.cli.looking, "make_page", lambda record, home: f"<html>{record.id}</html>")
+    monkeypatch.setattr(headlab.cli.records, "make_page", lambda record, home: f"<html>{record.id}</html>")
     monkeypatch.delenv("HEADLAB_DEBUG", raising=False)
     return Store()
 

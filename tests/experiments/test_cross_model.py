@@ -108,7 +108,8 @@ def test_one_model_is_no_table(store) -> None:
 
 
 def test_the_command_takes_models_or_a_preset(store, capsys) -> None:
-    from headlab.cli import crossing, main
+    from headlab.cli import cross_model as crossing
+    from headlab.cli import main
 
     assert crossing.PRESETS == PRESETS
     assert main(["cross-model", "--store", str(store)]) == 2

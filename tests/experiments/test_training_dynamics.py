@@ -470,7 +470,7 @@ def test_the_command_says_what_is_wrong_before_anything_is_loaded(words, message
 
 
 def test_steps_become_revisions():
-    from headlab.cli.emerging import PRESETS, _revisions
+    from headlab.cli.emergence import PRESETS, _revisions
 
     assert len(_revisions(None, "all", False)) == 154 and _revisions(None, "all", False)[-1] == "step143000"
     assert _revisions(None, "0, 1000", False) == _revisions("step0,step1000", None, False) == ["step0", "step1000"]

@@ -233,7 +233,7 @@ def test_there_are_forty_ways():
 
 def test_a_forged_record_passes_and_verify_says_so(store):
     """The named limit: with every checksum computed anew, nothing is noticed; the limits are part of what verify says."""
-    from headlab.cli.looking import LIMITS
+    from headlab.cli.records import LIMITS
 
     top = ids(store)[0]
     forged = store.record(top).updated({"title": "forged"})

@@ -1,13 +1,13 @@
 """The ``headlab`` command: parse, call, print.  ``--help`` loads none of the rooms below.
 
     tree       the command tree, and what its commands share
-    trying     demo, trial, run
+    trial      demo, trial, run
     claims     check, new
-    reanalysing  reanalyse, simulate
-    crossing   cross-model
-    emerging   emergence
-    numbering  null-rates
-    looking    list, show, repeat, export, query
+    reanalysis  reanalyse, simulate
+    cross_model  cross-model
+    emergence  emergence
+    null_rates  null-rates
+    records    list, show, repeat, export, query
     models     models, organism list | card | train | relabel
     options    options that several commands share
     errors     exceptions as one line on stderr, with the exit code
@@ -30,12 +30,23 @@ import warnings
 from contextlib import suppress
 from typing import TextIO
 
-from headlab.cli import claims, crossing, emerging, interrupt, looking, models, numbering, reanalysing, trying
+from headlab.cli import claims, cross_model, emergence, interrupt, models, null_rates, reanalysis, records, trial
 from headlab.cli.errors import UNREAD, explain
 from headlab.cli.tree import app
 from headlab.reading.shown import clean
 
-__all__ = ["app", "claims", "crossing", "emerging", "looking", "main", "models", "numbering", "reanalysing", "trying"]
+__all__ = [
+    "app",
+    "claims",
+    "cross_model",
+    "emergence",
+    "main",
+    "models",
+    "null_rates",
+    "reanalysis",
+    "records",
+    "trial",
+]
 
 
 def main(arguments: list[str] | None = None) -> int:
