@@ -19,7 +19,6 @@ MODULES = [
     "marginals",
     "of_means",
     "psychometric",
-    "variances",
     "views",
 ]
 LINES = ("Definition:", "Shapes, units:", "Range", "ean over", "Raises:", "ource", "hen it misleads:")

@@ -32,7 +32,7 @@ from headlab.engine.checkpoint import ModelError
 from headlab.engine.model import Lab, fingerprint, probe_ids
 from headlab.engine.passes import forward
 from headlab.engine.selfcheck import TOLERANCE
-from headlab.heads import Grid, Head, Heads, KVHeads
+from headlab.heads import Grid, Head, Heads
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,6 @@ class Relabelling:
     def image(self, heads: Iterable[Head]) -> Heads:
         """Where these heads stand afterwards.  Raises ValueError for a head that does not exist."""
         return Heads(Head(h.layer, self.orders[h.layer].index(h.index)) for h in self.grid.check(heads))
-
-    def image_kv(self, heads: KVHeads) -> KVHeads:
-        """Where these KV heads stand afterwards."""
-        order = self.kv_order(heads.layer)
-        return KVHeads(heads.layer, tuple(order.index(g) for g in heads.indices))
 
     @property
     def moved(self) -> int:

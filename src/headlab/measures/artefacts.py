@@ -131,21 +131,6 @@ def singleton_silhouette(ratio: float, n: int) -> float:
     return (n - 1) / n * (b - a) / max(a, b)
 
 
-def norm_ratio(silhouette_of_one: float, n: int) -> float:
-    """The norm ratio that a singleton's silhouette speaks of: :func:`singleton_silhouette` turned round.
-
-    Definition: r = √(2 / (1 - n·s/(n - 1))² - 1), s the silhouette of one block against n - 1 others.
-    Units: none.  Range: from 1 (s = 0) up.
-    Mean: none.
-    Raises: ValueError for s outside [0, (n - 1)/n) or n < 3.
-    Source: as there.  Published s = .646, .277, .626 (n = 12) are r = 4.7, 1.8, 4.3.
-    When it misleads: as there.
-    """
-    if n < 3 or not 0 <= silhouette_of_one < (n - 1) / n:
-        raise ValueError(f"expected n >= 3 and 0 <= s < (n - 1)/n, got s = {silhouette_of_one!r} and n = {n!r}")
-    return sqrt(2.0 / (1.0 - n * silhouette_of_one / (n - 1)) ** 2 - 1.0)
-
-
 def singleton(features: Float[Array, "block feature"], labels: Sequence[Hashable] | None = None) -> Artefact:
     """Does a cut in two part one block from the rest for its norm alone?
 

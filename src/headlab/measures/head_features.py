@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from headlab.engine.model import ModelError
 from headlab.measures.rotations import HeadNorm
 from headlab.measures.tables import Array
-from headlab.measures.weights import Block, HeadWeights
+from headlab.measures.weights import HeadWeights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -214,18 +213,6 @@ def _chordal(basis: Tensor) -> Tensor:
     rank = overlap.diagonal().round()
     larger = torch.maximum(rank[:, None], rank).where(torch.outer(rank, rank) > 0, torch.nan)
     return (1 - overlap / larger).clamp(min=0).sqrt()
-
-
-def principal_angles(weights: HeadWeights, layer: int, block: Block) -> Float[Tensor, "head head d"]:
-    """Principal angles between the subspaces of every two heads' blocks, smallest first, in radians.
-
-    Definition: cos θ_k is the k-th singular value of U_iᵀ·U_j, with U an orthonormal basis of what a block reads (q, k,
-        v) or writes (o) in the residual stream.  Shapes: [head, head, d] (KV heads for k and v), float64.  Range: 0 (a
-        shared direction) to π/2.  Mean: none.  Raises: as :func:`distances`.  Source: Björck & Golub 1973.
-    When it misleads: in d_model dimensions two random subspaces of d_head have no angle near 0 but many below π/2; compare
-        with random weights.  Angles below 1e-7 are rounding.
-    """
-    return torch.linalg.svdvals(_gram(*(_basis(weights, layer, block),) * 2)).clamp(max=1).arccos()
 
 
 def norms(weights: HeadWeights) -> pd.DataFrame:

@@ -23,7 +23,6 @@ The page holds 25 names; these modules are imported by theirs:
     linear_null   the curve of linear margins, and how observed crossings differ from it
     dip           Hartigan's test for more than one mode
     distances     Mantel test, contrast of labels within a table of similarities
-    variances     ratio of variances over variants
     factorial     effects of things varied together, errors by cluster
     heterogeneity estimates of several models: Q, I squared, random effects; chance of a table
     clustering    trees, k-means, density; how many clusters, and whether beyond a null
