@@ -122,6 +122,24 @@ assert (text["baseline"] != text["another problem's thought 0"]).mean() > 0.4, t
     executed("\n".join([*blocks(ROOT / "docs" / "thoughts.md", "python"), promise]), tmp_path, monkeypatch)
 
 
+def test_the_experiment_that_is_added_is_tried(tmp_path: Path, monkeypatch) -> None:
+    """docs/add-an-experiment.md: its code is an entry of the docket, its claim a claim; the planted model answers it."""
+    from headlab.claims import Claim
+    from headlab.experiments.trial import EXPERIMENTS, adjusted, trial
+
+    page = ROOT / "docs" / "add-an-experiment.md"
+    room: dict[str, object] = {}
+    exec(compile(blocks(page, "python")[0], "second_half.py", "exec"), room)
+    monkeypatch.setitem(EXPERIMENTS, "second-half", room["EXPERIMENT"])
+    claim = Claim.from_text(blocks(page, "yaml")[0], ".yaml", "second-half.yaml")
+    small = adjusted(claim, pairs=24, selection_pairs=12, matched_sets=19)
+    result = trial(small, "decimals-planted-even", store=tmp_path)
+    assert result.verdict.outcome == "untestable" and "100 pairs" in result.verdict.sentence
+    told = {e.name: e.estimate["value"] for e in result.record.readings[0].estimates}
+    assert {"repair:first", "repair:second", "rank:second"} <= told.keys()
+    assert all(c.passed for c in result.verdict.controls)
+
+
 def test_the_documented_claim_parses() -> None:
     for text in blocks(ROOT / "docs" / "claims.md", "yaml"):
         data, lines = read_text(text, ".yaml", "docs/claims.md")

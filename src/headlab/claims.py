@@ -179,7 +179,7 @@ class Claim(_Given):
     alpha: float = Field(0.05, gt=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**63)
     readings: tuple[ProtocolName, ...] = ("standard",)
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, object] = Field(default_factory=dict)
 
     @field_validator("controls", "predictions", "readings", mode="before")
     @classmethod
@@ -217,7 +217,7 @@ class Claim(_Given):
         return cls.from_data(data, name, lines)
 
     @classmethod
-    def from_data(cls, data: Any, name: str, lines: Lines) -> Claim:
+    def from_data(cls, data: object, name: str, lines: Lines) -> Claim:
         """From a mapping; ``lines`` says where each key stands.  Raises ClaimError."""
         try:
             return cls.model_validate(data)

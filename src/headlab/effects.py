@@ -19,6 +19,9 @@ from headlab.stats import Estimate, bootstrap_ratio, clustered_rate
 if TYPE_CHECKING:
     import pandas as pd
 
+Table = Any
+"""A pandas table: which columns it has is said where it is made; no type names them."""
+
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)``: called often; must return fast."""
 

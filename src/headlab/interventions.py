@@ -184,7 +184,7 @@ class Intervention:
         return self.heads.at(self.layer)
 
     @property
-    def shape(self) -> tuple[Any, ...]:
+    def shape(self) -> tuple[object, ...]:
         """What must be equal for two interventions to share a pass: everything but heads, amounts and donors."""
         edit = (self.layer, self.site, self.write, self.align, self.when, self.roles, self.beyond, self.seed)
         inner = None if self.computed_in is None else tuple(one.shape for one in self.computed_in)
@@ -205,7 +205,7 @@ class Intervention:
         for one in self.computed_in or ():
             one.check(grid)
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """As JSON-ready data.  Fields of later versions are left out at their defaults, so that hashes stay."""
         kind = "kv_heads" if isinstance(self.heads, KVHeads) else "heads"
         later = {"over": None, "by": "auto", "direction": None, "computed_in": None, "free": False}
@@ -336,7 +336,7 @@ class World:
 
     name: str
     interventions: tuple[Intervention, ...] = ()
-    labels: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    labels: Mapping[str, object] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         paths = [one for one in self.interventions if one.computed_in is not None]
@@ -348,7 +348,7 @@ class World:
             )
 
     @property
-    def shape(self) -> tuple[Any, ...]:
+    def shape(self) -> tuple[object, ...]:
         each = tuple(i.shape for i in self.interventions)
         runs = [(i.computed_in, i.free) for i in self.interventions]
         shared = tuple(runs.index(run) for run in runs) if any(run[0] for run in runs) else ()

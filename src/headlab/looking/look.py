@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from headlab.claims import ClaimError
 from headlab.effects import Figure
@@ -62,7 +62,7 @@ class Look:
         """The ``n`` rows with the largest absolute value."""
         return self.table.sort_values("value", key=abs, ascending=False).head(n)
 
-    def claim(self, heads: str | Sequence[Any], prompts: str | Path, **fields: Any) -> str:
+    def claim(self, heads: str | Sequence[str | Head], prompts: str | Path, **fields: object) -> str:
         """A document (YAML) that puts ``heads`` on trial on the pairs of a file, every default spelled out.
 
         Where the file holds a prompt that was looked at here, the heads count as found on ``these``: nothing is upheld.

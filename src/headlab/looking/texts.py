@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class Text:
     ids: tuple[int, ...] = field(repr=False)
     tokens: tuple[str, ...]
     logits: Tensor = field(repr=False)
-    _kept: dict[Any, Tensor] = field(default_factory=dict, repr=False)
+    _kept: dict[object, Tensor] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, at: tuple[str, int]) -> Tensor:
         if not (isinstance(at, tuple) and len(at) == 2 and at[0] in SITES):

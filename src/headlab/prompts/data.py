@@ -97,7 +97,7 @@ class Pair:
         if several and (twice := sorted(set(self.answers) & set(self.wrongs))):
             raise PromptError(f"pair {self.id}: {brief(twice[0])} is both a right and a wrong answer")
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """As JSON-ready data."""
 
         def prompt(p: Prompt) -> dict[str, Any]:

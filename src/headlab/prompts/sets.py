@@ -24,7 +24,7 @@ class PromptSet:
     pairs: tuple[Pair, ...]
     name: str = "prompts"
     grader: Literal["number", "prefix"] = "prefix"
-    meta: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    meta: Mapping[str, object] = field(default_factory=dict, hash=False, compare=False)
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -66,7 +66,7 @@ class PromptSet:
             self.subset(p for p in self.pairs if (p.cluster or p.id) not in first),
         )
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         return {"name": self.name, "grader": self.grader, "pairs": [p.plain() for p in self.pairs]}
 
     @classmethod
@@ -103,7 +103,7 @@ class PromptSet:
         return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Mapping[str, Any]], *, name: str, first_row: int = 1) -> PromptSet:
+    def from_rows(cls, rows: Iterable[Mapping[str, object]], *, name: str, first_row: int = 1) -> PromptSet:
         """From mappings with ``clean``, ``corrupted``, ``answer``, ``wrong`` and optionally ``id``, ``cluster``,
         ``category``, ``clean_spans``, ``corrupted_spans`` (``{"role": [start, end]}``, characters; a role that stands in
         several places is a list of such).
@@ -151,7 +151,7 @@ class PromptSet:
         return made
 
     @classmethod
-    def from_frame(cls, frame: Any, *, name: str = "DataFrame") -> PromptSet:
+    def from_frame(cls, frame: pd.DataFrame, *, name: str = "DataFrame") -> PromptSet:
         """From a pandas DataFrame (row numbers in errors count from 0, as pandas does)."""
         columns = list(frame.columns)
         check_columns(columns, (*COLUMNS, *OPTIONAL_COLUMNS), needed(columns), name, PromptError)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
 from ._check import Number, open_unit, whole
 
@@ -107,12 +107,12 @@ class Estimate:
             return self
         return replace(self, value=1 - self.value, low=1 - self.high, high=1 - self.low)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, float | int | str | None]:
         """Plain data (JSON-ready); `from_dict` gives the same Estimate back."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Estimate:
+    def from_dict(cls, data: Mapping[str, object]) -> Estimate:
         """The Estimate that `to_dict` wrote. Raises ValueError on missing or unknown fields."""
         known = {f.name for f in fields(cls)}
         required = {"value", "low", "high", "n", "unit", "method"}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from headlab.effects import Table
 from headlab.stats import Estimate, bootstrap_ratio, clustered_rate, paired_difference
 from headlab.stats.paired import McNemar, mcnemar
 from headlab.thoughts.worlds import ThoughtWorld
@@ -21,7 +22,7 @@ Adjust = Callable[[Any], Array]
 """Holm's rule or Benjamini and Hochberg's: p values to adjusted ones."""
 
 
-def of_world(table: pd.DataFrame, world: str) -> pd.DataFrame:
+def of_world(table: pd.DataFrame, world: str) -> Table:
     """A world's rows by problem.  Raises KeyError when it was not run."""
     found = table.loc[table["world"] == world]
     if found.empty:
@@ -157,7 +158,7 @@ def effects(
     return out
 
 
-def tabled(base: pd.DataFrame, found: Sequence[Effect]) -> pd.DataFrame:
+def tabled(base: pd.DataFrame, found: Sequence[Effect]) -> Table:
     """One row for each world, the baseline first; parse rate beside every accuracy."""
     own = {"world": "baseline", "label": "unedited", "group": ""}
     own |= _cells("accuracy", accuracy(base, "baseline")) | _cells("parsed", parse_rate(base, "baseline"))

@@ -18,7 +18,7 @@ import pandas as pd
 
 from headlab.claims import Control, Verdict
 from headlab.designs import Matched, matched_sets
-from headlab.effects import Figure
+from headlab.effects import Figure, Table
 from headlab.engine.model import Lab
 from headlab.heads import Grid, even
 from headlab.measures import DECIMALS, bandwidth
@@ -195,7 +195,7 @@ class Watched:
     def _rows(self, seen: Seen) -> list[dict[str, Any]]:
         return by_layer(seen.scope, seen.once(self.values), low=self.low)
 
-    def layers(self, seen: Seen) -> pd.DataFrame:
+    def layers(self, seen: Seen) -> Table:
         """Even minus odd in every layer."""
         return pd.DataFrame(seen.once(self._rows))
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from headlab.claims import Claim, Protocol
-from headlab.effects import Progress, quiet
+from headlab.effects import Progress, Table, quiet
 from headlab.engine.decode import generate
 from headlab.engine.model import Lab
 from headlab.engine.plan import pair_hash
@@ -21,8 +21,6 @@ from headlab.tasks.decimals import capacity, decimals
 from headlab.tasks.grading import grade
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from headlab.trials.experiment import Entry
 
 
@@ -51,21 +49,19 @@ class Bench:
     def encoded(self) -> list[EncodedPair]:
         return [encode(p, self.lab.tokenizer) for p in self.test]
 
-    def sweep(self, pairs: Sequence[EncodedPair], worlds: Sequence[World], what: str) -> pd.DataFrame:
+    def sweep(self, pairs: Sequence[EncodedPair], worlds: Sequence[World], what: str) -> Table:
         """A sweep whose shards are stored in the run."""
         return sweep(
             self.lab, pairs, worlds, keep=self.run, engine=self.engine, progress=self.progress, what=what,
             memory=self.memory,
         )  # fmt: skip
 
-    def texts(
-        self, pairs: Sequence[EncodedPair], worlds: Sequence[World], protocol: Protocol, what: str
-    ) -> pd.DataFrame:
+    def texts(self, pairs: Sequence[EncodedPair], worlds: Sequence[World], protocol: Protocol, what: str) -> Table:
         """Greedy text graded: ``pair, world, text, parsed, right``; stored in the run."""
 
         most = 8 if protocol.decode_from == "shared start" else 20
 
-        def compute() -> pd.DataFrame:
+        def compute() -> Table:
             made = generate(
                 self.lab, pairs, worlds, start=protocol.decode_from, memory=self.memory,
                 max_new_tokens=most, progress=self.progress, what=what,

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from headlab.effects import pivot
+from headlab.effects import Table, pivot
 from headlab.engine.attention import Tape
 from headlab.engine.captures import source_for
 from headlab.engine.edits import Rows
@@ -182,7 +182,7 @@ def findings_of(curve: Curve) -> dict[str, Estimate]:
     return found
 
 
-def crossing_table(curve: Curve, pairs: Sequence[EncodedPair], arm: str) -> pd.DataFrame:
+def crossing_table(curve: Curve, pairs: Sequence[EncodedPair], arm: str) -> Table:
     """A row for each pair: its crossing and that of a linear margin."""
     c = curve.found
     return pd.DataFrame(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from headlab.designs import Matched, matched_sets
-from headlab.effects import Figure, mean_recovery, of_world
+from headlab.effects import Figure, Table, mean_recovery, of_world
 from headlab.heads import Grid, Heads, even, odd
 from headlab.interventions import Intervention, InterventionError, When, World, Write, key_positions
 from headlab.prompts import EncodedPair
@@ -153,11 +153,11 @@ class Doses:
             for dose in self.doses(scope)
         ]
 
-    def curve(self, seen: Seen) -> pd.DataFrame:
+    def curve(self, seen: Seen) -> Table:
         """Share of pairs with a positive logit difference by arm, sets and dose."""
         return seen.once(self._curve)
 
-    def _curve(self, seen: Seen) -> pd.DataFrame:
+    def _curve(self, seen: Seen) -> Table:
         rows = []
         for arm, label, names in self.members(seen.scope):
             for dose in self.doses(seen.scope):
@@ -201,11 +201,11 @@ class AmongHalves:
         arm, dose = self.arm(scope), float(scope.options[self.dose])
         return [arm.world(f"set {s}", s, dose, scope.seed) for s in self.sets(scope)[0]]
 
-    def found(self, seen: Seen) -> tuple[Estimate, Rank, pd.DataFrame]:
+    def found(self, seen: Seen) -> tuple[Estimate, Rank, Table]:
         """Recovery of the odd heads, their place, and a row for each half."""
         return seen.once(self._found)
 
-    def _found(self, seen: Seen) -> tuple[Estimate, Rank, pd.DataFrame]:
+    def _found(self, seen: Seen) -> tuple[Estimate, Rank, Table]:
         scope, (sets, matched), one = seen.scope, self.sets(seen.scope), seen.pairs(self.sweep)
         edited = seen.values(self.sweep, self.worlds(scope))
         clean, corrupted, clusters = (one[c].to_numpy() for c in ("clean", "corrupted", "cluster"))
@@ -229,7 +229,7 @@ class AmongHalves:
 
         return numbers
 
-    def table(self, seen: Seen) -> pd.DataFrame:
+    def table(self, seen: Seen) -> Table:
         return self.found(seen)[2]
 
     def figure(self, seen: Seen) -> Figure:

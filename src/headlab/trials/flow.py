@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headlab.claims import PROTOCOLS, Claim, Control, Protocol, decide
-from headlab.effects import Figure, pivot
+from headlab.effects import Figure, Table, pivot
 from headlab.heads import Grid, Heads
 from headlab.heads import layer as all_heads
 from headlab.interventions import World
@@ -241,7 +241,7 @@ def layer_of(case: Bench) -> tuple[int, list[dict[str, Any]]]:
     return choose_layer(case, [encode(p, case.lab.tokenizer) for p in case.selection] if auto else [])
 
 
-def swept(scope: Scope, sweeps: Mapping[str, Sweep]) -> dict[str, pd.DataFrame]:
+def swept(scope: Scope, sweeps: Mapping[str, Sweep]) -> dict[str, Table]:
     """The effects of each sweep, with the protocol and the arm in front of every row."""
     out: dict[str, Any] = {}
     for name, one in sweeps.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from headlab.claims import Control, Protocol
-from headlab.effects import of_world, recovery, repair
+from headlab.effects import Table, of_world, recovery, repair
 from headlab.engine.model import Lab
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.heads import Heads
@@ -135,7 +135,7 @@ def choose_layer(bench: Bench, pairs: Sequence[EncodedPair]) -> tuple[int, list[
     return best, [{"layer": at, "repaired": share[f"L{at}"], "pairs": len(pairs)} for at in layers]
 
 
-def with_texts(effects: pd.DataFrame, texts: pd.DataFrame, **labels: str) -> pd.DataFrame:
+def with_texts(effects: pd.DataFrame, texts: pd.DataFrame, **labels: str) -> Table:
     """The effects table with graded text beside the logit differences, and constant label columns."""
     merged = effects.merge(texts.rename(columns={"text": "edited_text"}), on=["pair", "world"], how="left")
     for n, (key, value) in enumerate(labels.items()):

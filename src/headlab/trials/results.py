@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from headlab.effects import Figure
 from headlab.report import page
@@ -20,11 +20,11 @@ class Result:
     """A finished run: its record and its tables.  Renders itself in a notebook."""
 
     record: Record
-    tables: Mapping[str, Any]
+    tables: Mapping[str, pd.DataFrame]
     children: tuple[Record, ...] = ()
 
     @property
-    def verdict(self) -> Any:
+    def verdict(self) -> Verdict | None:
         """The binding verdict, or None."""
         return self.record.readings[0].verdict if self.record.readings else None
 

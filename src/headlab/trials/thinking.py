@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headlab.claims import ClaimError, Control
-from headlab.effects import Progress, quiet
+from headlab.effects import Progress, Table, quiet
 from headlab.engine.model import Lab
 from headlab.heads import Grid, Head, Heads
 from headlab.heads import layer as whole_layer
@@ -94,7 +94,7 @@ def in_flight(lab: Lab, memory: int | None) -> int:
     return max(1, min(BATCH, memory // (2 * row)))
 
 
-def marked(table: pd.DataFrame, problems: ProblemSet) -> pd.DataFrame:
+def marked(table: pd.DataFrame, problems: ProblemSet) -> Table:
     """The answers of :func:`headlab.thoughts.loop.think` with problems and marks beside them."""
     chosen = [problems[int(i)] for i in table["problem"]]
     marks = [grade_problem(text, p) for text, p in zip(table["text"], chosen, strict=True)]

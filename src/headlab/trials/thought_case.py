@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import pandas as pd
-
 from headlab.claims import Claim
-from headlab.effects import Progress, quiet
+from headlab.effects import Progress, Table, quiet
 from headlab.engine.identity import short
 from headlab.engine.model import Lab
 from headlab.heads import Grid
@@ -120,7 +118,7 @@ class ThoughtBench:
         problems: ProblemSet | None = None,
         thinker: Thinker | None = None,
         touched: frozenset[tuple[int, str]] = frozenset(),
-    ) -> pd.DataFrame:
+    ) -> Table:
         """Every problem in every world, graded and stored: ``problem`` (its place), ``problem_id``, ``cluster``, ``steps``,
         ``world``, ``text``, ``stopped``, ``logprob``, ``parsed``, ``right``; in the order problem, world.
 
@@ -143,7 +141,7 @@ class ThoughtBench:
         return marked(table, chosen)
 
     @cached_property
-    def baseline(self) -> pd.DataFrame:
+    def baseline(self) -> Table:
         """The unedited model on the test problems."""
         return self.think([BASE], "baseline")
 

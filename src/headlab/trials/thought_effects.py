@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from headlab.effects import Table
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loop import touched_by
 from headlab.thoughts.worlds import ThoughtWorld
@@ -85,7 +86,7 @@ def costs(
 def table(*edits: Edits) -> Callable[[Seen], pd.DataFrame]:
     """A row for each world of these edits, the unedited model first."""
 
-    def make(seen: Seen) -> pd.DataFrame:
+    def make(seen: Seen) -> Table:
         ran = [seen.once(e) for e in edits]
         return tabled(ran[0].base, [x for r in ran for x in r.found.values()])
 

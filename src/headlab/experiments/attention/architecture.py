@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from headlab.designs import divisions, matched_sets
-from headlab.effects import Figure, mean_recovery, recovery
+from headlab.effects import Figure, Table, mean_recovery, recovery
 from headlab.heads import Heads, even, group_position
 from headlab.measures.machine import facts_table
 from headlab.stats import Estimate, Rank, holm
@@ -120,7 +120,7 @@ def parity(seen: Seen) -> Iterator[Told]:
     yield Told("rank:parity", "matched halves with a contrast at least as large", half.rank, "")
 
 
-def by_position(seen: Seen) -> pd.DataFrame:
+def by_position(seen: Seen) -> Table:
     found = [seen.once(ranks)[f"rank:position:{p}"] for p in range(seen.scope.grid.group_size)]
     rows = [
         {"position": p, "heads": str(s), "recovery": seen.once(recovered)[s], "p": found[p].p}
@@ -129,7 +129,7 @@ def by_position(seen: Seen) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(p_holm=holm([r.high for r in found]))
 
 
-def every_pool(seen: Seen) -> pd.DataFrame:
+def every_pool(seen: Seen) -> Table:
     return pd.DataFrame([{"heads": str(s), "recovery": r} for s, r in seen.once(recovered).items()])
 
 

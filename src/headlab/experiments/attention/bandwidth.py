@@ -20,7 +20,7 @@ import pandas as pd
 
 from headlab import organisms
 from headlab.claims import Control
-from headlab.effects import Figure
+from headlab.effects import Figure, Table
 from headlab.engine.model import ModelError
 from headlab.measures import DECIMALS, PublishedClasses, output_bandwidth
 from headlab.measures.edited import CONTROLS, controls, shuffled_roles
@@ -57,7 +57,7 @@ def tables(seen: Seen) -> dict[str, Any]:
     return {k: to_numbers(seen.scope.lab, v, **asked(seen.scope)) for k, v in formats.items()}
 
 
-def by_format(tables: Mapping[str, Any]) -> pd.DataFrame:
+def by_format(tables: Mapping[str, Any]) -> Table:
     return pd.concat([t.assign(prompt_format=k) for k, t in tables.items()], ignore_index=True)
 
 
@@ -133,7 +133,7 @@ def checks(scope: Scope) -> list[Control]:
     return [*controls(lab, encoded, at, share_of(at)), shuffled_roles(lab, encoded, at, clusters, scope.seed)]
 
 
-def heads(seen: Seen) -> pd.DataFrame:
+def heads(seen: Seen) -> Table:
     """Each head in both formats, and a paired test of the difference, Holm over heads and layers."""
     found = {
         f"{column}_{k}": grids(t, column) for column in ("share", "relative") for k, t in seen.once(tables).items()

@@ -22,7 +22,7 @@ import pandas as pd
 
 from headlab.claims import Control
 from headlab.designs.edges import Edges, alike, knock_out, parted, roles_of, strongest
-from headlab.effects import Figure, of_world, pivot
+from headlab.effects import Figure, Table, of_world, pivot
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.interventions import Intervention, World
 from headlab.measures.edges import role_edges
@@ -71,7 +71,7 @@ def drawn(seen: Seen) -> dict[str, list[int]]:
     return {f"random {n}": alike(edges.found, edges.top, rng) for n in range(seen.scope.claim.matched_sets)}
 
 
-def scaled(seen: Seen) -> pd.DataFrame:
+def scaled(seen: Seen) -> Table:
     """By how much a random set and the top edges are scaled down, so that both lose the weight of the lighter one."""
     edges, rows = seen.of_trial(chosen), []
     best = edges.found.total(edges.top)
@@ -83,7 +83,7 @@ def scaled(seen: Seen) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def knocked_out(seen: Seen) -> pd.DataFrame:
+def knocked_out(seen: Seen) -> Table:
     """Effects of the top edges, cut and scaled down, and of every random set, on the test pairs."""
     edges, at, table = seen.of_trial(chosen), seen.scope.layer, seen.once(scaled)
     keys = tuple(sorted({key for _, _, key in edges.found.edges}))
@@ -103,7 +103,7 @@ def losses(seen: Seen) -> Lost:
     return Lost(seen.once(knocked_out), seen.scope.seed)
 
 
-def sets(seen: Seen) -> pd.DataFrame:
+def sets(seen: Seen) -> Table:
     """A row for each random set, with the share of the margin lost to it and to the top edges at equal weight."""
     lost, table = seen.once(losses), seen.once(scaled)
     return table.assign(
@@ -171,7 +171,7 @@ def arms(seen: Seen) -> Figure:
     return estimates("arms", title, caption, rows, "share of the logit difference lost", 0.0)
 
 
-def edges(seen: Seen) -> pd.DataFrame:
+def edges(seen: Seen) -> Table:
     at, own = seen.scope.layer, seen.of_trial(chosen)
     rows = [
         {

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from headlab.claims import Control
-from headlab.effects import Figure
+from headlab.effects import Figure, Table
 from headlab.engine.model import ModelError
 from headlab.heads import Grid
 from headlab.measures import moments
@@ -184,7 +184,7 @@ def checks(scope: Scope) -> list[Control]:
     ]
 
 
-def layers(seen: Seen) -> pd.DataFrame:
+def layers(seen: Seen) -> Table:
     found = seen.once(by_layer)
     rows = [
         {"layer": at, **{t.name: t.found.value for t in told(one)}, "low": one.contrast.low, "high": one.contrast.high}
@@ -194,7 +194,7 @@ def layers(seen: Seen) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(p_holm=holm([where.high for _, where, _ in found.values()]).tolist())
 
 
-def pairs(seen: Seen) -> pd.DataFrame:
+def pairs(seen: Seen) -> Table:
     grid = seen.scope.grid
     left, right = np.triu_indices(grid.n_heads, 1)
     kinds = {"head": left, "other": right, "same_parity": left % 2 == right % 2}

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from headlab.claims import Control
-from headlab.effects import Figure
+from headlab.effects import Figure, Table
 from headlab.engine.model import Lab
 from headlab.measures import routing as routes
 from headlab.measures.edited import CONTROLS, controls
@@ -99,14 +99,14 @@ def checks(scope: Scope) -> list[Control]:
     return controls(scope.lab, [p.corrupted for p in scope.pairs], at, share)
 
 
-def means(seen: Seen) -> pd.DataFrame:
+def means(seen: Seen) -> Table:
     """Mean attention of each head to each role, beside what uniform attention would give."""
     found = seen.of_trial(table)
     by = found.groupby(["query", "layer", "head", "role"], as_index=False)[["attention", "uniform"]].mean()
     return by.assign(pairs=found["prompt"].nunique())
 
 
-def roles(seen: Seen) -> pd.DataFrame:
+def roles(seen: Seen) -> Table:
     """Even minus odd by query and role; p Holm-adjusted over the six roles of a query."""
     rows = []
     for query in QUERIES:

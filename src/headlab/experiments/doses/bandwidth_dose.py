@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from headlab.claims import Control
-from headlab.effects import of_world, repair
+from headlab.effects import Table, of_world, repair
 from headlab.engine.captures import capture
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.heads import Heads, odd
@@ -139,7 +139,7 @@ def own_share_control(seen: Seen) -> Control:
     return Control(name="own-share", kind="negative", passed=passed, words=words, value=gap)
 
 
-def curves(seen: Seen) -> pd.DataFrame:
+def curves(seen: Seen) -> Table:
     return pd.concat([DOSED[side].curve(seen).assign(side=side) for side in SIDES], ignore_index=True)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from headlab.claims import PROTOCOLS, Control
-from headlab.effects import Figure
+from headlab.effects import Figure, Table
 from headlab.engine.captures import logit_differences
 from headlab.interventions import World
 from headlab.measures import DECIMALS, PublishedClasses, TokenClasses
@@ -67,7 +67,7 @@ def composed(encoded: Sequence[Encoded], kinds: Callable[[Encoded], Sequence[str
     return {"length": [len(k) for k in kept], "format": [list(k).count("format") / len(k) for k in kept]}
 
 
-def rows(seen: Seen) -> pd.DataFrame:
+def rows(seen: Seen) -> Table:
     """A row for each pair and cell: what was varied, as measured in tokens, and both outcomes."""
     scope, parts = seen.scope, []
     for cell in cells(seen.case):
@@ -87,7 +87,7 @@ def rows(seen: Seen) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def filled(seen: Seen) -> pd.DataFrame:
+def filled(seen: Seen) -> Table:
     """The prompts of the factorial design."""
     every = seen.once(rows)
     return every[every["words"] > 0]
@@ -123,7 +123,7 @@ def together(rows: Any) -> Estimate:
     return factorial_regression(length, factors, rows["cluster"].to_numpy(), unit="prompts")["format"]
 
 
-def answered(case: Any, cell: Cell) -> pd.DataFrame:
+def answered(case: Any, cell: Cell) -> Table:
     """Greedy text of a cell, and whether it names one of the two numbers."""
     made = asked(case, cell)
     text = case.texts(made, [World("unedited")], PROTOCOLS["standard"], f"padded {cell.name}")
@@ -132,7 +132,7 @@ def answered(case: Any, cell: Cell) -> pd.DataFrame:
     return text.assign(cell=cell.name, named=text["right"].to_numpy(bool) | np.array(wrong, dtype=bool))
 
 
-def texts(seen: Seen) -> pd.DataFrame:
+def texts(seen: Seen) -> Table:
     every = cells(seen.case)
     return pd.concat([answered(seen.case, c) for c in dict.fromkeys((BASE, every[1], every[-1]))], ignore_index=True)
 
@@ -164,7 +164,7 @@ def crossed(seen: Seen) -> Iterator[Told]:
     yield from (Told(k, LABELS[k], e, "") for k, e in found.items())
 
 
-def five(seen: Seen) -> pd.DataFrame:
+def five(seen: Seen) -> Table:
     """Five prompts in which length and format share move together; shares by substring, any mention counted."""
     scope, case, parts = seen.scope, seen.case, []
     classes = PublishedClasses(scope.lab.tokenizer)
@@ -231,7 +231,7 @@ def checks(seen: Seen) -> list[Control]:
     return [*pointed, shuffled(filled(own), scope.seed), text_agrees(own.once(rows), own.once(texts))]
 
 
-def by_cell(seen: Seen) -> pd.DataFrame:
+def by_cell(seen: Seen) -> Table:
     out = []
     for (words, cell), part in seen.once(rows).groupby(["words", "cell"], sort=False):
         out.append({"cell": cell, "words": int(words), "format": float(part["format"].mean()), "n": len(part)})

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from headlab.effects import Figure, repair
+from headlab.effects import Figure, Table, repair
 from headlab.heads import Heads, pool
 from headlab.interventions import Intervention, Site, World
 from headlab.stats import Estimate, clustered_rate
@@ -88,7 +88,7 @@ def blended(seen: Seen) -> Iterator[Told]:
     return (Told(name, f"slices blended: {LABELS[name]}", e, "out_block") for name, e in found.items())
 
 
-def norms(seen: Seen) -> pd.DataFrame:
+def norms(seen: Seen) -> Table:
     """Mean norm by arm and dose."""
     scope, heads = seen.scope, heads_of(seen.scope)
     some = scope.pairs[: max(2, int(scope.options["norm_pairs"]))]
@@ -102,7 +102,7 @@ def norms(seen: Seen) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def crossings(seen: Seen) -> pd.DataFrame:
+def crossings(seen: Seen) -> Table:
     found = seen.once(curves).items()
     return pd.concat([crossing_table(c, seen.scope.pairs, arm) for arm, c in found], ignore_index=True)
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from headlab.claims import Control
-from headlab.effects import Figure
+from headlab.effects import Figure, Table
 from headlab.heads import Grid, even, odd
 from headlab.measures import PublishedClasses
 from headlab.measures.edited import CONTROLS, controls
@@ -108,7 +108,7 @@ def checks(scope: Scope) -> list[Control]:
     return controls(scope.lab, prompts(scope)["simple"], scope.layer, share_of(scope.layer))
 
 
-def means(seen: Seen) -> pd.DataFrame:
+def means(seen: Seen) -> Table:
     columns = ["share", "uniform", "relative", "tokens"]
     parts = [
         t.groupby(["layer", "head"], as_index=False)[columns].mean().assign(variant=name, pairs=t["prompt"].nunique())
@@ -117,7 +117,7 @@ def means(seen: Seen) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def by_head(seen: Seen) -> pd.DataFrame:
+def by_head(seen: Seen) -> Table:
     rows = [
         {"layer": at, "head": h, "parity": "odd" if h % 2 else "even", "variance": float(np.nanmean(x[:, h]))}
         | {"pairs": len(x)}

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from headlab.claims import PROTOCOLS, Control
-from headlab.effects import Figure
+from headlab.effects import Figure, Table
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, Pair, encode_prompt
@@ -98,7 +98,7 @@ def batches(scope: Scope) -> Iterator[list[Asked]]:
             yield batch
 
 
-def answered(scope: Scope, asked: Sequence[Asked]) -> pd.DataFrame:
+def answered(scope: Scope, asked: Sequence[Asked]) -> Table:
     """A row for each question: what was written, whether it could be read, whether it is right."""
     what = f"{asked[0].format} {asked[0].wording}"
     texts = scope.case.texts([a.encoded for a in asked], [UNEDITED], FREE, what)
@@ -114,7 +114,7 @@ def answered(scope: Scope, asked: Sequence[Asked]) -> pd.DataFrame:
     return table
 
 
-def answers(seen: Seen) -> pd.DataFrame:
+def answers(seen: Seen) -> Table:
     return pd.concat([answered(seen.scope, batch) for batch in batches(seen.scope)], ignore_index=True)
 
 
@@ -122,7 +122,7 @@ def rate(rows: Any, column: str) -> Estimate:
     return clustered_rate(rows[column].to_numpy(bool), clusters=rows["cluster"].to_numpy(), unit="prompts")
 
 
-def cells(seen: Seen) -> pd.DataFrame:
+def cells(seen: Seen) -> Table:
     """Accuracy, bug rate and parse rate of every format × wording × order × class."""
     out = []
     for key, rows in seen.once(answers).groupby(CELL, sort=False):

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from headlab.designs import chains, membership, subsets
-from headlab.effects import Figure, mean_recovery
+from headlab.effects import Figure, Table, mean_recovery
 from headlab.heads import Grid, Heads, pool
 from headlab.measures.attention import entropy
 from headlab.stats import Estimate, bootstrap_mean, held_out_deviance
@@ -87,7 +87,7 @@ def margins(seen: Seen) -> dict[str, Any]:
     return {"set": found["baseline"], **found}
 
 
-def curve(seen: Seen) -> pd.DataFrame:
+def curve(seen: Seen) -> Table:
     """Share of pair × subset rows repaired, by pool and size."""
     scope, values = seen.scope, seen.once(margins)
     cells: dict[tuple[str, int], list[Heads]] = {}
@@ -154,7 +154,7 @@ def deviances(seen: Seen) -> Iterator[Told]:
         yield Told(f"deviance:{name}", f"{name} account: deviance on unseen subsets", e, shown=True)
 
 
-def bits(seen: Seen) -> pd.DataFrame:
+def bits(seen: Seen) -> Table:
     """Entropy in bits of each head's pattern where the clean answer is decided, by prompt."""
     found: Any = entropy(seen.scope.lab, [p.clean for p in seen.scope.pairs], at="decision", layers=[seen.scope.layer])
     return found
@@ -192,24 +192,24 @@ def by_chain(seen: Seen) -> Figure:
     return charts.curve("chains", title, caption, rows, "heads patched", y_title, threshold=0.0)
 
 
-def sets_table(seen: Seen) -> pd.DataFrame:
+def sets_table(seen: Seen) -> Table:
     rows = [(p, s, str(h), patched_set(h).name, "z") for p, s, h in drawn(seen.scope)]
     return pd.DataFrame(rows, columns=["pool", "size", "heads", "world", "arm"])
 
 
-def chain_table(seen: Seen) -> pd.DataFrame:
+def chain_table(seen: Seen) -> Table:
     found = seen.once(recovered)
     n, length = found.shape
     chain, size = np.repeat(np.arange(n), length), np.tile(np.arange(length), n)
     return pd.DataFrame({"chain": chain, "size": size, "recovery": found.ravel()})
 
 
-def bits_table(seen: Seen) -> pd.DataFrame:
+def bits_table(seen: Seen) -> Table:
     each = seen.once(bits).groupby("head")["bits"].mean()
     return each.rename(lambda h: f"L{seen.scope.layer}H{h}").reset_index()
 
 
-def deviance_table(seen: Seen) -> pd.DataFrame:
+def deviance_table(seen: Seen) -> Table:
     return pd.DataFrame([{"account": k, **e.to_dict()} for k, e in seen.once(accounts).items()])
 
 

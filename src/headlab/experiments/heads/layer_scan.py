@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from headlab.effects import Figure, of_world, pivot, recovery, repair
+from headlab.effects import Figure, Table, of_world, pivot, recovery, repair
 from headlab.heads import even, odd
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
@@ -143,7 +143,7 @@ def wins(hits: Any, clusters: Any, seed: int) -> Any:
     return np.bincount(sums[:, picks].sum(2).argmax(0), minlength=len(hits))
 
 
-def scan(seen: Seen) -> pd.DataFrame:
+def scan(seen: Seen) -> Table:
     """A row for each layer and set: pairs repaired, and logit difference recovered."""
     rows = []
     for n in layers(seen.scope):
@@ -157,7 +157,7 @@ def scan(seen: Seen) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def matched(seen: Seen) -> pd.DataFrame:
+def matched(seen: Seen) -> Table:
     return pd.concat([halves(n).table(seen).assign(layer=n) for n in layers(seen.scope)], ignore_index=True)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from headlab.claims import Claim, ClaimError, Control, Prediction
+from headlab.effects import Table
 from headlab.engine.model import ModelError
 from headlab.experiments.heads import mechanism_figures as figures
 from headlab.measures import published_features
@@ -257,7 +258,7 @@ def controls(seen: Seen) -> list[Control]:
 # -- tables -------------------------------------------------------------------------------------------------
 
 
-def properties(seen: Seen) -> pd.DataFrame:
+def properties(seen: Seen) -> Table:
     """A row for each partition and property; Holm's p is over the properties of a partition."""
     rows: list[dict[str, Any]] = []
     for kind, t in seen.once(tested).items():
@@ -269,7 +270,7 @@ def properties(seen: Seen) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def heads(seen: Seen) -> pd.DataFrame:
+def heads(seen: Seen) -> Table:
     labels = {k: p.labels for k, p in seen.once(ways).items() if p.labels}
     own = {"layer": seen.scope.layer, "head": range(seen.scope.grid.n_heads)}
     return pd.DataFrame({**own, **seen.once(measured), **labels})

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from headlab.claims import Control, Prediction, rule
-from headlab.effects import Figure, pivot
+from headlab.effects import Figure, Table, pivot
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.stats import Estimate, clopper_pearson, clustered_rate
 from headlab.stats.figures import percent
@@ -170,7 +170,7 @@ def flips(rows: Rows) -> list[str]:
     ]
 
 
-def effects_by_cell(seen: Seen) -> pd.DataFrame:
+def effects_by_cell(seen: Seen) -> Table:
     parts = [t.assign(cell=str(c)) for c, t in seen.once(grid)[1].items()]
     return pd.concat(parts, ignore_index=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from headlab.effects import Figure
+from headlab.effects import Figure, Table
 from headlab.experiments.base import named
 from headlab.stats import Estimate, holm
 from headlab.stats.members import LeftOut, MemberTest, Separability
@@ -14,7 +14,7 @@ from headlab.store import NamedEstimate
 from headlab.tasks.outcomes import Family, Outcomes
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 METRICS = {
@@ -76,7 +76,7 @@ def rule_estimates(
     ]
 
 
-def rates_table(rates: Mapping[str, Estimate]) -> pd.DataFrame:
+def rates_table(rates: Mapping[str, Estimate]) -> Table:
     import pandas as pd
 
     return pd.DataFrame(
@@ -88,7 +88,7 @@ def rates_table(rates: Mapping[str, Estimate]) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def members_table(tests: Sequence[MemberTest], rule: Separability) -> pd.DataFrame:
+def members_table(tests: Sequence[MemberTest], rule: Separability) -> Table:
     """One row per member: success with and without it, p, and its weight in the separating rule."""
     import pandas as pd
 
@@ -103,7 +103,7 @@ def members_table(tests: Sequence[MemberTest], rule: Separability) -> pd.DataFra
     return frame.astype({c: "float64" for c in frame.columns if c not in whole})
 
 
-def spacing_table(before: Mapping[str, Association], after: Mapping[str, Association]) -> pd.DataFrame:
+def spacing_table(before: Mapping[str, Association], after: Mapping[str, Association]) -> Table:
     """One row per metric, before and after the members' additive effects."""
     import pandas as pd
 

@@ -22,7 +22,7 @@ import pandas as pd
 from headlab.claims import Control
 from headlab.designs import membership
 from headlab.designs.spacings import FAMILIES, METRICS, families, metric_table
-from headlab.effects import Figure, mean_recovery
+from headlab.effects import Figure, Table, mean_recovery
 from headlab.heads import Heads, pool
 from headlab.stats import Estimate, bootstrap_mean, clopper_pearson
 from headlab.stats.after_members import Partial
@@ -123,7 +123,7 @@ def planted(seen: Seen) -> list[Control]:
     return [] if nothing_left(seen) else [planted_control(made.regularity, made.outcome, made.inside, seen.scope.claim)]
 
 
-def patterns(seen: Seen) -> pd.DataFrame:
+def patterns(seen: Seen) -> Table:
     made = seen.once(Regressed)
     rows = [
         {"family": f, "heads": str(h), "size": len(h), "world": patched_set(h).name, "recovery": float(r)}
@@ -133,7 +133,7 @@ def patterns(seen: Seen) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**made.metrics)
 
 
-def few_patterns(seen: Seen) -> pd.DataFrame:
+def few_patterns(seen: Seen) -> Table:
     """Even slices in a few patterns: a row for each, and whether it repairs most of a few pairs."""
     scope = seen.scope
     own = pool(scope.grid, scope.layer, "even")

@@ -21,7 +21,7 @@ import pandas as pd
 
 from headlab import organisms
 from headlab.designs import leave_one_out, membership, random_masks, singles, subsets
-from headlab.effects import Figure, mean_recovery
+from headlab.effects import Figure, Table, mean_recovery
 from headlab.heads import Heads, pool
 from headlab.organisms.cards import Truth
 from headlab.stats import (
@@ -219,7 +219,7 @@ def per_head(seen: Seen) -> Iterator[Told]:
             yield Told(f"{k}:{r['head']}", f"{r['head']}: {k.capitalize()} value, recovery", r[k], shown=True)
 
 
-def published_sets(seen: Seen) -> pd.DataFrame:
+def published_sets(seen: Seen) -> Table:
     """Each subset with its share of pairs repaired, by free text."""
     scope = seen.scope
     n, pairs = int(scope.options["published_subsets"]), scope.pairs[: int(scope.options["published_pairs"])]
@@ -237,12 +237,12 @@ def published_success(seen: Seen) -> Iterator[Told]:
     yield Told("success:subsets", LABELS["success:subsets"], e, "out_block")
 
 
-def member_table(seen: Seen) -> pd.DataFrame:
+def member_table(seen: Seen) -> Table:
     rows = seen.once(members)
     return pd.DataFrame([{k: v for k, v in r.items() if not isinstance(v, Estimate)} for r in rows])
 
 
-def set_table(seen: Seen) -> pd.DataFrame:
+def set_table(seen: Seen) -> Table:
     found = seen.once(outcomes)
     rows = [
         (f, str(h), len(h), patched_set(h).name, found.value[h], found.share[h])

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from headlab.effects import Figure
+from headlab.effects import Figure, Table
 from headlab.heads import Heads, every_head
 from headlab.interventions import Intervention
 from headlab.stats import Estimate, Rank, benjamini_hochberg, rank
@@ -142,7 +142,7 @@ def ranked(seen: Seen) -> Iterator[Told]:
 # -- tables, figures, words ---------------------------------------------------------------------------------
 
 
-def heads_table(seen: Seen) -> pd.DataFrame:
+def heads_table(seen: Seen) -> Table:
     found, own, norms = seen.once(ALONE).found, scores(seen), seen.of_case(output_norms)
     place = {h: n for n, h in enumerate(own.ranked, start=1)}
     rows = [
@@ -160,7 +160,7 @@ def heads_table(seen: Seen) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("place", ignore_index=True)
 
 
-def matched_table(seen: Seen) -> pd.DataFrame:
+def matched_table(seen: Seen) -> Table:
     lost = {k: x.mean(0) for k, x in seen.once(reference).items()}
     rows = [(k, str(s), d) for k, m in seen.once(BESIDE.sets).items() for s, d in zip(m.sets, lost[k], strict=True)]
     return pd.DataFrame(rows, columns=["for", "heads", "drop"])

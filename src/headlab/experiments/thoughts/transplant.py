@@ -22,7 +22,7 @@ import pandas as pd
 
 from headlab import organisms
 from headlab.claims import Control
-from headlab.effects import Figure
+from headlab.effects import Figure, Table
 from headlab.heads import Head, Heads, every_head
 from headlab.stats import Rank, bootstrap_mean, holm, rank
 from headlab.thoughts.grafts import Graft, arms
@@ -86,7 +86,7 @@ class Grown:
     table: pd.DataFrame
     found: dict[str, Effect]
 
-    def of(self, arm: str) -> pd.DataFrame:
+    def of(self, arm: str) -> Table:
         return of_world(self.table, arm)
 
     def named(self, *arms: str) -> dict[str, Effect]:
@@ -165,7 +165,7 @@ def nothing_to_restore(seen: Seen) -> str:
 # -- tables, figures, words ---------------------------------------------------------------------------------
 
 
-def maps_table(seen: Seen) -> pd.DataFrame:
+def maps_table(seen: Seen) -> Table:
     g = seen.of_trial(graft)
     return pd.DataFrame(
         {"map": name, "r2": f.r2.value, "r2_low": f.r2.low, "r2_high": f.r2.high, "n": f.r2.n, "unit": f.r2.unit}

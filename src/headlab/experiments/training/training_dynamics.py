@@ -23,6 +23,7 @@ import pandas as pd
 
 from headlab import organisms
 from headlab.claims import Control
+from headlab.effects import Table
 from headlab.experiments.training.timelines import figures_of
 from headlab.measures.changes import (
     change_rows,
@@ -199,7 +200,7 @@ def controls(seen: Seen) -> list[Control]:
 # -- the page -----------------------------------------------------------------------------------------------
 
 
-def checkpoints(seen: Seen) -> pd.DataFrame:
+def checkpoints(seen: Seen) -> Table:
     rows = [
         {"series": s.name, "step": c.step, "model": c.model, "revision": c.revision or "", "onset": s.onset}
         for s in seen.of_trial(looked).every

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from headlab.claims import Control
+from headlab.effects import Table
 from headlab.engine.model import ModelError
 from headlab.experiments.weights import behaviour_figures as figures
 from headlab.experiments.weights.set_test import published
@@ -213,7 +214,7 @@ def checks(seen: Seen) -> list[Control]:
     return [check(seen) for check in every]
 
 
-def correspondence(seen: Seen) -> pd.DataFrame:
+def correspondence(seen: Seen) -> Table:
     """A row for each layer and feature; p Holm-adjusted over all of them."""
     rows: list[dict[str, Any]] = []
     for n, f in seen.once(by_layer).items():
@@ -227,7 +228,7 @@ def correspondence(seen: Seen) -> pd.DataFrame:
     return pd.DataFrame([{**r, "p_holm": p} for r, p in zip(rows, adjusted, strict=True)])
 
 
-def heads(seen: Seen) -> pd.DataFrame:
+def heads(seen: Seen) -> Table:
     rows, grid = [], seen.scope.grid
     for n, f in seen.once(by_layer).items():
         low, high = np.quantile(f.effects.drawn(seen.scope.seed), [0.025, 0.975], axis=0)
@@ -246,7 +247,7 @@ def heads(seen: Seen) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def pairs_of_heads(seen: Seen) -> pd.DataFrame:
+def pairs_of_heads(seen: Seen) -> Table:
     own, grid = here(seen), seen.scope.grid
     left, right = np.triu_indices(grid.n_heads, 1)
     together = [grid.kv_group_of(int(a)) == grid.kv_group_of(int(b)) for a, b in zip(left, right, strict=True)]

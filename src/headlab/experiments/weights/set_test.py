@@ -15,6 +15,7 @@ import pandas as pd
 
 from headlab.claims import Claim, Prediction
 from headlab.designs import complement, matched_sets
+from headlab.effects import Table
 from headlab.heads import Heads
 from headlab.measures.weights import head_weights
 from headlab.stats import clopper_pearson
@@ -38,7 +39,7 @@ def able(seen: Seen) -> Eligibility:
     return eligibility(seen.case, seen.scope.protocol)
 
 
-def sets(seen: Seen) -> pd.DataFrame:
+def sets(seen: Seen) -> Table:
     """A row for each cluster beside its complement, and for each pair of sets that nobody named."""
     scope, rows = seen.scope, []
     cuts = {b: c for b in BLOCKS if (c := cut(scope, b)) is not None}

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from headlab.effects import Figure
+from headlab.effects import Figure, Table
 from headlab.heads import Heads
 from headlab.measures.weight_clusters import NULLS
 from headlab.measures.weight_labels import Labelled, by_label, by_layer_label, methods
@@ -109,13 +109,13 @@ def published(seen: Seen) -> Iterator[Told]:
     yield from (Told(name, label, e) for name, (label, e) in seen.once(old).estimates.items())
 
 
-def by_layer(seen: Seen) -> pd.DataFrame:
+def by_layer(seen: Seen) -> Table:
     found = list(seen.of_trial(weighed).found.values())
     adjusted = holm([f.test.p for f in found]).tolist()
     return pd.DataFrame([f.row(p) for f, p in zip(found, adjusted, strict=True)])
 
 
-def heads(seen: Seen) -> pd.DataFrame:
+def heads(seen: Seen) -> Table:
     rows = [
         {"layer": f.layer, "circuit": f.circuit, "head": h, "cluster": c}
         | {"kv_group": seen.scope.grid.kv_group_of(h), "even": h % 2 == 0}
