@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -26,9 +27,6 @@ from headlab.engine.work import Worker, check_fired, tables_of
 from headlab.interventions import Intervention, World
 from headlab.material import Material
 from headlab.prompts import Encoded, EncodedPair
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 From = Literal["shared start", "prompt"]
 
@@ -65,8 +63,6 @@ def generate(
     ``text`` is the teacher-forced shared start (none when ``start="prompt"``) and what was generated, without the
     end token; ``stopped`` says whether an end token came within ``max_new_tokens``.  Rows in the order pair, world.
     """
-    import pandas as pd
-
     pairs = list(pairs)
     _refuse_unfit(lab, pairs, start, max_new_tokens)
     if start == "prompt":

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -23,9 +24,6 @@ from headlab.engine.model import Lab
 from headlab.engine.passes import EngineError, forward, skipping, tensor_of
 from headlab.interventions import InterventionError
 from headlab.prompts import Alignment, Encoded, EncodedPair, align
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Rule = Literal["midpoint", "gauss-legendre"]
 Key = tuple[int, str]
@@ -319,8 +317,6 @@ def _difference(logits: Tensor, encoded: Sequence[Encoded]) -> Tensor:
 
 
 def _table(pairs: Sequence[EncodedPair], rows: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
     table = pd.DataFrame(rows, columns=pd.Index(["pair", *columns]))
     table.insert(1, "pair_id", [pairs[i].pair.id for i in table["pair"]])
     table.insert(2, "cluster", [pairs[i].pair.cluster or pairs[i].pair.id for i in table["pair"]])

@@ -12,8 +12,9 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import pandas as pd
 import torch
 
 from headlab.effects import Progress, quiet
@@ -30,9 +31,6 @@ from headlab.interventions import InterventionError, World
 from headlab.material import Material, every
 from headlab.prompts import EncodedPair
 from headlab.readouts import MARGIN, NARROW, PER_TOKEN, Readout
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["EngineError", "Job", "Keep", "Made", "capture", "dry_run", "here", "logit_differences", "sweep"]
 
@@ -207,7 +205,6 @@ def sweep(
     Raises EngineError when a planned edit did not fire, ValueError when a head does not exist.
     """
     import numpy as np
-    import pandas as pd
 
     pairs, worlds = list(pairs), list(worlds)
     readouts = tuple(readouts)

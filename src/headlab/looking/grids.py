@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from headlab.effects import Figure
 from headlab.engine.gradients import attribution_patching
 from headlab.engine.model import Lab
@@ -45,8 +47,6 @@ def heatmap(
     When it misleads: heads that back each other up do nothing alone; a head may be large here and no larger than any other
         of its layer, which only a trial asks; the intervals are of single heads, not of the largest of many.
     """
-    import pandas as pd
-
     if what not in WRITES:
         raise InterventionError(f"no look {what!r}; expected one of {', '.join(WRITES)}")
     some = tuple(pairs)
@@ -89,8 +89,6 @@ def head_scores(lab: Lab, name: str = "induction", pairs: PromptSet | Iterable[P
 
     Raises ValueError for another name, or where prompts are needed and none are given.
     """
-    import pandas as pd
-
     if name not in NAMED:
         raise ValueError(f"no score {name!r}; expected one of {', '.join(NAMED)}")
     some = tuple(pairs)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -73,8 +74,6 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
     When it misleads: early layers write in a basis that later ones turn (Belrose et al. 2023, arXiv:2303.08112): that a
         layer's reading is wrong does not say that the answer is not there.
     """
-    import pandas as pd
-
     seen = read(lab, text)
     ids = torch.tensor([seen.ids], device=lab.device)
     if not lab.can_skip:
@@ -124,8 +123,6 @@ def direct_effects(lab: Lab, pairs: PromptSet | Iterable[Pair], *, seed: int = 0
     When it misleads: a part that works through later layers shows nothing here, and one that a later layer takes back
         shows what never arrives.
     """
-    import pandas as pd
-
     some = tuple(pairs)
     if not some:
         raise ValueError("no pairs to look at; give a PromptSet, such as PromptSet.from_file('pairs.csv')")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 
 from headlab.designs.edges import Edges
@@ -15,10 +15,6 @@ from headlab.engine.model import Lab
 from headlab.interventions import role_positions
 from headlab.measures.watching import batches, layers_of
 from headlab.prompts import Encoded
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 OF_EDGES = ("pattern", "gradient", "attribution", "centred")
 
@@ -54,7 +50,6 @@ def gradient_edges(
         before calling them critical.
     """
     import numpy as np
-    import pandas as pd
 
     layers = layers_of(lab, layers)
     if top is not None and top < 1:

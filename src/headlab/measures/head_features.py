@@ -17,9 +17,10 @@ gain to the factors (and their centring); their token-dependent scale has no wei
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -27,9 +28,6 @@ from headlab.engine.model import ModelError
 from headlab.measures.rotations import HeadNorm
 from headlab.measures.tables import Array
 from headlab.measures.weights import HeadWeights
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Circuit = Literal["qk", "ov"]
 Kind = Literal[
@@ -228,8 +226,6 @@ def norms(weights: HeadWeights) -> pd.DataFrame:
     When it misleads: q and k (and v and o) share a scale that means nothing: 2·W_Q with W_K / 2 is the same head.  Only
         qk and ov have a size of their own, and a norm on q or k makes W_QK's size its gain's.
     """
-    import pandas as pd
-
     rows = []
     for layer, one in sorted(weights.layers.items()):
         sizes: dict[str, Tensor] = {

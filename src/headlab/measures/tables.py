@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -14,9 +15,6 @@ from headlab.engine.model import Lab
 from headlab.measures.classes import ANSWER, SINK, Classes
 from headlab.measures.watching import Batch, Queries
 from headlab.prompts import Encoded, PromptError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Array = np.ndarray
 Sink = Literal["in", "out"]
@@ -87,8 +85,6 @@ def blank(
 
 def tidy(axes: Mapping[str, Sequence[Any]], columns: Mapping[str, Array]) -> pd.DataFrame:
     """One row for each entry of arrays [prompt, *axes], in that order."""
-    import pandas as pd
-
     shape = next(iter(columns.values())).shape
     places = np.indices(shape, dtype=np.int64).reshape(len(shape), -1)
     named = {name: np.array(list(v))[places[n]] for n, (name, v) in enumerate(axes.items(), start=1)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from headlab.claims import Claim, ClaimError
 from headlab.engine.model import ModelError
@@ -177,8 +178,6 @@ def grouped(table: Array, size: int) -> Array:
 
 def methods(here: Mapping[str, Any], seed: int) -> Any:
     """The clusters that each method makes of one layer: number, sizes, silhouette, share of pairs that all join."""
-    import pandas as pd
-
     rows = []
     for circuit, one in here.items():
         made = clusterings(one.table, seed)

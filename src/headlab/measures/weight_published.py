@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from headlab.heads import Grid
 from headlab.measures.artefacts import Artefact, forced_mean, repetition, self_counted, singleton
@@ -39,8 +40,6 @@ class Published:
 
     @property
     def artefact_table(self) -> Any:
-        import pandas as pd
-
         rows = zip(self.artefacts, self.where, strict=True)
         return pd.DataFrame(
             [{"artefact": a.name, "of": w, "found": a.found, "value": a.value, "words": a.words} for a, w in rows]
@@ -49,8 +48,6 @@ class Published:
 
 def published(weights: HeadWeights, grid: Grid, at: int, members: Sequence[int], *, seed: int) -> Published | None:
     """None where the family has no W_Q, W_K, W_V and W_O of its own to flatten."""
-    import pandas as pd
-
     if any(getattr(weights.at(at), b) is None for b in "qkvo"):
         return None
     features = published_features(weights, at)

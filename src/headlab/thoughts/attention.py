@@ -16,9 +16,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 
@@ -29,9 +30,6 @@ from headlab.thoughts.loop import BATCH, Asked, Ran, ids_of, layout_of, read_pro
 from headlab.thoughts.model import ThoughtError
 from headlab.thoughts.sources import slots_of
 from headlab.thoughts.worlds import ThoughtWorld
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SLACK = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 3e-3}
 """How far a row's sum may lie from one, by the dtype of the pattern: rounding of a few dozen weights."""
@@ -83,8 +81,6 @@ class ThoughtAttention:
 
     def frame(self) -> pd.DataFrame:
         """One row for each problem × layer × head, one column for each number: what a store keeps."""
-        import pandas as pd
-
         n, layers, heads = self.question.shape[:3]
         problem, layer, head = (x.ravel() for x in np.indices((n, layers, heads)))
         columns: dict[str, Any] = {"name": np.array(self.names)[problem], "layer": layer, "head": head}

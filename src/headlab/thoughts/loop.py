@@ -17,8 +17,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -34,9 +35,6 @@ from headlab.thoughts.loading import Thinker
 from headlab.thoughts.model import ThoughtError
 from headlab.thoughts.sources import Means, Observed, Slots, slots_of
 from headlab.thoughts.worlds import Layout, ThoughtWorld
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BATCH = 256
 """Rows in flight, by default."""
@@ -268,8 +266,6 @@ def think(
 
     Raises ThoughtError and InterventionError before anything runs.
     """
-    import pandas as pd
-
     asked = Asked.of(thinker, questions, names)
     for world in worlds:
         _check(thinker, world)
@@ -308,8 +304,6 @@ def _block(
     lender: Lender,
 ) -> Any:
     """Every problem of one length in every world, world after world."""
-    import pandas as pd
-
     layout, ids = layout_of(thinker, asked, chosen[0], answer), ids_of(thinker, asked, chosen)
     own = None
     captured = frozenset((i.layer, i.site) for w in worlds for i in w.interventions if i.write == "noop")
