@@ -27,10 +27,17 @@ from headlab.stats.views import principal_coordinates
 
 Array = np.ndarray
 FEATURES = {
-    "both": "directions of W_QK and W_OV", "qk": "directions of W_QK", "ov": "directions of W_OV",
-    "qk_subspace": "subspaces of W_QK", "ov_subspace": "subspaces of W_OV", "q_subspace": "subspaces of W_Q",
-    "o_subspace": "subspaces of W_O", "qk_spectrum": "spectra of W_QK", "ov_spectrum": "spectra of W_OV", "norm": "norms",
-}  # fmt: skip
+    "both": "directions of W_QK and W_OV",
+    "qk": "directions of W_QK",
+    "ov": "directions of W_OV",
+    "qk_subspace": "subspaces of W_QK",
+    "ov_subspace": "subspaces of W_OV",
+    "q_subspace": "subspaces of W_Q",
+    "o_subspace": "subspaces of W_O",
+    "qk_spectrum": "spectra of W_QK",
+    "ov_spectrum": "spectra of W_OV",
+    "norm": "norms",
+}
 FIRST = "both"
 """The distance that a claim is decided by; the others stand beside it."""
 
@@ -194,9 +201,17 @@ def matching(
     if not made.labels:
         return ClusterTest("ari", None, (), None, None, len(weights), made.note or "no groups by effects")
     return cluster_test(
-        weights, labels=made.labels, statistic="ari", k=k or None, linkage="ward" if k else "average",
-        groups=groups_of(grid), permutations=permutations, seed=seed, alpha=alpha, unit="labellings",
-    )  # fmt: skip
+        weights,
+        labels=made.labels,
+        statistic="ari",
+        k=k or None,
+        linkage="ward" if k else "average",
+        groups=groups_of(grid),
+        permutations=permutations,
+        seed=seed,
+        alpha=alpha,
+        unit="labellings",
+    )
 
 
 def injected(table: Array, grid: Grid, k: int) -> tuple[Array, Array]:

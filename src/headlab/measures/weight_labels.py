@@ -52,8 +52,12 @@ class Labelled:
 
     def row(self) -> dict[str, Any]:
         out: dict[str, Any] = {
-            "layer": self.layer, "circuit": self.circuit, "label": WORDS[self.label], "null": self.null, "n": self.n,
-        }  # fmt: skip
+            "layer": self.layer,
+            "circuit": self.circuit,
+            "label": WORDS[self.label],
+            "null": self.null,
+            "n": self.n,
+        }
         for kind in ("silhouette", "ari", "purity"):
             found = self.tests.get(kind)
             ranked = None if found is None or found.test is None else found.test.p
@@ -187,10 +191,19 @@ def methods(here: Mapping[str, Any], seed: int) -> Any:
             labels = np.array(c.labels)
             same = (labels[:, None] == labels) & (labels >= 0)[:, None] & ~np.eye(len(labels), dtype=bool)
             rows.append(
-                {"layer": one.layer, "circuit": circuit, "method": name, "k": c.k, "sizes": str(c.sizes),
-                 "silhouette": c.silhouette, "left_out": int((labels < 0).sum()), "n": len(labels), "seed": seed,
-                 "agreement": float(together[same].mean()) if same.any() else None}
-            )  # fmt: skip
+                {
+                    "layer": one.layer,
+                    "circuit": circuit,
+                    "method": name,
+                    "k": c.k,
+                    "sizes": str(c.sizes),
+                    "silhouette": c.silhouette,
+                    "left_out": int((labels < 0).sum()),
+                    "n": len(labels),
+                    "seed": seed,
+                    "agreement": float(together[same].mean()) if same.any() else None,
+                }
+            )
         rows.append(
             {"layer": one.layer, "circuit": circuit, "method": "gap statistic", "k": gap.k, "n": gap.n, "seed": seed}
         )

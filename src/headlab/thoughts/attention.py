@@ -111,9 +111,12 @@ class ThoughtAttention:
         """These problems, in this order."""
         index = list(order)
         return ThoughtAttention(
-            tuple(self.names[i] for i in index), self.question[index], self.bot[index], self.thoughts[index],
+            tuple(self.names[i] for i in index),
+            self.question[index],
+            self.bot[index],
+            self.thoughts[index],
             self.later[index],
-        )  # fmt: skip
+        )
 
 
 @torch.inference_mode()

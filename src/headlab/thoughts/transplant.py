@@ -64,9 +64,15 @@ def head_weights(lab: Lab, head: Head) -> HeadWeights:
         for s, i in places.items()
     }
     return HeadWeights(
-        made["q"], made["k"], made["v"], lab.weight("o", at)[head.index].double(), bias["q"], bias["k"], bias["v"],
+        made["q"],
+        made["k"],
+        made["v"],
+        lab.weight("o", at)[head.index].double(),
+        bias["q"],
+        bias["k"],
+        bias["v"],
         scaling_of(lab, at),
-    )  # fmt: skip
+    )
 
 
 def has_bias(lab: Lab, layer: int) -> bool:
@@ -100,9 +106,11 @@ def written(lab: Lab, head: Head, new: HeadWeights) -> Iterator[None]:
     try:
         with torch.no_grad():
             for site, place, matrix, bias in (
-                ("q", head.index, new.q, new.bias_q), ("k", kv, new.k, new.bias_k), ("v", kv, new.v, new.bias_v),
+                ("q", head.index, new.q, new.bias_q),
+                ("k", kv, new.k, new.bias_k),
+                ("v", kv, new.v, new.bias_v),
                 ("o", head.index, new.o, None),
-            ):  # fmt: skip
+            ):
                 _put(modules[site], getattr(lab.geometry, site).channels[place], matrix, bias, out=site != "o")
         yield
     finally:
@@ -166,9 +174,12 @@ def _by_role(x: Tensor, seen: Observed, answers: int) -> dict[str, Array]:
     layout, whole = seen.layout, x.double().cpu().numpy()
     thoughts = whole[layout.prompt : layout.eot]
     return {
-        "question": whole[: layout.question][::-1], "bot": whole[layout.question : layout.prompt], "thoughts": thoughts,
-        "eot": whole[layout.eot : layout.eot + 1], "answer": whole[layout.eot + 1 : layout.eot + 1 + answers],
-    }  # fmt: skip
+        "question": whole[: layout.question][::-1],
+        "bot": whole[layout.question : layout.prompt],
+        "thoughts": thoughts,
+        "eot": whole[layout.eot : layout.eot + 1],
+        "answer": whole[layout.eot + 1 : layout.eot + 1 + answers],
+    }
 
 
 def paired(a: Sequence[dict[str, Array]], b: Sequence[dict[str, Array]]) -> tuple[Array, Array, Array]:
@@ -288,9 +299,15 @@ def rotated(one: HeadWeights, own: Streams, seed: int) -> tuple[HeadWeights, Str
     turn_in, turn_out = (np.linalg.qr(rng.standard_normal((d, d)))[0] for _ in range(2))
     back = torch.from_numpy(turn_in.T)
     made = HeadWeights(
-        back @ one.q, back @ one.k, back @ one.v, one.o @ torch.from_numpy(turn_out), one.bias_q, one.bias_k, one.bias_v,
+        back @ one.q,
+        back @ one.k,
+        back @ one.v,
+        one.o @ torch.from_numpy(turn_out),
+        one.bias_q,
+        one.bias_k,
+        one.bias_v,
         one.scaling,
-    )  # fmt: skip
+    )
     turned = [
         [{role: x @ turn for role, x in p.items()} for p in each]
         for each, turn in ((own.read, turn_in), (own.resid, turn_out))
