@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from headlab.experiments.thoughts import roles as room
-from headlab.experiments.thoughts.roles import Told, ratios, role_of
 from headlab.experiments.trial import adjusted, builtin_claims, load_thinker, trial
 from headlab.heads import Head
 from headlab.tasks.question_words import token_classes, words_of
 from headlab.tasks.word_problems import word_problems
+from headlab.thoughts import roles as room
 from headlab.thoughts.integrated import Frozen, attribute
 from headlab.thoughts.loop import Asked, ids_of
+from headlab.thoughts.roles import Told, ratios, role_of
 
 HEADS = (Head(1, 5), Head(0, 6))
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from headlab.experiments.thoughts import difficulty as d
-from headlab.experiments.thoughts import strata
 from headlab.experiments.trial import adjusted, builtin_claims, trial
 from headlab.tasks.word_problems import Problem, ProblemSet, word_problems
+from headlab.trials import hardness as d
+from headlab.trials import strata
 
 
 def problem(i: int, steps: int, answer: str = "9") -> Problem:

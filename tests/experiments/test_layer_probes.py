@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headlab.experiments.thoughts import layer_probes as lp
-from headlab.experiments.thoughts import probing
 from headlab.experiments.trial import adjusted, builtin_claims, trial
+from headlab.stats import bootstrap_mean
 from headlab.tasks.word_problems import Problem, word_problems
+from headlab.thoughts import probing
+from headlab.trials import probes as lp
 
 N, WIDTH = 390, 23
 
@@ -119,8 +120,8 @@ def test_controls_can_fail() -> None:
     assert lp.judged_no_op(np.array([-1.0]), np.array([-1.0])).passed
     assert not lp.judged_no_op(np.array([-1.0]), np.array([-1.0 - 1e-7])).passed
     groups = [f"g{i}" for i in range(200)]
-    assert lp.judged_shuffled(np.full(200, 0.1), 0.1, groups, 0).passed
-    assert not lp.judged_shuffled(np.full(200, 0.2), 0.1, groups, 0).passed
+    like, above = (bootstrap_mean(np.full(200, x), groups, unit="problems", seed=0) for x in (0.1, 0.2))
+    assert lp.judged_shuffled(like, 0.1).passed and not lp.judged_shuffled(above, 0.1).passed
     assert lp.judged_token(np.ones(40, bool), 5).passed and not lp.judged_token(np.arange(40) % 2 == 0, 5).passed
     assert not lp.judged_token(None, 0).passed
 

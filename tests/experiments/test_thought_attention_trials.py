@@ -15,16 +15,16 @@ import torch
 from headlab.engine.model import open_model
 from headlab.experiments.base import Result
 from headlab.experiments.thoughts import compare_models, head_metrics, hubs, thought_attention
-from headlab.experiments.thoughts import thought_rows as shared
 from headlab.experiments.trial import EXPERIMENTS, adjusted, find_claim, trial
 from headlab.organisms.thought_making import build_lm, wrap
 from headlab.organisms.thought_recipes import THOUGHT_RECIPES
 from headlab.report.figures import describe, spec
 from headlab.tasks.word_problems import ProblemSet, build_word_tokenizer, word_problems
-from headlab.thoughts import metrics
+from headlab.thoughts import compared, metrics
 from headlab.thoughts.attention import ThoughtAttention, attention
 from headlab.thoughts.hubs import even_rows, find_hubs
 from headlab.thoughts.loading import Thinker
+from headlab.trials import row_checks
 
 ROOMS = (thought_attention, hubs, head_metrics, compare_models)
 for _room in ROOMS:
@@ -173,22 +173,22 @@ def test_controls_fail_on_what_they_are_for() -> None:
     own = rng.dirichlet(np.ones(6), (30, 5, 6)) * np.tri(6)
     clusters = [f"c{i}" for i in range(30)]
     flat = np.broadcast_to(even_rows(6), own.shape)
-    assert shared.judged_uniform(flat, find_hubs(flat, clusters, seed=0)).passed
-    assert not shared.judged_uniform(own, find_hubs(own, clusters, seed=0)).passed
+    assert row_checks.judged_uniform(flat, find_hubs(flat, clusters, seed=0)).passed
+    assert not row_checks.judged_uniform(own, find_hubs(own, clusters, seed=0)).passed
     found = {j: np.full(5, j) for j in range(6)}
-    assert shared.judged_planted(found).passed
-    assert not shared.judged_planted({**found, 3: np.array([3, 3, -1, 3, 3])}).passed
+    assert row_checks.judged_planted(found).passed
+    assert not row_checks.judged_planted({**found, 3: np.array([3, 3, -1, 3, 3])}).passed
     peak = np.array(flat)
     peak[..., 1:, :] *= 0.1
     peak[..., 1:, 0] += 0.9
     with_hubs, without = (find_hubs(x, clusters, seed=0) for x in (peak, flat))
-    assert shared.untrained_control([without] * 3).passed and not shared.untrained_control([with_hubs] * 3).passed
-    assert not shared.untrained_control([]).passed
+    assert row_checks.judged_untrained([without] * 3).passed and not row_checks.judged_untrained([with_hubs] * 3).passed
+    assert not row_checks.judged_untrained([]).passed
     chain = np.array(flat)
     for i in range(1, 6):
         chain[..., i, : i + 1] = 0.2 / i
         chain[..., i, i - 1] = 0.8
-    assert thought_attention.judged_sequential(chain).passed and not thought_attention.judged_sequential(own).passed
+    assert row_checks.judged_chain(chain).passed and not row_checks.judged_chain(own).passed
 
 
 def test_a_missing_key_fails_the_row_control() -> None:
@@ -196,9 +196,9 @@ def test_a_missing_key_fails_the_row_control() -> None:
     whole = ThoughtAttention(
         ("a", "b", "c"), np.full(shape, 0.4), np.full(shape, 0.1), np.full((*shape, 6), 0.5 / 6), np.zeros(shape)
     )
-    assert shared.rows_control(whole, torch.float32).passed
+    assert row_checks.judged_rows(whole, torch.float32).passed
     lost = ThoughtAttention(whole.names, whole.question, 0 * whole.bot, whole.thoughts, whole.later)
-    assert not shared.rows_control(lost, torch.float32).passed
+    assert not row_checks.judged_rows(lost, torch.float32).passed
 
 
 def test_published_values_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,17 +219,15 @@ def test_models_are_compared_on_the_same_resamples() -> None:
     rng = np.random.default_rng(2)
     a = rng.dirichlet(np.ones(6), (40, 6, 6)) * np.tri(6)
     clusters = [f"c{i % 23}" for i in range(40)]
-    one, same = (compare_models.judged("m", 1, 2, a, clusters, (2, 3), 0) for _ in range(2))
-    gaps = compare_models.differences(one, same, clusters, 0)
+    one, same = (compared.judged("m", 1, 2, a, clusters, (2, 3), 0) for _ in range(2))
+    gaps = compared.differences(one, same, clusters, 0)
     assert compare_models.judged_self(gaps).passed
     assert gaps["variance:gap"].low == gaps["variance:gap"].high == 0
-    other = compare_models.judged(
-        "n", 2, 2, np.array(even_rows(6) * np.ones((40, 6, 1, 1))) + 0.01 * a, clusters, (2, 3), 0
-    )
-    assert not compare_models.judged_self(compare_models.differences(one, other, clusters, 0)).passed
-    late = compare_models.judged("m", 1, 2, a, clusters, (2, 3), 1)
+    other = compared.judged("n", 2, 2, np.array(even_rows(6) * np.ones((40, 6, 1, 1))) + 0.01 * a, clusters, (2, 3), 0)
+    assert not compare_models.judged_self(compared.differences(one, other, clusters, 0)).passed
+    late = compared.judged("m", 1, 2, a, clusters, (2, 3), 1)
     with pytest.raises(ValueError, match="not resampled together"):
-        compare_models.differences(one, late, clusters, 0)
+        compared.differences(one, late, clusters, 0)
 
 
 # -- what must show -----------------------------------------------------------------------------------------
@@ -241,7 +239,7 @@ def ruled(family: str, seed: int, problems: int, std: float) -> tuple[np.ndarray
     lab = open_model(model.codi, tokenizer=build_word_tokenizer(20))
     asked = word_problems(problems, split="test", seed=1)
     found = attention(Thinker(lab, model, "u"), [p.question for p in asked], [p.id for p in asked], max_new_tokens=1)
-    among = shared.matrices(found)
+    among = found.matrices
     view = metrics.published_view(among).mean(0)
     return find_hubs(among, [p.cluster for p in asked], seed=0).hub, metrics.incoming(view).argmax(-1)
 

@@ -13,13 +13,14 @@ from planted_thinker import planted, problems, truth
 from headlab.experiments.trial import adjusted, find_claim, trial
 from headlab.heads import Grid, Head, Heads
 from headlab.stats import Estimate
+from headlab.stats.correlation import spearman
 from headlab.tasks.word_problems import grade_problem
 from headlab.thoughts.loop import think
 from headlab.thoughts.worlds import ThoughtWorld, ablation
 from headlab.trials import thought_checks
 from headlab.trials.answers import of_world, relative
 from headlab.trials.thought_checks import lowers, parse_control
-from headlab.trials.thought_heads import output_norms, spearman
+from headlab.trials.thought_heads import output_norms
 from headlab.trials.thought_sets import matched_by_layer
 
 TEST, SELECTION = problems(103), problems(17, seed=1)

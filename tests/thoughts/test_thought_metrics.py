@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
-from headlab.experiments.thoughts.head_metrics import MAXIMA, PRINTED, PUBLISHED
 from headlab.stats.intervals import bootstrap_means
 from headlab.stats.of_means import bootstrap_of_means
 from headlab.thoughts import hubs, metrics
 from headlab.thoughts.profiles import BY_HEAD, profile
+from headlab.thoughts.published_heads import MAXIMA, PRINTED, PUBLISHED
 
 H6 = 1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5 + 1 / 6
 

@@ -28,6 +28,7 @@ The page holds 25 names; these modules are imported by theirs:
     clustering    trees, k-means, density; how many clusters, and whether beyond a null
     agreement     silhouettes, adjusted Rand index, purity
     views         a table of distances in two dimensions
+    correlation   Spearman's of one row of numbers with many
     groups        what differs between given groups, the largest statistic permuted
     change_point  one change in a short series, and between which looks
     of_means      intervals of any function of means

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from headlab import organisms
 from headlab.claims import Claim
 from headlab.effects import Progress, Table, quiet
 from headlab.engine.identity import short
@@ -16,7 +17,7 @@ from headlab.stats import Estimate
 from headlab.stats.figures import percent
 from headlab.store import Run
 from headlab.tasks.word_problems import ProblemSet
-from headlab.thoughts.loading import Thinker
+from headlab.thoughts.loading import Thinker, load
 from headlab.thoughts.loop import think
 from headlab.thoughts.worlds import ThoughtWorld
 from headlab.trials.answers import accuracy, parse_rate
@@ -75,6 +76,7 @@ class ThoughtBench:
     run: Run
     progress: Progress = quiet
     memory: int | None = None
+    others: dict[str, Thinker] = field(default_factory=dict)
 
     @property
     def lab(self) -> Lab:
@@ -107,8 +109,12 @@ class ThoughtBench:
         """Rows in flight: the default, or what fits the memory asked for (keys and values of 512 tokens a row)."""
         return in_flight(self.lab, self.memory)
 
-    def option(self, name: str, experiment: Any) -> Any:
-        return self.claim.options.get(name, experiment.options[name])
+    def opened(self, name: str) -> Thinker:
+        """Another model, opened once: a shipped thought model by name, or a folder or hub id."""
+        if name not in self.others:
+            shipped = name in organisms.names("thoughts")
+            self.others[name] = load(organisms.path(name), name=name) if shipped else load(name)
+        return self.others[name]
 
     def think(
         self,
@@ -152,6 +158,11 @@ class ThoughtBench:
         reasons = shortcomings(found, parsed, self.test)
         reason = "the model is not eligible: " + "; ".join(reasons) if reasons else ""
         return Able(not reasons, reason, found, parsed, self.test.majority()[1])
+
+
+def stem(name: str) -> str:
+    """The family of a shipped thought model: ``thoughts-gpt2-plain`` → ``thoughts-gpt2``."""
+    return "-".join(name.split("-")[:2])
 
 
 def thoughts_at_least(least: int) -> Callable[[ThoughtBench], str]:

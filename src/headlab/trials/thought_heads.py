@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from headlab.heads import Head, Heads, every_head
 from headlab.stats import Estimate
+from headlab.stats.correlation import spearman
 from headlab.stats.of_means import bootstrap_of_means
 from headlab.thoughts import metrics
 from headlab.thoughts.scores import norms
@@ -72,13 +72,6 @@ def output_norms(case: ThoughtBench) -> dict[Head, float]:
 
 def scores(seen: Seen) -> Scores:
     return seen.of_case(published_scores)
-
-
-def spearman(a: Array, b: Array) -> Array:
-    """Spearman's ρ of ``a`` [n] with each row of ``b`` [..., n], ties at their mean rank; NaN where all values are equal."""
-    x, y = (r - r.mean(-1, keepdims=True) for r in (rankdata(a), rankdata(b, axis=-1)))
-    with np.errstate(invalid="ignore"):
-        return (x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
 
 
 def rank_correlation(lost: Array, scores: Array, clusters: Sequence[str], seed: int) -> Estimate:

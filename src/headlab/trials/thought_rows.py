@@ -12,12 +12,12 @@ from headlab import organisms
 from headlab.heads import every_head
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.attention import ThoughtAttention, attention
-from headlab.thoughts.loading import Thinker, load
+from headlab.thoughts.loading import Thinker
 from headlab.thoughts.loop import Asked
 from headlab.thoughts.untrained import untrained
 from headlab.thoughts.worlds import Force, ThoughtWorld
 from headlab.trials.flow import Scope
-from headlab.trials.thought_case import ThoughtBench
+from headlab.trials.thought_case import ThoughtBench, stem
 
 Array = np.ndarray
 FEW = 48
@@ -86,11 +86,6 @@ def forced(case: ThoughtBench, problems: ProblemSet, shape: str, hub: int | None
 # -- references ---------------------------------------------------------------------------------------------
 
 
-def stem(name: str) -> str:
-    """The family of a shipped thought model: ``thoughts-gpt2-plain`` → ``thoughts-gpt2``."""
-    return "-".join(name.split("-")[:2])
-
-
 def siblings(case: ThoughtBench, asked: str) -> list[Thinker]:
     """Other models to hold beside this one: those named (by commas), or with "auto" the shipped ones of its family that
     have thoughts (plain, filler: other training, other seeds of the same shape)."""
@@ -98,12 +93,7 @@ def siblings(case: ThoughtBench, asked: str) -> list[Thinker]:
     names = [n.strip() for n in asked.split(",") if n.strip()]
     if names == ["auto"]:
         names = [n for n in shipped if own in shipped and stem(n) == stem(own) and n != own and not n.endswith("-none")]
-    return [opened(n) for n in names]
-
-
-def opened(name: str) -> Thinker:
-    """A shipped thought model by name, or a folder or hub id."""
-    return load(organisms.path(name), name=name) if name in organisms.names("thoughts") else load(name)
+    return [case.opened(n) for n in names]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from headlab.effects import Figure, Table
 from headlab.heads import Heads, every_head
 from headlab.interventions import Intervention
 from headlab.stats import Estimate, Rank, benjamini_hochberg, rank
+from headlab.stats.correlation import spearman
 from headlab.thoughts.worlds import ThoughtWorld, ablation
 from headlab.trials import charts
 from headlab.trials import thought_charts as draw
@@ -30,7 +31,7 @@ from headlab.trials.flow import Method, OnProblems, Seen, Told, unsliced, what_i
 from headlab.trials.thought_case import thoughts_at_least
 from headlab.trials.thought_checks import parsed, silenced, written_back
 from headlab.trials.thought_effects import Edits, costs, table
-from headlab.trials.thought_heads import output_norms, rank_correlation, scores, spearman
+from headlab.trials.thought_heads import output_norms, rank_correlation, scores
 from headlab.trials.thought_sets import Beside
 
 Array = np.ndarray

@@ -11,215 +11,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import pandas as pd
 
-from headlab.claims import Control, decide
+from headlab.claims import Control
 from headlab.effects import Figure
-from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.thoughts import thought_figures as draw
-from headlab.experiments.thoughts.thought_rows import (
-    NO_ELIGIBILITY,
-    Reference,
-    batch_control,
-    cannot,
-    clusters_of,
-    matrices,
-    only,
-    read,
-    references,
-    rows_control,
-    untestable,
-)
-from headlab.stats import Estimate, Rank, rank
-from headlab.stats.figures import rounded
-from headlab.store import Reading
+from headlab.stats import Rank, rank
 from headlab.thoughts import metrics
 from headlab.thoughts.hubs import shuffled_matrices
 from headlab.thoughts.profiles import TOP, Profile, profile
-from headlab.trials.thought_case import ThoughtBench
+from headlab.thoughts.published_heads import PRINTED, recomputed
+from headlab.thoughts.summaries import shuffled_rows
+from headlab.trials import charts
+from headlab.trials import thought_charts as draw
+from headlab.trials.flow import Method, OnProblems, Scope, Seen, Told, what_is_measured
+from headlab.trials.row_checks import batches, rows_sum
+from headlab.trials.thought_case import thoughts_at_least
+from headlab.trials.thought_rows import NO_ELIGIBILITY, references, rows_of
 
 Array = np.ndarray
+Profiled = Callable[[Seen], Profile]
 MEASURES = ("flow", "hub_variance", "skip", "composite", "sequential", "max_attention")
-STATISTICS = (*MEASURES, *(f"largest:{m}" for m in MEASURES), "lead", "rank:variance", "top20:*")
 CRITICAL = 0.7
-PUBLISHED: dict[str, tuple[tuple[str, float, float, float, float, str], ...]] = {
-    "Llama": (
-        ("L4H5", 1.0, 0.300, 0.162, 0.528, "Hub Aggregator"),
-        ("L5H30", 1.0, 0.246, 0.153, 0.449, "Hub Aggregator"),
-        ("L5H28", 1.0, 0.196, 0.218, 0.434, "Skip Connection"),
-    ),
-    "GPT-2": (
-        ("L0H3", 1.0, 0.266, 0.153, 0.600, "Multi-Purpose"),
-        ("L5H3", 1.0, 0.213, 0.080, 0.425, "Hub Aggregator"),
-        ("L6H0", 1.0, 0.197, 0.093, 0.417, "Hub Aggregator"),
-    ),
-}
-"""Head, flow, hub variance, skip, composite and type, as printed; :data:`MAXIMA` are the largest over all heads."""
-MAXIMA = {"Llama": (0.300, 0.252), "GPT-2": (0.266, 0.153)}
-PRINTED = 0.0015
-"""Three printed digits, and the rounding of the values that went in."""
 
 
-def head_metrics(bench: ThoughtBench) -> Outcome:
-    """Run the experiment."""
-    if why := cannot(bench):
-        return untestable(bench, why)
-    found, clusters = read(bench, "attention"), clusters_of(bench.test)
-    among, seed = matrices(found), bench.seed
-    grid = (bench.lab.grid.n_layers, bench.lab.grid.n_heads)
-    own = profile(among, clusters, grid, seed=seed)
-    view = profile(metrics.published_view(among), clusters, grid, seed=seed)
-    where, null = _shuffled(own, among, clusters, bench)
-    others = references(bench, bench.option("untrained", EXPERIMENT), bench.option("references", EXPERIMENT))
-    beside = [(o, profile(o.matrices, o.clusters, grid, seed=seed, draws=200)) for o in others if _same(o, among)]
-    checks = [
-        rows_control(found, bench.lab.dtype),
-        batch_control(bench),
-        published_control(),
-        planted_control(among, grid),
+def own(seen: Seen) -> Profile:
+    return seen.of_trial(_own)
+
+
+def _own(scope: Scope) -> Profile:
+    grid = (scope.grid.n_layers, scope.grid.n_heads)
+    return _warned(scope, "standard", profile(rows_of(scope).matrices, scope.case.clusters, grid, seed=scope.seed))
+
+
+def _warned(scope: Scope, reading: str, made: Profile) -> Profile:
+    if made.scores.warning:
+        scope.case.run.warn(f"{reading} reading: {made.scores.warning}")
+    return made
+
+
+def view(seen: Seen) -> Profile:
+    """The same of the published matrix."""
+    return seen.of_trial(_view)
+
+
+def _view(scope: Scope) -> Profile:
+    grid, among = (scope.grid.n_layers, scope.grid.n_heads), metrics.published_view(rows_of(scope).matrices)
+    return _warned(scope, "published", profile(among, scope.case.clusters, grid, seed=scope.seed))
+
+
+def beside(seen: Seen) -> list[tuple[str, str, Profile]]:
+    """Name, kind and profile of this model and of each reference of its shape."""
+    shape, grid = seen.of_trial(rows_of).matrices.shape[1:], own(seen).grid
+    others = [
+        (o.name, o.kind, profile(o.matrices, o.clusters, grid, seed=seen.case.seed, draws=200))
+        for o in seen.of_trial(references)
+        if o.matrices.shape[1:] == shape
     ]
-    readings = [_reading(bench, "standard", _WORDS, own, checks, where)]
-    if "published" in bench.claim.readings:
-        readings.append(_reading(bench, "published", _PUBLISHED, view, checks, None))
-    for name, one in (("standard", own), ("published", view)):
-        if one.scores.warning:
-            bench.run.warn(f"{name} reading: {one.scores.warning}")
-    return Outcome(
-        readings,
-        _figures(bench, own, where, null, beside),
-        {"ranked_heads": own.table(), "ranked_heads_published": view.table(), "models": _models(bench, own, beside)},
-        NO_ELIGIBILITY,
-        settings={"critical": CRITICAL, "top": TOP},
-        sections=[_findings("Findings", own), _findings("Findings, as published", view), *_SECTIONS],
-        notes=[one.scores.warning for one in (view,) if one.scores.warning],
-    )
+    return [(seen.case.thinker.name, "this model", own(seen)), *others]
 
 
-def _same(other: Reference, among: Array) -> bool:
-    return other.matrices.shape[1:] == among.shape[1:]
+def shuffled(seen: Seen) -> Array:
+    """The largest hub variance of any head when thoughts change places, [shuffle]."""
+    case = seen.case
+    among, draws = seen.of_trial(rows_of).matrices, case.claim.matched_sets
+    drawn = shuffled_matrices(among, case.clusters, seed=case.seed, draws=draws)
+    return np.concatenate([metrics.hub_variance(block).max(-1) for block in drawn])
 
 
-def _shuffled(own: Profile, among: Array, clusters: Sequence[str], bench: ThoughtBench) -> tuple[Rank, Array]:
-    """Where the largest hub variance stands among those of shuffled thoughts."""
-    drawn = shuffled_matrices(among, clusters, seed=bench.seed, draws=bench.claim.matched_sets)
-    null = np.concatenate([metrics.hub_variance(block).max(-1) for block in drawn])
-    seen = float(own.numbers("hub_variance").max())
-    return rank(seen, null, enumerated=False, alpha=bench.claim.alpha, unit="shuffles"), null
+def place(seen: Seen) -> Rank:
+    found, alpha = float(own(seen).numbers("hub_variance").max()), seen.case.claim.alpha
+    return rank(found, seen.once(shuffled), enumerated=False, alpha=alpha, unit="shuffles")
 
 
-def _reading(
-    bench: ThoughtBench, name: str, words: str, own: Profile, checks: list[Control], where: Rank | None
-) -> Reading:
-    numbers: dict[str, Any] = {m: own.average(m) for m in MEASURES}
-    numbers |= {f"largest:{m}": own.largest(m) for m in MEASURES} | {"lead": own.lead()}
-    numbers |= {f"top20:{kind}": own.count(kind) for kind in (*metrics.KINDS, *metrics.THIRDS)}
-    findings = numbers | ({} if where is None else {"rank:variance": where})
-    estimates = [named(k, _label(k, own), v, "") for k, v in numbers.items()]
-    if where is not None:
-        estimates.append(
-            named("rank:variance", "shuffles of thoughts with as large a hub variance in some head", where.estimate, "")
-        )
-    return Reading(
-        protocol=name,
-        words=words,
-        verdict=decide(only(bench.claim, *findings), findings, checks),
-        estimates=tuple(estimates),
-    )
+def told(of: Profiled) -> Callable[[Seen], Iterator[Told]]:
+    """Every number of a profile."""
+
+    def numbers(seen: Seen) -> Iterator[Told]:
+        one = of(seen)
+        for m in MEASURES:
+            yield Told(m, f"{m.replace('_', ' ')}, mean over heads", one.average(m), "")
+        for m in MEASURES:
+            yield Told(f"largest:{m}", f"largest {m.replace('_', ' ')} of any head", one.largest(m), "")
+        yield Told("lead", f"composite of {one.names[one.ranked[0]]} less the highest of the others", one.lead(), "")
+        for kind in (*metrics.KINDS, *metrics.THIRDS):
+            yield Told(f"top20:{kind}", f"{kind} among the first {min(TOP, one.n)} heads", one.count(kind), "")
+
+    return numbers
 
 
-def _label(name: str, own: Profile) -> str:
-    kind, _, what = name.partition(":")
-    if kind == "largest":
-        return f"largest {what.replace('_', ' ')} of any head"
-    if kind == "top20":
-        return f"{what} among the first {min(TOP, own.n)} heads"
-    if name == "lead":
-        return f"composite of {own.names[own.ranked[0]]} less the highest of the others"
-    return f"{name.replace('_', ' ')}, mean over heads"
+def ranked(seen: Seen) -> Iterator[Told]:
+    said = "shuffles of thoughts with as large a hub variance in some head"
+    yield Told("rank:variance", said, seen.once(place), "")
 
 
 # -- controls -----------------------------------------------------------------------------------------------
 
 
-def published_control() -> Control:
+def published_control(seen: Seen | None = None) -> Control:
     """The printed flow, hub and skip values must give the printed composites and types."""
-    worst, types = 0.0, True
-    for name, rows in PUBLISHED.items():
-        hub, skip = MAXIMA[name]
-        flow_, variance, skips = ([row[k] for row in rows] for k in (1, 2, 3))
-        # the heads that were not printed: one with nothing, one with the largest skip, both of flow one
-        got = metrics.composite([*flow_, 1.0, 1.0], [*variance, 0.0, 0.0], [*skips, 0.0, skip])
-        assert max(variance) == hub
-        worst = max(worst, *(abs(float(got.score[i]) - row[4]) for i, row in enumerate(rows)))
-        types = types and [row[5] for row in rows] == got.types[: len(rows)]
-    return Control(
-        name="published-values",
-        kind="positive",
-        passed=worst <= PRINTED and types,
-        words=(
-            f"the published flow, hub and skip values give the published composites within {rounded(worst)} and "
-            f"{'their' if types else 'other'} types"
-        ),
-        value=worst,
-    )
+    worst, types = recomputed()
+    words = f"the published flow, hub and skip values give the published composites within {worst:.4f} and "
+    said = f"{words}{'their' if types else 'other'} types"
+    passed = worst <= PRINTED and types
+    return Control(name="published-values", kind="positive", passed=passed, words=said, value=worst)
+
+
+def planted_head(seen: Seen) -> Control:
+    return planted_control(seen.of_trial(rows_of).matrices, own(seen).grid)
 
 
 def planted_control(among: Array, grid: tuple[int, int]) -> Control:
     """The last head of the ranking, given rows that rest on thought 0, must come first."""
-    mean = among.mean(0)
-    planted = np.array(mean)
-    last = int(_composite(mean).score.argmin())
+    planted = np.array(among.mean(0))
+    last = int(metrics.composite_of(planted).score.argmin())
     planted[last] = 0
     planted[last, :, 0] = 1
-    first = int(_composite(planted).score.argmax())
-    return Control(
-        name="planted-head",
-        kind="positive",
-        passed=first == last,
-        words=f"L{last // grid[1]}H{last % grid[1]}, the lowest head, given rows that rest on thought 0, "
-        f"{'comes first' if first == last else f'stays behind head {first}'}",
-    )
-
-
-def _composite(mean: Array) -> metrics.Composite:
-    return metrics.composite_of(mean)
+    first = int(metrics.composite_of(planted).score.argmax())
+    where = "comes first" if first == last else f"stays behind head {first}"
+    words = f"L{last // grid[1]}H{last % grid[1]}, the lowest head, given rows that rest on thought 0, {where}"
+    return Control(name="planted-head", kind="positive", passed=first == last, words=words)
 
 
 # -- text, tables, figures ----------------------------------------------------------------------------------
 
 
-def _findings(heading: str, own: Profile) -> dict[str, str]:
-    """The findings text, from the numbers."""
-    types, received = own.scores.types, metrics.incoming(own.mean)
-    said = []
-    for place, h in enumerate(own.ranked[:3], start=1):
-        said.append(
-            f"{place}. {own.names[h]}, {types[h]}: composite {own.estimate('composite', h)}, rank {own.estimate('rank', h)}; "
-            f"flow {own.estimate('flow', h)}, hub variance {own.estimate('hub_variance', h)} (most at thought "
-            f"{int(received[h].argmax())}), skip {own.estimate('skip', h)}, largest cell {own.estimate('max_attention', h)}."
-        )
-    top = min(TOP, own.n)
-    said.append(f"Types among the first {top}: " + "; ".join(f"{k} {own.count(k)}" for k in metrics.KINDS) + ".")
-    said.append(f"Layers among the first {top}: " + "; ".join(f"{k} {own.count(k)}" for k in metrics.THIRDS) + ".")
-    critical = [own.names[h] for h in own.ranked if own.numbers("composite")[h] > CRITICAL]
-    said.append(
-        f"Composite over {CRITICAL}: {len(critical)} of {own.n} heads{': ' + ', '.join(critical) if critical else ''}."
-    )
-    if own.scores.warning:
-        said.append(f"Warning: {own.scores.warning}.")
-    return {"heading": heading, "text": " ".join(said)}
+def findings(one: Profile) -> str:
+    types, received, top = one.scores.types, metrics.incoming(one.mean), min(TOP, one.n)
+    said = [
+        f"{place}. {one.names[h]}, {types[h]}: composite {one.estimate('composite', h)}, rank {one.estimate('rank', h)}; "
+        f"flow {one.estimate('flow', h)}, hub variance {one.estimate('hub_variance', h)} (most at thought "
+        f"{int(received[h].argmax())}), skip {one.estimate('skip', h)}, largest cell {one.estimate('max_attention', h)}."
+        for place, h in enumerate(one.ranked[:3], start=1)
+    ]
+    for what, kinds in (("Types", metrics.KINDS), ("Layers", metrics.THIRDS)):
+        said.append(f"{what} among the first {top}: {'; '.join(f'{k} {one.count(k)}' for k in kinds)}.")
+    critical = [one.names[h] for h in one.ranked if one.numbers("composite")[h] > CRITICAL]
+    listed = f": {', '.join(critical)}" if critical else ""
+    said.append(f"Composite over {CRITICAL}: {len(critical)} of {one.n} heads{listed}.")
+    return " ".join([*said, *([f"Warning: {one.scores.warning}."] if one.scores.warning else [])])
 
 
-def _models(bench: ThoughtBench, own: Profile, beside: Sequence[tuple[Reference, Profile]]) -> Any:
-    import pandas as pd
-
-    models = [(bench.thinker.name, "this model", own), *((o.name, o.kind, p) for o, p in beside)]
+def models(seen: Seen) -> pd.DataFrame:
     rows = []
-    for name, kind, one in models:
-        row: dict[str, Any] = {"model": name, "kind": kind, "first": one.names[one.ranked[0]], "n": one.found.n}
+    for name, kind, one in seen.once(beside):
+        row = {"model": name, "kind": kind, "first": one.names[one.ranked[0]], "n": one.found.n}
         for m in ("composite", "hub_variance", "skip"):
             e = one.largest(m)
             row |= {f"largest_{m}": e.value, f"largest_{m}_low": e.low, f"largest_{m}_high": e.high}
@@ -227,90 +165,98 @@ def _models(bench: ThoughtBench, own: Profile, beside: Sequence[tuple[Reference,
     return pd.DataFrame(rows)
 
 
-def _figures(
-    bench: ThoughtBench, own: Profile, where: Rank, null: Array, beside: Sequence[tuple[Reference, Profile]]
-) -> list[Figure]:
-    n, types = own.mean.shape[-1], own.scores.types
-    order = own.ranked
-    told = f"Mean over {own.found.n} problems; row i is the query of thought i. Intervals stand in the table."
-
-    def panels(k: int) -> dict[str, Array]:
-        return {f"{own.names[h]} {types[h]} {rounded(own.numbers('composite')[h])}": own.mean[h] for h in order[:k]}
-
-    mass = own.mean.sum(-1).mean(0)
-    even = {"thoughts shuffled, mean over heads": mass[:, None] * np.tri(n) / np.arange(1, n + 1)[:, None]}
-    rows: list[tuple[str, str, Estimate]] = [("this model", "largest composite", own.largest("composite"))]
-    rows += [(o.name, "largest composite", p.largest("composite")) for o, p in beside]
+def figures(seen: Seen) -> list[Figure]:
+    one = own(seen)
+    n, types, score = one.found.n, one.scores.types, one.numbers("composite")
+    told = f"Mean over {n} problems; row i is the query of thought i. Intervals stand in the table."
+    panels = [(f"{one.names[h]} {types[h]} {score[h]:.3f}", one.mean[h]) for h in one.ranked]
+    even = {"thoughts shuffled, mean over heads": shuffled_rows(one.mean).mean(0)}
+    first = one.ranked[:TOP]
+    ladder = [(one.names[h], types[h], one.estimate("composite", h)) for h in first]
+    best = [
+        ("this model" if kind == "this model" else name, "largest composite", p.largest("composite"))
+        for name, kind, p in seen.once(beside)
+    ]
+    shuffles = (
+        "Each bar counts shuffles: in every row of each of ten sets of problems the visible thoughts change places, which "
+        f"keeps how much each row spends on thoughts and how many rows see each. {seen.once(place)}."
+    )
+    title = "The largest hub variance of any head, among shuffled thoughts"
+    line = (one.largest("hub_variance"), "this model", "largest hub variance")
+    here = "The highest composite of any head, here and in models that learned nothing"
+    scale = "Min-max over the heads of one model lifts its best head whatever it does. 95 % intervals over problems."
+    anew = "95 % intervals over problems; minimum and maximum over heads are taken anew in each resample."
+    ten = f"The {min(10, one.n)} heads with the highest composite"
+    three = "The three heads with the highest composite"
     return [
-        draw.null(
-            "null", "The largest hub variance of any head, among shuffled thoughts",
-            "Each bar counts shuffles: in every row of each of ten sets of problems the visible thoughts change places, which "
-            f"keeps how much each row spends on thoughts and how many rows see each. {where}.",
-            null, own.largest("hub_variance"), "this model", "largest hub variance", "shuffles",
-        ),
-        draw.estimates(
-            "models", "The highest composite of any head, here and in models that learned nothing",
-            "Min-max over the heads of one model lifts its best head whatever it does. 95 % intervals over problems.",
-            rows, "composite", CRITICAL,
-        ),
-        draw.heatmap("top10", f"The {min(10, own.n)} heads with the highest composite", told, panels(10), "attention"),
-        draw.heatmap("top3", "The three heads with the highest composite", told, panels(3) | even, "attention"),
-        _ladder(own),
-        *_scatters(own, beside),
-    ]  # fmt: skip
+        charts.null("null", title, shuffles, seen.once(shuffled), *line, unit="shuffles"),
+        charts.estimates("models", here, scale, best, "composite", CRITICAL),
+        draw.heatmap("top10", ten, told, dict(panels[:10]), "attention"),
+        draw.heatmap("top3", three, told, dict(panels[:3]) | even, "attention"),
+        charts.estimates("top20", f"The first {len(first)} heads by composite", anew, ladder, "composite", CRITICAL),
+    ]
 
 
-def _ladder(own: Profile) -> Figure:
-    rows = [(own.names[h], own.scores.types[h], own.estimate("composite", h)) for h in own.ranked[:TOP]]
-    return draw.estimates(
-        "top20", f"The first {len(rows)} heads by composite",
-        "95 % intervals over problems; minimum and maximum over heads are taken anew in each resample.", rows, "composite",
-        CRITICAL,
-    )  # fmt: skip
-
-
-def _scatters(own: Profile, beside: Sequence[tuple[Reference, Profile]]) -> list[Figure]:
+def scatters(seen: Seen) -> list[Figure]:
     """Distributions of the measures over heads, an untrained model's heads among them."""
-    groups = [("", own), *[("untrained", p) for o, p in beside if o.kind == "untrained"][:1]]
-    out = []
+    one, out = own(seen), []
+    groups = [("", one), *[("untrained", p) for _, kind, p in seen.once(beside) if kind == "untrained"][:1]]
     for name, x, y, title in (
         ("distributions", "hub_variance", "skip", "Hub variance and skip of every head"),
         ("flows", "flow", "sequential", "Flow and attention to the thought before, of every head"),
     ):
         data = tuple(
-            {
-                "x": float(p.numbers(x)[h]),
-                "y": float(p.numbers(y)[h]),
-                "label": p.names[h],
-                "group": group or p.scores.types[h],
-            }
+            {"x": float(a), "y": float(b), "label": label, "group": group or kind}
             for group, p in groups
-            for h in range(p.n)
+            for a, b, label, kind in zip(p.numbers(x), p.numbers(y), p.names, p.scores.types, strict=True)
         )
-        caption = f"One point for each head, of the mean over {own.found.n} problems; intervals stand in the table."
-        labels = {"x_title": x.replace("_", " "), "y_title": y.replace("_", " ")}
-        out.append(Figure("scatter", name, title, caption, data, labels))
+        caption = f"One point for each head, of the mean over {one.found.n} problems; intervals stand in the table."
+        axes = {"x_title": x.replace("_", " "), "y_title": y.replace("_", " ")}
+        out.append(Figure("scatter", name, title, caption, data, axes))
     return out
 
 
-_WORDS = "six thoughts fed, each query with the keys before it and its own; measures of the mean matrix"
-_PUBLISHED = "bot and five thoughts fed, keys off by one, strict lower triangle; measures of the mean matrix"
-_SECTIONS = [
-    {
-        "heading": "When this misleads",
-        "text": (
+CONTROLS = (rows_sum, batches, published_control, planted_head)
+
+EXPERIMENT = OnProblems(
+    slug="head-metrics",
+    question="Which heads do flow, hub variance and skip put first, and are they more than any model's first?",
+    statistics=(*MEASURES, *(f"largest:{m}" for m in MEASURES), "lead", "rank:variance", "top20:*"),
+    controls=("rows-sum", "batch", "published-values", "planted-head"),
+    options={"untrained": 6, "references": "auto", "max_new_tokens": 12},
+    cannot=thoughts_at_least(4),
+    eligibility=NO_ELIGIBILITY,
+    methods={
+        "standard": Method(
+            "six thoughts fed, each query with the keys before it and its own; measures of the mean matrix",
+            numbers=(told(own), ranked),
+            controls=CONTROLS,
+            asks=what_is_measured,
+            figures=(figures, scatters),
+            tables={
+                "ranked_heads": lambda seen: own(seen).table(),
+                "ranked_heads_published": lambda seen: view(seen).table(),
+                "models": models,
+            },
+            settings=lambda seen: {"critical": CRITICAL, "top": TOP},
+            sections=lambda seen: {
+                "Findings": findings(own(seen)),
+                "Findings, as published": findings(view(seen)),
+            },
+            notes=lambda seen: [w] if (w := view(seen).scores.warning) else [],
+        ),
+        "published": Method(
+            "bot and five thoughts fed, keys off by one, strict lower triangle; measures of the mean matrix",
+            numbers=(told(view),),
+            controls=CONTROLS,
+            asks=what_is_measured,
+        ),
+    },
+    sections={
+        "When this misleads": (
             "The composite ranks heads of one model against each other, so every model has a best one, an untrained one too, and "
             "composites of two models are not on one scale. Hub variance and skip grow with the attention that a head spends on "
             "thoughts at all. A high rank says nothing of what a head causes: ablate it against heads matched by layer."
-        ),
-    }
-]
-
-EXPERIMENT = Experiment(
-    "head-metrics",
-    "Which heads do flow, hub variance and skip put first, and are they more than any model's first?",
-    head_metrics,
-    STATISTICS,
-    controls=("rows-sum", "batch", "published-values", "planted-head"),
-    options={"untrained": 6, "references": "auto", "max_new_tokens": 12},
+        )
+    },
 )

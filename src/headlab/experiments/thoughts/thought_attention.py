@@ -12,46 +12,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 
-from headlab.claims import Control, decide
+from headlab.claims import Control
 from headlab.effects import Figure
-from headlab.experiments.base import Experiment, Outcome, named
-from headlab.experiments.thoughts import thought_figures as draw
-from headlab.experiments.thoughts.thought_rows import (
-    NO_ELIGIBILITY,
-    Reference,
-    batch_control,
-    cannot,
-    clusters_of,
-    few,
-    forced,
-    head_names,
-    lengths,
-    matrices,
-    read,
-    references,
-    rows_control,
-    untestable,
-)
+from headlab.heads import every_head
 from headlab.stats import Estimate
-from headlab.stats.figures import rounded
-from headlab.stats.intervals import bootstrap_means
-from headlab.stats.of_means import OfMeans, bootstrap_of_means
-from headlab.store import Reading
 from headlab.thoughts import metrics
-from headlab.thoughts.attention import ThoughtAttention
-from headlab.trials.thought_case import ThoughtBench
+from headlab.thoughts.summaries import by_problem, cells, masses, shuffled_rows, summary, uniform_rows
+from headlab.trials import charts
+from headlab.trials import thought_charts as draw
+from headlab.trials.flow import Method, OnProblems, Scope, Seen, Told
+from headlab.trials.row_checks import batches, judged_chain, rows_sum
+from headlab.trials.thought_case import thoughts_at_least
+from headlab.trials.thought_rows import NO_ELIGIBILITY, few, forced, lengths, plain, references, rows_of
 
 Array = np.ndarray
-KEYS = ("question", "bot", "thoughts", "self")
-FOUND = ("sequential", "skip", "flow", "std")
-STATISTICS = (*FOUND, *(f"mass:{k}" for k in KEYS), "answer:thoughts", "eot:thoughts", "sequential:uniform")
-SHARE, EXACT = 0.8, 1e-4
-_LABELS = {
+LABELS = {
     "sequential": "attention of thought i to thought i−1",
     "skip": "attention of the last thought to the first three",
     "flow": "share of attention among thoughts that goes to earlier ones",
@@ -66,273 +46,162 @@ _LABELS = {
 }
 
 
-def thought_attention(bench: ThoughtBench) -> Outcome:
-    """Run the experiment."""
-    if why := cannot(bench):
-        return untestable(bench, why)
-    claim, seed = bench.claim, bench.seed
-    found, clusters = read(bench, "attention"), clusters_of(bench.test)
-    among = matrices(found)
-    others = references(bench, bench.option("untrained", EXPERIMENT), bench.option("references", EXPERIMENT))
-    checks = [rows_control(found, bench.lab.dtype), batch_control(bench), _sequential_control(bench)]
-    seen = {**summary(among, clusters, seed), **_masses(found, clusters, seed)}
-    readings = [_reading(bench, "standard", _WORDS, seen, checks)]
-    if "published" in claim.readings:
-        view = summary(metrics.published_view(among), clusters, seed)
-        readings.append(_reading(bench, "published", _PUBLISHED, view, checks))
-    return Outcome(
-        readings,
-        _figures(bench, found, among, clusters, others),
-        {"attention": _table(found, clusters, seed), "references": _references(others)},
-        NO_ELIGIBILITY,
-        settings={"untrained": sum(o.kind == "untrained" for o in others), "references": [o.name for o in others]},
-        sections=_SECTIONS,
-        notes=_notes(seen, others),
-    )
+def standard(seen: Seen) -> Iterator[Told]:
+    found, case = seen.of_trial(rows_of), seen.case
+    numbers = summary(found.matrices, case.clusters, case.seed) | masses(found, case.clusters, case.seed)
+    return (Told(k, LABELS[k], e, "") for k, e in numbers.items())
 
 
-def summary(among: Array, clusters: Sequence[str], seed: int) -> dict[str, Estimate]:
-    """Sequential, skip, flow and std of [problem, head, thought, key]: means over heads of each head's mean matrix."""
-    heads, n = among.shape[1], among.shape[-1]
-    table = np.concatenate([among.reshape(len(among), -1), among.reshape(len(among), -1) ** 2], 1)
-
-    def numbers(means: Array) -> Array:
-        x, square = (y.reshape(-1, heads, n, n) for y in np.split(means, 2, -1))
-        spread = np.sqrt(np.maximum(square - x**2, 0)).mean((-3, -2, -1))
-        each = (metrics.sequential(x), metrics.skip(x), metrics.flow(x))
-        return np.stack([*(y.mean(-1) for y in each), spread], -1)
-
-    got: OfMeans = bootstrap_of_means(table, numbers, clusters, unit="problems", seed=seed)
-    return {name: got.estimate(k) for k, name in enumerate(FOUND)}
+def published(seen: Seen) -> Iterator[Told]:
+    view = metrics.published_view(seen.of_trial(rows_of).matrices)
+    return (Told(k, LABELS[k], e, "") for k, e in summary(view, seen.case.clusters, seen.case.seed).items())
 
 
-def _masses(found: ThoughtAttention, clusters: Sequence[str], seed: int) -> dict[str, Estimate]:
-    """Masses of the rows with a choice (thought 1 and later), and of the readers of the answer, means over heads."""
-    n = found.n_thoughts
-    inside = found.among[..., 1:, :]
-    own = np.diagonal(found.among, 0, -2, -1)[..., 1:]
-    parts = {
-        "mass:question": found.question[..., 1:n], "mass:bot": found.bot[..., 1:n], "mass:thoughts": inside.sum(-1),
-        "mass:self": own, "eot:thoughts": found.answers[..., :1, :].sum(-1),
-        "answer:thoughts": found.answers[..., 1:, :].sum(-1),
-    }  # fmt: skip
-    out = {}
-    for name, values in parts.items():
-        each = values.mean((1, 2, 3))
-        kept: Any = ~np.isnan(each)
-        out[name] = bootstrap_means(
-            each[kept][:, None], [c for c, k in zip(clusters, kept, strict=True) if k], unit="problems", seed=seed
-        )[0]
-    out["sequential:uniform"] = _against_shuffled(found, clusters, seed)
-    return out
+def planted_chain(seen: Seen) -> Control:
+    return seen.of_trial(_planted_chain)
 
 
-def shuffled_rows(among: Array) -> Array:
-    """What each row gives on average when the visible thoughts change places in it: its mass, spread evenly."""
-    n = among.shape[-1]
-    return among.sum(-1, keepdims=True) * np.tri(n) / np.arange(1, n + 1)[:, None]
+def _planted_chain(scope: Scope) -> Control:
+    return judged_chain(forced(scope.case, few(scope.case), "sequential"))
 
 
-def _against_shuffled(found: ThoughtAttention, clusters: Sequence[str], seed: int) -> Estimate:
-    among = matrices(found)
-    both = np.stack([metrics.sequential(x).mean(1) for x in (among, shuffled_rows(among))], 1)
-    got = bootstrap_of_means(both, lambda m: m[:, :1] / m[:, 1:], clusters, unit="problems", seed=seed)
-    return got.estimate(0)
+# -- tables, figures, words ---------------------------------------------------------------------------------
 
 
-def _reading(bench: ThoughtBench, name: str, words: str, seen: dict[str, Estimate], checks: list[Control]) -> Reading:
-    return Reading(
-        protocol=name,
-        words=words,
-        verdict=decide(bench.claim, seen, checks),
-        estimates=tuple(named(k, _LABELS[k], v, "") for k, v in seen.items()),
-    )
-
-
-def _sequential_control(bench: ThoughtBench) -> Control:
-    return judged_sequential(forced(bench, few(bench), "sequential"))
-
-
-def judged_sequential(seen: Array) -> Control:
-    """A pattern forced onto the thought before must be read as such: .8 of the mass on thoughts."""
-    mass = seen[..., 1:, :].sum(-1)
-    share = float((np.diagonal(seen, -1, -2, -1) / mass).mean())
-    return Control(
-        name="planted-chain",
-        kind="positive",
-        passed=abs(share - SHARE) <= EXACT,
-        words=f"four fifths forced onto the thought before are read as {rounded(share)} of the attention among thoughts",
-        value=share,
-    )
-
-
-# -- tables and figures -------------------------------------------------------------------------------------
-
-
-def _table(found: ThoughtAttention, clusters: Sequence[str], seed: int) -> Any:
-    """Mean attention of each row of each head to each key, with intervals."""
-    import pandas as pd
-
-    n, keys = found.n_thoughts, ["question", "bot", *map(str, range(found.n_thoughts)), "later"]
-    parts = []
-    for layer in range(found.thoughts.shape[1]):
-        whole = np.concatenate(
-            [x[:, layer, ..., None] for x in (found.question, found.bot)]
-            + [found.thoughts[:, layer], found.later[:, layer, ..., None]], -1,
-        )  # fmt: skip
-        kept: Any = ~np.isnan(whole).any((1, 2, 3))
-        values = whole[kept].reshape(int(kept.sum()), -1)
-        where = [c for c, k in zip(clusters, kept, strict=True) if k]
-        means = bootstrap_means(values, where, unit="problems", seed=seed, draws=1000)
-        head, row, key = (x.ravel() for x in np.indices(whole.shape[1:]))
-        visible = np.array(
-            [not (k.isdigit() and r < n and int(k) > r) for r, k in zip(row, np.array(keys)[key], strict=True)]
-        )
-        frame = pd.DataFrame(
-            {"layer": layer, "head": head, "row": np.array(found.rows)[row], "key": np.array(keys)[key],
-             "attention": [e.value for e in means], "low": [e.low for e in means], "high": [e.high for e in means],
-             "n": int(kept.sum()), "unit": "problems"}
-        )  # fmt: skip
-        parts.append(frame[visible])
-    return pd.concat(parts, ignore_index=True)
-
-
-def _references(others: Sequence[Reference]) -> Any:
-    import pandas as pd
-
+def others_table(seen: Seen) -> pd.DataFrame:
+    columns = ["model", "kind", "problems", "sequential", "skip", "mass_on_thoughts"]
+    measures = (metrics.sequential, metrics.skip, lambda x: x[..., 1:, :].sum(-1))
     rows = [
-        {"model": o.name, "kind": o.kind, "problems": len(o.matrices),
-         "sequential": float(metrics.sequential(o.matrices).mean()), "skip": float(metrics.skip(o.matrices).mean()),
-         "mass_on_thoughts": float(o.matrices[..., 1:, :].sum(-1).mean())}
-        for o in others
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["model", "kind", "problems", "sequential", "skip", "mass_on_thoughts"])
+        (o.name, o.kind, len(o.matrices), *(float(f(o.matrices).mean()) for f in measures))
+        for o in seen.of_trial(references)
+    ]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _figures(
-    bench: ThoughtBench, found: ThoughtAttention, among: Array, clusters: Sequence[str], others: Sequence[Reference]
-) -> list[Figure]:
-    names, mean, n = head_names(bench.lab.grid), among.mean(0), found.n_thoughts
-    order = np.argsort(-mean.max((-2, -1)), kind="stable")
-    told = f"Mean over {len(among)} problems; intervals stand in the table."
-    plain = [o.matrices.mean((0, 1)) for o in others if o.kind == "untrained"]
-    beside = {"uniform among all keys": _uniform(bench)}
-    if plain:
-        beside["untrained models"] = np.mean(plain, 0)
-    panels = {names[h]: mean[h] for h in order}
-    layers = {f"layer {at}": found.among[:, at].mean((0, 1)) for at in range(bench.lab.grid.n_layers)}
-    return [
-        _before(bench, among, clusters, others),
-        draw.heatmap(
-            "top3", "The three heads with the highest attention, beside what no preference gives",
-            f"{told} Row i is the query of thought i; what a row lacks to one is on the question and bot.",
-            dict(list(panels.items())[:3]) | beside, "attention",
-        ),
-        draw.heatmap(
-            "top10", "The ten heads with the highest attention to a thought", f"{told} Chosen by their largest cell.",
-            dict(list(panels.items())[:10]), "attention",
-        ),
-        draw.heatmap("layers", "Attention among thoughts by layer", f"{told} Means over heads.", layers | beside, "attention"),
-        _kinds(found, clusters, bench.seed, n),
-    ]  # fmt: skip
+def uniform(seen: Seen) -> Array:
+    """Attention among thoughts when every visible key, the question's too, gets the same, [thought, key]."""
+    return uniform_rows(lengths(seen.case.thinker, seen.case.test), seen.case.n_thoughts).mean(0)
 
 
-def _uniform(bench: ThoughtBench) -> Array:
-    """Attention among thoughts when every visible key, the question's too, gets the same."""
-    n = bench.n_thoughts
-    seen = np.array(lengths(bench.thinker, bench.test))[:, None] + 2 + np.arange(n)[None]
-    return (1 / seen).mean(0)[:, None] * np.tri(n)
-
-
-def _before(bench: ThoughtBench, among: Array, clusters: Sequence[str], others: Sequence[Reference]) -> Figure:
+def before(seen: Seen) -> Figure:
     """Attention i → i−1 by i, beside four ways of having no preference."""
-    seed, n = bench.seed, among.shape[-1]
+    among, seed, clusters = seen.of_trial(rows_of).matrices, seen.case.seed, seen.case.clusters
 
     def diagonal(x: Array) -> Array:
         return np.diagonal(x, -1, -2, -1).mean(1)
 
-    rows: list[tuple[str, str, Estimate]] = []
-    own, mixed = (
-        bootstrap_means(diagonal(x), clusters, unit="problems", seed=seed) for x in (among, shuffled_rows(among))
-    )
-    flat = np.diagonal(_uniform(bench), -1)
-    plain = [diagonal(o.matrices).mean(0) for o in others if o.kind == "untrained"]
-    for i in range(1, n):
-        label = f"{i} → {i - 1}"
-        rows += [(label, "this model", own[i - 1]), (label, "thoughts shuffled in each row", mixed[i - 1])]
-        rows.append((label, "uniform over all keys", draw.exactly(float(flat[i - 1]), len(among), "problems")))
-        if len(plain) > 1:
-            rows.append((label, "untrained models", draw.over_models([float(p[i - 1]) for p in plain], seed)))
-        for o in others:
-            if o.kind == "other":
-                rows.append(
-                    (
-                        label,
-                        o.name,
-                        bootstrap_means(diagonal(o.matrices), o.clusters, unit="problems", seed=seed)[i - 1],
-                    )
-                )
-    return draw.estimates(
-        "before", "Attention of each thought to the one before it",
+    groups = {"this model": by_problem(diagonal(among), clusters, seed)}
+    groups["thoughts shuffled in each row"] = by_problem(diagonal(shuffled_rows(among)), clusters, seed)
+    flat = np.diagonal(seen.once(uniform), -1).tolist()
+    groups["uniform over all keys"] = [draw.exactly(x, len(among), "problems") for x in flat]
+    beside = seen.of_trial(references)
+    if len(untrained := [diagonal(o.matrices).mean(0) for o in plain(beside)]) > 1:
+        groups["untrained models"] = [draw.over_models(list(map(float, p)), seed) for p in zip(*untrained, strict=True)]
+    for o in beside:
+        if o.kind == "other":
+            groups[o.name] = by_problem(diagonal(o.matrices), o.clusters, seed)
+    rows = [(f"{i + 1} → {i}", name, each[i]) for i in range(among.shape[-1] - 1) for name, each in groups.items()]
+    caption = (
         "Means over heads with 95 % intervals over problems (over models, for untrained ones). Shuffled: the row's own mass on "
-        "thoughts, spread evenly over those it sees. The published matrix had attention to itself in these cells.",
-        rows, "attention",
-    )  # fmt: skip
+        "thoughts, spread evenly over those it sees. The published matrix had attention to itself in these cells."
+    )
+    return charts.estimates(
+        "before", "Attention of each thought to the one before it", caption, rows, "attention", None
+    )
 
 
-def _kinds(found: ThoughtAttention, clusters: Sequence[str], seed: int, n: int) -> Figure:
-    """Where each layer's thoughts look."""
-    rows = []
-    for at in range(found.thoughts.shape[1]):
-        among = found.among[:, at, :, 1:]
-        own = np.diagonal(found.among[:, at], 0, -2, -1)[..., 1:]
-        parts = {
-            "question": found.question[:, at, :, 1:n], "bot": found.bot[:, at, :, 1:n],
-            "earlier thoughts": among.sum(-1) - own, "itself": own,
-        }  # fmt: skip
-        for name, x in parts.items():
-            e = bootstrap_means(x.mean((1, 2))[:, None], clusters, unit="problems", seed=seed)[0]
-            rows.append((f"layer {at}", name, e))
-    return draw.estimates(
-        "masses", "What thoughts attend to", "Thoughts 1 and later, means over heads, with 95 % intervals over problems. The four "
-        "kinds sum to one.", rows, "share of attention",
-    )  # fmt: skip
-
-
-def _notes(seen: dict[str, Estimate], others: Sequence[Reference]) -> list[str]:
-    """Findings in sentences, from the numbers."""
-    plain = [o for o in others if o.kind == "untrained"]
-    out = [
-        f"Thoughts spend {seen['mass:thoughts']} of their attention on thoughts, {seen['mass:self']} on themselves.",
-        f"Attention to the thought before is {seen['sequential']}, {seen['sequential:uniform']} times what shuffled thoughts give.",
+def maps(seen: Seen) -> list[Figure]:
+    found = seen.of_trial(rows_of)
+    mean = found.matrices.mean(0)
+    order = np.argsort(-mean.max((-2, -1)), kind="stable")
+    names = list(map(str, every_head(seen.scope.grid)))
+    panels = [(names[h], mean[h]) for h in order]
+    beside = {"uniform among all keys": seen.once(uniform)}
+    if untrained := [o.matrices.mean((0, 1)) for o in plain(seen.of_trial(references))]:
+        beside["untrained models"] = np.mean(untrained, 0)
+    layers = {f"layer {at}": found.among[:, at].mean((0, 1)) for at in range(seen.scope.grid.n_layers)}
+    told = f"Mean over {len(found.among)} problems; intervals stand in the table."
+    rows = "Row i is the query of thought i; what a row lacks to one is on the question and bot."
+    title = "The three heads with the highest attention, beside what no preference gives"
+    ten = "The ten heads with the highest attention to a thought"
+    return [
+        draw.heatmap("top3", title, f"{told} {rows}", dict(panels[:3]) | beside, "attention"),
+        draw.heatmap("top10", ten, f"{told} Chosen by their largest cell.", dict(panels[:10]), "attention"),
+        draw.heatmap(
+            "layers", "Attention among thoughts by layer", f"{told} Means over heads.", layers | beside, "attention"
+        ),
     ]
-    if plain:
-        values = [float(metrics.sequential(o.matrices).mean()) for o in plain]
-        out.append(
-            f"{len(plain)} untrained models of the same config give {rounded(min(values))} to {rounded(max(values))}."
-        )
+
+
+def kinds(seen: Seen) -> Figure:
+    """Where each layer's thoughts look."""
+    found, rows = seen.of_trial(rows_of), list[tuple[str, str, Estimate]]()
+    own = np.diagonal(found.among, 0, -2, -1)[..., 1:]
+    parts = {
+        "question": found.question[..., 1 : found.n_thoughts],
+        "bot": found.bot[..., 1 : found.n_thoughts],
+        "earlier thoughts": found.among[..., 1:, :].sum(-1) - own,
+        "itself": own,
+    }
+    for at in range(seen.scope.grid.n_layers):
+        for name, x in parts.items():
+            each = by_problem(x[:, at].mean((1, 2)), seen.case.clusters, seen.case.seed)
+            rows.append((f"layer {at}", name, each[0]))
+    caption = "Thoughts 1 and later, means over heads, with 95 % intervals over problems. The four kinds sum to one."
+    return charts.estimates("masses", "What thoughts attend to", caption, rows, "share of attention", None)
+
+
+def notes(seen: Seen) -> Sequence[str]:
+    one = seen.estimate
+    out = [
+        f"Thoughts spend {one('mass:thoughts')} of their attention on thoughts, {one('mass:self')} on themselves.",
+        f"Attention to the thought before is {one('sequential')}, {one('sequential:uniform')} times what shuffled thoughts "
+        "give.",
+    ]
+    if values := [float(metrics.sequential(o.matrices).mean()) for o in plain(seen.of_trial(references))]:
+        said = f"{min(values):.3f} to {max(values):.3f}"
+        out.append(f"{len(values)} untrained models of the same config give {said}.")
     return out
 
 
-_WORDS = "six thoughts fed, each query with the keys before it and its own; row i is the query of thought i"
-_PUBLISHED = "bot and five thoughts fed, the query of thought i−1 stored as row i, strict lower triangle, mean matrix"
-_SECTIONS = [
-    {
-        "heading": "When this misleads",
-        "text": (
+CONTROLS = (rows_sum, batches, planted_chain)
+
+EXPERIMENT = OnProblems(
+    slug="thought-attention",
+    question="What does each thought read, and does thinking go from thought to thought?",
+    statistics=tuple(LABELS),
+    controls=("rows-sum", "batch", "planted-chain"),
+    options={"untrained": 6, "references": "auto", "max_new_tokens": 12},
+    cannot=thoughts_at_least(4),
+    eligibility=NO_ELIGIBILITY,
+    methods={
+        "standard": Method(
+            "six thoughts fed, each query with the keys before it and its own; row i is the query of thought i",
+            numbers=(standard,),
+            controls=CONTROLS,
+            figures=(before, maps, kinds),
+            tables={
+                "attention": lambda seen: cells(seen.of_trial(rows_of), seen.case.clusters, seen.case.seed),
+                "references": others_table,
+            },
+            settings=lambda seen: {
+                "untrained": len(plain(seen.of_trial(references))),
+                "references": [o.name for o in seen.of_trial(references)],
+            },
+            notes=notes,
+        ),
+        "published": Method(
+            "bot and five thoughts fed, the query of thought i−1 stored as row i, strict lower triangle, mean matrix",
+            numbers=(published,),
+            controls=CONTROLS,
+        ),
+    },
+    sections={
+        "When this misleads": (
             "Attention is not use: a head may read a thought and write nothing of it. Most of a row lies on the question, so "
             "small numbers among thoughts are first of all small masses; compare with the shuffled thoughts, which keep the "
             "mass. A low attention to the thought before does not say that nothing passes between thoughts: what a thought is "
             "fed with is the last hidden state of the one before, which is a path that no attention shows."
-        ),
-    }
-]
-
-EXPERIMENT = Experiment(
-    "thought-attention",
-    "What does each thought read, and does thinking go from thought to thought?",
-    thought_attention,
-    STATISTICS,
-    controls=("rows-sum", "batch", "planted-chain"),
-    options={"untrained": 6, "references": "auto", "max_new_tokens": 12},
+        )
+    },
 )

@@ -37,7 +37,6 @@ from headlab.trials.thinking import BASE
 from headlab.trials.thought_case import ThoughtBench
 from headlab.trials.thought_checks import parsed, same_answers
 from headlab.trials.thought_effects import costs
-from headlab.trials.thought_rows import opened
 
 ROTATED_KEEPS = 0.8
 GAINS = {
@@ -73,7 +72,7 @@ def chosen(case: ThoughtBench, thinker: Thinker, asked: str) -> Head:
 
 def graft(scope: Scope) -> Graft:
     case, asked = scope.case, scope.options
-    donor = opened(donor_of(case, asked["other"]))
+    donor = case.opened(donor_of(case, asked["other"]))
     here, there = (chosen(case, t, asked[k]) for t, k in ((case.thinker, "head"), (donor, "donor_head")))
     return Graft.of(case.thinker, here, donor, there, case.selection, case.rows, case.seed)
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from headlab.claims import Control
-from headlab.experiments.thoughts.thought_causal import spearman
 from headlab.heads import Head
 from headlab.stats import Estimate, bootstrap_mean
+from headlab.stats.correlation import spearman
 from headlab.stats.figures import interval, percent
 
 Array = np.ndarray

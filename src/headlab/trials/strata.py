@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from headlab.claims import Control
-from headlab.experiments.thoughts.thought_causal import relative
 from headlab.stats import Estimate, clopper_pearson, holm
 from headlab.stats.of_means import bootstrap_of_means
 from headlab.tasks.word_problems import Problem, ProblemSet, parse_answer
-from headlab.trials.answers import accuracy, drop, exact_mcnemar
+from headlab.trials.answers import accuracy, drop, exact_mcnemar, relative
 
 Array = np.ndarray
 EASY, MEDIUM, HARD, NONE = "easy", "medium", "hard", "none"

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from headlab.effects import Progress, quiet
 from headlab.engine.decode import stop_ids
 from headlab.tasks.word_problems import Problem, ProblemSet
+from headlab.thoughts.loading import Thinker
 from headlab.thoughts.loop import watch
-from headlab.trials.thought_case import ThoughtBench
 
 Array = np.ndarray
 INPUT = -1
@@ -41,22 +42,24 @@ def places(n_thoughts: int) -> list[str]:
     return ["bot", *(f"thought {j}" for j in range(n_thoughts)), "eot"]
 
 
-def collect(bench: ThoughtBench, problems: ProblemSet) -> Collected:
+def collect(
+    thinker: Thinker, problems: ProblemSet, *, batch: int, tokens: int, progress: Progress = quiet
+) -> Collected:
     """Read the residual stream in unedited runs, in float32."""
-    thinker, n, layers = bench.thinker, bench.n_thoughts, bench.lab.grid.n_layers
+    lab, n = thinker.lab, thinker.spec.n_thoughts
+    layers = lab.grid.n_layers
     wanted = frozenset((at, "resid") for at in range(layers))
-    states = {name: np.empty((len(problems), layers + 1, bench.lab.d_model), np.float32) for name in places(n)}
-    said, token = np.zeros((len(problems), bench.lab.d_model), np.float32), np.full(len(problems), -1)
+    states = {name: np.empty((len(problems), layers + 1, lab.d_model), np.float32) for name in places(n)}
+    said, token = np.zeros((len(problems), lab.d_model), np.float32), np.full(len(problems), -1)
     logprob = np.zeros(len(problems))
-    stops = torch.tensor(sorted(stop_ids(bench.lab)) or [-1], device=bench.lab.device)
+    stops = torch.tensor(sorted(stop_ids(lab)) or [-1], device=lab.device)
     fixed = {"bot": thinker.spec.bot, "eot": thinker.spec.eot}
     constant = {
-        k: thinker.model.embed(torch.tensor(i, device=bench.lab.device)).float().cpu().numpy() for k, i in fixed.items()
+        k: thinker.model.embed(torch.tensor(i, device=lab.device)).float().cpu().numpy() for k, i in fixed.items()
     }
     asked, names = [p.question for p in problems], [p.id for p in problems]
-    tokens = bench.claim.options.get("max_new_tokens", 12)
     for chosen, ran in watch(
-        thinker, asked, names, wanted, batch=bench.rows, max_new_tokens=tokens, progress=bench.progress, what="probing"
+        thinker, asked, names, wanted, batch=batch, max_new_tokens=tokens, progress=progress, what="probing"
     ):
         fed = [constant["bot"], *ran.thoughts.float().cpu().numpy().swapaxes(0, 1), constant["eot"]]
         for place, name in enumerate(places(n)):
@@ -192,6 +195,11 @@ def right(x: Array, asked: Asked, kind: str) -> Array:
     ``control`` on folds that do."""
     y = {"true": asked.y, "recurring": asked.y, "shuffled": asked.shuffled, "control": asked.control}[kind]
     return probe(x, y, asked.folds if kind in ("true", "shuffled") else asked.mixed) == y
+
+
+def by_layer(x: Array, asked: Asked, kind: str) -> Array:
+    """By row and layer (what is fed first), whether the probe is right: [row, layer + 1]."""
+    return np.stack([right(x[asked.rows, at], asked, kind) for at in range(x.shape[1])], 1)
 
 
 def inflection(by_layer: Array) -> Array:
