@@ -9,7 +9,7 @@ from headlab.experiments import builtin_claims, trial
 from headlab.experiments.heads import bug_rate
 from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.tasks.grading import Graded
-from headlab.trials import case
+from headlab.trials import case, questions
 
 EXPERIMENTS.setdefault("bug-rate", bug_rate.EXPERIMENT)
 FEW = {"formats": ["simple", "qa", "chat", "paper-clean", "paper-qa"], "classes": ["conflict", "same-length"]}
@@ -39,7 +39,7 @@ def test_cells_hold_the_same_comparisons(result) -> None:
     answers, cells = result.tables["answers"], result.tables["cells"]
     assert set(cells["n"]) == {20} and len(cells) == (1 + 2 * 4) * 2 * 2
     for _, rows in answers.groupby(["format", "wording", "category"]):
-        first, last = (rows[rows["order"] == o].set_index("item")["pair_id"] for o in bug_rate.ORDERS)
+        first, last = (rows[rows["order"] == o].set_index("item")["pair_id"] for o in questions.ORDERS)
         assert [p.split("|") for p in first] == [p.split("|")[::-1] for p in last.loc[first.index]]
         assert all(float(p.split("|")[0]) > float(p.split("|")[1]) for p in first)
     by_format = answers[answers["wording"] == "bigger"].groupby("format")["pair_id"].agg(tuple)
@@ -82,7 +82,7 @@ def test_unread_answers_are_not_the_bug_and_make_the_claim_untestable(store, mon
 
 
 def test_a_broken_scoring_rule_turns_its_control_red(store, monkeypatch) -> None:
-    monkeypatch.setattr(bug_rate, "grade", lambda text, pair, grader: Graded(text, True))
+    monkeypatch.setattr(questions, "grade", lambda text, pair, grader: Graded(text, True))
     claim = adjusted(
         builtin_claims()["bug-rate"],
         pairs=4,

@@ -29,6 +29,7 @@ from headlab.measures.head_effects import Profiles
 from headlab.measures.weight_nulls import reordered
 from headlab.measures.weights import head_weights
 from headlab.stats.clustering import euclidean
+from headlab.trials import weights_and_effects
 
 EXPERIMENTS.setdefault("cluster-behaviour", room.EXPERIMENT)
 
@@ -119,14 +120,14 @@ def test_names_that_matter_void_the_trial(clustered, store, monkeypatch) -> None
         moved, order = reordered(weights, layer, seed)
         return moved, np.arange(len(order))
 
-    monkeypatch.setattr(room, "reordered", misled)
+    monkeypatch.setattr(weights_and_effects, "reordered", misled)
     result = trial(claim(30), clustered, store=store, protocol="standard")
     assert result.verdict.outcome == "void" and "reordered" in result.verdict.sentence
 
 
 def test_effects_that_do_not_follow_the_weights_void_the_trial(clustered, store, monkeypatch) -> None:
     noise = np.random.default_rng(0).normal(size=(2, 16, 2))
-    monkeypatch.setattr(room, "injected", lambda table, grid, k: tuple(noise))
+    monkeypatch.setattr(weights_and_effects, "injected", lambda table, grid, k: tuple(noise))
     result = trial(claim(30), clustered, store=store, protocol="standard")
     assert result.verdict.outcome == "void" and "injected" in result.verdict.sentence
 

@@ -14,6 +14,7 @@ from headlab.experiments.attention import critical_paths
 from headlab.experiments.trial import EXPERIMENTS, adjusted, find_claim
 from headlab.measures.edges import role_edges
 from headlab.prompts import encode
+from headlab.trials import knocked_out
 from headlab.trials.case import draw
 
 EXPERIMENTS.setdefault("critical-paths", critical_paths.EXPERIMENT)
@@ -62,7 +63,7 @@ def test_edges_chosen_for_doing_nothing_are_refuted(natural, store, monkeypatch)
     def weakest(found: Edges, top: int) -> list[int]:
         return strongest(replace(found, attribution=1e-9 / (1 + abs(found.attribution))), top)
 
-    monkeypatch.setattr(critical_paths, "strongest", weakest)
+    monkeypatch.setattr(knocked_out, "strongest", weakest)
     claim = adjusted(find_claim("critical-paths"), pairs=24, matched_sets=24, layer=0, readings=("standard",))
     assert trial(claim, natural, store=store).verdict.outcome in {"refuted", "undecided"}
 

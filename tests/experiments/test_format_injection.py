@@ -14,6 +14,7 @@ from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.prompts import PromptError, encode
 from headlab.tasks import padding
 from headlab.tasks.decimals import decimals
+from headlab.trials import padded_prompts
 
 EXPERIMENTS.setdefault("format-injection", room.EXPERIMENT)
 CELLS: dict[str, Any] = {"words": [8, 24], "shares": [0.0, 0.5, 1.0]}
@@ -80,26 +81,26 @@ def made_up(outcome: Any) -> pd.DataFrame:
 
 
 def test_an_effect_of_length_is_not_one_of_format() -> None:
-    found: dict[str, Any] = room.effects_of(made_up(lambda length, share: -0.5 * length), 0.6)
+    found: dict[str, Any] = padded_prompts.effects_of(made_up(lambda length, share: -0.5 * length), 0.6)
     assert found["attention:length"].value == pytest.approx(-0.5, abs=0.05)
     assert found["attention:format"].low < 0 < found["attention:format"].high
     assert not found["accuracy:format"].defined  # every answer right: no slope, and not a slope of zero
 
 
 def test_a_step_is_told_from_a_slope() -> None:
-    sloped: Any = room.effects_of(made_up(lambda length, share: -share), 0.6)["attention:step"]
-    stepped: Any = room.effects_of(made_up(lambda length, share: -1.0 * (share > 0.6)), 0.6)["attention:step"]
+    sloped: Any = padded_prompts.effects_of(made_up(lambda length, share: -share), 0.6)["attention:step"]
+    stepped: Any = padded_prompts.effects_of(made_up(lambda length, share: -1.0 * (share > 0.6)), 0.6)["attention:step"]
     assert abs(sloped.value) < 0.1  # noise of this draw; the step put in is ten times that
     assert stepped.high < -0.8
 
 
 def test_shares_that_are_not_shuffled_fail_their_control(monkeypatch) -> None:
     rows = made_up(lambda length, share: -share)
-    assert room.shuffled(rows, 0).passed
+    assert padded_prompts.shuffled(rows, 0).passed
 
     class Lazy(np.random.Generator):
         def permutation(self, x: Any, axis: int = 0) -> Any:
             return x
 
-    monkeypatch.setattr(room.np.random, "default_rng", lambda seed: Lazy(np.random.PCG64(0)))
-    assert not room.shuffled(rows, 0).passed
+    monkeypatch.setattr(padded_prompts.np.random, "default_rng", lambda seed: Lazy(np.random.PCG64(0)))
+    assert not padded_prompts.shuffled(rows, 0).passed

@@ -9,6 +9,7 @@ from headlab import organisms
 from headlab.experiments import builtin_claims, trial
 from headlab.experiments.heads import layer_scan
 from headlab.experiments.trial import EXPERIMENTS, adjusted
+from headlab.trials import layer_choice
 
 EXPERIMENTS.setdefault("layer-scan", layer_scan.EXPERIMENT)
 SMALL = {"pairs": 100, "selection_pairs": 20, "matched_sets": 8, "readings": ("standard",)}
@@ -64,8 +65,8 @@ def test_on_the_random_planted_set_the_layer_is_named_and_parity_falls(store) ->
 def test_a_layer_chosen_by_few_pairs_is_called_unsteady() -> None:
     """Two layers that repair other clusters: resampling the clusters must change the winner."""
     hits = np.array([[True] * 11 + [False] * 9, [False] * 10 + [True] * 10])
-    wins = layer_scan.wins(hits, np.arange(20), seed=0)
-    assert wins.sum() == layer_scan.RESAMPLES and 100 < wins[1] < wins[0]
+    wins = layer_choice.wins(hits, np.arange(20), seed=0)
+    assert wins.sum() == layer_choice.RESAMPLES and 100 < wins[1] < wins[0]
 
 
 def test_the_bound_for_other_layers_holds_for_all_at_once(planted) -> None:

@@ -26,6 +26,7 @@ from headlab.stats import Estimate, rank
 from headlab.stats.agreement import adjusted_rand
 from headlab.stats.clustering import euclidean, hierarchical
 from headlab.tasks.decimals import decimals
+from headlab.trials import parted
 from headlab.trials.cluster_patches import Patched, foremost
 
 EXPERIMENTS.setdefault("mechanism", room.EXPERIMENT)
@@ -137,14 +138,14 @@ def test_names_that_matter_void_the_trial(clustered, store, monkeypatch) -> None
         moved, order = reordered(weights, layer, seed)
         return moved, np.arange(len(order))
 
-    monkeypatch.setattr(room, "reordered", misled)
+    monkeypatch.setattr(parted, "reordered", misled)
     result = trial(claim(pairs=20), clustered, store=store, protocol="standard")
     assert result.verdict.outcome == "void" and "reordered" in result.verdict.sentence
 
 
 def test_a_made_up_property_that_is_noise_voids_the_trial(clustered, store, monkeypatch) -> None:
-    honest = room.injected
-    monkeypatch.setattr(room, "injected", lambda parted, seed: honest(parted, seed, noise=1e9))
+    honest = parted.injected
+    monkeypatch.setattr(parted, "injected", lambda part, seed: honest(part, seed, noise=1e9))
     result = trial(claim(pairs=20), clustered, store=store, protocol="standard")
     assert result.verdict.outcome == "void" and "injected" in result.verdict.sentence
 
@@ -171,7 +172,7 @@ def test_traits_are_those_of_the_measures(natural) -> None:
 
     heads, pair = np.arange(32.0).reshape(16, 2, 1), np.zeros(1)
     made = Profiles(1, heads[:, 0], -heads[:, 1], pair, pair + 1, pair, ("one",))
-    found = room.traits(natural, weights, 1, made, pairs)
+    found = parted.traits(natural, weights, 1, made, pairs)
     assert list(found) == list(TRAITS)
     table = norms(weights).query("block == 'o'").sort_values("head")["norm"]
     assert np.exp(found["norm_o"]) == pytest.approx(table.to_numpy())
@@ -214,7 +215,7 @@ def test_pairs_that_make_groups_are_not_those_that_test_them(natural) -> None:
     pairs = [
         encode(p, natural.tokenizer) for p in decimals(60, clean="simple", corrupted="qa", tokenizer=natural.tokenizer)
     ]
-    first, second = room.halves(pairs, 11)
+    first, second = parted.halves(pairs, 11)
     assert len(second) == 11 and len(first) > 11
     assert not {p.pair.cluster for p in first} & {p.pair.cluster for p in second}
 

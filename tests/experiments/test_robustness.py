@@ -58,11 +58,11 @@ def _rates(even: tuple[float, float, float], odd: tuple[float, float, float]) ->
 
 
 def test_a_flip_is_reported_with_its_margin() -> None:
-    upheld = robustness.small_verdict(_rates((0.7, 0.55, 0.8), (0.1, 0.0, 0.2)))
+    upheld = settings_grid.small_verdict(_rates((0.7, 0.55, 0.8), (0.1, 0.0, 0.2)))
     assert upheld[0] == "upheld" and upheld[1] == pytest.approx(0.05)
-    straddles = robustness.small_verdict(_rates((0.6, 0.48, 0.7), (0.1, 0.0, 0.2)))
+    straddles = settings_grid.small_verdict(_rates((0.6, 0.48, 0.7), (0.1, 0.0, 0.2)))
     assert straddles[0] == "undecided" and straddles[1] == pytest.approx(-0.02)
-    refuted = robustness.small_verdict(_rates((0.1, 0.0, 0.2), (0.7, 0.6, 0.8)))
+    refuted = settings_grid.small_verdict(_rates((0.1, 0.0, 0.2), (0.7, 0.6, 0.8)))
     assert refuted[0] == "refuted" and refuted[1] == pytest.approx(0.3)
     row = {"dtype": "bfloat16", "kernel": "sdpa", "batch": "many", "device": "cpu", "draw": 0, "ran": True, "flip": True,
            "outcome": "undecided", "reference": "upheld", "margin": -0.02}  # fmt: skip
@@ -78,7 +78,7 @@ def test_turned_signs_are_counted_with_the_largest_of_them() -> None:
              "edited": [v for _, v in rows]}
         )  # fmt: skip
 
-    same, _, turned = robustness.signs_agree(table([1.0, -0.1, 2.0]), table([1.0, 0.2, 2.0]))
+    same, _, turned = settings_grid.signs_agree(table([1.0, -0.1, 2.0]), table([1.0, 0.2, 2.0]))
     assert same.tolist() == [True, False, True, True, True, True] and turned == 0.2
 
 

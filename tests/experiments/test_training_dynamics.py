@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from headlab import organisms
-from headlab.experiments.training import training_dynamics
 from headlab.experiments.training.emergence import emergence
 from headlab.experiments.trial import builtin_claims, experiment, trial
 from headlab.measures import changes, checkpoints
@@ -20,7 +19,7 @@ from headlab.organisms.steps import steps_of
 from headlab.report import figures, page
 from headlab.stats.change_point import change_point
 from headlab.store import Store
-from headlab.trials import series_looks
+from headlab.trials import looked, series_looks
 
 PLANTED, CONTROL = "decimals-series-planted", "decimals-series-control"
 CLAIM = builtin_claims()["training-dynamics"]
@@ -349,8 +348,8 @@ def test_equal_weights_under_two_names_are_one_look(tmp_path, monkeypatch, capsy
     for step, folder in list(organisms.checkpoints(CONTROL).items())[-3:]:
         shutil.copytree(folder, run / f"step{step}")
     shutil.copytree(run / "step864", run / "step1000-v2")
-    monkeypatch.setattr(training_dynamics, "PLANTED", "not shipped")
-    monkeypatch.setattr(training_dynamics, "CONTROL", "not shipped")
+    monkeypatch.setattr(looked, "PLANTED", "not shipped")
+    monkeypatch.setattr(looked, "CONTROL", "not shipped")
     assert main(["emergence", str(run), "--weights-only", "--store", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().out
     home = Store(tmp_path / "runs")
@@ -383,8 +382,8 @@ def test_weights_alone_from_folders_and_resume(tmp_path, monkeypatch):
     run = tmp_path / "mine"
     for step, folder in list(organisms.checkpoints(CONTROL).items())[-2:]:
         shutil.copytree(folder, run / f"step{step}")
-    monkeypatch.setattr(training_dynamics, "PLANTED", "not shipped")
-    monkeypatch.setattr(training_dynamics, "CONTROL", "not shipped")
+    monkeypatch.setattr(looked, "PLANTED", "not shipped")
+    monkeypatch.setattr(looked, "CONTROL", "not shipped")
 
     def stop(what, done, total):
         if what == "checkpoints" and done == 2:

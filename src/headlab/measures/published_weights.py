@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from headlab.engine.model import Lab, ModelError
 from headlab.measures.tables import Array
 from headlab.measures.weights import HeadWeights
+from headlab.stats.clustering import euclidean, hierarchical
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,3 +164,23 @@ def reshape_artefact(
     table.loc[met, "really"] = np.array(list("qkv"))[nearest[met] // heads]
     table.loc[met, "really_head"] = nearest[met] % heads
     return ReshapeArtefact(table.assign(right=own), int((~own).sum()))
+
+
+def uncorrected(weights: HeadWeights, layer: int, properties: Mapping[str, Any]) -> tuple[dict[str, float], list[int]]:
+    """p of one analysis of variance for each property [head] between clusters of flattened weights, and their sizes.
+
+    Raises ModelError where there are no such weights or clusters, or nothing varies.
+    """
+    from scipy.stats import f_oneway
+
+    if any(getattr(weights.at(layer), b) is None for b in "qkvo"):
+        raise ModelError(f"{weights.name} has no W_Q, W_K, W_V and W_O of its own to flatten")
+    labels = np.array(hierarchical(euclidean(published_features(weights, layer))).labels)
+    parts = [labels == c for c in dict.fromkeys(labels.tolist())]
+    if len(parts) < 2 or len(parts) >= len(labels):
+        raise ModelError("the flattened weights have no clusters")
+    p = {n: float(f_oneway(*[x[part] for part in parts])[1]) for n, x in properties.items() if np.ptp(x) > 0}
+    p = {n: x for n, x in p.items() if np.isfinite(x)}
+    if not p:
+        raise ModelError("no property has a variance")
+    return p, sorted(int(x.sum()) for x in parts)

@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 
 from headlab.claims import Claim, Control
-from headlab.designs.spacings import number
-from headlab.heads import Grid, Heads
+from headlab.designs import membership
+from headlab.designs.spacings import families, metric_table, number
+from headlab.effects import mean_recovery
+from headlab.heads import Grid, Heads, pool
 from headlab.stats import Estimate, Rank, clopper_pearson, holm, rank
 from headlab.stats.after_members import Partial
 from headlab.stats.spacing import rank_correlation, spacing
+from headlab.trials.flow import Scope, Seen
+from headlab.trials.halves import patched_set
 
 
 def renamings(grid: Grid, model: Partial, drawn: Sequence[tuple[str, Heads]], outcome: Any, n: int, seed: int) -> Any:
@@ -89,3 +93,42 @@ def planted_control(metric: Any, outcome: Any, inside: Any, claim: Claim) -> Con
         passed, p = found.outcome == "upheld", found.p
         words = f"an effect of regularity as large as what the heads leave unexplained, planted in the outcomes, gets {found}"
     return Control(name="planted-metric", kind="positive", passed=passed, value=p, words=words)
+
+
+Drawn = list[tuple[str, Heads]]
+"""Family and set."""
+
+
+class Regressed:
+    """What was drawn and what it recovers: ``outcome`` and ``share`` of pairs repaired [set], ``inside`` [set, head],
+    ``metrics`` [set] by name, the model that takes the members' own effects out, and regularity among renamings."""
+
+    def __init__(self, seen: Seen) -> None:
+        scope, one = seen.scope, seen.pairs("patterns")
+        self.drawn = drawn(scope)
+        edited = seen.values("patterns", [patched_set(h) for _, h in self.drawn])
+        self.outcome = mean_recovery(edited, one["clean"].to_numpy(), one["corrupted"].to_numpy())
+        self.share = (edited > 0).mean(1)
+        self.inside = np.array(list(membership([h for _, h in self.drawn], members(scope))))
+        self.metrics = metric_table(self.drawn, scope.grid.n_heads)
+        self.model = Partial(self.inside, self.outcome)
+        self.names = renamings(
+            scope.grid, self.model, self.drawn, self.outcome, int(scope.options["renamings"]), scope.seed
+        )
+
+    @property
+    def regularity(self) -> Any:
+        return self.metrics["regularity"]
+
+
+def size(scope: Scope) -> int:
+    wanted = scope.options["size"] or max(3, scope.grid.n_heads // 4)  # two heads have one gap
+    return min(int(wanted), len(members(scope)))
+
+
+def members(scope: Scope) -> Heads:
+    return pool(scope.grid, scope.layer, scope.claim.pool)
+
+
+def drawn(scope: Scope) -> Drawn:
+    return families(members(scope), size(scope), n=scope.claim.subsets_per_size, seed=scope.seed)

@@ -101,9 +101,13 @@ class Told:
     arm: str = "z"
     shown: bool = False
 
+    @property
+    def plain(self) -> Estimate:
+        """A rank as the estimate of its p."""
+        return self.found.estimate if isinstance(self.found, Rank) else self.found
+
     def estimate(self) -> NamedEstimate:
-        plain = self.found.estimate if isinstance(self.found, Rank) else self.found
-        return NamedEstimate(name=self.name, label=self.label, arm=self.arm, estimate=plain.to_dict())
+        return NamedEstimate(name=self.name, label=self.label, arm=self.arm, estimate=self.plain.to_dict())
 
 
 @dataclass

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 
+from headlab.claims import Prediction, rule
+from headlab.effects import pivot
 from headlab.engine.model import Lab, ModelError, open_model
 from headlab.engine.run import sweep
 from headlab.engine.selfcheck import prove
@@ -18,6 +21,7 @@ from headlab.heads import even, odd
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, encode
+from headlab.stats import Estimate, clustered_rate
 from headlab.trials.case import Bench, draw
 from headlab.trials.flow import Scope
 
@@ -129,3 +133,58 @@ def _kernel(lab: Lab, kernel: str) -> Iterator[bool]:
     finally:
         for slot, was in zip(lab.slots, before, strict=True):
             slot.sdpa = was
+
+
+SMALL = (
+    Prediction(statistic="repair:even", op=">", threshold=0.5),
+    Prediction(statistic="repair:odd", op="<", threshold=0.5),
+)
+
+
+def rates(table: Any) -> dict[str, Estimate]:
+    """Repair by the sign of the logit difference, on the pairs that this cell shows as clean right, corrupted wrong."""
+    fit = table[(table["clean"] > 0) & (table["corrupted"] <= 0)]
+    rows = {name: fit[fit["world"] == name] for name in ("even", "odd", "all")}
+    return {
+        f"repair:{name}": clustered_rate(x["edited"].to_numpy() > 0, clusters=x["cluster"].to_numpy(), unit="pairs")
+        for name, x in rows.items()
+    }
+
+
+def small_verdict(rates: Mapping[str, Estimate]) -> tuple[str, float | None, Estimate]:
+    """Outcome of the small claim; its margin, how far the deciding interval lies beyond its threshold (negative where it
+    straddles it); and that interval.  A refutation stands as long as its clearest refuting prediction does."""
+    found = []
+    for p in SMALL:
+        e = rates[p.statistic]
+        gap = None if e.low is None or e.high is None else max(e.low - p.limit, p.limit - e.high)
+        found.append((rule(p, e).outcome, gap, e))
+    outcomes = [o for o, _, _ in found]
+    outcome = next((o for o in ("refuted", "untestable", "undecided") if o in outcomes), "upheld")
+    deciding = [(gap, e) for o, gap, e in found if gap is not None and o == outcome]
+    if not deciding:
+        return outcome, None, found[0][2]
+    margin, nearest = (max if outcome == "refuted" else min)(deciding, key=lambda d: d[0])
+    return outcome, margin, nearest
+
+
+def signs_agree(table: Any, reference: Any) -> tuple[Any, Any, float]:
+    """[world × pair] whether the signs agree, the clusters, and the largest reference logit difference that turned."""
+    worlds = [w for w in ("even", "odd", "all", "baseline") if (table["world"] == w).any()]
+    a, b = pivot(table, worlds), pivot(reference, worlds)
+    same = (a > 0) == (b > 0)
+    one = table.drop_duplicates("pair").sort_values("pair")["cluster"].to_numpy()
+    turned = float(np.abs(b)[~same].max()) if not same.all() else 0.0
+    return same.ravel(), np.tile(one, len(worlds)), turned
+
+
+def distance(row: Mapping[str, Any], half: float = 0.5) -> Estimate:
+    """How far the deciding rate of a cell lies from its threshold."""
+    low, high = sorted((abs(row["nearest_low"] - half), abs(row["nearest_high"] - half)))
+    inside, own = row["nearest_low"] <= half <= row["nearest_high"], abs(row["nearest"] - half)
+    how = "distance of the rate from its threshold"
+    return Estimate(own, 0.0 if inside else low, max(high, own), row["pairs"], "pairs", how, note=setting(row))
+
+
+def setting(row: Mapping[str, Any]) -> str:
+    return f"{row['dtype']}, {row['kernel']}, batch {row['batch']}, {row['device']}, draw {row['draw']}"

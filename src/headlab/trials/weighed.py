@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from headlab.claims import Control
-from headlab.effects import Figure
+from headlab.effects import Figure, Table
 from headlab.engine.model import ModelError
 from headlab.measures.weight_clusters import NULLS, Found, among_nulls
 from headlab.measures.weight_labels import given_labels
 from headlab.measures.weight_nulls import Untrained, apart, circuits, planted, reordered, untrained
 from headlab.measures.weights import HeadWeights, head_weights
-from headlab.stats import rank
+from headlab.stats import holm, rank
 from headlab.stats.agreement import adjusted_rand, cluster_test
 from headlab.stats.clustering import hierarchical
 from headlab.trials.charts import heads_apart
@@ -139,3 +140,19 @@ def views(seen: Seen) -> Sequence[Figure]:
             title = f"Heads of layer {one.layer} by {CIRCUITS[circuit]}"
             out += heads_apart(f"{circuit}-{method}", title, one.said, one.table, one.labels, method, seen.scope.seed)
     return out
+
+
+def by_layer(seen: Seen) -> Table:
+    found = list(seen.of_trial(weighed).found.values())
+    adjusted = holm([f.test.p for f in found]).tolist()
+    return pd.DataFrame([f.row(p) for f, p in zip(found, adjusted, strict=True)])
+
+
+def heads(seen: Seen) -> Table:
+    rows = [
+        {"layer": f.layer, "circuit": f.circuit, "head": h, "cluster": c}
+        | {"kv_group": seen.scope.grid.kv_group_of(h), "even": h % 2 == 0}
+        for f in seen.of_trial(weighed).found.values()
+        for h, c in enumerate(f.labels)
+    ]
+    return pd.DataFrame(rows)

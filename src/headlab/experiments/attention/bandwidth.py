@@ -18,15 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from headlab import organisms
 from headlab.claims import Control
 from headlab.effects import Figure, Table
 from headlab.engine.model import ModelError
 from headlab.measures import DECIMALS, PublishedClasses, output_bandwidth
 from headlab.measures.edited import CONTROLS, controls, shuffled_roles
-from headlab.organisms.cards import Truth
 from headlab.prompts import Encoded
-from headlab.stats import Estimate, auroc, holm
+from headlab.stats import holm
 from headlab.stats.permutation import flips
 from headlab.trials import charts
 from headlab.trials.attention_scores import (
@@ -41,6 +39,7 @@ from headlab.trials.attention_scores import (
 )
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told, without_ranks
 from headlab.trials.pairs import clusters_of
+from headlab.trials.truths import tells_causal_heads
 
 NAMES = ("share", "relative", "output")
 ARMS = {"last": "last query", "all": "all queries", "out": "sink left out", "in": "sink counted"}
@@ -70,6 +69,9 @@ RELATIVE = Watched(
 )
 
 
+TRUTH = tells_causal_heads(RELATIVE, "relative bandwidth tells the causal heads from the others: AUROC")
+
+
 def shares(seen: Seen) -> Iterator[Told]:
     """Under each choice of queries and of the sink; the claim's own carries no arm and is ruled."""
     scope, own = seen.scope, tuple(asked(seen.scope).values())
@@ -95,17 +97,6 @@ def outputs(seen: Seen) -> Iterator[Told]:
     if (table := written(seen, **asked(seen.scope))) is not None:
         found = sides(seen.scope, grids(table, "share")[seen.scope.layer])
         yield from found.told("output", "share of what heads write that comes from numbers")
-
-
-def truth(seen: Seen) -> Iterator[Told]:
-    """AUROC of mean relative bandwidth for the planted heads, where the model is a shipped organism with a truth."""
-    lab, label = seen.scope.lab, "relative bandwidth tells the causal heads from the others: AUROC"
-    known = organisms.card(lab.name).truth if lab.name in organisms.names("decimals") else None
-    found = Estimate.undefined("heads", lab.grid.n_heads, "the causal heads of this model are not known")
-    if isinstance(known, Truth):
-        planted = [f"L{known.layer}H{h}" in known.heads for h in range(lab.grid.n_heads)]
-        found = auroc(np.nanmean(seen.once(RELATIVE.values)[known.layer], 0), planted, unit="heads")
-    yield Told("auroc:truth", label, found, "")
 
 
 def by_substring(seen: Seen) -> Iterator[Told]:
@@ -182,7 +173,7 @@ EXPERIMENT = OnPairs(
                 f"token roles, {', '.join(ARMS[x] for x in asked(seen.scope).values())}, relative to uniform causal "
                 "attention, matched halves as null"
             ),
-            numbers=(shares, RELATIVE.told("relative", "attention on numbers, times uniform"), outputs, truth),
+            numbers=(shares, RELATIVE.told("relative", "attention on numbers, times uniform"), outputs, TRUTH),
             controls=(lambda seen: seen.of_trial(checks),),
             figures=(shares_figure, RELATIVE.null, RELATIVE.curve),
             tables={"heads": heads, "layers": RELATIVE.layers, "bandwidth": lambda seen: by_format(seen.once(tables))},

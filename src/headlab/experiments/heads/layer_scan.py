@@ -14,27 +14,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from headlab.effects import Figure, Table, of_world, pivot, recovery, repair
+from headlab.effects import Figure, Table, of_world, recovery, repair
 from headlab.heads import even, odd
 from headlab.heads import layer as all_heads
-from headlab.interventions import Intervention, World
-from headlab.prompts import encode
-from headlab.stats import Estimate, clopper_pearson, clustered_rate, holm, sign_flip
+from headlab.interventions import World
+from headlab.stats import Estimate, clustered_rate, holm, sign_flip
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told, unsliced, without_ranks
 from headlab.trials.halves import Halves
+from headlab.trials.layer_choice import layers, steady
 
 SETS = {"all": "all heads", "even": "even heads", "odd": "odd heads"}
 MADE = {"all": all_heads, "even": even, "odd": odd}
-RESAMPLES = 1000
 CONTROLS = (no_op("layers"), patch_all("layers", "every head of every layer"))
-
-
-def layers(scope: Scope) -> list[int]:
-    return [s.layer for s in scope.lab.slots]
 
 
 def halves(layer: int) -> Halves:
@@ -119,28 +113,6 @@ def among_halves(seen: Seen) -> Iterator[Told]:
         words = f"layer {row['layer']}: even against odd, sign flips, p after Holm over {len(tests)} layers"
         p = row["p_holm"]
         yield Told(f"holm:L{row['layer']}", words, Estimate(p, p, p, row["n"], "pairs", "sign flips, Holm"))
-
-
-def steady(seen: Seen) -> Iterator[Told]:
-    """How often resampled selection pairs choose the same layer."""
-    scope = seen.scope
-    if scope.claim.layer != "auto":
-        return
-    pairs = [encode(p, scope.lab.tokenizer) for p in scope.case.selection]
-    worlds = [World(f"L{n}", (Intervention(all_heads(scope.grid, n)),)) for n in layers(scope)]
-    table = scope.case.sweep(pairs, worlds, "choosing a layer")  # the rows are stored already
-    names = table.drop_duplicates("pair").sort_values("pair")["cluster"].to_numpy()
-    chosen = wins(pivot(table, [w.name for w in worlds]) > 0, names, scope.seed)[layers(scope).index(scope.layer)]
-    share = clopper_pearson(int(chosen), RESAMPLES, unit="resamples of selection pairs")
-    yield Told("selection:steady", f"resampled selection pairs that choose layer {scope.layer} too", share)
-
-
-def wins(hits: Any, clusters: Any, seed: int) -> Any:
-    """How often each layer repairs most when clusters are resampled; the lowest of equals.  [layer]"""
-    kinds = np.unique(clusters)
-    sums = np.stack([hits[:, clusters == c].sum(1) for c in kinds], axis=1)
-    picks = np.random.default_rng(seed).integers(len(kinds), size=(RESAMPLES, len(kinds)))
-    return np.bincount(sums[:, picks].sum(2).argmax(0), minlength=len(hits))
 
 
 def scan(seen: Seen) -> Table:

@@ -19,62 +19,31 @@ import numpy as np
 import pandas as pd
 import torch
 
-from headlab.claims import Control, Prediction, rule
-from headlab.effects import Figure, Table, pivot
+from headlab.claims import Control
+from headlab.effects import Figure, Table
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.stats import Estimate, clopper_pearson, clustered_rate
 from headlab.stats.figures import percent
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told
-from headlab.trials.settings_grid import OPTIONS, Cell, run_grid
-
-SMALL = (
-    Prediction(statistic="repair:even", op=">", threshold=0.5),
-    Prediction(statistic="repair:odd", op="<", threshold=0.5),
+from headlab.trials.settings_grid import (
+    OPTIONS,
+    SMALL,
+    Cell,
+    distance,
+    rates,
+    run_grid,
+    setting,
+    signs_agree,
+    small_verdict,
 )
+
 Rows = Sequence[Mapping[str, Any]]
 
 
 def grid(seen: Seen) -> tuple[list[tuple[Cell, str]], dict[Cell, Any]]:
     """Every cell with why it could not be run, and the table of each that ran."""
     return run_grid(seen.scope)
-
-
-def rates(table: Any) -> dict[str, Estimate]:
-    """Repair by the sign of the logit difference, on the pairs that this cell shows as clean right, corrupted wrong."""
-    fit = table[(table["clean"] > 0) & (table["corrupted"] <= 0)]
-    rows = {name: fit[fit["world"] == name] for name in ("even", "odd", "all")}
-    return {
-        f"repair:{name}": clustered_rate(x["edited"].to_numpy() > 0, clusters=x["cluster"].to_numpy(), unit="pairs")
-        for name, x in rows.items()
-    }
-
-
-def small_verdict(rates: Mapping[str, Estimate]) -> tuple[str, float | None, Estimate]:
-    """Outcome of the small claim; its margin, how far the deciding interval lies beyond its threshold (negative where it
-    straddles it); and that interval.  A refutation stands as long as its clearest refuting prediction does."""
-    found = []
-    for p in SMALL:
-        e = rates[p.statistic]
-        gap = None if e.low is None or e.high is None else max(e.low - p.limit, p.limit - e.high)
-        found.append((rule(p, e).outcome, gap, e))
-    outcomes = [o for o, _, _ in found]
-    outcome = next((o for o in ("refuted", "untestable", "undecided") if o in outcomes), "upheld")
-    deciding = [(gap, e) for o, gap, e in found if gap is not None and o == outcome]
-    if not deciding:
-        return outcome, None, found[0][2]
-    margin, nearest = (max if outcome == "refuted" else min)(deciding, key=lambda d: d[0])
-    return outcome, margin, nearest
-
-
-def signs_agree(table: Any, reference: Any) -> tuple[Any, Any, float]:
-    """[world × pair] whether the signs agree, the clusters, and the largest reference logit difference that turned."""
-    worlds = [w for w in ("even", "odd", "all", "baseline") if (table["world"] == w).any()]
-    a, b = pivot(table, worlds), pivot(reference, worlds)
-    same = (a > 0) == (b > 0)
-    one = table.drop_duplicates("pair").sort_values("pair")["cluster"].to_numpy()
-    turned = float(np.abs(b)[~same].max()) if not same.all() else 0.0
-    return same.ravel(), np.tile(one, len(worlds)), turned
 
 
 def compared(seen: Seen) -> tuple[list[dict[str, Any]], list[Any], list[Any]]:
@@ -123,18 +92,6 @@ def numbers(seen: Seen) -> Iterator[Told]:
     if margins := [r for r in ran if r["margin"] is not None]:
         label = "smallest distance of a repair rate from its threshold, in any cell"
         yield Told("margin:smallest", label, distance(min(margins, key=lambda r: r["margin"])))
-
-
-def distance(row: Mapping[str, Any], half: float = 0.5) -> Estimate:
-    """How far the deciding rate of a cell lies from its threshold."""
-    low, high = sorted((abs(row["nearest_low"] - half), abs(row["nearest_high"] - half)))
-    inside, own = row["nearest_low"] <= half <= row["nearest_high"], abs(row["nearest"] - half)
-    how = "distance of the rate from its threshold"
-    return Estimate(own, 0.0 if inside else low, max(high, own), row["pairs"], "pairs", how, note=setting(row))
-
-
-def setting(row: Mapping[str, Any]) -> str:
-    return f"{row['dtype']}, {row['kernel']}, batch {row['batch']}, {row['device']}, draw {row['draw']}"
 
 
 def sensitivity(seen: Seen) -> Control:

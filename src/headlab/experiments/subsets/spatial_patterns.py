@@ -20,14 +20,12 @@ import numpy as np
 import pandas as pd
 
 from headlab.claims import Control
-from headlab.designs import membership
 from headlab.designs.spacings import FAMILIES, METRICS, families, metric_table
-from headlab.effects import Figure, Table, mean_recovery
-from headlab.heads import Heads, pool
+from headlab.effects import Figure, Table
+from headlab.heads import pool
 from headlab.stats import Estimate, bootstrap_mean, clopper_pearson
-from headlab.stats.after_members import Partial
 from headlab.stats.spacing import rank_correlation
-from headlab.trials.after_members import planted_control, renamed, renamings, tests
+from headlab.trials.after_members import Regressed, drawn, planted_control, renamed, size, tests
 from headlab.trials.charts import estimates, null
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told, unsliced, without_ranks
@@ -35,21 +33,6 @@ from headlab.trials.halves import patched_set
 
 PUBLISHED = {"consecutive": 5, "uniform": 4, "balanced": 3, "irregular": 3}
 PUBLISHED_PAIRS = 20
-Drawn = list[tuple[str, Heads]]
-"""Family and set."""
-
-
-def size(scope: Scope) -> int:
-    wanted = scope.options["size"] or max(3, scope.grid.n_heads // 4)  # two heads have one gap
-    return min(int(wanted), len(members(scope)))
-
-
-def members(scope: Scope) -> Heads:
-    return pool(scope.grid, scope.layer, scope.claim.pool)
-
-
-def drawn(scope: Scope) -> Drawn:
-    return families(members(scope), size(scope), n=scope.claim.subsets_per_size, seed=scope.seed)
 
 
 def checked(scope: Scope) -> dict[str, Sweep]:
@@ -58,28 +41,6 @@ def checked(scope: Scope) -> dict[str, Sweep]:
 
 def standard(scope: Scope) -> dict[str, Sweep]:
     return {**checked(scope), "patterns": Sweep([patched_set(h) for h in dict.fromkeys(h for _, h in drawn(scope))])}
-
-
-class Regressed:
-    """What was drawn and what it recovers: ``outcome`` and ``share`` of pairs repaired [set], ``inside`` [set, head],
-    ``metrics`` [set] by name, the model that takes the members' own effects out, and regularity among renamings."""
-
-    def __init__(self, seen: Seen) -> None:
-        scope, one = seen.scope, seen.pairs("patterns")
-        self.drawn = drawn(scope)
-        edited = seen.values("patterns", [patched_set(h) for _, h in self.drawn])
-        self.outcome = mean_recovery(edited, one["clean"].to_numpy(), one["corrupted"].to_numpy())
-        self.share = (edited > 0).mean(1)
-        self.inside = np.array(list(membership([h for _, h in self.drawn], members(scope))))
-        self.metrics = metric_table(self.drawn, scope.grid.n_heads)
-        self.model = Partial(self.inside, self.outcome)
-        self.names = renamings(
-            scope.grid, self.model, self.drawn, self.outcome, int(scope.options["renamings"]), scope.seed
-        )
-
-    @property
-    def regularity(self) -> Any:
-        return self.metrics["regularity"]
 
 
 def nothing_left(seen: Seen) -> str:
@@ -150,7 +111,7 @@ def few_patterns(seen: Seen) -> Table:
 
 
 def published(seen: Seen) -> Iterator[Told]:
-    table = seen.once(few_patterns)
+    table: Any = seen.once(few_patterns)
     effect = Estimate.undefined("patterns", len(table), "sets of one head have no gaps")
     metric = table["regularity"].to_numpy()
     if not np.isnan(metric).any():
@@ -165,7 +126,7 @@ def published(seen: Seen) -> Iterator[Told]:
 
 
 def effects(seen: Seen) -> Figure:
-    found = {t.name: t.found for t in seen.told}
+    found = {t.name: t.plain for t in seen.told}
     rows = [
         (m.replace("_", " "), "after the heads' own effects", e) for m in METRICS if (e := found[f"effect:{m}"]).defined
     ]

@@ -63,7 +63,7 @@ def sets(seen: Seen) -> Table:
 
 
 def numbers(seen: Seen) -> Iterator[Told]:
-    table = seen.once(sets)
+    table: Any = seen.once(sets)
     for name, kind, unit, label in (
         ("sets:right", "cluster", "clusterings", "clusterings of which one side repairs and the other does not"),
         ("sets:unnamed", "unnamed", "pairs of sets", "pairs of sets of the same sizes that nobody named, likewise"),

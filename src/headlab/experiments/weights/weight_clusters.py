@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from headlab.effects import Figure, Table
+from headlab.effects import Figure
 from headlab.heads import Heads
 from headlab.measures.weight_clusters import NULLS
 from headlab.measures.weight_labels import Labelled, by_label, by_layer_label, methods
@@ -26,13 +26,22 @@ from headlab.measures.weight_nulls import apart
 from headlab.measures.weight_published import Published
 from headlab.measures.weight_published import published as as_published
 from headlab.measures.weight_sets import TRAITS, Prediction, predicted
-from headlab.stats import holm
 from headlab.stats.clustering import LEAST
 from headlab.stats.figures import rounded
 from headlab.trials.charts import heads_apart
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told, Undefined, without_ranks
 from headlab.trials.numbers import counted
-from headlab.trials.weighed import CIRCUITS, among, copies_are_found, layers, names_do_not_matter, views, weighed
+from headlab.trials.weighed import (
+    CIRCUITS,
+    among,
+    by_layer,
+    copies_are_found,
+    heads,
+    layers,
+    names_do_not_matter,
+    views,
+    weighed,
+)
 from headlab.trials.weight_halves import Subsets, members_of, subsets
 
 
@@ -107,22 +116,6 @@ def old(seen: Seen) -> Published:
 
 def published(seen: Seen) -> Iterator[Told]:
     yield from (Told(name, label, e) for name, (label, e) in seen.once(old).estimates.items())
-
-
-def by_layer(seen: Seen) -> Table:
-    found = list(seen.of_trial(weighed).found.values())
-    adjusted = holm([f.test.p for f in found]).tolist()
-    return pd.DataFrame([f.row(p) for f, p in zip(found, adjusted, strict=True)])
-
-
-def heads(seen: Seen) -> Table:
-    rows = [
-        {"layer": f.layer, "circuit": f.circuit, "head": h, "cluster": c}
-        | {"kv_group": seen.scope.grid.kv_group_of(h), "even": h % 2 == 0}
-        for f in seen.of_trial(weighed).found.values()
-        for h, c in enumerate(f.labels)
-    ]
-    return pd.DataFrame(rows)
 
 
 def old_view(seen: Seen) -> Sequence[Figure]:
