@@ -109,7 +109,7 @@ def row(**fields):
 
 def test_a_role_needs_interval_shuffles_and_sums() -> None:
     head = Head(0, 0)
-    assert "draws on numbers (2.00 times" in role_of([row()], head)
+    assert "draws on numbers (2.00 [1.50, 2.50] times an even share)" in role_of([row()], head)
     for fields in ({"low": 0.9}, {"p_adjusted": 0.2}):
         assert "no clear role" in role_of([row(**fields)], head)
     assert "no role is given" in role_of([row(adds_up=0.4)], head)
