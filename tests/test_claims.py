@@ -320,7 +320,7 @@ def test_law_5_the_hash_is_the_same_in_another_process() -> None:
         "print(Claim.from_text(sys.stdin.read(), '.yaml', 'c').content_hash())\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
-    source = str(Path(claims.__file__).parent.parent)
+    source = str(Path(claims.__file__).parents[2])
     env = {"PYTHONPATH": source, "PYTHONHASHSEED": "7", "PATH": ""}
     out = subprocess.run([sys.executable, "-c", code], input=YAML, capture_output=True, text=True, env=env, check=True)
     assert out.stdout.strip() == claim().content_hash()
@@ -365,14 +365,14 @@ def test_law_6_a_number_is_never_alone() -> None:
 
 def test_law_6_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutate, see red: a bare number in the text; n left out; an undefined value shown as 0; an interval lost."""
-    shown = claims._shown
+    shown = claims.verdict._shown
     for broken in (
         lambda f: shown(f) if not isinstance(f, Estimate) else f"{f.value:.2f}" if f.defined else shown(f),
         lambda f: shown(f).split(", n =")[0],
         lambda f: shown(f) if not isinstance(f, Estimate) or f.defined else "0.00",
     ):
         with monkeypatch.context() as m:
-            m.setattr(claims, "_shown", broken)
+            m.setattr(claims.verdict, "_shown", broken)
             red(law_6, decide)
 
     def forgetful(*args: Any, **more: Any) -> Verdict:

@@ -1,0 +1,43 @@
+"""Claims and verdicts: what is said, what it predicts, which controls it needs, and the one rule that decides.
+
+A claim is plain data, read from YAML or TOML or written in Python, and hashed before the first forward pass.
+:func:`decide` is a pure function from findings to a verdict; nothing else in headlab says "upheld".
+"""
+
+from .statement import (
+    MOST,
+    PROTOCOLS,
+    Claim,
+    ClaimError,
+    Outcome,
+    Prediction,
+    Protocol,
+    ProtocolName,
+    TaskSpec,
+    problems,
+    read_file,
+    read_text,
+)
+from .verdict import REFUTES_AT, Control, Decidable, Ruling, Verdict, decide, rule
+
+__all__ = [
+    "MOST",
+    "PROTOCOLS",
+    "REFUTES_AT",
+    "Claim",
+    "ClaimError",
+    "Control",
+    "Decidable",
+    "Outcome",
+    "Prediction",
+    "Protocol",
+    "ProtocolName",
+    "Ruling",
+    "TaskSpec",
+    "Verdict",
+    "decide",
+    "problems",
+    "read_file",
+    "read_text",
+    "rule",
+]
