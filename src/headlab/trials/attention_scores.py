@@ -19,9 +19,9 @@ import pandas as pd
 from headlab.claims import Control, Verdict
 from headlab.designs import Matched, matched_sets
 from headlab.effects import Figure, Table
-from headlab.engine.model import Lab
+from headlab.engine.model import Lab, ModelError
 from headlab.heads import Grid, even
-from headlab.measures import DECIMALS, bandwidth
+from headlab.measures import DECIMALS, bandwidth, output_bandwidth
 from headlab.prompts import Encoded
 from headlab.stats import Estimate, Rank, bootstrap_mean, holm
 from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
@@ -77,6 +77,15 @@ def to_numbers(lab: Lab, encoded: Sequence[Encoded], classes: Any = DECIMALS, **
     """``measures.bandwidth`` of tokens of class "numeric" alone."""
     table = bandwidth(lab, encoded, classes, **settings)
     return table[table["token_class"] == "numeric"].reset_index(drop=True)
+
+
+def written(scope: Scope, encoded: Sequence[Encoded], classes: Any = DECIMALS, **settings: Any) -> Any:
+    """Shares of α·v·W_O at the layer that come from numbers; None where no projection takes z itself."""
+    try:
+        table = output_bandwidth(scope.lab, encoded, classes, layers=[scope.layer], **settings)
+    except ModelError:
+        return None
+    return table[table["token_class"] == "numeric"]
 
 
 def share_of(at: int, classes: Any = DECIMALS) -> Callable[[Lab, Sequence[Encoded], int], Array]:

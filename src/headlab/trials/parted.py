@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from headlab.claims import ClaimError, Control
+from headlab.effects import Table
 from headlab.engine.model import ModelError
 from headlab.measures.correspondence import parting_table
 from headlab.measures.head_effects import Profiles
-from headlab.measures.head_traits import KINDS, Partition, cut, partitions, traits
+from headlab.measures.head_traits import KINDS, TRAITS, Partition, cut, partitions, traits
 from headlab.measures.weight_nulls import reordered
 from headlab.measures.weights import HeadWeights, head_weights
 from headlab.prompts import EncodedPair
@@ -147,3 +149,28 @@ def injected(parted: Partition, seed: int, noise: float = 0.1) -> Any:
     """One property [head, 1]: the number of the head's cluster, and noise."""
     codes = np.unique(np.array([str(x) for x in parted.labels]), return_inverse=True)[1]
     return (codes + noise * np.random.default_rng(seed).normal(size=len(codes)))[:, None]
+
+
+def properties(seen: Seen) -> Table:
+    """A row for each partition and property; Holm's p is over the properties of a partition."""
+    rows: list[dict[str, Any]] = []
+    for kind, t in seen.once(tested).items():
+        for name, d in zip(t.names, t.test.properties, strict=True):
+            rows.append({"layer": seen.scope.layer, "clusters": KINDS[kind], "k": len(t.parted.clusters)})
+            rows[-1] |= {"property": TRAITS[name], "share": d.share, "chance": d.chance}
+            rows[-1] |= {"p": d.test.p if d.test else None, "p_holm": d.p_holm, "heads": len(t.parted.labels)}
+            rows[-1] |= {"note": t.parted.note or t.test.note}
+    return pd.DataFrame(rows)
+
+
+def heads(seen: Seen) -> Table:
+    labels = {k: p.labels for k, p in seen.once(ways).items() if p.labels}
+    own = {"layer": seen.scope.layer, "head": range(seen.scope.grid.n_heads)}
+    return pd.DataFrame({**own, **seen.once(measured), **labels})
+
+
+def settings(seen: Seen) -> dict[str, Any]:
+    first, second = of_scope(seen.scope)
+    sizes = [len(h) for h in chosen(seen).parted.clusters.values()]
+    told = {"clusters": seen.scope.options["clusters"], "sizes": sizes}
+    return {**told, "pairs_of_effects": len(first), "pairs_of_sets": len(second)}

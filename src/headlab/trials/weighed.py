@@ -12,15 +12,18 @@ import pandas as pd
 from headlab.claims import Control
 from headlab.effects import Figure, Table
 from headlab.engine.model import ModelError
+from headlab.heads import Heads
 from headlab.measures.weight_clusters import NULLS, Found, among_nulls
-from headlab.measures.weight_labels import given_labels
+from headlab.measures.weight_labels import Labelled, by_label, by_layer_label, given_labels
 from headlab.measures.weight_nulls import Untrained, apart, circuits, planted, reordered, untrained
+from headlab.measures.weight_sets import Prediction, predicted
 from headlab.measures.weights import HeadWeights, head_weights
 from headlab.stats import holm, rank
 from headlab.stats.agreement import adjusted_rand, cluster_test
 from headlab.stats.clustering import hierarchical
 from headlab.trials.charts import heads_apart
 from headlab.trials.flow import Scope, Seen, Undefined
+from headlab.trials.weight_halves import Subsets, members_of, subsets
 
 CIRCUITS = {"qk": "W_QK", "ov": "W_OV"}
 EXACT = 1e-9
@@ -156,3 +159,30 @@ def heads(seen: Seen) -> Table:
         for h, c in enumerate(f.labels)
     ]
     return pd.DataFrame(rows)
+
+
+def members(scope: Scope) -> Heads:
+    return members_of(scope.case, scope.layer, scope.options["members"])
+
+
+def labelled(seen: Seen) -> list[Labelled]:
+    made, scope, feature = seen.of_trial(weighed), seen.scope, seen.scope.options["feature"]
+    out = by_label(scope.grid, scope.claim, made.found, made.draws, scope.options["labels"], feature)
+    return out + by_layer_label(scope.grid, scope.claim, made.weights, made.kinds, feature)
+
+
+def both(seen: Seen) -> Any:
+    """Distances by W_QK and W_OV together."""
+    return apart(seen.of_trial(weighed).weights, seen.scope.layer, "both", seen.scope.options["feature"])
+
+
+def guess(seen: Seen) -> Prediction:
+    claim, scope = seen.scope.claim, seen.scope
+    n, seed = claim.matched_sets, scope.seed
+    return predicted(-(seen.once(both) ** 2), members(scope), scope.grid, n=n, seed=seed, alpha=claim.alpha)
+
+
+def halves(seen: Seen) -> Subsets:
+    made = seen.of_trial(weighed)
+    labels = made.here[made.kinds[-1]].labels
+    return subsets(seen.case, seen.scope.layer, labels, seen.once(both), seen.scope.options["subsets"])

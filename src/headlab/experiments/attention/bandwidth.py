@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,7 @@ import pandas as pd
 
 from headlab.claims import Control
 from headlab.effects import Figure, Table
-from headlab.engine.model import ModelError
-from headlab.measures import DECIMALS, PublishedClasses, output_bandwidth
+from headlab.measures import PublishedClasses
 from headlab.measures.edited import CONTROLS, controls, shuffled_roles
 from headlab.prompts import Encoded
 from headlab.stats import holm
@@ -36,6 +35,7 @@ from headlab.trials.attention_scores import (
     share_of,
     sides,
     to_numbers,
+    written,
 )
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told, without_ranks
 from headlab.trials.pairs import clusters_of
@@ -56,10 +56,6 @@ def tables(seen: Seen) -> dict[str, Any]:
     return {k: to_numbers(seen.scope.lab, v, **asked(seen.scope)) for k, v in formats.items()}
 
 
-def by_format(tables: Mapping[str, Any]) -> Table:
-    return pd.concat([t.assign(prompt_format=k) for k, t in tables.items()], ignore_index=True)
-
-
 def corrupted(scope: Scope) -> list[Encoded]:
     return [p.corrupted for p in scope.pairs]
 
@@ -67,8 +63,6 @@ def corrupted(scope: Scope) -> list[Encoded]:
 RELATIVE = Watched(
     lambda seen: grids(seen.once(tables)["corrupted"], "relative"), "Numeric bandwidth relative to uniform attention"
 )
-
-
 TRUTH = tells_causal_heads(RELATIVE, "relative bandwidth tells the causal heads from the others: AUROC")
 
 
@@ -83,18 +77,8 @@ def shares(seen: Seen) -> Iterator[Told]:
         yield from found.told("share", "share of attention on numbers", arm, shown=bool(arm))
 
 
-def written(seen: Seen, classes: Any = DECIMALS, **settings: Any) -> Any:
-    """Shares of α·v·W_O that come from numbers; None where no projection takes z itself."""
-    scope = seen.scope
-    try:
-        table = output_bandwidth(scope.lab, corrupted(scope), classes, layers=[scope.layer], **settings)
-    except ModelError:
-        return None
-    return table[table["token_class"] == "numeric"]
-
-
 def outputs(seen: Seen) -> Iterator[Told]:
-    if (table := written(seen, **asked(seen.scope))) is not None:
+    if (table := written(seen.scope, corrupted(seen.scope), **asked(seen.scope))) is not None:
         found = sides(seen.scope, grids(table, "share")[seen.scope.layer])
         yield from found.told("output", "share of what heads write that comes from numbers")
 
@@ -108,7 +92,7 @@ def by_substring(seen: Seen) -> Iterator[Told]:
     )
     found = sides(scope, grids(table, "share")[scope.layer])
     yield from found.told("share", "share of attention on numbers, by substring", ranked=False)
-    shares_written = written(seen, classes, sink="in")
+    shares_written = written(scope, corrupted(scope), classes, sink="in")
     labels = {
         "published_weight_share": "published weights: last query, by substring",
         "published_output_share": "published outputs: size of output slices at numeric positions",
@@ -122,6 +106,10 @@ def by_substring(seen: Seen) -> Iterator[Told]:
 def checks(scope: Scope) -> list[Control]:
     lab, at, encoded, clusters = scope.lab, scope.layer, corrupted(scope), clusters_of(scope.pairs)
     return [*controls(lab, encoded, at, share_of(at)), shuffled_roles(lab, encoded, at, clusters, scope.seed)]
+
+
+def both_formats(seen: Seen) -> Table:
+    return pd.concat([t.assign(prompt_format=k) for k, t in seen.once(tables).items()], ignore_index=True)
 
 
 def heads(seen: Seen) -> Table:
@@ -146,7 +134,7 @@ def shares_figure(seen: Seen) -> Figure:
     for key, fmt in (("clean", scope.claim.task.clean), ("corrupted", scope.claim.task.corrupted)):
         one = sides(scope, grids(seen.once(tables)[key], "share")[scope.layer])
         rows += [("even heads", fmt, one.even), ("odd heads", fmt, one.odd)]
-    title = f"Share of attention on the numbers at layer {scope.layer}, even and odd heads"
+    title = f"Share of attention on the numbers, even and odd heads, layer {scope.layer}"
     caption = (
         "Means over heads and pairs with 95 % intervals over pairs. The line is the claimed threshold of 40 %. Formats differ "
         "in how many of their tokens are numbers: compare halves within a format, not formats."
@@ -176,7 +164,13 @@ EXPERIMENT = OnPairs(
             numbers=(shares, RELATIVE.told("relative", "attention on numbers, times uniform"), outputs, TRUTH),
             controls=(lambda seen: seen.of_trial(checks),),
             figures=(shares_figure, RELATIVE.null, RELATIVE.curve),
-            tables={"heads": heads, "layers": RELATIVE.layers, "bandwidth": lambda seen: by_format(seen.once(tables))},
+            tables={
+                "heads": heads,
+                "layers": RELATIVE.layers,
+                "bandwidth": lambda seen: pd.concat(
+                    [t.assign(prompt_format=k) for k, t in seen.once(tables).items()], ignore_index=True
+                ),
+            },
             settings=lambda seen: asked(seen.scope),
             also=(naive("relative"),),
         ),

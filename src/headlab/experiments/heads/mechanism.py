@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 
 from headlab.claims import Claim, Control, Prediction
-from headlab.effects import Table
 from headlab.engine.model import ModelError
 from headlab.experiments.heads import mechanism_figures as figures
 from headlab.measures.correspondence import parting_table
@@ -37,13 +36,14 @@ from headlab.trials.parted import (
     acted,
     chosen,
     clusters_are_found,
+    heads,
     measured,
     names_do_not_matter,
-    of_scope,
+    properties,
+    settings,
     sweeps,
     tested,
     unparted,
-    ways,
     weights,
 )
 
@@ -51,9 +51,6 @@ from headlab.trials.parted import (
 def too_few(case: Any) -> str:
     n = case.lab.grid.n_heads
     return f"{case.lab.name} has {n} heads in each layer: at least {LEAST} are parted" if n < LEAST else ""
-
-
-# -- numbers ------------------------------------------------------------------------------------------------
 
 
 def numbers(seen: Seen) -> Iterator[Told]:
@@ -111,9 +108,6 @@ def some_property(claim: Claim, found: Mapping[str, Found]) -> Claim:
     return claim.model_copy(update={"predictions": (rule,)})
 
 
-# -- controls -----------------------------------------------------------------------------------------------
-
-
 def checks(seen: Seen) -> list[Control]:
     every = (no_op("controls"), patch_all("controls"), names_do_not_matter, clusters_are_found)
     return [check(seen) for check in every]
@@ -122,34 +116,6 @@ def checks(seen: Seen) -> list[Control]:
 def controls(seen: Seen) -> list[Control]:
     """Of the standard protocol; they bind the published reading too."""
     return EXPERIMENT.standard(seen).once(checks)
-
-
-# -- tables -------------------------------------------------------------------------------------------------
-
-
-def properties(seen: Seen) -> Table:
-    """A row for each partition and property; Holm's p is over the properties of a partition."""
-    rows: list[dict[str, Any]] = []
-    for kind, t in seen.once(tested).items():
-        for name, d in zip(t.names, t.test.properties, strict=True):
-            rows.append({"layer": seen.scope.layer, "clusters": KINDS[kind], "k": len(t.parted.clusters)})
-            rows[-1] |= {"property": TRAITS[name], "share": d.share, "chance": d.chance}
-            rows[-1] |= {"p": d.test.p if d.test else None, "p_holm": d.p_holm, "heads": len(t.parted.labels)}
-            rows[-1] |= {"note": t.parted.note or t.test.note}
-    return pd.DataFrame(rows)
-
-
-def heads(seen: Seen) -> Table:
-    labels = {k: p.labels for k, p in seen.once(ways).items() if p.labels}
-    own = {"layer": seen.scope.layer, "head": range(seen.scope.grid.n_heads)}
-    return pd.DataFrame({**own, **seen.once(measured), **labels})
-
-
-def settings(seen: Seen) -> dict[str, Any]:
-    first, second = of_scope(seen.scope)
-    sizes = [len(h) for h in chosen(seen).parted.clusters.values()]
-    told = {"clusters": seen.scope.options["clusters"], "sizes": sizes}
-    return {**told, "pairs_of_effects": len(first), "pairs_of_sets": len(second)}
 
 
 def views(seen: Seen) -> Sequence[Any]:

@@ -29,7 +29,6 @@ from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told
 from headlab.trials.settings_grid import (
     OPTIONS,
     SMALL,
-    Cell,
     distance,
     rates,
     run_grid,
@@ -41,14 +40,9 @@ from headlab.trials.settings_grid import (
 Rows = Sequence[Mapping[str, Any]]
 
 
-def grid(seen: Seen) -> tuple[list[tuple[Cell, str]], dict[Cell, Any]]:
-    """Every cell with why it could not be run, and the table of each that ran."""
-    return run_grid(seen.scope)
-
-
 def compared(seen: Seen) -> tuple[list[dict[str, Any]], list[Any], list[Any]]:
     """Every cell against the reference (the first): verdict, margin and signs; all signs pair by pair, and their clusters."""
-    cells, tables = seen.once(grid)
+    cells, tables = seen.of_trial(run_grid)
     first = next(iter(tables.values()))
     rows, signs, names = [], [], []
     for cell, why in cells:
@@ -74,7 +68,7 @@ def compared(seen: Seen) -> tuple[list[dict[str, Any]], list[Any], list[Any]]:
 
 def numbers(seen: Seen) -> Iterator[Told]:
     rows, signs, names = seen.once(compared)
-    ran, first = [r for r in rows if r["ran"]], rates(next(iter(seen.once(grid)[1].values())))
+    ran, first = [r for r in rows if r["ran"]], rates(next(iter(seen.of_trial(run_grid)[1].values())))
     yield Told("reference:even", "even heads, reference setting: pairs repaired", first["repair:even"])
     yield Told("reference:odd", "odd heads, reference setting: pairs repaired", first["repair:odd"])
     numerics = [not r["flip"] for r in ran if r["draw"] == 0][1:]  # the first is the reference itself
@@ -96,7 +90,7 @@ def numbers(seen: Seen) -> Iterator[Told]:
 
 def sensitivity(seen: Seen) -> Control:
     """The comparison must see a real change: patched rows held against unpatched ones must disagree in sign."""
-    reference = next(iter(seen.once(grid)[1].values()))
+    reference = next(iter(seen.of_trial(run_grid)[1].values()))
     patched = reference[reference["world"] == "all"].assign(world="baseline")
     same, _, _ = signs_agree(patched, reference[reference["world"] == "baseline"])
     share = float(np.mean(same))
@@ -106,7 +100,7 @@ def sensitivity(seen: Seen) -> Control:
 
 def everywhere(seen: Seen) -> Control:
     """An edit that writes nothing changes nothing, in every cell, to the tolerance of its dtype."""
-    worst, bad, tables = 0.0, 0, seen.once(grid)[1]
+    worst, bad, tables = 0.0, 0, seen.of_trial(run_grid)[1]
     for cell, table in tables.items():
         own, none = (table[table["world"] == w].sort_values("pair")["edited"].to_numpy() for w in ("noop", "baseline"))
         gap = float(np.abs(own - none).max()) / max(1.0, float(np.abs(none).max()))
@@ -128,7 +122,7 @@ def flips(rows: Rows) -> list[str]:
 
 
 def effects_by_cell(seen: Seen) -> Table:
-    parts = [t.assign(cell=str(c)) for c, t in seen.once(grid)[1].items()]
+    parts = [t.assign(cell=str(c)) for c, t in seen.of_trial(run_grid)[1].items()]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -179,7 +173,7 @@ EXPERIMENT = OnPairs(
             tables={"cells": lambda seen: pd.DataFrame(seen.once(compared)[0]), "grid": effects_by_cell},
             settings=lambda seen: {"small_claim": [p.model_dump() for p in SMALL]},
             notes=lambda seen: [
-                *(f"{c}: {why}" for c, why in seen.once(grid)[0] if why),
+                *(f"{c}: {why}" for c, why in seen.of_trial(run_grid)[0] if why),
                 *flips(seen.once(compared)[0]),
             ],
         ),

@@ -19,62 +19,36 @@ from typing import Any
 import pandas as pd
 
 from headlab.effects import Figure
-from headlab.heads import Heads
 from headlab.measures.weight_clusters import NULLS
-from headlab.measures.weight_labels import Labelled, by_label, by_layer_label, methods
-from headlab.measures.weight_nulls import apart
+from headlab.measures.weight_labels import methods
 from headlab.measures.weight_published import Published
 from headlab.measures.weight_published import published as as_published
-from headlab.measures.weight_sets import TRAITS, Prediction, predicted
+from headlab.measures.weight_sets import TRAITS
 from headlab.stats.clustering import LEAST
 from headlab.stats.figures import rounded
 from headlab.trials.charts import heads_apart
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told, Undefined, without_ranks
+from headlab.trials.flow import Method, OnPairs, Seen, Told, Undefined, without_ranks
 from headlab.trials.numbers import counted
 from headlab.trials.weighed import (
     CIRCUITS,
     among,
     by_layer,
     copies_are_found,
+    guess,
+    halves,
     heads,
+    labelled,
     layers,
+    members,
     names_do_not_matter,
     views,
     weighed,
 )
-from headlab.trials.weight_halves import Subsets, members_of, subsets
 
 
 def too_few(case: Any) -> str:
     n = case.lab.grid.n_heads
     return f"{case.lab.name} has {n} heads in each layer: at least {LEAST} make clusters" if n < LEAST else ""
-
-
-def members(scope: Scope) -> Heads:
-    return members_of(scope.case, scope.layer, scope.options["members"])
-
-
-def labelled(seen: Seen) -> list[Labelled]:
-    made, scope, feature = seen.of_trial(weighed), seen.scope, seen.scope.options["feature"]
-    out = by_label(scope.grid, scope.claim, made.found, made.draws, scope.options["labels"], feature)
-    return out + by_layer_label(scope.grid, scope.claim, made.weights, made.kinds, feature)
-
-
-def both(seen: Seen) -> Any:
-    """Distances by W_QK and W_OV together."""
-    return apart(seen.of_trial(weighed).weights, seen.scope.layer, "both", seen.scope.options["feature"])
-
-
-def guess(seen: Seen) -> Prediction:
-    claim, scope = seen.scope.claim, seen.scope
-    n, seed = claim.matched_sets, scope.seed
-    return predicted(-(seen.once(both) ** 2), members(scope), scope.grid, n=n, seed=seed, alpha=claim.alpha)
-
-
-def halves(seen: Seen) -> Subsets:
-    made = seen.of_trial(weighed)
-    labels = made.here[made.kinds[-1]].labels
-    return subsets(seen.case, seen.scope.layer, labels, seen.once(both), seen.scope.options["subsets"])
 
 
 def clusters(seen: Seen) -> Iterator[Told]:
