@@ -9,6 +9,7 @@ import torch
 from headlab.experiments import load, trial
 from headlab.experiments.attention import head_similarity as room
 from headlab.experiments.trial import EXPERIMENTS
+from headlab.trials import likeness
 
 EXPERIMENTS.setdefault("head-similarity", room.EXPERIMENT)
 SMALL: dict[str, Any] = {"pairs": 30, "matched_sets": 700}
@@ -54,7 +55,7 @@ def test_a_duplicate_across_groups_needs_its_keys_too(store) -> None:
 
 
 def test_a_copy_that_copies_nothing_voids_the_trial(store, monkeypatch) -> None:
-    monkeypatch.setattr(room, "copying", lambda grid, at, source, target: {(at, "q"): torch.clone})
+    monkeypatch.setattr(likeness, "copying", lambda grid, at, source, target: {(at, "q"): torch.clone})
     result = trial("head-similarity", "decimals-natural", store=store, layer=0, protocol="standard", **SMALL)
     assert result.verdict.outcome == "void" and "duplicate" in result.verdict.sentence
 

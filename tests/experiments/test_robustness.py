@@ -67,7 +67,7 @@ def test_a_flip_is_reported_with_its_margin() -> None:
     row = {"dtype": "bfloat16", "kernel": "sdpa", "batch": "many", "device": "cpu", "draw": 0, "ran": True, "flip": True,
            "outcome": "undecided", "reference": "upheld", "margin": -0.02}  # fmt: skip
     (note,) = robustness.flips([row])
-    assert "undecided" in note and "-0.020" in note
+    assert "undecided" in note and "(margin -0.02)" in note
 
 
 def test_turned_signs_are_counted_with_the_largest_of_them() -> None:
