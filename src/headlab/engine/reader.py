@@ -91,8 +91,7 @@ class Base:
             _diverged(self.logits[n : n + 1], self.norm[n : n + 1], self.share[n : n + 1], edited[first:end])
             for n, first, end in runs
         ]
-        kl, norm = (torch.cat(some) if len(some) > 1 else some[0] for some in zip(*parts, strict=True))
-        return kl, norm
+        return parts[0] if len(parts) == 1 else (torch.cat([k for k, _ in parts]), torch.cat([n for _, n in parts]))
 
 
 def _diverged(logits: Tensor, norm: Tensor, share: Tensor, edited: Tensor) -> tuple[Tensor, Tensor]:

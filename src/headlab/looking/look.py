@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from headlab.claims import ClaimError
 from headlab.effects import Figure
-from headlab.heads import Heads
 from headlab.prompts import Pair, PromptSet, prompts_of
 from headlab.trials.starting import starting
 
@@ -70,7 +69,7 @@ class Look:
 
         Raises ClaimError for heads that cannot be read, PromptError for a file that cannot.
         """
-        named = heads if isinstance(heads, str) else str(Heads(heads))
+        named = heads if isinstance(heads, str) else " ".join(map(str, heads))
         given = PromptSet.from_file(prompts)
         seen = {prompts_of(p) for p in self.pairs}
         again = sum(prompts_of(p) in seen for p in given)
@@ -81,5 +80,5 @@ class Look:
             prompts=Path(prompts),
             paired=all(p.partner for p in given),
             chosen_on="these" if again else "other",
-            **fields,
+            **fields,  # type: ignore[arg-type]
         )

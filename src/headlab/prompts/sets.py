@@ -8,13 +8,16 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from headlab.reading import brief, check_columns, csv_rows, json_rows
 from headlab.reading.bounds import many_objects
 
 from .data import Pair, PromptError, clusters_of
 from .rows import COLUMNS, MOST_PAIRS, OPTIONAL_COLUMNS, needed, pair_from_row
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)

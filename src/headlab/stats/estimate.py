@@ -119,7 +119,7 @@ class Estimate:
         unknown, missing = sorted(set(data) - known), sorted(required - set(data))
         if unknown or missing:
             raise ValueError(f"not an Estimate: unknown fields {unknown}, missing {missing}; expected {sorted(known)}.")
-        return cls(**data)
+        return cls(**dict(data))  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         if self.value is None or self.low is None or self.high is None:

@@ -100,7 +100,7 @@ def _seen(doc: Document, faults: list[str]) -> Iterator[str]:
     """The smallest effects that so many prompts are likely to show, prompts independent."""
     means, rates = (
         False,
-        dict.fromkeys(p.threshold for p in doc.predictions if p.op == ">" and p.statistic.startswith("repair:")),
+        dict.fromkeys(p.limit for p in doc.predictions if p.op == ">" and p.statistic.startswith("repair:")),
     )
     for p in doc.predictions:
         means = means or (p.op != "rank<" and not p.statistic.startswith(("repair:", "upheld:")))
@@ -110,9 +110,9 @@ def _seen(doc: Document, faults: list[str]) -> Iterator[str]:
             "is told from it in four trials of five; correlated prompts show less"
         )
     for threshold in rates:
-        if not 0 < float(threshold) < 1:
+        if not 0 < threshold < 1:
             continue
-        if (rate := detectable_rate(doc.pairs, float(threshold))) is None:
+        if (rate := detectable_rate(doc.pairs, threshold)) is None:
             faults.append(
                 f"{doc.pairs} pairs: even if all are repaired, a share above {threshold:g} cannot be shown; take more"
             )

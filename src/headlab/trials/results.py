@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from headlab.claims import Verdict
 from headlab.effects import Figure
 from headlab.report import page
 from headlab.store import Record, Store

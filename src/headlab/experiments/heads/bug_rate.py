@@ -58,7 +58,7 @@ def cells(seen: Seen) -> Table:
     """Accuracy, bug rate and parse rate of every format × wording × order × class."""
     out: list[dict[str, Any]] = []
     table: Any = seen.once(answers)
-    for key, rows in table.groupby(CELL, sort=False):
+    for key, rows in table.groupby(list(CELL), sort=False):
         out.append(dict(zip(CELL, key, strict=True)))
         for name, column in RATES.items():
             e = rate(rows, column)
