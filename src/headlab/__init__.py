@@ -11,8 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headlab.claims import Claim, Prediction, Verdict, decide
+    from headlab.claims import Claim, Control, Prediction, Verdict, decide
     from headlab.engine.decode import generate
+    from headlab.engine.model import Lab
     from headlab.engine.run import capture, sweep
     from headlab.experiments import Result, catalogue, demo, load, repeat, run, trial
     from headlab.heads import Grid, Head, Heads, KVHeads
@@ -28,19 +29,24 @@ if TYPE_CHECKING:
         show_attention,
         tokens,
     )
-    from headlab.prompts import Pair, Prompt, PromptSet
-    from headlab.stats import Estimate
-    from headlab.store import Store
+    from headlab.prompts import Pair, Prompt, PromptSet, encode
+    from headlab.stats import Estimate, Rank
+    from headlab.store import Record, Store
+    from headlab.trials.document import Document
+    from headlab.trials.loading import load_thinker
 
 _ROOMS = {
     "headlab.heads": ("Grid", "Head", "Heads", "KVHeads"),
-    "headlab.prompts": ("Pair", "Prompt", "PromptSet"),
+    "headlab.prompts": ("Pair", "Prompt", "PromptSet", "encode"),
     "headlab.interventions": ("Intervention", "World"),
-    "headlab.claims": ("Claim", "Prediction", "Verdict", "decide"),
-    "headlab.stats": ("Estimate",),
-    "headlab.store": ("Store",),
+    "headlab.claims": ("Claim", "Control", "Prediction", "Verdict", "decide"),
+    "headlab.stats": ("Estimate", "Rank"),
+    "headlab.store": ("Record", "Store"),
     "headlab.engine.run": ("capture", "sweep"),
     "headlab.engine.decode": ("generate",),
+    "headlab.engine.model": ("Lab",),
+    "headlab.trials.document": ("Document",),
+    "headlab.trials.loading": ("load_thinker",),
     "headlab.looking": (
         "Look",
         "Text",
@@ -59,17 +65,22 @@ _ROOMS = {
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [
     "Claim",
+    "Control",
+    "Document",
     "Estimate",
     "Grid",
     "Head",
     "Heads",
     "Intervention",
     "KVHeads",
+    "Lab",
     "Look",
     "Pair",
     "Prediction",
     "Prompt",
     "PromptSet",
+    "Rank",
+    "Record",
     "Result",
     "Store",
     "Text",
@@ -80,10 +91,12 @@ __all__ = [
     "decide",
     "demo",
     "direct_effects",
+    "encode",
     "generate",
     "head_scores",
     "heatmap",
     "load",
+    "load_thinker",
     "logit_lens",
     "read",
     "repeat",

@@ -28,6 +28,12 @@ from headlab.heads import Grid
 
 __all__ = ["Geometry", "Lab", "ModelError", "Projection", "fingerprint", "open_model", "probe_ids"]
 
+Tokenizer = Any
+"""A tokenizer of transformers, or what behaves as one."""
+Model = Any
+"""A causal language model of transformers."""
+Facts = dict[str, Any]
+
 CANNOT = (RuntimeError, LookupError, TypeError, AttributeError, ValueError, AssertionError, NotImplementedError)
 """What a family's own code may raise when something that it does not bear is tried on it."""
 
@@ -71,8 +77,8 @@ class Lab:
     ``can_ask_last``: logits of the last position can be asked for while every layer runs on all.
     """
 
-    model: Any
-    tokenizer: Any
+    model: Model
+    tokenizer: Tokenizer
     name: str
     revision: str | None
     grid: Grid
@@ -94,7 +100,7 @@ class Lab:
     first_position: int | None = 0
     can_ask_last: bool = False
     between: between.Kept = field(default_factory=list)
-    info: dict[str, Any] = field(default_factory=dict)
+    info: Facts = field(default_factory=dict)
 
     def __repr__(self) -> str:
         g = self.grid

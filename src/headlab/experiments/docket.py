@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from headlab.experiments import scorecard, thought_scorecard
-from headlab.experiments.base import Result
 from headlab.experiments.fitting import THINKING, unread
 from headlab.experiments.known import builtin_claims
 from headlab.experiments.trial import _BESIDE, EXPERIMENTS, experiment, trial
+from headlab.thoughts.loading import Thinker
+from headlab.trials.loading import ModelLike
+from headlab.trials.results import Result
 
 
 def catalogue() -> list[dict[str, str]]:
@@ -32,7 +34,7 @@ def slugs() -> list[str]:
     return [*(row["slug"] for row in catalogue()), *_BESIDE]
 
 
-def run(slug: str, model: Any, *, full: bool = False, **options: Any) -> Result:
+def run(slug: str, model: ModelLike | Thinker, *, full: bool = False, **options: object) -> Result:
     """Run an experiment of the docket with its built-in claim, ``scorecard`` or ``thought-scorecard``; options as for
     :func:`trial`.
 
@@ -41,13 +43,13 @@ def run(slug: str, model: Any, *, full: bool = False, **options: Any) -> Result:
 
     Raises ClaimError for an unknown experiment, and what :func:`trial` raises.
     """
+    given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
     if slug == "scorecard":
-        return scorecard.scorecard(model, full=full, **options)
+        return scorecard.scorecard(model, full=full, **given)
     if slug == thought_scorecard.SLUG:
-        return thought_scorecard.thought_scorecard(model, full=full, **options)
+        return thought_scorecard.thought_scorecard(model, full=full, **given)
     experiment(slug)
     own = builtin_claims()[slug]
     sizes = (thought_scorecard.FULL if own.task.name == THINKING else scorecard.FULL) if full else {}
     sizes = {k: v for k, v in sizes.items() if not unread([k], own)}
-    given = {**sizes, **{k: v for k, v in options.items() if v is not None}}
-    return trial(own, model, kind="run", **given)
+    return trial(own, model, kind="run", **{**sizes, **given})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from headlab.claims import Claim, ClaimError
 from headlab.effects import Progress, quiet
@@ -57,7 +57,7 @@ from headlab.trials.case import Bench, draw
 from headlab.trials.document import Document
 from headlab.trials.experiment import Entry
 from headlab.trials.findings import Findings
-from headlab.trials.loading import load, load_thinker
+from headlab.trials.loading import Loading, ModelLike, load, load_thinker
 from headlab.trials.record import BY_RECORD, again
 from headlab.trials.recorded import How, Prepared, recorded
 from headlab.trials.results import Result
@@ -164,8 +164,8 @@ def experiment(slug: str) -> Entry:
 
 
 def trial(
-    claim: Claim | Document | Mapping[str, Any] | str | Path,
-    model: Any,
+    claim: Claim | Document | Mapping[str, object] | str | Path,
+    model: ModelLike | Thinker,
     *,
     protocol: str | None = None,
     layer: int | str | None = None,
@@ -173,8 +173,14 @@ def trial(
     seed: int | None = None,
     pool: str | None = None,
     matched_sets: int | None = None,
-    amend: Mapping[str, Any] | None = None,
-    prompts: PromptSet | ProblemSet | Path | str | tuple[Any, Any] | None = None,
+    amend: Mapping[str, object] | None = None,
+    prompts: PromptSet
+    | ProblemSet
+    | Path
+    | str
+    | tuple[PromptSet, PromptSet]
+    | tuple[ProblemSet, ProblemSet]
+    | None = None,
     store: Store | Path | str | None = None,
     memory: int | None = None,
     engine: str | Engine = "here",
@@ -183,7 +189,7 @@ def trial(
     progress: Progress = quiet,
     kind: str = "trial",
     call: Mapping[str, str] | None = None,
-    **loading: Any,
+    **loading: Unpack[Loading],
 ) -> Result:
     """Try a claim on a model and store the record.
 

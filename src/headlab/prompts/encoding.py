@@ -10,10 +10,13 @@ from headlab.reading import brief
 
 from .data import Pair, Prompt, PromptError, prompts_of
 
+Tokenizer = Any
+"""A tokenizer of transformers, or what behaves as one."""
+
 Alignment = Literal["role", "end", "left"]
 
 
-def remarks(pairs: Sequence[Pair], tokenizer: Any) -> list[str]:
+def remarks(pairs: Sequence[Pair], tokenizer: Tokenizer) -> list[str]:
     """What a reader of a record should know of its prompts: prompts that stand in several pairs, and prompts that begin
     with the tokenizer's own first token, to which no second one is added."""
     again = len(pairs) - len({prompts_of(p) for p in pairs})
@@ -33,7 +36,7 @@ def remarks(pairs: Sequence[Pair], tokenizer: Any) -> list[str]:
     return said
 
 
-def _begun(ids: Sequence[int], tokenizer: Any) -> int:
+def _begun(ids: Sequence[int], tokenizer: Tokenizer) -> int:
     """1 where the tokenizer put its first token before a text that begins with it, else 0."""
     bos = getattr(tokenizer, "bos_token_id", None)
     return int(bos is not None and len(ids) > 1 and ids[0] == ids[1] == bos)
@@ -88,7 +91,7 @@ class EncodedPair:
 
 
 def encode_prompt(
-    prompt: Prompt, answer: str, wrong: str, tokenizer: Any, more: tuple[Sequence[str], Sequence[str]] = ((), ())
+    prompt: Prompt, answer: str, wrong: str, tokenizer: Tokenizer, more: tuple[Sequence[str], Sequence[str]] = ((), ())
 ) -> Encoded:
     """Token ids, roles and the token at which right answers part from wrong ones; ``more``: further right and wrong.
 
@@ -123,14 +126,14 @@ def encode_prompt(
     )
 
 
-def token_ids(prompt: Prompt, tokenizer: Any) -> list[int]:
+def token_ids(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
     """The ids of a prompt alone.  Raises PromptError when the tokenizer is slow (no character offsets)."""
     if not getattr(tokenizer, "is_fast", False):
         raise PromptError("this tokenizer gives no character offsets; headlab needs a fast tokenizer (tokenizer.json)")
     return list(prompt.ids) or _tokens(prompt, prompt.text, tokenizer)[0]
 
 
-def _tokens(prompt: Prompt, text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
+def _tokens(prompt: Prompt, text: str, tokenizer: Tokenizer) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids and character offsets, without an end token: some tokenizers append one, which would end the prompt."""
     out = tokenizer(text, add_special_tokens=prompt.special, return_offsets_mapping=True)
     ids, offsets = list(out["input_ids"]), list(out["offset_mapping"])
@@ -142,7 +145,7 @@ def _tokens(prompt: Prompt, text: str, tokenizer: Any) -> tuple[list[int], list[
     return ids[doubled:], offsets[doubled:]
 
 
-def _continued(prompt: Prompt, alone: list[int], text: str, tokenizer: Any) -> list[int]:
+def _continued(prompt: Prompt, alone: list[int], text: str, tokenizer: Tokenizer) -> list[int]:
     """The prompt's tokens with those of an answer after them."""
     ids, _ = _tokens(prompt, prompt.text + prompt.lead + text, tokenizer)
     if ids[: len(alone)] == alone:
@@ -200,7 +203,7 @@ def _roles(prompt: Prompt, offsets: Sequence[tuple[int, int]]) -> tuple[dict[str
     return roles, frozenset({s.role for s in prompt.spans if s.optional} | {"bos"})
 
 
-def encode(pair: Pair, tokenizer: Any) -> EncodedPair:
+def encode(pair: Pair, tokenizer: Tokenizer) -> EncodedPair:
     """Both prompts of a pair as tokens.  Raises PromptError naming the pair."""
     try:
         prompts = (pair.clean, pair.corrupted) if pair.partner else (pair.clean,)

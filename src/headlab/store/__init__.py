@@ -83,7 +83,9 @@ class Store:
 
     # -- writing --------------------------------------------------------------------------------------------
 
-    def open(self, *, kind: Kind, slug: str, title: str, inputs: Mapping[str, Any], draft: Mapping[str, Any]) -> Run:
+    def open(
+        self, *, kind: Kind, slug: str, title: str, inputs: Mapping[str, object], draft: Mapping[str, object]
+    ) -> Run:
         """Begin a run, or take up the unfinished one with the same inputs (and the same versions of the
         software).
 

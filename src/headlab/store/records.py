@@ -33,6 +33,9 @@ STORE_KEEPS = frozenset({"schema_version", "id", "kind", "slug", "key", "created
 Status = Literal["running", "interrupted", "failed", "complete"]
 Kind = Literal["trial", "run", "demo"]
 
+Plain = dict[str, Any]
+"""JSON-ready data, as it stands in a record."""
+
 
 class StoreError(RuntimeError):
     """A run that cannot be stored, found or read; the message says what was given, expected and to do."""
@@ -109,16 +112,16 @@ class Record(BaseModel):
     created: str
     finished: str | None = None
     key: str
-    claim: dict[str, Any] | None = None
+    claim: Plain | None = None
     claim_hash: str | None = None
-    model: dict[str, Any] = Field(default_factory=dict)
-    prompts: dict[str, Any] = Field(default_factory=dict)
-    settings: dict[str, Any] = Field(default_factory=dict)
-    versions: dict[str, Any] = Field(default_factory=dict)
+    model: Plain = Field(default_factory=dict)
+    prompts: Plain = Field(default_factory=dict)
+    settings: Plain = Field(default_factory=dict)
+    versions: Plain = Field(default_factory=dict)
     call: dict[str, str] = Field(default_factory=dict)
-    eligibility: dict[str, Any] = Field(default_factory=dict)
+    eligibility: Plain = Field(default_factory=dict)
     readings: list[Reading] = Field(default_factory=list)
-    figures: list[dict[str, Any]] = Field(default_factory=list)
+    figures: list[Plain] = Field(default_factory=list)
     sections: list[dict[str, str]] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from headlab import organisms
 from headlab.engine.model import Lab, ModelError, open_model
@@ -12,15 +12,36 @@ from headlab.engine.selfcheck import prove
 from headlab.thoughts.loading import Thinker
 from headlab.thoughts.loading import load as load_thoughts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    ModelLike = str | Path | PreTrainedModel | Lab
+    TokenizerLike = str | Path | PreTrainedTokenizerBase
+else:  # what is no model or tokenizer is refused in one sentence, not by its type
+    ModelLike = TokenizerLike = object
+
+
+class Loading(TypedDict, total=False):
+    """How a model is loaded: what :func:`load` takes beside the model.  ``base`` and ``lora`` are for CODI models."""
+
+    tokenizer: TokenizerLike | None
+    revision: str | None
+    dtype: str | None
+    device: str | None
+    device_map: str | dict[str, int | str] | None
+    adapter: str | None
+    base: str | None
+    lora: str | None
+
 
 def load(
-    model: Any,
+    model: ModelLike,
     *,
-    tokenizer: Any = None,
+    tokenizer: TokenizerLike | None = None,
     revision: str | None = None,
     dtype: str | None = None,
     device: str | None = None,
-    device_map: Any = None,
+    device_map: str | dict[str, int | str] | None = None,
     adapter: str | None = None,
 ) -> Lab:
     """A model ready for trial: a shipped organism's name, a local folder, a hub id, or a Hugging Face model in memory
@@ -53,7 +74,7 @@ def load(
     return lab
 
 
-def load_thinker(model: Any, **loading: Any) -> Thinker:
+def load_thinker(model: ModelLike | Thinker, **loading: object) -> Thinker:
     """A thinking model ready for trial: a shipped one's name, a folder or a hub id (see :func:`headlab.thoughts.load`).
 
     Raises ThoughtError or ModelError with one clear sentence.
@@ -64,7 +85,7 @@ def load_thinker(model: Any, **loading: Any) -> Thinker:
         raise ModelError(f"{model.name} is a language model without thoughts; expected a CODI model (headlab models)")
     name = str(model)
     if name in organisms.names("thoughts"):
-        thinker = load_thoughts(organisms.path(name), name=name, **loading)
+        thinker = load_thoughts(organisms.path(name), name=name, **loading)  # type: ignore[arg-type]
         recipe = organisms.thought_card(name).recipe
         thinker.lab.info["problems"] = {"steps": tuple(recipe["steps"]), "values": recipe["values"]}
         return thinker
@@ -75,4 +96,4 @@ def load_thinker(model: Any, **loading: Any) -> Thinker:
         )
     if near := get_close_matches(name, organisms.names("thoughts"), 1, 0.85):
         raise ModelError(f"no model {name!r}; did you mean the shipped organism {near[0]}? (headlab models lists them)")
-    return load_thoughts(name, **loading)
+    return load_thoughts(name, **loading)  # type: ignore[arg-type]
