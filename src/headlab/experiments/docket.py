@@ -52,4 +52,5 @@ def run(slug: str, model: ModelLike | Thinker, *, full: bool = False, **options:
     own = builtin_claims()[slug]
     sizes = (thought_scorecard.FULL if own.task.name == THINKING else scorecard.FULL) if full else {}
     sizes = {k: v for k, v in sizes.items() if not unread([k], own)}
-    return trial(own, model, kind="run", **{**sizes, **given})
+    every: dict[str, Any] = {**sizes, **given}
+    return trial(own, model, kind="run", **every)

@@ -281,9 +281,15 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
         prompts = (test, selection)
     loading = dict(record.settings.get("loading", {}))
     return trial(
-        claim, record.model["name"], prompts=prompts, store=store, progress=progress, kind=record.kind,
-        memory=record.settings.get("memory_bytes"), **loading,
-    )  # fmt: skip
+        claim,
+        record.model["name"],
+        prompts=prompts,  # type: ignore[arg-type]
+        store=store,
+        progress=progress,
+        kind=record.kind,
+        memory=record.settings.get("memory_bytes"),
+        **loading,
+    )
 
 
 _FLAGS = ("layer", "pairs", "seed", "pool", "matched_sets")

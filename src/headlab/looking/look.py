@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from headlab.claims import ClaimError
 from headlab.effects import Figure
+from headlab.heads import Head
 from headlab.prompts import Pair, PromptSet, prompts_of
 from headlab.trials.starting import starting
 

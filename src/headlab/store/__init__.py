@@ -100,7 +100,11 @@ class Store:
         key = content_hash({"kind": kind, "slug": slug, "inputs": dict(inputs)})
         fields = {**draft, "claim_hash": _claim_hash(draft)}
         if "call" in draft:
-            fields["call"] = _export.in_store(draft["call"], self.root, Store().root)
+            fields["call"] = _export.in_store(
+                dict(draft["call"]),  # type: ignore[call-overload]
+                self.root,
+                Store().root,
+            )
         self._runs = [run for run in self._runs if run.is_open]
         parent = self._runs[-1] if self._runs else None
         run = open_run(self.root, key, slug, kind, title, fields, self._hold, parent)

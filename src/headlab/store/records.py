@@ -70,7 +70,7 @@ class NamedEstimate(BaseModel):
     name: str
     label: str
     arm: str = ""
-    estimate: dict[str, Any]
+    estimate: Plain
 
 
 class Reading(BaseModel):
@@ -144,7 +144,7 @@ class Record(BaseModel):
         """The binding verdict's outcome, or None when there is no verdict (yet)."""
         return self.readings[0].verdict.outcome if self.readings else None
 
-    def updated(self, fields: Mapping[str, Any]) -> Record:
+    def updated(self, fields: Mapping[str, object]) -> Record:
         """A copy with ``fields`` replaced and made JSON-ready.  Raises StoreError on what does not fit."""
         lost: list[str] = []
         data = {**self.model_dump(mode="json"), **plain(dict(fields), lost)}
