@@ -59,18 +59,28 @@ def null_rates(bench: Bench) -> Outcome:
     dealt = every[every["relabelling"] > 0]
     reading = _reading(claim, dealt, [h.controls for h, _ in made], _nothing(scan, layers), able.reason)
     published = Reading(
-        protocol="published", words="slices of the module's output, whatever the heads are called",
-        verdict=decide(claim, {}, [], impossible="it cannot run: the published slices of the module's output lie after the "
-                       "output projection and stay where they are when heads are numbered anew"),
-    )  # fmt: skip
+        protocol="published",
+        words="slices of the module's output, whatever the heads are called",
+        verdict=decide(
+            claim,
+            {},
+            [],
+            impossible="it cannot run: the published slices of the module's output lie after the "
+            "output projection and stay where they are when heads are numbered anew",
+        ),
+    )
     tables = {"trials": every, "layers": pd.DataFrame([_layer(h, rows) for h, rows in made])}
     if made:
         tables["effects"] = pd.concat([h.effects for h, _ in made], ignore_index=True)
     return Outcome(
         [{"standard": reading, "published": published}[name] for name in claim.readings],
-        [_null_figure(h, rows) for h, rows in made[:1]], tables, able.plain(),
-        settings={"layers": layers, "layer_scan": scan}, sections=SECTIONS, notes=[words(dealt)],
-    )  # fmt: skip
+        [_null_figure(h, rows) for h, rows in made[:1]],
+        tables,
+        able.plain(),
+        settings={"layers": layers, "layer_scan": scan},
+        sections=SECTIONS,
+        notes=[words(dealt)],
+    )
 
 
 COLUMNS = ("relabelling", "layer", "outcome", "decided", "upheld", "naive", "contrast")
@@ -148,26 +158,41 @@ def words(dealt: Any) -> str:
 def _layer(halves: Any, rows: Any) -> dict[str, Any]:
     own, dealt = rows[rows["relabelling"] == 0].iloc[0], rows[rows["relabelling"] > 0]
     return {
-        "layer": halves.at, "halves": halves.matched.total, "enumerated": halves.matched.enumerated,
-        "trials": len(dealt), "asked": dealt["even"].nunique(), "decided": int(dealt["decided"].sum()),
-        "upheld": int(dealt["upheld"].sum()), "naive": int((dealt["naive"] & dealt["decided"]).sum()),
-        "own_outcome": own["outcome"], "own_p": own["p"], "own_contrast": own["contrast"],
-    }  # fmt: skip
+        "layer": halves.at,
+        "halves": halves.matched.total,
+        "enumerated": halves.matched.enumerated,
+        "trials": len(dealt),
+        "asked": dealt["even"].nunique(),
+        "decided": int(dealt["decided"].sum()),
+        "upheld": int(dealt["upheld"].sum()),
+        "naive": int((dealt["naive"] & dealt["decided"]).sum()),
+        "own_outcome": own["outcome"],
+        "own_p": own["p"],
+        "own_contrast": own["contrast"],
+    }
 
 
 def _null_figure(halves: Any, rows: Any) -> Figure:
     own, dealt = halves.contrast(even(halves.grid, halves.at)), rows[rows["relabelling"] > 0]
     many = int(dealt["naive"].sum())
     return Figure(
-        kind="null", name="null", title=f"Even against odd at layer {halves.at}, with the heads numbered at random",
+        kind="null",
+        name="null",
+        title=f"Even against odd at layer {halves.at}, with the heads numbered at random",
         caption=f"Each bar counts numberings ({len(dealt):,} drawn; the function is the same in all) by how much more of the "
         f"pairs the heads with even numbers repair than the others. {many} of {len(dealt):,} show a contrast of at least "
         f"{NAIVE:g} in one direction or the other. The line is the numbering that the model has, its band the 95 % interval over "
         f"{own.n} pairs.",
         data=tuple({"value": float(v)} for v in dealt["contrast"]),
-        options={"observed": own.value, "low": own.low, "high": own.high, "label": "as it is numbered", "unit": "numberings",
-                 "x_title": "share of pairs repaired: even minus odd"},
-    )  # fmt: skip
+        options={
+            "observed": own.value,
+            "low": own.low,
+            "high": own.high,
+            "label": "as it is numbered",
+            "unit": "numberings",
+            "x_title": "share of pairs repaired: even minus odd",
+        },
+    )
 
 
 SECTIONS = [

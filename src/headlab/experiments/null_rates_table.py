@@ -68,8 +68,8 @@ def over_models(
         claim = adjusted(claim, options={**claim.options, "relabellings": relabellings})
     null_rates.EXPERIMENT.check(claim)
     home, told = store if isinstance(store, Store) else Store(store), {"models": entries, **_plain(loading)}
-    draft = {"claim": claim.model_dump(mode="json"), "versions": versions(), "settings": told,
-             "call": _call(models, entries, claim)}  # fmt: skip
+    plain, call = claim.model_dump(mode="json"), _call(models, entries, claim)
+    draft = {"claim": plain, "versions": versions(), "settings": told, "call": call}
     inputs = {"claim": claim.content_hash(), "parity": parity_of(claim).content_hash(), "options": told}
     title = f"Parity in {len(entries)} models with their heads numbered at random"
     with home.open(kind="run", slug="null-rates", title=title, inputs=inputs, draft=draft) as run:
@@ -90,10 +90,12 @@ def over_models(
         )
         table = run.table("models", pd.DataFrame([_model(m, *made[m], rows.get(m)) for m in entries]))
         record = run.finish(
-            readings=[_pooled(claim, pooled, rows.get(PLANTED))], figures=[f.plain() for f in _figures(pooled)],
-            sections=null_rates.SECTIONS, notes=[words(pooled), *(f"{m}: {why}" for m, (_, why) in made.items() if why)],
+            readings=[_pooled(claim, pooled, rows.get(PLANTED))],
+            figures=[f.plain() for f in _figures(pooled)],
+            sections=null_rates.SECTIONS,
+            notes=[words(pooled), *(f"{m}: {why}" for m, (_, why) in made.items() if why)],
             children=[r.id for r, _ in made.values() if r is not None],
-        )  # fmt: skip
+        )
     return Result(record, {"models": table, "trials": pooled}, tuple(r for r, _ in made.values() if r is not None))
 
 
@@ -138,11 +140,18 @@ def _model(entry: str, record: Record | None, reason: str, rows: Any) -> dict[st
     decided, found = dealt[dealt["decided"]], shares(dealt)
     upheld, own = found["upheld:relabelled"], rows[rows["relabelling"] == 0]
     return out | {
-        "layers": " ".join(map(str, own["layer"])), "trials": len(dealt), "decided": len(decided),
-        "upheld": int(decided["upheld"].sum()), "naive": int(decided["naive"].sum()), "upheld_share": upheld.value,
-        "upheld_low": upheld.low, "upheld_high": upheld.high, "allowed": allowed(len(decided)),
-        "naive_share": found["naive:relabelled"].value, "own": " ".join(own["outcome"]),
-    }  # fmt: skip
+        "layers": " ".join(map(str, own["layer"])),
+        "trials": len(dealt),
+        "decided": len(decided),
+        "upheld": int(decided["upheld"].sum()),
+        "naive": int(decided["naive"].sum()),
+        "upheld_share": upheld.value,
+        "upheld_low": upheld.low,
+        "upheld_high": upheld.high,
+        "allowed": allowed(len(decided)),
+        "naive_share": found["naive:relabelled"].value,
+        "own": " ".join(own["outcome"]),
+    }
 
 
 def _pooled(claim: Claim, pooled: Any, planted: Any) -> Reading:
@@ -160,11 +169,12 @@ def _pooled(claim: Claim, pooled: Any, planted: Any) -> Reading:
     findings = {**found, "naive:relabelled": by_model["naive:by-model"]}
     estimates: list[NamedEstimate] = [named(k, LABELS[k], e) for k, e in {**found, **by_model}.items()]
     return Reading(
-        protocol="standard", verdict=decide(wanted, findings, _controls(found, planted), impossible=nothing),
+        protocol="standard",
+        verdict=decide(wanted, findings, _controls(found, planted), impossible=nothing),
         words="every model at the layers that repair, its heads numbered at random; the same rule as parity for each "
         "numbering, and a fixed threshold beside it",
         estimates=tuple(estimates),
-    )  # fmt: skip
+    )
 
 
 def _controls(found: dict[str, Estimate], planted: Any) -> list[Control]:
@@ -174,16 +184,20 @@ def _controls(found: dict[str, Estimate], planted: Any) -> list[Control]:
     own = [] if planted is None else list(planted[planted["relabelling"] == 0]["outcome"])
     return [
         Control(
-            name="nominal-rate", kind="negative", value=upheld.value,
+            name="nominal-rate",
+            kind="negative",
+            value=upheld.value,
             passed=bound is not None and upheld.value is not None and upheld.value <= bound,
             words=f"numbered at random, parity is upheld in {upheld}; at most {percent(bound or 0)} allowed (5 % and two standard "
             f"errors of {upheld.n:,} decided trials)",
         ),
         Control(
-            name="planted", kind="positive", passed="upheld" in own,
+            name="planted",
+            kind="positive",
+            passed="upheld" in own,
             words=f"parity on {PLANTED} as it is numbered, by the same rule: {', '.join(own) or 'not run'}",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _figures(pooled: Any) -> list[Figure]:
@@ -198,12 +212,14 @@ def _figures(pooled: Any) -> list[Figure]:
     if not rows:
         return []
     one = estimates_figure(
-        "models", "Models with their heads numbered at random: how often parity is found",
+        "models",
+        "Models with their heads numbered at random: how often parity is found",
         "Naive reading: one side repairs at least .5 more of the pairs. Parity: upheld by its own rule, which ranks the "
         f"contrast among matched halves. The line is the {NOMINAL:.0%} that the rule allows. Bars are 95 % intervals over "
         "numberings of that model (Clopper-Pearson); they say nothing about other models.",
-        rows, "share of decided trials",
-    )  # fmt: skip
+        rows,
+        "share of decided trials",
+    )
     return [replace(one, options={**one.options, "threshold": NOMINAL})]
 
 

@@ -77,10 +77,19 @@ class Added:
 
 
 def tried(
-    slug: str, model: Any, who: Mapping[str, str], chosen: Sequence[str], store: Store | Path | str | None, progress: Progress,
-    options: Mapping[str, Any], shown: Mapping[str, Any], *, full: bool = False, asked: Mapping[str, Any] | None = None,
+    slug: str,
+    model: Any,
+    who: Mapping[str, str],
+    chosen: Sequence[str],
+    store: Store | Path | str | None,
+    progress: Progress,
+    options: Mapping[str, Any],
+    shown: Mapping[str, Any],
+    *,
+    full: bool = False,
+    asked: Mapping[str, Any] | None = None,
     added: Callable[[Mapping[str, Record]], Added] | None = None,
-) -> Result:  # fmt: skip
+) -> Result:
     """Every chosen experiment as a trial of its own, and the record that sums them up.
 
     ``options`` go to every trial, ``shown`` stand in the command that repeats this.  ``asked``: what is decided from the
@@ -122,9 +131,10 @@ def tried(
         tables = {"scorecard": _with_holm(pd.DataFrame(rows)), **more.tables}
         tables = {name: run.table(name, t) for name, t in tables.items()}
         record = run.finish(
-            children=[c.id for c in children.values()], sections=[*more.sections, *_SECTIONS],
+            children=[c.id for c in children.values()],
+            sections=[*more.sections, *_SECTIONS],
             notes=[*more.notes, *_notes(rows, model.name)],
-        )  # fmt: skip
+        )
     return Result(record, tables, tuple(children.values()))
 
 

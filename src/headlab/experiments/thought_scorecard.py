@@ -59,8 +59,18 @@ def thought_scorecard(
     asked["phase 1"] = f"causal above {CAUSAL:g}, redundant below {REDUNDANT:g}"
     who = identity(thinker.lab, thinker.model)
     return scorecard.tried(
-        SLUG, thinker, who, chosen, store, progress, given, shown, full=full, asked=asked, added=decided,
-    )  # fmt: skip
+        SLUG,
+        thinker,
+        who,
+        chosen,
+        store,
+        progress,
+        given,
+        shown,
+        full=full,
+        asked=asked,
+        added=decided,
+    )
 
 
 def decided(children: Mapping[str, Record]) -> Added:

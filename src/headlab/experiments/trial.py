@@ -259,8 +259,13 @@ def plan(
     bench = Bench(lab, chosen, test, selection, run=None)  # type: ignore[arg-type]
     worlds = experiment(chosen.experiment).worlds(bench, at) or [World("all", (Intervention(all_heads(lab.grid, at)),))]
     encoded = [encode(p, lab.tokenizer) for p in test]
-    return {"claim": chosen.id, "model": lab.name, "pairs": len(test), "worlds": len(worlds),
-            **dry_run(lab, encoded, worlds, memory=memory)}  # fmt: skip
+    return {
+        "claim": chosen.id,
+        "model": lab.name,
+        "pairs": len(test),
+        "worlds": len(worlds),
+        **dry_run(lab, encoded, worlds, memory=memory),
+    }
 
 
 def repeat(record: Record, *, store: Store | Path | str | None = None, progress: Progress = quiet) -> Result:

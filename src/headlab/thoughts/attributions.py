@@ -32,9 +32,17 @@ def mean_embedding(thinker: Thinker, problems: ProblemSet) -> Tensor:
 
 
 def attributed(
-    thinker: Thinker, problems: ProblemSet, heads: Sequence[Head], base: Tensor, *, steps: int, refined: int, tokens: int,
-    seed: int, progress: Progress = quiet,
-) -> list[Told]:  # fmt: skip
+    thinker: Thinker,
+    problems: ProblemSet,
+    heads: Sequence[Head],
+    base: Tensor,
+    *,
+    steps: int,
+    refined: int,
+    tokens: int,
+    seed: int,
+    progress: Progress = quiet,
+) -> list[Told]:
     """Attributions of each problem; those of the first ``refined`` heads with more steps where they do not add up."""
     asked, out, rng = asked_of(thinker, problems), dict[int, Told](), np.random.default_rng(seed)
     for chosen in asked.groups.values():

@@ -131,15 +131,21 @@ def judged_random(told: Sequence[Told], other: Sequence[Told], clusters: Sequenc
     each = np.array([spearman(np.abs(a.tokens[0]), np.abs(b.tokens[0])) for a, b in zip(told, other, strict=True)])
     found = mean_of(each, clusters, seed)
     return Control(
-        name="randomised", kind="negative", passed=found.below(ALIKE) == "yes", value=found.value,
+        name="randomised",
+        kind="negative",
+        passed=found.below(ALIKE) == "yes",
+        value=found.value,
         words=f"absolute attributions with random weights correlate with the model's own by {found} (below {ALIKE} needed)",
-    )  # fmt: skip
+    )
 
 
 def judged_deletion(told: Sequence[Told], clusters: Sequence[str], seed: int) -> Control:
     """What weighs most matters most: setting it to the baseline moves the head more than random tokens do."""
     found = bootstrap_mean(np.array([t.deleted[0] - t.random[0] for t in told]), clusters, unit="problems", seed=seed)
     return Control(
-        name="deletion", kind="positive", passed=found.above(0) == "yes", value=found.value,
+        name="deletion",
+        kind="positive",
+        passed=found.above(0) == "yes",
+        value=found.value,
         words=f"the {DELETED} heaviest tokens set to the baseline move the contribution by {found} more than {DELETED} others do",
-    )  # fmt: skip
+    )

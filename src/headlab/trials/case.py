@@ -52,9 +52,15 @@ class Bench:
     def sweep(self, pairs: Sequence[EncodedPair], worlds: Sequence[World], what: str) -> Table:
         """A sweep whose shards are stored in the run."""
         return sweep(
-            self.lab, pairs, worlds, keep=self.run, engine=self.engine, progress=self.progress, what=what,
+            self.lab,
+            pairs,
+            worlds,
+            keep=self.run,
+            engine=self.engine,
+            progress=self.progress,
+            what=what,
             memory=self.memory,
-        )  # fmt: skip
+        )
 
     def texts(self, pairs: Sequence[EncodedPair], worlds: Sequence[World], protocol: Protocol, what: str) -> Table:
         """Greedy text graded: ``pair, world, text, parsed, right``; stored in the run."""
@@ -63,9 +69,15 @@ class Bench:
 
         def compute() -> Table:
             made = generate(
-                self.lab, pairs, worlds, start=protocol.decode_from, memory=self.memory,
-                max_new_tokens=most, progress=self.progress, what=what,
-            )  # fmt: skip
+                self.lab,
+                pairs,
+                worlds,
+                start=protocol.decode_from,
+                memory=self.memory,
+                max_new_tokens=most,
+                progress=self.progress,
+                what=what,
+            )
             marks = [
                 grade(text, pairs[i].pair, self.test.grader, protocol.grading)
                 for i, text in zip(made["pair"], made["text"], strict=True)
@@ -118,6 +130,12 @@ def _decimals(claim: Claim, n: int, tokenizer: Any) -> PromptSet:
     t = claim.task
     return decimals(
         min(n, capacity(t.category, t.split) // 2),  # type: ignore[arg-type]
-        clean=t.clean, corrupted=t.corrupted, category=t.category, wording=t.wording,  # type: ignore[arg-type]
-        corruption=t.corruption, split=t.split, seed=claim.seed, tokenizer=tokenizer,
-    )  # fmt: skip
+        clean=t.clean,
+        corrupted=t.corrupted,
+        category=t.category,
+        wording=t.wording,  # type: ignore[arg-type]
+        corruption=t.corruption,
+        split=t.split,
+        seed=claim.seed,
+        tokenizer=tokenizer,
+    )

@@ -108,9 +108,13 @@ class Choices:
     def _scene(self, resolved: dict[str, Resolved], redraw: Mapping[str, Heads]) -> Scene:
         every = {"all": sets.everything(self.subject.grid)}
         return Scene(
-            self.subject.grid, self.layers, {**every, **resolved}, lambda n: self._score(n, resolved, redraw),
-            self.doc.seed, self.folder,
-        )  # fmt: skip
+            self.subject.grid,
+            self.layers,
+            {**every, **resolved},
+            lambda n: self._score(n, resolved, redraw),
+            self.doc.seed,
+            self.folder,
+        )
 
     def _one(self, redraw: Mapping[str, Heads]) -> dict[str, Resolved]:
         specs = self.doc.set_specs()

@@ -39,10 +39,18 @@ class Patched:
     def row(self) -> dict[str, Any]:
         e = self.recovery
         return {
-            "cluster": str(self.label), "heads": str(self.heads), "size": len(self.heads), "recovery": e.value, "low": e.low,
-            "high": e.high, "pairs": e.n, "matched_mean": float(np.mean(self.null)) if self.null else None,
-            "matched_sets": len(self.null), "p": self.test.p if self.test else None, "p_holm": self.p_holm,
-        }  # fmt: skip
+            "cluster": str(self.label),
+            "heads": str(self.heads),
+            "size": len(self.heads),
+            "recovery": e.value,
+            "low": e.low,
+            "high": e.high,
+            "pairs": e.n,
+            "matched_mean": float(np.mean(self.null)) if self.null else None,
+            "matched_sets": len(self.null),
+            "p": self.test.p if self.test else None,
+            "p_holm": self.p_holm,
+        }
 
 
 def patched(seen: Seen, parted: Partition, pairs: Sequence[EncodedPair], wanted: int) -> list[Patched]:

@@ -103,9 +103,12 @@ def no_op(seen: Measured, worlds: Sequence[World], tolerance: float) -> Control:
             if gap / size >= worst / scale:
                 worst, scale, where = gap, size, readout
     return Control(
-        name="no-op", kind="negative", passed=worst <= tolerance * scale, value=worst,
+        name="no-op",
+        kind="negative",
+        passed=worst <= tolerance * scale,
+        value=worst,
         words=f"writing back what was there changes {where} by at most {worst:.2g} (allowed {tolerance * scale:.2g})",
-    )  # fmt: skip
+    )
 
 
 def takes_hold(seen: Measured, found: Sequence[Whole], tolerance: float) -> Control:
@@ -245,9 +248,12 @@ def parse_rate(tables: Mapping[str, Any]) -> Control:
     found = clustered_rate(own["parsed"].to_numpy(bool), unit="answers")
     value = 0.0 if found.value is None else found.value
     return Control(
-        name="parse-rate", kind="positive", passed=value >= PARSED, value=value,
+        name="parse-rate",
+        kind="positive",
+        passed=value >= PARSED,
+        value=value,
         words=f"an answer can be read from {found} of the unedited texts (at least {PARSED:.0%} needed)",
-    )  # fmt: skip
+    )
 
 
 def opposite(doc: Document, stats: Statistics, pairs: Sequence[tuple[Arm, Arm]]) -> Control:

@@ -26,8 +26,16 @@ WAIVABLE = ("whole", "eligible")
 ABLATIONS = ("zero", "mean", "resample")
 
 READOUTS = (
-    "margin", "logprob", "probability", "probability-gap", "place", "accuracy", "loss", "kl", "text",
-)  # fmt: skip
+    "margin",
+    "logprob",
+    "probability",
+    "probability-gap",
+    "place",
+    "accuracy",
+    "loss",
+    "kl",
+    "text",
+)
 
 WORSE_WHEN_HIGHER = frozenset({"loss", "kl", "place"})
 

@@ -31,8 +31,11 @@ def drawn(
     asked: Sequence[Any],
 ) -> list[Figure]:
     """The figures, ranks first: what a reader must see beside the verdict."""
-    out = [_rank(stats, own, a, found[a.prediction.statistic], values[a.prediction.statistic], matched)
-           for a in asked if a.prediction.statistic in values]  # fmt: skip
+    out = [
+        _rank(stats, own, a, found[a.prediction.statistic], values[a.prediction.statistic], matched)
+        for a in asked
+        if a.prediction.statistic in values
+    ]
     out += _worlds(doc, estimates)
     for world in own:
         if doses(doc, world) and own[world][0].member < 0:
@@ -78,8 +81,12 @@ def _rank(stats: Statistics, own: Any, a: Any, found: Estimate | Rank, values: A
 def _worlds(doc: Document, estimates: Sequence[NamedEstimate]) -> list[Figure]:
     """One figure for each word shown of worlds: cells side by side."""
     out = []
-    for word, title in (("lost", "What each edit takes away"), ("recovery", "What each edit gives back"),
-                        ("drop", "What each edit costs"), ("repair", "Pairs repaired")):  # fmt: skip
+    for word, title in (
+        ("lost", "What each edit takes away"),
+        ("recovery", "What each edit gives back"),
+        ("drop", "What each edit costs"),
+        ("repair", "Pairs repaired"),
+    ):
         for readout in doc.readouts:
             mark = f"@{readout}" if readout != name_of(doc, "") else ""
             rows = []
@@ -99,11 +106,14 @@ def _worlds(doc: Document, estimates: Sequence[NamedEstimate]) -> list[Figure]:
                 unit = READOUT_WORDS.get(kind_of(doc, readout), "")
                 out.append(
                     Figure(
-                        kind="estimates", name=f"{word} {readout}", title=title,
+                        kind="estimates",
+                        name=f"{word} {readout}",
+                        title=title,
                         caption=f"Read: {unit}. Bars: 95 % intervals by cluster of prompts. Predicted or not, every world is here.",
-                        data=tuple(rows), options={"threshold": 0.0, "x_title": f"{word} ({readout})"},
+                        data=tuple(rows),
+                        options={"threshold": 0.0, "x_title": f"{word} ({readout})"},
                     )
-                )  # fmt: skip
+                )
     return out
 
 

@@ -77,10 +77,12 @@ def _section(doc: Document, case: Mapping[str, Any] | None) -> str:
     ]
     if case:
         changed = "; ".join(f"`{k}` = {v}" for k, v in (case.get("amend") or {}).items())
-        lines.append(_wrapped(
-            f"Here: on {case['model']}{f' with {changed}' if changed else ''}, {case['pairs']} prompts: **{case['outcome']}**. "
-            f"{case['said']}"
-        ))  # fmt: skip
+        lines.append(
+            _wrapped(
+                f"Here: on {case['model']}{f' with {changed}' if changed else ''}, {case['pairs']} prompts: **{case['outcome']}**. "
+                f"{case['said']}"
+            )
+        )
     return "\n\n".join(line.rstrip() if n else line.rstrip("\n") for n, line in enumerate(lines))
 
 

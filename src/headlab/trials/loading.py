@@ -66,8 +66,13 @@ def load(
         raise ModelError(f"no model {name!r}; did you mean the shipped organism {near[0]}? (headlab models lists them)")
     lab = open_model(
         str(organisms.path(name)) if shipped else model,
-        tokenizer=tokenizer, revision=revision, dtype=dtype, device=device, device_map=device_map, adapter=adapter,
-    )  # fmt: skip
+        tokenizer=tokenizer,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        adapter=adapter,
+    )
     if name:
         lab.name = name
     prove(lab)

@@ -72,9 +72,15 @@ class Measured:
             edited[name] = np.concatenate([edited[name], rows]) if name in edited else rows
             place.setdefault(name, {}).update({w: start + i for w, i in more.place[name].items()})
         return Measured(
-            {**self.base, **more.base}, {**self.other, **more.other}, edited, place, self.clusters, self.unit,
-            {**self.tokens, **more.tokens}, self.eligible,
-        )  # fmt: skip
+            {**self.base, **more.base},
+            {**self.other, **more.other},
+            edited,
+            place,
+            self.clusters,
+            self.unit,
+            {**self.tokens, **more.tokens},
+            self.eligible,
+        )
 
 
 def kind_of(doc: Document, readout: str) -> str:

@@ -104,9 +104,14 @@ def eligibility(bench: Bench, protocol: Protocol) -> Eligibility:
 def protocol_patch(protocol: Protocol, name: str, heads: Heads, *, site: str | None = None, **fields: Any) -> World:
     """A world that patches ``heads`` from the clean run as the protocol says."""
     one = Intervention(
-        heads, site or protocol.site, fields.pop("write", "patch"), align=protocol.align, when=protocol.when,  # type: ignore[arg-type]
-        beyond="first" if protocol.when == "every_step" else None, **fields,
-    )  # fmt: skip
+        heads,
+        site or protocol.site,
+        fields.pop("write", "patch"),
+        align=protocol.align,
+        when=protocol.when,  # type: ignore[arg-type]
+        beyond="first" if protocol.when == "every_step" else None,
+        **fields,
+    )
     return World(name, (one,))
 
 
@@ -194,6 +199,9 @@ def contrast(effects: pd.DataFrame, a: str, b: str, seed: int) -> Estimate:
     """Repair rate of world ``a`` minus that of ``b``, paired by prompt pair."""
     rows = [of_world(effects, w).sort_values("pair") for w in (a, b)]
     return paired_difference(
-        rows[0]["right"].to_numpy(bool), rows[1]["right"].to_numpy(bool),
-        clusters=rows[0]["cluster"].to_numpy(), unit="pairs", seed=seed,
-    )  # fmt: skip
+        rows[0]["right"].to_numpy(bool),
+        rows[1]["right"].to_numpy(bool),
+        clusters=rows[0]["cluster"].to_numpy(),
+        unit="pairs",
+        seed=seed,
+    )

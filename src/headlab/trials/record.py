@@ -83,9 +83,13 @@ BY_RECORD = {"command": "headlab repeat {id}", "python": "headlab.repeat(headlab
 
 
 def again(
-    kind: str, named: str, model: str, told: Mapping[str, Any], own: tuple[str, Any] = ("", None),
+    kind: str,
+    named: str,
+    model: str,
+    told: Mapping[str, Any],
+    own: tuple[str, Any] = ("", None),
     amend: Mapping[str, Any] = MappingProxyType({}),
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """The command and the line of Python that try this very claim on this model.  ``told``: whatever was given beside
     them (what is no word and no number, and the engine that is the default, is left out); ``own``: the option that names
     the file of own prompts, and that file; ``amend``: what was changed inside a document."""

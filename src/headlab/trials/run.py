@@ -299,9 +299,14 @@ class Trial:
         return found, values
 
     def _checks(
-        self, stats: Statistics, seen: Measured, flat: Sequence[Arm], everything: Sequence[controls.Whole], idle: Sequence[World],
+        self,
+        stats: Statistics,
+        seen: Measured,
+        flat: Sequence[Arm],
+        everything: Sequence[controls.Whole],
+        idle: Sequence[World],
         mirrored: Sequence[tuple[Arm, Arm]],
-    ) -> list[Control]:  # fmt: skip
+    ) -> list[Control]:
         doc, tolerance, subject = self.doc, self.subject.tolerance, self.subject
         out = [
             subject.no_op(flat) if isinstance(subject, Thinking) else controls.no_op(seen, idle, tolerance),
@@ -404,10 +409,16 @@ class Trial:
                 frame |= {f"clean{mark}": clean, f"corrupted{mark}": corrupted, f"edited{mark}": edited}
             rows.append(pd.DataFrame(frame))
         worlds = [
-            {"world": a.label, "heads": _heads(a), "size": len(_heads(a).split()), "family": a.world, "draws": len(a.draws),
-             "does": words.does(a)}
+            {
+                "world": a.label,
+                "heads": _heads(a),
+                "size": len(_heads(a).split()),
+                "family": a.world,
+                "draws": len(a.draws),
+                "does": words.does(a),
+            }
             for a in flat
-        ]  # fmt: skip
+        ]
         out = {"effects": pd.concat(rows, ignore_index=True), "worlds": pd.DataFrame(worlds)}
         if matched is not None and values:
             listed = [str(s) for s in matched.sets]

@@ -181,9 +181,16 @@ class Statistics:
     # -- ranks ------------------------------------------------------------------------------------------------
 
     def rank(
-        self, read: Expression, named: Arms, others: Sequence[Arms], *, enumerated: bool, alpha: float, tail: str,
+        self,
+        read: Expression,
+        named: Arms,
+        others: Sequence[Arms],
+        *,
+        enumerated: bool,
+        alpha: float,
+        tail: str,
         unit: str = "matched sets",
-    ) -> tuple[Rank | Estimate, Array]:  # fmt: skip
+    ) -> tuple[Rank | Estimate, Array]:
         """The place of an expression among redrawn documents, with [1 + other] the values (the named one first).
 
         ``others``: the redrawn ones; an enumeration holds the named set too.  Undefined where the expression is.

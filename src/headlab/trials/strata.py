@@ -114,9 +114,19 @@ def within(
         x, y = a[inside], b[inside]
         test = exact_mcnemar(x, y)
         out.append(
-            Within(family, level, arm, accuracy(x, "baseline"), accuracy(y, world), drop(x, y, seed=seed),
-                   relative(x, y, seed), test.p, test.only_a, test.only_b)
-        )  # fmt: skip
+            Within(
+                family,
+                level,
+                arm,
+                accuracy(x, "baseline"),
+                accuracy(y, world),
+                drop(x, y, seed=seed),
+                relative(x, y, seed),
+                test.p,
+                test.only_a,
+                test.only_b,
+            )
+        )
     return out
 
 
@@ -237,7 +247,16 @@ def _counted(texts: list[str], asked: Sequence[Problem], told: Mapping[str, str]
         share = clopper_pearson(seen.count(kind), n, unit="wrong answers")
         expected = mixed.count(kind) / len(mixed) if mixed else None
         out.append(
-            {**told, "error": kind, "count": seen.count(kind), "n": n, "unit": "wrong answers", "share": share.value,
-             "low": share.low, "high": share.high, "expected": expected}
-        )  # fmt: skip
+            {
+                **told,
+                "error": kind,
+                "count": seen.count(kind),
+                "n": n,
+                "unit": "wrong answers",
+                "share": share.value,
+                "low": share.low,
+                "high": share.high,
+                "expected": expected,
+            }
+        )
     return out

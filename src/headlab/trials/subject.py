@@ -100,9 +100,17 @@ class Language:
     ) -> Measured:
         asked = tuple(Readout(s["kind"], name, *s.get("span", ())) for name, s in readouts.items())
         table = sweep(
-            self.lab, pairs, worlds, readouts=asked, **self._drawn_on, keep=self.run, engine=self.engine,
-            progress=self.progress, what=what, memory=self.memory,
-        )  # fmt: skip
+            self.lab,
+            pairs,
+            worlds,
+            readouts=asked,
+            **self._drawn_on,
+            keep=self.run,
+            engine=self.engine,
+            progress=self.progress,
+            what=what,
+            memory=self.memory,
+        )
         shape = (len(pairs), len(worlds))
         names = list(readouts)
 
@@ -136,9 +144,13 @@ class Language:
         other = self._graded(swapped, [World(UNEDITED)], spec, f"text {name} {what}, the other run")[0]
         clusters = [p.pair.cluster or p.pair.id for p in pairs]
         return Measured(
-            {name: base}, {name: other}, {name: edited}, {name: {w.name: i for i, w in enumerate(worlds)}}, clusters,
+            {name: base},
+            {name: other},
+            {name: edited},
+            {name: {w.name: i for i, w in enumerate(worlds)}},
+            clusters,
             self.unit,
-        )  # fmt: skip
+        )
 
     def _graded(self, pairs: list[EncodedPair], worlds: list[World], spec: Mapping[str, Any], what: str) -> Array:
         start = spec.get("decode_from", "shared start")
@@ -147,9 +159,16 @@ class Language:
 
         def compute() -> Any:
             made = generate(
-                self.lab, pairs, worlds, start=start, max_new_tokens=most, memory=self.memory, progress=self.progress,
-                what=what, **self._drawn_on,
-            )  # fmt: skip
+                self.lab,
+                pairs,
+                worlds,
+                start=start,
+                max_new_tokens=most,
+                memory=self.memory,
+                progress=self.progress,
+                what=what,
+                **self._drawn_on,
+            )
             marks = [grade(t, pairs[i].pair, grader) for i, t in zip(made["pair"], made["text"], strict=True)]
             made["parsed"], made["right"] = [m.parsed is not None for m in marks], [m.right for m in marks]
             return made

@@ -164,15 +164,27 @@ class Thinking:
         return out
 
     def graded(
-        self, worlds: Sequence[ThoughtWorld], problems: ProblemSet, what: str, tokens: int = 12,
+        self,
+        worlds: Sequence[ThoughtWorld],
+        problems: ProblemSet,
+        what: str,
+        tokens: int = 12,
         touched: frozenset[tuple[int, str]] = frozenset(),
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Answers of every problem in every world with ``parsed`` and ``right``, in the order problem, world."""
         table = think(
-            self.thinker, [p.question for p in problems], [p.id for p in problems], worlds, max_new_tokens=tokens,
-            batch=in_flight(self.lab, self.memory), touched=touched, keep=self.run.shard, progress=self.progress,
-            what=what, lenders=self.lenders(problems),
-        )  # fmt: skip
+            self.thinker,
+            [p.question for p in problems],
+            [p.id for p in problems],
+            worlds,
+            max_new_tokens=tokens,
+            batch=in_flight(self.lab, self.memory),
+            touched=touched,
+            keep=self.run.shard,
+            progress=self.progress,
+            what=what,
+            lenders=self.lenders(problems),
+        )
         return marked(table, problems)
 
     @property
@@ -204,9 +216,14 @@ class Thinking:
         if name != "composite":
             raise ClaimError(f"a thinking model has no score {name!r}; expected {', '.join(SCORES)}, or an expression")
         found = attention(
-            self.thinker, [p.question for p in self.selection], [p.id for p in self.selection],
-            batch=in_flight(self.lab, self.memory), keep=self.run.shard, progress=self.progress, what="composite",
-        )  # fmt: skip
+            self.thinker,
+            [p.question for p in self.selection],
+            [p.id for p in self.selection],
+            batch=in_flight(self.lab, self.memory),
+            keep=self.run.shard,
+            progress=self.progress,
+            what="composite",
+        )
         among = found.among.mean(0)  # [layer, head, thought, key]
         view = metrics.published_view(among.reshape(-1, *among.shape[-2:]))
         score = metrics.composite_of(view).score
@@ -269,7 +286,10 @@ class Thinking:
             more, largest = apart(base, same)
             texts, gap = texts + more, max(gap, largest)
         return Control(
-            name="no-op", kind="negative", passed=texts == 0 and gap == 0, value=gap,
+            name="no-op",
+            kind="negative",
+            passed=texts == 0 and gap == 0,
+            value=gap,
             words=f"writing back what was there changes {texts} of {len(few)} answers; largest change of an answer's log "
             f"probability {gap:.2g}",
-        )  # fmt: skip
+        )

@@ -133,11 +133,21 @@ def interventions(
             where = KVHeads(at, tuple({grid.kv_group_of(i) for i in heads.at(at)}))
         out.append(
             Intervention(
-                where, write.site, write.write, align=doc.align, when=when, amount=write.amount,  # type: ignore[arg-type]
-                roles=write.roles, beyond=write.beyond, keys=write.keys, from_keys=write.from_keys, decoy=write.decoy,
-                seed=doc.seed * 1000 + draw, **more,
+                where,
+                write.site,
+                write.write,
+                align=doc.align,
+                when=when,
+                amount=write.amount,  # type: ignore[arg-type]
+                roles=write.roles,
+                beyond=write.beyond,
+                keys=write.keys,
+                from_keys=write.from_keys,
+                decoy=write.decoy,
+                seed=doc.seed * 1000 + draw,
+                **more,
             )
-        )  # fmt: skip
+        )
     return out
 
 

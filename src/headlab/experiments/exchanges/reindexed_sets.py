@@ -152,22 +152,34 @@ def controls(
     still = max(change["identity"], back)
     return [
         Control(
-            name="identity", kind="negative", passed=still == 0.0, value=still,
+            name="identity",
+            kind="negative",
+            passed=still == 0.0,
+            value=still,
             words=f"the identity, and a re-indexing after its inverse, change no bit of {base.numel():,} logits: {still:.2g}",
         ),
         Control(
-            name="restored", kind="negative", passed=last == 0.0, value=last,
+            name="restored",
+            kind="negative",
+            passed=last == 0.0,
+            value=last,
             words=f"after everything was put back the logits are those of the start, bit for bit: {last:.2g}",
         ),
         Control(
-            name="scrambled", kind="positive", passed=weakest > tolerance, value=weakest,
+            name="scrambled",
+            kind="positive",
+            passed=weakest > tolerance,
+            value=weakest,
             words=f"each of {len(change) - 1} scramblings as published changes a logit by {weakest:.2g} or more",
         ),
         Control(
-            name="torn", kind="positive", passed=torn > tolerance, value=torn,
+            name="torn",
+            kind="positive",
+            passed=torn > tolerance,
+            value=torn,
             words=f"heads re-indexed with their part of the output projection left behind change a logit by {torn:.2g}",
         ),
-    ], change  # fmt: skip
+    ], change
 
 
 @contextmanager

@@ -33,13 +33,24 @@ from headlab.stats import Estimate, bootstrap_mean, clopper_pearson
 from headlab.store import Reading
 
 STATISTICS = (
-    "changed:logits", "changed:outcomes", "logit-change", "repair:before", "repair:moved", "repair:index",
-    "repair:even", "repair:distributed",
-)  # fmt: skip
+    "changed:logits",
+    "changed:outcomes",
+    "logit-change",
+    "repair:before",
+    "repair:moved",
+    "repair:index",
+    "repair:even",
+    "repair:distributed",
+)
 CONTROLS = ("identity", "restored", "scrambled", "torn")
 OPTIONS: Mapping[str, Any] = {
-    "reindexings": 20, "tolerance": 1e-4, "prompts": 128, "outcome_pairs": 100, "random_halves": 4, "scrambled_pairs": 40,
-}  # fmt: skip
+    "reindexings": 20,
+    "tolerance": 1e-4,
+    "prompts": 128,
+    "outcome_pairs": 100,
+    "random_halves": 4,
+    "scrambled_pairs": 40,
+}
 """``tolerance`` in logits; ``prompts`` whose logits are compared; pairs patched after each re-indexing and, with text, each
 scrambling."""
 
@@ -75,11 +86,19 @@ def reindexing(bench: Bench) -> Outcome:
     return Outcome(
         readings,
         figures,
-        {"effects": pd.concat(tables, ignore_index=True), "reindexings": pd.DataFrame(rows), "scramblings": pd.DataFrame(other)},
-        {"ok": True, "reason": "", "rule": "none: whether the function stays is measured, not whether answers are right"},
+        {
+            "effects": pd.concat(tables, ignore_index=True),
+            "reindexings": pd.DataFrame(rows),
+            "scramblings": pd.DataFrame(other),
+        },
+        {
+            "ok": True,
+            "reason": "",
+            "rule": "none: whether the function stays is measured, not whether answers are right",
+        },
         settings={"layer": at, "layer_scan": scan, **option, "orders": [r.orders for r in moved.relabellings]},
         sections=_SECTIONS,
-    )  # fmt: skip
+    )
 
 
 def _cannot(bench: Bench) -> str:
@@ -106,15 +125,29 @@ def _standard(bench: Bench, moved: Moved, tolerance: float, checks: Sequence[Con
         "changed:outcomes": clopper_pearson(sum(d > 0 for d in differing), n, unit="re-indexings"),
     }
     estimates = [
-        named("changed:logits", f"re-indexings that change a logit by more than {tolerance:g}", findings["changed:logits"]),
-        named("changed:outcomes", "re-indexings after which a moved set repairs other pairs", findings["changed:outcomes"]),
-        named("logit-change", f"largest change of a logit, mean over re-indexings (none above {worst:.2g})",
-              bootstrap_mean(moved.change, unit="re-indexings", seed=seed)),
+        named(
+            "changed:logits", f"re-indexings that change a logit by more than {tolerance:g}", findings["changed:logits"]
+        ),
+        named(
+            "changed:outcomes", "re-indexings after which a moved set repairs other pairs", findings["changed:outcomes"]
+        ),
+        named(
+            "logit-change",
+            f"largest change of a logit, mean over re-indexings (none above {worst:.2g})",
+            bootstrap_mean(moved.change, unit="re-indexings", seed=seed),
+        ),
         named("repair:before", "even heads before: pairs repaired", _repaired([moved.base], "even", seed)),
-        named("repair:moved", "the same heads after, wherever they went: pairs repaired", _repaired(moved.after, "even", seed)),
-        named("repair:index", "even indices after, other heads each time: pairs repaired, mean over re-indexings",
-              _repaired(moved.after, INDEX, seed)),
-    ]  # fmt: skip
+        named(
+            "repair:moved",
+            "the same heads after, wherever they went: pairs repaired",
+            _repaired(moved.after, "even", seed),
+        ),
+        named(
+            "repair:index",
+            "even indices after, other heads each time: pairs repaired, mean over re-indexings",
+            _repaired(moved.after, INDEX, seed),
+        ),
+    ]
     findings |= {e.name: Estimate.from_dict(e.estimate) for e in estimates}
     return Reading(
         protocol="standard",
@@ -144,9 +177,13 @@ _PUBLISHED = (
 
 
 def _published(
-    bench: Bench, at: int, orders: Mapping[str, Sequence[int]], torn: Mapping[str, float], tolerance: float,
+    bench: Bench,
+    at: int,
+    orders: Mapping[str, Sequence[int]],
+    torn: Mapping[str, float],
+    tolerance: float,
     checks: Sequence[Control],
-) -> tuple[Reading, Any, dict[str, dict[str, float]]]:  # fmt: skip
+) -> tuple[Reading, Any, dict[str, dict[str, float]]]:
     """The reading, its effects, and the share of repairs of each pattern by scrambling."""
     import pandas as pd
 
@@ -163,8 +200,9 @@ def _published(
     shares = {k: {p: float(t.loc[t["world"] == p, "right"].mean()) for p in patterns} for k, t in tables.items()}
     differ = [
         bool((t["right"].to_numpy() != tables["identity"]["right"].to_numpy()).any())
-        for k, t in tables.items() if k != "identity"
-    ]  # fmt: skip
+        for k, t in tables.items()
+        if k != "identity"
+    ]
     changed = [v > tolerance for k, v in torn.items() if k != "identity"]
     findings = {
         "changed:logits": clopper_pearson(sum(changed), len(changed), unit="scramblings"),
@@ -182,9 +220,11 @@ def _published(
             named(f"repair:{pattern}", f"{pattern} slices, unscrambled: pairs repaired", whole, "out_block")
         )
     reading = Reading(
-        protocol="published", words=_PUBLISHED, verdict=decide(claim, findings, checks, ineligible=able.reason),
+        protocol="published",
+        words=_PUBLISHED,
+        verdict=decide(claim, findings, checks, ineligible=able.reason),
         estimates=tuple(estimates),
-    )  # fmt: skip
+    )
     joined = [t.assign(world=t["world"] + f", order {k}") for k, t in tables.items()]
     return reading, pd.concat(joined, ignore_index=True), shares
 
@@ -210,24 +250,32 @@ def _rows(moved: Moved, tolerance: float) -> list[dict[str, Any]]:
     names = {"repaired_even_moved": "even", "repaired_even_index": INDEX}
     return [
         {
-            "reindexing": i, "heads_moved": one.moved, "largest_logit_change": change, "above_tolerance": change > tolerance,
-            "outcomes_differing": differing, "largest_patched_change": drift,
+            "reindexing": i,
+            "heads_moved": one.moved,
+            "largest_logit_change": change,
+            "above_tolerance": change > tolerance,
+            "outcomes_differing": differing,
+            "largest_patched_change": drift,
             **{k: float((table.loc[table["world"] == w, "edited"] > 0).mean()) for k, w in names.items()},
         }
         for i, (one, change, table, differing, drift) in enumerate(
             zip(moved.relabellings, moved.change, moved.after, moved.differing(), moved.drift(), strict=True)
         )
-    ]  # fmt: skip
+    ]
 
 
 def _scrambled_rows(
     torn: Mapping[str, float], shares: Mapping[str, Mapping[str, float]], tolerance: float
 ) -> list[dict[str, Any]]:
     return [
-        {"scrambling": name, "largest_logit_change": change, "above_tolerance": change > tolerance,
-         **{f"repaired_{k}": v for k, v in shares.get(name, {}).items()}}
+        {
+            "scrambling": name,
+            "largest_logit_change": change,
+            "above_tolerance": change > tolerance,
+            **{f"repaired_{k}": v for k, v in shares.get(name, {}).items()},
+        }
         for name, change in torn.items()
-    ]  # fmt: skip
+    ]
 
 
 _FLOOR = 1e-9
@@ -237,26 +285,39 @@ _FLOOR = 1e-9
 def _logit_figure(rows: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]], tolerance: float) -> Figure:
     kinds = {"heads re-indexed with all their weights": rows, "scrambled as published": other}
     data = tuple(
-        {"pair": str(r.get("scrambling", r.get("reindexing"))), "world": kind,
-         "value": float(np.log10(max(_FLOOR, r["largest_logit_change"])))}
-        for kind, some in kinds.items() for r in some if r.get("scrambling") != "identity"
-    )  # fmt: skip
+        {
+            "pair": str(r.get("scrambling", r.get("reindexing"))),
+            "world": kind,
+            "value": float(np.log10(max(_FLOOR, r["largest_logit_change"]))),
+        }
+        for kind, some in kinds.items()
+        for r in some
+        if r.get("scrambling") != "identity"
+    )
     return Figure(
-        kind="pairs", name="logits", title="The largest change of any logit",
+        kind="pairs",
+        name="logits",
+        title="The largest change of any logit",
         caption=(
             f"One dot for each of {len(rows)} random re-indexings and {len(other) - 1} scramblings as published. An exact "
             "re-indexing is the same function, so what is left is the rounding of float32 sums taken in another order; it must "
             "stay left of the line."
         ),
-        data=data, options={"threshold": float(np.log10(tolerance)), "x_title": "log10 of the largest change, in logits",
-                            "unit": "re-indexing or scrambling"},
-    )  # fmt: skip
+        data=data,
+        options={
+            "threshold": float(np.log10(tolerance)),
+            "x_title": "log10 of the largest change, in logits",
+            "unit": "re-indexing or scrambling",
+        },
+    )
 
 
 def _repair_figure(moved: Moved, rows: Sequence[Mapping[str, Any]], at: int, seed: int) -> Figure:
     found = _repaired(moved.after, "even", seed)
     return Figure(
-        kind="null", name="repair", title=f"What even heads and even indices of layer {at} repair after re-indexing",
+        kind="null",
+        name="repair",
+        title=f"What even heads and even indices of layer {at} repair after re-indexing",
         caption=(
             f"The line: the heads that were even to begin with, patched wherever they went, over {len(rows)} re-indexings; its "
             f"band is the 95 % interval over {found.n} pairs. Each bar counts re-indexings by what the even indices repair "
@@ -264,26 +325,39 @@ def _repair_figure(moved: Moved, rows: Sequence[Mapping[str, Any]], at: int, see
             "index and change the heads, and repair wanders; keep the heads and change the index, and it stays."
         ),
         data=tuple({"value": r["repaired_even_index"]} for r in rows),
-        options={"observed": found.value, "low": found.low, "high": found.high, "label": "the even heads, moved",
-                 "unit": "re-indexings", "x_title": "share of pairs repaired"},
-    )  # fmt: skip
+        options={
+            "observed": found.value,
+            "low": found.low,
+            "high": found.high,
+            "label": "the even heads, moved",
+            "unit": "re-indexings",
+            "x_title": "share of pairs repaired",
+        },
+    )
 
 
 def _published_figure(other: Sequence[Mapping[str, Any]], at: int) -> Figure:
     labels = {"even": "even slices", "distributed": "slices 0, 3, 4, 7, …"}
     data = tuple(
-        {"pair": r["scrambling"], "world": f"{label}, {'unscrambled' if r['scrambling'] == 'identity' else 'scrambled'}",
-         "value": r[f"repaired_{pattern}"]}
-        for pattern, label in labels.items() for r in other
-    )  # fmt: skip
+        {
+            "pair": r["scrambling"],
+            "world": f"{label}, {'unscrambled' if r['scrambling'] == 'identity' else 'scrambled'}",
+            "value": r[f"repaired_{pattern}"],
+        }
+        for pattern, label in labels.items()
+        for r in other
+    )
     return Figure(
-        kind="pairs", name="published", title=f"Repair after the published permutation of layer {at}",
+        kind="pairs",
+        name="published",
+        title=f"Repair after the published permutation of layer {at}",
         caption=(
             "One dot for each order that was tried: the share of pairs whose text counts as repaired when slices at the same "
             "indices are patched. Scrambling rewires the layer to other channels, so this shows damage, not what an index does."
         ),
-        data=data, options={"x_title": "share of pairs repaired", "unit": "order"},
-    )  # fmt: skip
+        data=data,
+        options={"x_title": "share of pairs repaired", "unit": "order"},
+    )
 
 
 _SECTIONS = [

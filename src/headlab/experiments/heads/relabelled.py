@@ -101,11 +101,18 @@ class Halves:
         verdict, others = self.decided(half), complement(self.grid, half)
         repairs = float(np.mean(self.right[half])), float(np.mean(self.right[others]))
         return {
-            "layer": self.at, "even": str(half), "repair_even": repairs[0], "repair_odd": repairs[1],
-            "contrast": repairs[0] - repairs[1], "recovery_gap": self.gap(half), "p": self.rank(half).p,
-            "outcome": verdict.outcome, "decided": verdict.outcome in DECIDED, "upheld": verdict.outcome == "upheld",
+            "layer": self.at,
+            "even": str(half),
+            "repair_even": repairs[0],
+            "repair_odd": repairs[1],
+            "contrast": repairs[0] - repairs[1],
+            "recovery_gap": self.gap(half),
+            "p": self.rank(half).p,
+            "outcome": verdict.outcome,
+            "decided": verdict.outcome in DECIDED,
+            "upheld": verdict.outcome == "upheld",
             "naive": abs(repairs[0] - repairs[1]) >= NAIVE,
-        }  # fmt: skip
+        }
 
 
 def measured(bench: Bench, parity: Claim, able: Eligibility, at: int, asked: Sequence[Heads]) -> Halves:
@@ -129,11 +136,18 @@ def measured(bench: Bench, parity: Claim, able: Eligibility, at: int, asked: Seq
     what = f"controls L{at}"
     shown = with_texts(bench.sweep(pairs, named, what), bench.texts(pairs, named, protocol, what))
     return Halves(
-        grid, at, parity, able, matched, dict(zip(worlds, map(float, recovered), strict=True)),
+        grid,
+        at,
+        parity,
+        able,
+        matched,
+        dict(zip(worlds, map(float, recovered), strict=True)),
         dict(zip(worlds, edited, strict=True)),
-        dict(zip(graded, right, strict=True)), one["cluster"].to_numpy(),
-        (no_op_control(shown, bench.lab), patch_all_control(shown, bench.seed)), shown.assign(protocol="standard", arm="z"),
-    )  # fmt: skip
+        dict(zip(graded, right, strict=True)),
+        one["cluster"].to_numpy(),
+        (no_op_control(shown, bench.lab), patch_all_control(shown, bench.seed)),
+        shown.assign(protocol="standard", arm="z"),
+    )
 
 
 def _with_complements(grid: Grid, sets: Sequence[Heads]) -> list[Heads]:

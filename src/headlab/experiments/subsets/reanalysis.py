@@ -77,12 +77,16 @@ def reanalyse(
     draft = {
         "claim": claim.model_dump(mode="json", include=CLAIM_FIELDS),
         "settings": {
-            "table": known.name, "size": group.size, "pool": group.pool, "random_sources": list(random_sources),
-            "seed": seed, "shuffles": shuffles,
+            "table": known.name,
+            "size": group.size,
+            "pool": group.pool,
+            "random_sources": list(random_sources),
+            "seed": seed,
+            "shuffles": shuffles,
         },
         "versions": versions(),
         "call": _call(table, size, pool, () if table is None else random_sources, seed),
-    }  # fmt: skip
+    }
     inputs = {"rows": known.frame().to_dict("list"), "settings": draft["settings"], "claim": draft["claim"]}
     home = store if isinstance(store, Store) else Store(store)
     title = "Published subset outcomes, read again" if table is None else f"{known.name}, read again"
@@ -93,10 +97,14 @@ def reanalyse(
         for name, frame in found.tables.items():
             run.table(name, frame)
         record = run.finish(
-            readings=[found.reading], figures=[f.plain() for f in found.figures], sections=found.sections,
-            notes=["No model was run. The claim's words and thresholds were written after these outcomes were known: "
-                   "this is a reading of them, not a confirmation on new ones."],
-        )  # fmt: skip
+            readings=[found.reading],
+            figures=[f.plain() for f in found.figures],
+            sections=found.sections,
+            notes=[
+                "No model was run. The claim's words and thresholds were written after these outcomes were known: "
+                "this is a reading of them, not a confirmation on new ones."
+            ],
+        )
     return Result(record, found.tables)
 
 
@@ -106,9 +114,14 @@ def repeat(record: Record, store: Store | Path | str | None = None) -> Result:
     s = record.settings
     table = None if s["table"] == SHIPPED else home.table(record.id, "subsets")
     return reanalyse(
-        table, size=s["size"], pool=s["pool"], random_sources=s["random_sources"], seed=s["seed"],
-        shuffles=s["shuffles"], store=home,
-    )  # fmt: skip
+        table,
+        size=s["size"],
+        pool=s["pool"],
+        random_sources=s["random_sources"],
+        seed=s["seed"],
+        shuffles=s["shuffles"],
+        store=home,
+    )
 
 
 @dataclass(frozen=True)
@@ -247,12 +260,16 @@ def _member_estimates(
         named("success:present", f"with block {one}: subsets that succeed", t.present, ""),
         named("success:absent", f"without block {one}: subsets that succeed", t.absent, ""),
         named(
-            "failures:member", f"failures that {'hold' if harmful else 'lack'} block {one}",
-            wilson(int(blamed.sum()), len(blamed), unit="failures"), "",
+            "failures:member",
+            f"failures that {'hold' if harmful else 'lack'} block {one}",
+            wilson(int(blamed.sum()), len(blamed), unit="failures"),
+            "",
         ),
         named("p:member", f"block {one}: Fisher's exact p", p, ""),
-        named("p:member:holm", f"block {one}: p, Holm over {sum(u.p is not None for u in tests)} members", adjusted, ""),
-    ]  # fmt: skip
+        named(
+            "p:member:holm", f"block {one}: p, Holm over {sum(u.p is not None for u in tests)} members", adjusted, ""
+        ),
+    ]
 
 
 def spacing_of(table: Outcomes) -> list[Spacing]:
@@ -313,12 +330,17 @@ def _controls(table: Outcomes, group: Family, claim: Claim) -> list[Control]:
     named_one = decider(member_tests(inside, ~inside[:, planted]), claim.alpha)
     return [
         Control(
-            name="shuffled outcomes", kind="negative", passed=false.above(claim.alpha) != "yes", value=false.value,
+            name="shuffled outcomes",
+            kind="negative",
+            passed=false.above(claim.alpha) != "yes",
+            value=false.value,
             words=f"outcomes dealt out at random single out a member in {false}",
         ),
         Control(
-            name="planted member", kind="positive", passed=named_one == planted,
+            name="planted member",
+            kind="positive",
+            passed=named_one == planted,
             words=f"outcomes that block {planted} alone decides on the same {len(y)} subsets "
             + ("single it out" if named_one == planted else "do not single it out: there are too few to decide"),
         ),
-    ]  # fmt: skip
+    ]

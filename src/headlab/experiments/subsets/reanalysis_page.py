@@ -81,11 +81,18 @@ def rates_table(rates: Mapping[str, Estimate]) -> Table:
 
     return pd.DataFrame(
         [
-            {"of": name.removeprefix("success:"), "rate": e.value, "low": e.low, "high": e.high, "n": e.n,
-             "successes": round((e.value or 0) * e.n), "method": e.method}
+            {
+                "of": name.removeprefix("success:"),
+                "rate": e.value,
+                "low": e.low,
+                "high": e.high,
+                "n": e.n,
+                "successes": round((e.value or 0) * e.n),
+                "method": e.method,
+            }
             for name, e in rates.items()
         ]
-    )  # fmt: skip
+    )
 
 
 def members_table(tests: Sequence[MemberTest], rule: Separability) -> Table:
@@ -113,10 +120,20 @@ def spacing_table(before: Mapping[str, Association], after: Mapping[str, Associa
         for metric, a in found.items():
             e, r = a.correlation, a.rank
             rows.append(
-                {"metric": metric, "members": stage, "correlation": e.value, "low": e.low, "high": e.high, "n": e.n,
-                 "p": r.p if r else None, "p_low": r.low if r else None, "p_high": r.high if r else None,
-                 "p_holm": adjusted[metric], "note": e.note}
-            )  # fmt: skip
+                {
+                    "metric": metric,
+                    "members": stage,
+                    "correlation": e.value,
+                    "low": e.low,
+                    "high": e.high,
+                    "n": e.n,
+                    "p": r.p if r else None,
+                    "p_low": r.low if r else None,
+                    "p_high": r.high if r else None,
+                    "p_holm": adjusted[metric],
+                    "note": e.note,
+                }
+            )
     frame = pd.DataFrame(rows)
     return frame.astype({c: "float64" for c in ("correlation", "low", "high", "p", "p_low", "p_high", "p_holm")})
 
@@ -131,45 +148,51 @@ def figures(
 ) -> list[Figure]:
     """The null of the spacing first (it stands beside the predictions), then rates, members, effects, metrics."""
     varied = [i for i, t in enumerate(tests) if t.p is not None]
-    out = []
-    if before["gap_sd"].rank is not None:
-        out.append(_null(before["gap_sd"], group))
+    which = "drawn at random" if group.sampled else "all of them"
+    both = [(str(i), g, e) for i in varied for g, e in (("in", tests[i].present), ("out", tests[i].absent))]
     shares = [
         (rate_words(k, group).removesuffix(" that succeed"), "", e) for k, e in rates.items() if ":source:" not in k
     ]
-    out.append(_estimates(
-        "rates", "Success by size and kind of subset", "Wilson intervals, 95 %, over distinct subsets. One prompt pair: "
-        "they say nothing about other prompts.",
-        shares, "share that succeeds", None,
-    ))  # fmt: skip
-    if varied:
-        which = "drawn at random" if group.sampled else "all of them"
-        out.append(_estimates(
-            "members", "Success with and without each member",
-            f"{group.words.capitalize()} ({which}), Wilson intervals, 95 %. One member far from the others decides alone.",
-            [(str(i), g, e) for i in varied for g, e in (("in", tests[i].present), ("out", tests[i].absent))],
-            "share that succeeds", None,
-        ))  # fmt: skip
-    if any(e.defined for e in effects):
-        out.append(_estimates(
-            "effects", "What each member adds to success",
-            f"Least squares over the {group.words}, HC3 intervals, 95 %; all of one size, so each is relative to the average "
-            "member.", [(str(i), "", e) for i, e in enumerate(effects) if e.defined], "change in the share that succeeds", 0.0,
-        ))  # fmt: skip
-    shown = [
+    metrics = [
         (METRICS[m], stage, found[m].correlation)
         for m in METRICS
         for stage, found in (("as they are", before), ("after the members' effects", after))
         if found[m].correlation.defined
     ]
-    if shown:
-        out.append(_estimates(
-            "spacing", "Does success follow the spacing?",
+    members = (
+        f"{group.words.capitalize()} ({which}), Wilson intervals, 95 %. One member far from the others decides alone."
+    )
+    told = [
+        (
+            "rates",
+            "Success by size and kind of subset",
+            "Wilson intervals, 95 %, over distinct subsets. One prompt pair: they say nothing about other prompts.",
+            shares,
+            "share that succeeds",
+            None,
+        ),
+        ("members", "Success with and without each member", members, both, "share that succeeds", None),
+        (
+            "effects",
+            "What each member adds to success",
+            f"Least squares over the {group.words}, HC3 intervals, 95 %; all of one size, so each is relative to the average "
+            "member.",
+            [(str(i), "", e) for i, e in enumerate(effects) if e.defined],
+            "change in the share that succeeds",
+            0.0,
+        ),
+        (
+            "spacing",
+            "Does success follow the spacing?",
             f"Rank correlation of nine descriptions of spacing with success over the {group.words}, Fisher intervals, 95 % "
             "each. For sets of one size mean gap, span and coverage are one quantity.",
-            shown, "rank correlation with success", 0.0,
-        ))  # fmt: skip
-    return out
+            metrics,
+            "rank correlation with success",
+            0.0,
+        ),
+    ]
+    null = [_null(before["gap_sd"], group)] if before["gap_sd"].rank is not None else []
+    return [*null, *(_estimates(*one) for one in told if one[3] or one[0] == "rates")]  # type: ignore[arg-type]
 
 
 def _estimates(
@@ -186,17 +209,24 @@ def _null(found: Association, group: Family) -> Figure:
     across = e.low < 0 < e.high
     ends = sorted(abs(v) for v in (e.low, e.high))
     return Figure(
-        kind="null", name="gap_sd", title="Do the gaps of the working subsets stand out among shuffled outcomes?",
+        kind="null",
+        name="gap_sd",
+        title="Do the gaps of the working subsets stand out among shuffled outcomes?",
         caption=(
             f"Size of the rank correlation between the gaps' standard deviation and success over the {group.words}, and in "
             f"{r.n_sets:,} shuffles of the outcomes; {r.at_least_as_extreme:,} are at least as large: p = {r.p:.3g}."
         ),
         data=tuple({"value": v} for v in found.null),
         options={
-            "observed": abs(e.value), "low": 0.0 if across else ends[0], "high": ends[1], "label": "as published",
-            "unit": "shuffled outcomes", "x_title": "size of the rank correlation", "p": r.p,
+            "observed": abs(e.value),
+            "low": 0.0 if across else ends[0],
+            "high": ends[1],
+            "label": "as published",
+            "unit": "shuffled outcomes",
+            "x_title": "size of the rank correlation",
+            "p": r.p,
         },
-    )  # fmt: skip
+    )
 
 
 def sections(

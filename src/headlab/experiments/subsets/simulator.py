@@ -34,9 +34,18 @@ EIGHTS = (tuple(range(0, 16, 2)), tuple(range(16, 32, 2)), tuple(range(0, 32, 4)
 """The even 8-sets of the published package: the three on which "any 8 of 12,870" rests."""
 
 FEWER = (
-    (0,), (14,), (30,), (0, 2), (0, 30), (28, 30), (0, 2, 4, 6), (0, 8, 16, 24), (12, 14, 16, 18), (24, 26, 28, 30),
+    (0,),
+    (14,),
+    (30,),
+    (0, 2),
+    (0, 30),
+    (28, 30),
+    (0, 2, 4, 6),
+    (0, 8, 16, 24),
+    (12, 14, 16, 18),
+    (24, 26, 28, 30),
     (0, 2, 4, 6, 8, 10),
-)  # fmt: skip
+)
 """The smaller even sets whose outcomes were published."""
 
 SEVEN = tuple(range(0, 14, 2))
@@ -92,9 +101,11 @@ def simulated(*, seed: int = 0, store: Store | Path | str | None = None) -> Resu
             run.table(name, frame)
         lines = [f"{e.label}: {Estimate.from_dict(e.estimate)}" for e in found.estimates]
         record = run.finish(
-            figures=[f.plain() for f in found.figures], sections=found.sections, notes=lines,
+            figures=[f.plain() for f in found.figures],
+            sections=found.sections,
+            notes=lines,
             settings={**draft["settings"], **found.settings},
-        )  # fmt: skip
+        )
     return Result(record, found.tables)
 
 
@@ -113,9 +124,12 @@ def published_readout(weights: Any, offset: Any) -> dict[str, Any]:
     blended = weights.sum(-1)[..., None] * np.array(GRID) + offset[..., None] > 0
     threshold = (blended == np.array(SIXTY)).all(-1)
     return {
-        "any": eights, "exactly": exactly, "seven": exactly & ~works([SEVEN])[..., 0],
-        "threshold": threshold, "all": exactly & threshold,
-    }  # fmt: skip
+        "any": eights,
+        "exactly": exactly,
+        "seven": exactly & ~works([SEVEN])[..., 0],
+        "threshold": threshold,
+        "all": exactly & threshold,
+    }
 
 
 def largest_rise(values: Any, *, unit: str, seed: int) -> Estimate:
@@ -182,23 +196,25 @@ def simulate(
     honest = pd.DataFrame(honest_rows)
     estimates = _estimates(shown, honest)
     frames = _curves(chosen, curves, weights, one_pair, seed)
+    published: dict[str, Any] = {"model": range(models)}
+    published |= {k: v[:, 0].astype(bool) for k, v in shown.items()}
+    published |= {f"{k} on some layer": v.any(1) for k, v in shown.items()}
     return Simulation(
-        tables={
-            "published": pd.DataFrame(
-                [{"model": m, **{k: bool(v[m, 0]) for k, v in shown.items()},
-                  **{f"{k} on some layer": bool(v[m].any()) for k, v in shown.items()}} for m in range(models)]
-            ),
-            "honest": honest,
-            "curves": frames,
-        },
+        tables={"published": pd.DataFrame(published), "honest": honest, "curves": frames},
         estimates=estimates,
         figures=_figures(frames, estimates, curves),
         sections=_sections(estimates, chosen),
         settings={
-            "model": asdict(chosen), "models": models, "layers": layers, "honest_models": len(honest), "pairs": pairs,
-            "chains": chains, "seed": seed, "step": STEP,
+            "model": asdict(chosen),
+            "models": models,
+            "layers": layers,
+            "honest_models": len(honest),
+            "pairs": pairs,
+            "chains": chains,
+            "seed": seed,
+            "step": STEP,
         },
-    )  # fmt: skip
+    )
 
 
 def _estimates(shown: dict[str, Any], honest: Any) -> tuple[NamedEstimate, ...]:
@@ -223,9 +239,18 @@ def _curves(model: AdditiveMargin, curves: dict[str, Any], weights: Any, one_pai
 
     def add(figure: str, series: str, xs: Sequence[float | int], points: Sequence[Estimate]) -> None:
         rows.extend(
-            {"figure": figure, "series": series, "x": x, "y": e.value, "low": e.low, "high": e.high, "n": e.n, "unit": e.unit}
+            {
+                "figure": figure,
+                "series": series,
+                "x": x,
+                "y": e.value,
+                "low": e.low,
+                "high": e.high,
+                "n": e.n,
+                "unit": e.unit,
+            }
             for x, e in zip(xs, points, strict=True)
-        )  # fmt: skip
+        )
 
     def sure(value: float, unit: str) -> Estimate:
         return Estimate(value, value, value, 1, unit, "enumeration")
@@ -242,12 +267,20 @@ def _curves(model: AdditiveMargin, curves: dict[str, Any], weights: Any, one_pai
     few = (*FEWER, SEVEN, *EIGHTS, model.pool)
     sums = sets_matrix(few, model.heads) @ weights[curves["model"], curves["layer"]] + one_pair[curves["model"]]
     by_size = {len(s): [v > 0 for t, v in zip(few, sums, strict=True) if len(t) == len(s)] for s in few}
-    add("size", "one pair, the published sets", list(by_size),
-        [sure(float(np.mean(v)), "sets") for v in by_size.values()])  # fmt: skip
+    add(
+        "size",
+        "one pair, the published sets",
+        list(by_size),
+        [sure(float(np.mean(v)), "sets") for v in by_size.values()],
+    )
     blended = curves["blended"]
     add("dose", "many pairs", DOSES, doses)
-    add("dose", "one pair, the published doses", GRID,
-        [sure(float(v > 0), "pair") for v in one_pair[blended[0]] + np.array(GRID) * weights[blended].sum()])  # fmt: skip
+    add(
+        "dose",
+        "one pair, the published doses",
+        GRID,
+        [sure(float(v > 0), "pair") for v in one_pair[blended[0]] + np.array(GRID) * weights[blended].sum()],
+    )
     add("margin", many, sizes, margins)
     return pd.DataFrame(rows)
 
@@ -265,24 +298,49 @@ def _figures(frame: Any, estimates: Sequence[NamedEstimate], curves: dict[str, A
         )
 
     shares = tuple(
-        {"label": CLAIMS[e.name.split(":")[1]], "group": "named layer" if e.name[0] == "p" else "searched layers",
-         **{k: e.estimate[k] for k in ("value", "low", "high", "n")}}
-        for e in estimates if not e.name.startswith("honest")
-    )  # fmt: skip
+        {
+            "label": CLAIMS[e.name.split(":")[1]],
+            "group": "named layer" if e.name[0] == "p" else "searched layers",
+            **{k: e.estimate[k] for k in ("value", "low", "high", "n")},
+        }
+        for e in estimates
+        if not e.name.startswith("honest")
+    )
     return [
-        curve("size", "A model by the number of heads patched, read twice",
-              "the sets that were published, on one pair, look like a count; every size, on many pairs, is a smooth curve. "
-              + honest,
-              "heads patched", "share repaired", 0.5),
-        curve("margin", "The margin itself", f"each head adds its weight, so the mean margin is a straight line. {honest}",
-              "heads patched", "mean margin", 0.0),
-        curve("dose", "A model by dose, read twice",
-              f"one pair crosses zero once, which is a step whatever the model; over pairs the crossings spread. {honest}",
-              "share of the whole layer's patch", "share repaired", 0.5),
-        Figure("estimates", "claims", "How often a model without any of it shows each published claim",
-               "Share of simulated models; Clopper-Pearson intervals, 95 %. One layer named in advance, or any of those searched.",
-               shares, {"x_title": "share of models"}),
-    ]  # fmt: skip
+        curve(
+            "size",
+            "A model by the number of heads patched, read twice",
+            "the sets that were published, on one pair, look like a count; every size, on many pairs, is a smooth curve. "
+            + honest,
+            "heads patched",
+            "share repaired",
+            0.5,
+        ),
+        curve(
+            "margin",
+            "The margin itself",
+            f"each head adds its weight, so the mean margin is a straight line. {honest}",
+            "heads patched",
+            "mean margin",
+            0.0,
+        ),
+        curve(
+            "dose",
+            "A model by dose, read twice",
+            f"one pair crosses zero once, which is a step whatever the model; over pairs the crossings spread. {honest}",
+            "share of the whole layer's patch",
+            "share repaired",
+            0.5,
+        ),
+        Figure(
+            "estimates",
+            "claims",
+            "How often a model without any of it shows each published claim",
+            "Share of simulated models; Clopper-Pearson intervals, 95 %. One layer named in advance, or any of those searched.",
+            shares,
+            {"x_title": "share of models"},
+        ),
+    ]
 
 
 def _sections(estimates: Sequence[NamedEstimate], model: AdditiveMargin) -> list[dict[str, str]]:

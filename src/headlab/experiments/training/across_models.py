@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from headlab.claims import Claim, Control, decide
 from headlab.effects import Figure, Progress, quiet
@@ -45,8 +46,6 @@ def cross_model(
 
     Raises ClaimError for no model, a model named twice or an unknown preset.
     """
-    import pandas as pd
-
     entries = list(preset(models) if isinstance(models, str) and models in PRESETS else listed(models))
     sizes = {"pairs": pairs, "matched_sets": matched_sets, "seed": seed}
     own = adjusted(builtin_claims()["cross-model"], **sizes)
@@ -54,13 +53,12 @@ def cross_model(
     home = store if isinstance(store, Store) else Store(store)
     claims = {s: builtin_claims()[s] for s in ("parity", *(EXTRA if head_count else ()))}
     told = {k: v for k, v in options.items() if isinstance(v, str | int | float)}
-    inputs = {"claim": own.content_hash(), "claims": [c.content_hash() for c in claims.values()], "models": entries,
-              "options": told}  # fmt: skip
-    draft = {"claim": own.model_dump(mode="json"), "versions": versions(), "settings": {"models": entries, **told},
-             "call": _call(entries, head_count, told)}  # fmt: skip
-    with home.open(
-        kind="run", slug="cross-model", title=f"Parity on {len(entries)} models", inputs=inputs, draft=draft
-    ) as run:
+    hashes = {"claim": own.content_hash(), "claims": [c.content_hash() for c in claims.values()]}
+    inputs = {**hashes, "models": entries, "options": told}
+    settings, call = {"models": entries, **told}, _call(entries, head_count, told)
+    draft = {"claim": own.model_dump(mode="json"), "versions": versions(), "settings": settings, "call": call}
+    title = f"Parity on {len(entries)} models"
+    with home.open(kind="run", slug="cross-model", title=title, inputs=inputs, draft=draft) as run:
         if run.finished is not None:
             return handed_on(home, run.finished)
         every = list(dict.fromkeys([*entries, *REFERENCES.values()]))
@@ -80,9 +78,12 @@ def cross_model(
         if options.get("protocol") != "standard":
             readings.append(_as_published(own, known, _references(children, "published")))
         record = run.finish(
-            readings=readings, figures=[f.plain() for f in figures], sections=SECTIONS, notes=_notes(table),
+            readings=readings,
+            figures=[f.plain() for f in figures],
+            sections=SECTIONS,
+            notes=_notes(table),
             children=[r.id for e in every for r in children[e].values()],
-        )  # fmt: skip
+        )
     return Result(record, {"models": table}, tuple(r for e in every for r in children[e].values()))
 
 
@@ -183,10 +184,12 @@ def _read(
     nothing = "" if len(tried) > 1 else f"{len(tried)} of {len(table)} models could be tried, two make a table"
     verdict = decide(claim, findings, controls, impossible=nothing)
     reading = Reading(
-        protocol="standard", verdict=verdict, estimates=estimates,
+        protocol="standard",
+        verdict=verdict,
+        estimates=estimates,
         words="a trial of parity for each model, eligibility first; each model's matched halves say how often it would show "
         "the pattern by chance",
-    )  # fmt: skip
+    )
     figures = [_models_figure(tried, trials)] if len(tried) else []
     if len(tried):
         figures.append(_chance_figure(yes, chance, by_chance.at_least, claim.seed))
@@ -202,10 +205,11 @@ def _as_published(claim: Claim, trials: Sequence[Mapping[str, Record]], controls
     nothing = "" if decided else f"by the published protocol none of the {len(trials)} models could be tried"
     label = "models in which the published protocol finds even heads repairing and odd ones not"
     return Reading(
-        protocol="published", words="every model by the published protocol: slices of the module's output, no null",
+        protocol="published",
+        words="every model by the published protocol: slices of the module's output, no null",
         verdict=decide(kept, {kept.predictions[0].statistic: found}, controls, impossible=nothing),
         estimates=(named("upheld:models", label, found, "out_block"),),
-    )  # fmt: skip
+    )
 
 
 def _models_figure(tried: Any, trials: Sequence[Mapping[str, Record]]) -> Figure:
@@ -217,26 +221,36 @@ def _models_figure(tried: Any, trials: Sequence[Mapping[str, Record]]) -> Figure
         if (e := number(by_id[r["id"]], f"repair:{side}"))
     ]
     return estimates_figure(
-        "models", "Pairs repaired by even and by odd heads, by model",
+        "models",
+        "Pairs repaired by even and by odd heads, by model",
         "Each model at the layer that repairs most, z patched from the clean run. Models that could not be tried are in the "
         "table with the reason. Bars are 95 % intervals by prompt pair; the model is one case, however many pairs it saw.",
-        rows, "share of pairs repaired",
-    )  # fmt: skip
+        rows,
+        "share of pairs repaired",
+    )
 
 
 def _chance_figure(yes: Any, chance: Any, found: Estimate, seed: int) -> Figure:
     drawn = (np.random.default_rng(seed).random((2000, len(chance))) < chance).sum(1)
     count = float(yes.sum())
     return Figure(
-        kind="null", name="null", title=f"Models with the pattern, of {len(yes)} that could be tried",
+        kind="null",
+        name="null",
+        title=f"Models with the pattern, of {len(yes)} that could be tried",
         caption=(
             f"2,000 tables in which each model shows the pattern as often as its own matched halves do. The line is this "
             f"table's {count:g}; as many or more have the chance {found.value:.3g} (exact)."
         ),
         data=tuple({"value": float(d)} for d in drawn),
-        options={"observed": count, "low": count, "high": count, "label": "this table",
-                 "x_title": "models with the pattern", "p": found.value},
-    )  # fmt: skip
+        options={
+            "observed": count,
+            "low": count,
+            "high": count,
+            "label": "this table",
+            "x_title": "models with the pattern",
+            "p": found.value,
+        },
+    )
 
 
 def _notes(table: Any) -> list[str]:

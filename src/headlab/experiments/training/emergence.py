@@ -45,9 +45,15 @@ def emergence(
     claim = adjusted(claim, options=options, pairs=pairs, seed=seed)
     model, revision = _last(runs[0])
     return trial(
-        claim, model, revision=revision, store=store, progress=progress, kind="run",
-        call=_call(given, revisions, weights_only, {"pairs": pairs, "seed": seed}), **loading,
-    )  # fmt: skip
+        claim,
+        model,
+        revision=revision,
+        store=store,
+        progress=progress,
+        kind="run",
+        call=_call(given, revisions, weights_only, {"pairs": pairs, "seed": seed}),
+        **loading,
+    )
 
 
 def _last(run: Series) -> tuple[str, str | None]:

@@ -55,28 +55,54 @@ def row(entry: str, made: Mapping[str, Record], reason: str) -> dict[str, Any]:
     """A model's line of the summary table; numbers are None where nothing could be measured."""
     published = PUBLISHED.get(entry.partition("@")[0], {})
     out: dict[str, Any] = {
-        "model": entry, "architecture": "", "training": entry.split("/")[0] if "/" in entry else "shipped or local",
-        "bug_rate": None, "even": None, "odd": None, "pattern": "untestable", "outcome": "untestable",
-        "yes": None, "chance": None, **{f"published_{k}": published.get(k, "") for k in ("bug", "even", "odd", "pattern")},
-        "contrast": None, "layer": None, "p": None, "head_count": None, "reason": reason, "id": "",
-    }  # fmt: skip
+        "model": entry,
+        "architecture": "",
+        "training": entry.split("/")[0] if "/" in entry else "shipped or local",
+        "bug_rate": None,
+        "even": None,
+        "odd": None,
+        "pattern": "untestable",
+        "outcome": "untestable",
+        "yes": None,
+        "chance": None,
+        **{f"published_{k}": published.get(k, "") for k in ("bug", "even", "odd", "pattern")},
+        "contrast": None,
+        "layer": None,
+        "p": None,
+        "head_count": None,
+        "reason": reason,
+        "id": "",
+    }
     record = made.get("parity")
     if record is None or not record.readings:
         return out
     first = record.readings[0]
-    out |= {"architecture": _architecture(record), "id": record.id, "outcome": first.verdict.outcome,
-            "layer": record.settings.get("layer")}  # fmt: skip
+    out |= {
+        "architecture": _architecture(record),
+        "id": record.id,
+        "outcome": first.verdict.outcome,
+        "layer": record.settings.get("layer"),
+    }
     out |= {f"outcome {r.protocol}": r.verdict.outcome for r in record.readings[1:]}
     if corrupted := record.eligibility.get("corrupted"):
         out["bug_rate"] = None if corrupted["value"] is None else 1 - corrupted["value"]
     if first.verdict.outcome in {"untestable", "void"} and not _ranked(record):
         return out | {"reason": reason or first.verdict.sentence}
-    values = {n: e.value for n in ("repair:even", "repair:odd", "contrast:repair", "null:naive", "rank:even")
-              if (e := number(record, n)) is not None}  # fmt: skip
+    values = {
+        n: e.value
+        for n in ("repair:even", "repair:odd", "contrast:repair", "null:naive", "rank:even")
+        if (e := number(record, n)) is not None
+    }
     even, odd, gap = (values.get(n) for n in ("repair:even", "repair:odd", "contrast:repair"))
     base = values.get("null:naive")
-    out |= {"even": even, "odd": odd, "contrast": gap, "p": values.get("rank:even"),
-            "yes": gap is not None and gap >= CONTRAST, "chance": None if base is None else base / 2}  # fmt: skip
+    out |= {
+        "even": even,
+        "odd": odd,
+        "contrast": gap,
+        "p": values.get("rank:even"),
+        "yes": gap is not None and gap >= CONTRAST,
+        "chance": None if base is None else base / 2,
+    }
     if even is not None and odd is not None:
         out["pattern"] = {(1, 0): "even", (0, 1): "odd", (1, 1): "both", (0, 0): "none"}[even > 0.5, odd > 0.5]
     if extra := made.get("head-count"):

@@ -20,9 +20,15 @@ _HONEST = (
 
 
 def timeline(
-    name: str, title: str, caption: str, lines: Sequence[tuple[str, str, str, int]], looks: Any, changes: Any,
-    own: Sequence[Series], y_title: str,
-) -> Figure | None:  # fmt: skip
+    name: str,
+    title: str,
+    caption: str,
+    lines: Sequence[tuple[str, str, str, int]],
+    looks: Any,
+    changes: Any,
+    own: Sequence[Series],
+    y_title: str,
+) -> Figure | None:
     """Lines (what it is called, series, quantity, layer) over steps; None where no line has two looks."""
     data: list[dict[str, Any]] = []
     bands: list[dict[str, Any]] = []
@@ -40,9 +46,12 @@ def timeline(
     if not data:
         return None
     options: dict[str, Any] = {
-        "x_title": "training step", "y_title": y_title, "bands": bands, "onsets": _onsets(own),
+        "x_title": "training step",
+        "y_title": y_title,
+        "bands": bands,
+        "onsets": _onsets(own),
         "looks": sorted({int(r["x"]) for r in data}),
-    }  # fmt: skip
+    }
     return Figure(
         kind="timeline", name=name, title=title, caption=f"{caption} {_HONEST}", data=tuple(data), options=options
     )
@@ -56,54 +65,63 @@ def _onsets(own: Sequence[Series]) -> list[Mapping[str, Any]]:
 
 def figures_of(looks: Any, changes: Any, own: Sequence[Series], layer: int, category: str) -> list[Figure]:
     """What a reader sees: repairs first where there are any, then clustering, norms, answers."""
-    layers = _shown_layers(looks, own)
-    names = [s.name for s in own]
+    layers, names = _shown_layers(looks, own), [s.name for s in own]
 
     def each(quantity: str, at: int = WHOLE, words: str = "") -> list[tuple[str, str, str, int]]:
         return [(f"{n}{', ' + words if words else ''}", n, quantity, at) for n in names]
 
     null = [(f"{names[0]}, random weights", names[0], "null", WHOLE)]
     with_norms = [(f"{names[0]}, norms left in", names[0], "with norms", WHOLE)]
-    made = [
-        timeline(
-            "repairs", "Which layer's heads carry the answer, step by step",
+    told = [
+        (
+            "repairs",
+            "Which layer's heads carry the answer, step by step",
             "Share of the pairs with the bug that are repaired when every head of one layer takes the clean run's values; "
             "bands are 95 % intervals over pairs.",
-            [line for at in layers for line in each("repair all", at, f"layer {at}")], looks, changes, own,
+            [line for at in layers for line in each("repair all", at, f"layer {at}")],
             "share of pairs repaired",
         ),
-        timeline(
-            "parity", f"Even minus odd heads of layer {layer}, step by step",
+        (
+            "parity",
+            f"Even minus odd heads of layer {layer}, step by step",
             "Difference of the shares of pairs repaired; 0 is no preference. The layer is the planted one, or was chosen on "
             "other pairs at the last step. Bands are 95 % intervals over pairs.",
-            each("parity", layer), looks, changes, own, "even minus odd, share of pairs",
+            each("parity", layer),
+            "even minus odd, share of pairs",
         ),
-        timeline(
-            "clustering", "How clustered the heads of a layer are, step by step",
+        (
+            "clustering",
+            "How clustered the heads of a layer are, step by step",
             "Best mean silhouette of W_QK and W_OV by cosine distance, norms removed, mean over layers. The null is random "
             "weights with the same norms (band: 95 % of draws): only the height above it is clustering.",
-            [*each("clustering"), *null, *with_norms], looks, changes, own, "silhouette",
+            [*each("clustering"), *null, *with_norms],
+            "silhouette",
         ),
-        timeline(
-            "published", "The published silhouettes, step by step",
+        (
+            "published",
+            "The published silhouettes, step by step",
             "Flattened blocks of the middle layer, two clusters, norms left in, mean of q, k and v. One block of large norm "
             "is enough for a high value.",
-            each("published"), looks, changes, own, "silhouette",
+            each("published"),
+            "silhouette",
         ),
-        timeline(
-            "norms", "How large the heads' products are, step by step",
+        (
+            "norms",
+            "How large the heads' products are, step by step",
             "Mean Frobenius norm over heads and layers, each divided by its value at the first look.",
-            [line for q in NORMS for line in each(q, WHOLE, "W_QK" if q.endswith("qk") else "W_OV")], looks, changes, own,
+            [line for q in NORMS for line in each(q, WHOLE, "W_QK" if q.endswith("qk") else "W_OV")],
             "norm, first look = 1",
         ),
-        timeline(
-            "answers", f"Right answers to {category} pairs, step by step",
+        (
+            "answers",
+            f"Right answers to {category} pairs, step by step",
             "Share of pairs whose logit difference is on the right answer's side, from the clean and from the corrupted "
             "prompt; bands are 95 % intervals over pairs.",
-            [line for p in ("clean", "corrupted") for line in each(f"{p} {category}", WHOLE, f"{p} prompt")], looks, changes,
-            own, "share of pairs",
+            [line for p in ("clean", "corrupted") for line in each(f"{p} {category}", WHOLE, f"{p} prompt")],
+            "share of pairs",
         ),
-    ]  # fmt: skip
+    ]
+    made = [timeline(*about, lines, looks, changes, own, y) for *about, lines, y in told]  # type: ignore[arg-type]
     return [f for f in made if f is not None]
 
 

@@ -64,9 +64,16 @@ def _skill(here: Any) -> Figure:
             f"{guess.test}."
         ),
         data=tuple({"value": x} for x in guess.null),
-        options={"observed": guess.skill, "low": None, "high": None, "label": "this model", "p": guess.test.p,
-                 "unit": guess.test.unit, "x_title": "skill (0: no better than the mean)"},
-    )  # fmt: skip
+        options={
+            "observed": guess.skill,
+            "low": None,
+            "high": None,
+            "label": "this model",
+            "p": guess.test.p,
+            "unit": guess.test.unit,
+            "x_title": "skill (0: no better than the mean)",
+        },
+    )
 
 
 def _layers(seen: Seen, found: Sequence[Any]) -> Figure:
@@ -108,10 +115,21 @@ def _pairs(seen: Seen, here: Any) -> Figure:
         title=f"Every two heads of layer {here.layer}: how far apart in weights, how far apart in effect",
         caption=f"One point for two heads. Pairs share heads, so they are no sample of independent points.{null}",
         data=tuple(
-            {"x": float(x), "y": float(y), "label": f"{a}, {b}",
-             "group": "one KV group" if grid.kv_group_of(int(a)) == grid.kv_group_of(int(b)) and grid.group_size > 1
-             else "different KV groups" if grid.group_size > 1 else "heads"}
+            {
+                "x": float(x),
+                "y": float(y),
+                "label": f"{a}, {b}",
+                "group": "one KV group"
+                if grid.kv_group_of(int(a)) == grid.kv_group_of(int(b)) and grid.group_size > 1
+                else "different KV groups"
+                if grid.group_size > 1
+                else "heads",
+            }
             for a, b, x, y in zip(left, right, far, apart, strict=True)
         ),
-        options={"named": False, "x_title": "distance of directions of W_QK and W_OV", "y_title": "distance of effects (recovery)"},
-    )  # fmt: skip
+        options={
+            "named": False,
+            "x_title": "distance of directions of W_QK and W_OV",
+            "y_title": "distance of effects (recovery)",
+        },
+    )
