@@ -39,3 +39,9 @@ def test_no_public_name_says_any(name: str) -> None:
 def test_the_package_says_that_it_is_typed() -> None:
     assert (Path(headlab.__file__).parent / "py.typed").is_file()
     assert len(headlab.__all__) <= 45
+
+
+def test_the_page_of_what_is_stable_names_them_all() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "stable.md").read_text("utf-8")
+    listed = re.findall(r"`(\w+)`", page.split("## The contents page")[1].split("Packages add")[0])
+    assert sorted(listed) == sorted(headlab.__all__)
