@@ -13,7 +13,6 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +98,10 @@ class Stopped(Exception):
 def test_an_interrupted_trial_is_taken_up_by_the_same_model_only(folder: Path, store: Path, monkeypatch: Any) -> None:
     """The example of the issue: the same weights under another config began where the first had stopped."""
 
-    def stop(_bench: Any) -> Any:
+    def stop(_experiment: Any, _case: Any) -> Any:
         raise Stopped
 
-    stopping = replace(way_in.EXPERIMENTS["parity"], run=stop)
-    monkeypatch.setattr(way_in, "experiment", lambda slug: stopping)
+    monkeypatch.setattr(type(way_in.EXPERIMENTS["parity"]), "tried", stop)
 
     def tried() -> None:
         with pytest.raises(Stopped):

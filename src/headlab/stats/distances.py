@@ -163,8 +163,17 @@ def label_contrast(
 
 
 def side_contrasts(mean: Floats, sides: Floats) -> Floats:
-    """Mean similarity over pairs of items on one side minus mean over pairs across, for each row of ``sides``
-    [half, item]: 1 on one side, 0 on the other."""
+    """How much more alike items of one side are than items of two, for many ways of taking sides at once.
+
+    Definition: mean similarity over pairs of items on one side - mean over pairs across, for each row of ``sides``.
+    Shapes, units: mean [item, item], symmetric, the diagonal never read; sides [half, item], 1 on one side, 0 on the
+    other; the result [half], in the unit of the similarity.
+    Range: that of the similarity; above zero means more alike within a side.
+    Mean over: pairs of items. Undefined: NaN where all items, or all but one, stand on one side.
+    Raises: nothing; shapes are the caller's.
+    Source: Clarke, Aust. J. Ecol. 18:117 (1993); the contrast of means is ours.
+    When it misleads: items that share a KV head are alike for that reason: take sides within groups.
+    """
     left, right = np.triu_indices(len(mean), 1)
     same = (sides[:, left] == sides[:, right]).astype(float)
     entries = mean[left, right]

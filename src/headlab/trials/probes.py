@@ -11,6 +11,7 @@ import numpy as np
 
 from headlab.claims import Control
 from headlab.stats import Estimate, Rank, bootstrap_mean, rank
+from headlab.stats.figures import percent, rounded
 from headlab.stats.of_means import bootstrap_of_means
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.probing import (
@@ -158,7 +159,7 @@ def shuffled(seen: Seen) -> Control:
 
 
 def judged_shuffled(found: Estimate, majority: float) -> Control:
-    words = f"probes for shuffled answers are right in {found}, mean over places and layers; the commonest in {majority:.3f}"
+    words = f"probes for shuffled answers are right in {found}, mean over places and layers; the commonest in {rounded(majority)}"
     passed = found.above(majority) in ("no", "unsure")
     return Control(name="shuffled", kind="negative", passed=passed, value=found.value, words=words)
 
@@ -174,7 +175,7 @@ def token_fed(seen: Seen) -> Control:
 
 def judged_token(said: Array | None, classes: int) -> Control:
     share = None if said is None else float(said.mean())
-    shown = "too few tokens occur often enough" if said is None else f"{share:.1%} of {len(said)} are read right"
+    shown = "too few tokens occur often enough" if said is None else f"{percent(share)} of {len(said)} are read right"
     words = f"the last token of the answer, where it is fed ({classes} different ones): {shown}"
     passed, least = share is not None and share >= FOUND, f" (at least {FOUND:.0%} needed)"
     return Control(name="token-fed", kind="positive", passed=passed, value=share, words=words + least)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from headlab.effects import Figure
+from headlab.stats.figures import percent, rounded
 from headlab.trials import charts
 from headlab.trials import thought_charts as draw
 from headlab.trials.flow import Method, OnProblems, Seen, what_is_measured
@@ -97,8 +98,8 @@ def notes(seen: Seen) -> Sequence[str]:
         out.append(f"Ablation × steps, {a}: {logit} in log odds, {points} in accuracy for each further step.")
     if level >= 0.98:
         out.append(
-            f"The unedited model answers {level:.1%} rightly, so difficulty has no room here: no stratum is hard for it, its own "
-            "errors are too few to sort, confidence cannot tell right from wrong, and where a whole cell is right the log odds "
+            f"The unedited model answers {percent(level)} rightly, so difficulty has no room here: no stratum is hard for it, its "
+            "own errors are too few to sort, confidence cannot tell right from wrong, and where a whole cell is right the log odds "
             "are unbounded (their interaction is then undefined). What can be seen is how many points an ablation costs in each "
             "stratum."
         )
@@ -106,10 +107,10 @@ def notes(seen: Seen) -> Sequence[str]:
     floor = max(majority * 2, 0.15)
     if low := [one.labels[a] for a, ws in by_step.items() if all((w.edited.value or 0) < floor for w in ws)]:
         out.append(
-            f"Without {' and without '.join(low)} hardly anything is right in any stratum (commonest answer {majority:.1%}): at "
-            "the floor too, a difference of strata cannot show; fewer heads (option k) leave it room."
+            f"Without {' and without '.join(low)} hardly anything is right in any stratum (commonest answer {percent(majority)}): "
+            "at the floor too, a difference of strata cannot show; fewer heads (option k) leave it room."
         )
-    edges = f"unsure up to {one.tiers.low:.4f}, sure above {one.tiers.high:.4f}"
+    edges = f"unsure up to {rounded(one.tiers.low)}, sure above {rounded(one.tiers.high)}"
     return [*out, f"Confidence: {edges} (thirds of the selection problems)."]
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 from headlab.claims import Control
 from headlab.effects import Figure
 from headlab.stats import Rank, rank
+from headlab.stats.figures import rounded
 from headlab.thoughts import metrics
 from headlab.thoughts.hubs import shuffled_matrices
 from headlab.thoughts.profiles import TOP, Profile, profile
@@ -113,7 +114,7 @@ def ranked(seen: Seen) -> Iterator[Told]:
 def published_control(seen: Seen | None = None) -> Control:
     """The printed flow, hub and skip values must give the printed composites and types."""
     worst, types = recomputed()
-    words = f"the published flow, hub and skip values give the published composites within {worst:.4f} and "
+    words = f"the published flow, hub and skip values give the published composites within {rounded(worst)} and "
     said = f"{words}{'their' if types else 'other'} types"
     passed = worst <= PRINTED and types
     return Control(name="published-values", kind="positive", passed=passed, words=said, value=worst)
@@ -169,7 +170,7 @@ def figures(seen: Seen) -> list[Figure]:
     one = own(seen)
     n, types, score = one.found.n, one.scores.types, one.numbers("composite")
     told = f"Mean over {n} problems; row i is the query of thought i. Intervals stand in the table."
-    panels = [(f"{one.names[h]} {types[h]} {score[h]:.3f}", one.mean[h]) for h in one.ranked]
+    panels = [(f"{one.names[h]} {types[h]} {rounded(score[h])}", one.mean[h]) for h in one.ranked]
     even = {"thoughts shuffled, mean over heads": shuffled_rows(one.mean).mean(0)}
     first = one.ranked[:TOP]
     ladder = [(one.names[h], types[h], one.estimate("composite", h)) for h in first]

@@ -23,6 +23,7 @@ from headlab.effects import Figure
 from headlab.experiments.thoughts.hub_figures import drawn
 from headlab.heads import every_head
 from headlab.stats import Rank, clopper_pearson, rank
+from headlab.stats.figures import percent
 from headlab.thoughts import hubs as measure
 from headlab.thoughts import metrics
 from headlab.thoughts.hub_numbers import Looked, look, most_received, published_places
@@ -155,8 +156,8 @@ def notes(seen: Seen) -> Sequence[str]:
         at_0 = np.mean([(published_places(o.matrices) == 0).mean() for o in others])
         out.append(
             f"In {len(others)} untrained models of the same config the published rule finds its hub at thought 0 in "
-            f"{at_0:.0%} of heads; the corrected rule finds one in "
-            f"{np.mean([seen.once(ruled)[o.name].share for o in others]):.1%}."
+            f"{percent(at_0)} of heads; the corrected rule finds one in "
+            f"{percent(np.mean([seen.once(ruled)[o.name].share for o in others]))}."
         )
     return out
 

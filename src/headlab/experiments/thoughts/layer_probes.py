@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from headlab.effects import Figure
+from headlab.stats.figures import percent, rounded
 from headlab.thoughts.probing import (
     INPUT,
 )
@@ -73,7 +74,7 @@ def heads_table(seen: Seen) -> pd.DataFrame:
 def maps(seen: Seen) -> Figure:
     data = tuple(
         {
-            "panel": f"{a.name} (commonest: {a.majority:.2f})",
+            "panel": f"{a.name} (commonest: {rounded(a.majority)})",
             "y": layer_name(at + INPUT),
             "x": place,
             "value": float(share),
@@ -112,9 +113,9 @@ def notes(seen: Seen) -> Sequence[str]:
         best = max(own, key=lambda place: float(own[place].max()))
         found, many = own[best], len(own) * len(own[best])
         out.append(
-            f"{a.name}: read best at {best}, {layer_name(int(found.argmax()) + INPUT)}, {found.max():.3f} of {len(a.y)} "
-            f"problems (the best of {many} cells, so a little high; commonest {a.majority:.3f}; {a.covered:.0%} of the problems "
-            "have one of its classes)."
+            f"{a.name}: read best at {best}, {layer_name(int(found.argmax()) + INPUT)}, {rounded(found.max())} of {len(a.y)} "
+            f"problems (the best of {many} cells, so a little high; commonest {rounded(a.majority)}; {percent(a.covered)} of the "
+            "problems have one of its classes)."
         )
     rise = seen.estimate("inflection:hub")
     at = f"At the hub (thought {seen.once(hub)}) accuracy rises most at layer {rise}"

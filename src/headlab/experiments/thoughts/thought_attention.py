@@ -21,6 +21,7 @@ from headlab.claims import Control
 from headlab.effects import Figure
 from headlab.heads import every_head
 from headlab.stats import Estimate
+from headlab.stats.figures import rounded
 from headlab.thoughts import metrics
 from headlab.thoughts.summaries import by_problem, cells, masses, shuffled_rows, summary, uniform_rows
 from headlab.trials import charts
@@ -159,7 +160,7 @@ def notes(seen: Seen) -> Sequence[str]:
         "give.",
     ]
     if values := [float(metrics.sequential(o.matrices).mean()) for o in plain(seen.of_trial(references))]:
-        said = f"{min(values):.3f} to {max(values):.3f}"
+        said = f"{rounded(min(values))} to {rounded(max(values))}"
         out.append(f"{len(values)} untrained models of the same config give {said}.")
     return out
 
