@@ -132,7 +132,7 @@ def _decimals(claim: Claim, n: int, tokenizer: Any) -> PromptSet:
         min(n, capacity(t.category, t.split) // 2),  # type: ignore[arg-type]
         clean=t.clean,
         corrupted=t.corrupted,
-        category=t.category,
+        category=t.category,  # type: ignore[arg-type]
         wording=t.wording,  # type: ignore[arg-type]
         corruption=t.corruption,
         split=t.split,

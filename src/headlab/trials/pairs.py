@@ -105,7 +105,7 @@ def protocol_patch(protocol: Protocol, name: str, heads: Heads, *, site: str | N
     """A world that patches ``heads`` from the clean run as the protocol says."""
     one = Intervention(
         heads,
-        site or protocol.site,
+        site or protocol.site,  # type: ignore[arg-type]
         fields.pop("write", "patch"),
         align=protocol.align,
         when=protocol.when,  # type: ignore[arg-type]

@@ -134,8 +134,8 @@ def interventions(
         out.append(
             Intervention(
                 where,
-                write.site,
-                write.write,
+                write.site,  # type: ignore[arg-type]
+                write.write,  # type: ignore[arg-type]
                 align=doc.align,
                 when=when,
                 amount=write.amount,  # type: ignore[arg-type]
