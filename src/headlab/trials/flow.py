@@ -118,7 +118,8 @@ class Seen:
     tables: dict[str, Any]
     told: list[Told] = field(default_factory=list)
     shared: dict[Any, Any] = field(default_factory=dict)
-    kept: list[Any] = field(default_factory=list)
+    kept: tuple[str, ...] = ()
+    """The sweeps whose rows stand in the table of effects."""
     _made: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -264,7 +265,7 @@ def swept(scope: Scope, sweeps: Mapping[str, Sweep]) -> dict[str, Table]:
 def ran(scope: Scope, sweeps: Mapping[str, Sweep], shared: dict[Any, Any]) -> Seen:
     """What a protocol sees of its sweeps."""
     tables = swept(scope, sweeps)
-    return Seen(scope, tables, shared=shared, kept=[tables[name] for name, one in sweeps.items() if one.kept])
+    return Seen(scope, tables, shared=shared, kept=tuple(name for name, one in sweeps.items() if one.kept))
 
 
 def read(scope: Scope, method: Method, shared: dict[Any, Any] | None = None) -> tuple[list[Reading], Seen | None]:
@@ -389,7 +390,7 @@ class Declared(Entry):
             out.settings |= method.settings(seen)
             out.sections += headed(method.sections(seen))
             if seen.kept:
-                parts.setdefault("effects", []).extend(seen.kept)
+                parts.setdefault("effects", []).extend(seen.tables[name] for name in seen.kept)
             for key, make in method.tables.items():
                 parts.setdefault(key, []).append(make(seen))
         out.figures += [draw(out.readings) for draw in self.figures]
