@@ -159,6 +159,15 @@ def test_plan_counts_without_running(even) -> None:
     assert found["passes"] > 0 and found["memory_bytes"] > 0 and found["seconds"] > 0
 
 
+def test_every_option_stands_in_the_record_whether_it_was_given_or_not(even, store) -> None:
+    """What rules a number is in the record: defaults too, which no claim writes out."""
+    claim = builtin_claims()["head-exchange"]
+    small = adjusted(claim, layer=1, pairs=4, matched_sets=3, readings=("standard",))
+    assert trial(small, even, store=store).record.settings["options"] == {"shuffles": 20}
+    other = adjusted(small, options={"shuffles": 2})
+    assert trial(other, even, store=store).record.settings["options"] == {"shuffles": 2}
+
+
 def test_the_catalogue_names_every_experiment() -> None:
     assert {c["slug"] for c in catalogue()} >= {"parity", "head-count"}
     assert all(c["question"].endswith("?") and c["source"] for c in catalogue())

@@ -275,7 +275,7 @@ def read(scope: Scope, method: Method, shared: dict[Any, Any] | None = None) -> 
         claim = claim.model_copy(update={"controls": tuple(c for c in claim.controls if c in method.binds)})
     why = method.impossible(scope)
     seen = ran(scope, {} if why else method.sweeps(scope), {} if shared is None else shared)
-    if name == "standard":
+    if name == "standard" and not why:
         seen.shared["standard"] = seen
     controls: list[Control] = []
     try:
@@ -374,7 +374,8 @@ class Declared(Entry):
             said = {"ok": False, "reason": why}
             return Findings(nothing, [], facts, said, sections=headed(self.sections))
         ground = self.ground(case)
-        out = Findings([], [], facts, {}, settings=dict(ground.settings))
+        options = {**self.options, **case.claim.options}
+        out = Findings([], [], facts, {}, settings={**ground.settings, "options": options})
         parts: dict[str, list[Any]] = {}
         suited: dict[str, Any] = {}
         shared: dict[Any, Any] = {}
