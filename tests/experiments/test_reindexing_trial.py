@@ -12,7 +12,6 @@ import torch
 
 from headlab.engine.model import ModelError
 from headlab.experiments import load, trial
-from headlab.experiments.base import draw
 from headlab.experiments.exchanges import reindexed_sets, reindexing
 from headlab.experiments.exchanges.reindexed_sets import INDEX, Moved, controls, logits_of, scrambles, sets_of
 from headlab.experiments.trial import adjusted, find_claim
@@ -21,6 +20,7 @@ from headlab.prompts import encode
 from headlab.report import page
 from headlab.report.figures import describe
 from headlab.stats import Estimate
+from headlab.trials.case import draw
 
 SMALL: dict[str, Any] = {
     "reindexings": 5, "prompts": 24, "outcome_pairs": 24, "random_halves": 2, "scrambled_pairs": 12,

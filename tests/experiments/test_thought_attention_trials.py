@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from headlab.engine.model import open_model
-from headlab.experiments.base import Result
 from headlab.experiments.thoughts import compare_models, head_metrics, hubs, thought_attention
 from headlab.experiments.trial import EXPERIMENTS, adjusted, find_claim, trial
 from headlab.organisms.thought_making import build_lm, wrap
@@ -25,6 +24,7 @@ from headlab.thoughts.attention import ThoughtAttention, attention
 from headlab.thoughts.hubs import even_rows, find_hubs
 from headlab.thoughts.loading import Thinker
 from headlab.trials import row_checks
+from headlab.trials.results import Result
 
 ROOMS = (thought_attention, hubs, head_metrics, compare_models)
 for _room in ROOMS:

@@ -8,12 +8,12 @@ import pytest
 
 from headlab.claims import ClaimError, Control, Prediction, Ruling, Verdict
 from headlab.experiments import thought_scorecard as ts
-from headlab.experiments.base import named
 from headlab.experiments.thought_claims import ASKED
 from headlab.experiments.trial import EXPERIMENTS
 from headlab.report import page
 from headlab.stats import Estimate
 from headlab.store import Reading, Record
+from headlab.trials.pairs import named
 
 OK = Control(name="no-op", kind="negative", passed=True, words="")
 

@@ -11,10 +11,10 @@ from headlab.claims import Claim, ClaimError
 from headlab.engine import work
 from headlab.engine.model import ModelError
 from headlab.experiments import builtin_claims, catalogue, load, plan, repeat, trial
-from headlab.experiments.base import draw
 from headlab.experiments.trial import adjusted
 from headlab.prompts import PromptError, PromptSet
 from headlab.store import Store
+from headlab.trials.case import draw
 
 SMALL = {"pairs": 100, "matched_sets": 120}
 

@@ -16,13 +16,13 @@ from typing import Any
 from headlab import organisms
 from headlab.claims import Claim
 from headlab.effects import Progress, quiet
-from headlab.experiments.base import Result, handed_on
 from headlab.experiments.known import adjusted, builtin_claims
 from headlab.experiments.trial import trial
 from headlab.reading.callables import callable_as
 from headlab.stats import Estimate, clopper_pearson
 from headlab.store import Record, Run, Store
 from headlab.trials.record import versions
+from headlab.trials.results import Result, handed_on
 
 MODELS = ("decimals-planted-even", "decimals-planted-random", "decimals-natural", "decimals-natural-neox")
 

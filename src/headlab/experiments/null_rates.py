@@ -17,7 +17,6 @@ from typing import Any
 
 from headlab.claims import PROTOCOLS, Claim, Control, decide
 from headlab.effects import Figure
-from headlab.experiments.base import Bench, Experiment, Outcome, choose_layer, eligibility, named
 from headlab.experiments.heads.parity import NAIVE
 from headlab.experiments.heads.relabelled import trials
 from headlab.experiments.known import builtin_claims
@@ -26,6 +25,10 @@ from headlab.prompts import encode
 from headlab.stats import Estimate, clopper_pearson
 from headlab.stats.figures import percent
 from headlab.store import Reading
+from headlab.trials.case import Bench
+from headlab.trials.experiment import Experiment
+from headlab.trials.findings import Findings as Outcome
+from headlab.trials.pairs import choose_layer, eligibility, named
 
 NOMINAL = 0.05
 STATISTICS = ("naive:relabelled", "upheld:relabelled", "decided:relabelled")

@@ -18,14 +18,15 @@ from headlab import organisms
 from headlab.claims import Claim, Control, decide
 from headlab.effects import Figure, Progress, quiet
 from headlab.experiments import null_rates
-from headlab.experiments.base import Result, handed_on, named
 from headlab.experiments.null_rates import COLUMNS, LABELS, NOMINAL, UNIT, allowed, parity_of, shares, words
 from headlab.experiments.training.models_table import CANNOT, counted_as, listed
 from headlab.stats import Estimate, bootstrap_mean
 from headlab.stats.figures import percent
 from headlab.store import NamedEstimate, Reading, Record, Store
 from headlab.trials.charts import estimates as estimates_figure
+from headlab.trials.pairs import named
 from headlab.trials.record import versions
+from headlab.trials.results import Result, handed_on
 
 NATURAL = ("decimals-natural", "decimals-natural-neox", "decimals-natural-gemma")
 PLANTED = "decimals-planted-even"

@@ -17,7 +17,6 @@ from headlab.claims import ClaimError
 from headlab.effects import Progress, quiet
 from headlab.engine.identity import identity
 from headlab.engine.passes import EngineError
-from headlab.experiments.base import Result, handed_on
 from headlab.experiments.fitting import unread
 from headlab.experiments.known import builtin_claims
 from headlab.experiments.trial import EXPERIMENTS, load, trial
@@ -26,6 +25,7 @@ from headlab.prompts import PromptError
 from headlab.stats import holm
 from headlab.store import Record, Store
 from headlab.trials.record import versions
+from headlab.trials.results import Result, handed_on
 from headlab.trials.thought_case import TASK as THINKING
 
 QUESTION = "Which claims of the docket stand on this model?"

@@ -18,12 +18,12 @@ from headlab.claims import Claim, Verdict, decide
 from headlab.effects import Progress, quiet
 from headlab.engine.identity import identity
 from headlab.experiments import scorecard
-from headlab.experiments.base import Result
 from headlab.experiments.scorecard import Added
 from headlab.experiments.thought_claims import ASKED, CAUSAL, REDUNDANT, Asked, Phase
 from headlab.experiments.trial import load_thinker
 from headlab.stats import Estimate
 from headlab.store import Reading, Record, Store
+from headlab.trials.results import Result
 
 SLUG = "thought-scorecard"
 QUESTION = "Which claims about thoughts stand on this model, by their own thresholds?"

@@ -51,7 +51,7 @@ FED_WORDS = {
     "zero": "nothing",
     "mean": "the mean over problems",
     "resample": "another problem's",
-    "noise": "noise of its own norm",
+    "noise": "noise",
 }
 SITE_WORDS = {
     "z": "outputs (z)",
@@ -94,15 +94,8 @@ def _write_words(write: WriteAxes) -> str:
     cells = [write.at(c) for c in write.cells()]
     one: Write = cells[0]
     if one.site == "thought":
-        said = {
-            "noop": "itself",
-            "zero": "nothing",
-            "mean": "the mean over problems",
-            "resample": "another problem's",
-            "noise": "noise",
-        }
         which = ", ".join(one.roles or ("every thought",))
-        return f"{which} is fed {' / '.join(dict.fromkeys(said[c.write] for c in cells))}"
+        return f"{which} is fed {' / '.join(dict.fromkeys(FED_WORDS[c.write] for c in cells))}"
     if one.shape:
         hub = f", {exact_percent(one.amount)} on {one.keys[0]}" if one.keys else f", {exact_percent(one.amount)}"
         rows = " and ".join(one.roles) if one.roles else "thoughts and the answer"

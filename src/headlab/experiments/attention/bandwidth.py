@@ -167,9 +167,7 @@ EXPERIMENT = OnPairs(
             tables={
                 "heads": heads,
                 "layers": RELATIVE.layers,
-                "bandwidth": lambda seen: pd.concat(
-                    [t.assign(prompt_format=k) for k, t in seen.once(tables).items()], ignore_index=True
-                ),
+                "bandwidth": both_formats,
             },
             settings=lambda seen: asked(seen.scope),
             also=(naive("relative"),),

@@ -28,11 +28,11 @@ from headlab.engine.reindexing import (
     scrambled,
 )
 from headlab.engine.run import sweep
-from headlab.experiments.base import Bench
 from headlab.heads import Grid, Heads, even, odd
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import Encoded, EncodedPair
+from headlab.trials.case import Bench
 
 INDEX = "index"
 """The world that patches even *indices* of the re-indexed model, wherever the even heads went."""

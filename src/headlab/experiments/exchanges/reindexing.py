@@ -24,13 +24,16 @@ from headlab.claims import PROTOCOLS, Control, decide
 from headlab.effects import Figure, repair
 from headlab.engine.model import ModelError
 from headlab.engine.reindexing import scrambled
-from headlab.experiments.base import Bench, Experiment, Outcome, eligibility, named, protocol_patch, with_texts
 from headlab.experiments.exchanges.reindexed_sets import INDEX, Moved, controls, re_index, scrambles
 from headlab.experiments.heads.patched_sets import layer_of, unsliced
 from headlab.heads import Grid, Heads, even
 from headlab.prompts import EncodedPair
 from headlab.stats import Estimate, bootstrap_mean, clopper_pearson
 from headlab.store import Reading
+from headlab.trials.case import Bench
+from headlab.trials.experiment import Experiment
+from headlab.trials.findings import Findings as Outcome
+from headlab.trials.pairs import eligibility, named, protocol_patch, with_texts
 
 STATISTICS = (
     "changed:logits",

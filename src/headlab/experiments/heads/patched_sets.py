@@ -6,10 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from headlab.claims import PROTOCOLS, Claim, Control, Protocol, decide
-from headlab.experiments.base import (
-    Bench,
+from headlab.heads import Heads
+from headlab.heads import layer as all_heads
+from headlab.interventions import World
+from headlab.prompts import EncodedPair, encode
+from headlab.store import Reading
+from headlab.trials.case import Bench
+from headlab.trials.findings import Findings as Outcome
+from headlab.trials.pairs import (
     Eligibility,
-    Outcome,
     choose_layer,
     eligibility,
     no_op_control,
@@ -18,11 +23,6 @@ from headlab.experiments.base import (
     protocol_patch,
     with_texts,
 )
-from headlab.heads import Heads
-from headlab.heads import layer as all_heads
-from headlab.interventions import World
-from headlab.prompts import EncodedPair, encode
-from headlab.store import Reading
 
 Made = dict[str, Any]
 """What a protocol's reading hands back: ``reading``, and lists ``effects`` and ``figures``, and ``tables`` by name."""

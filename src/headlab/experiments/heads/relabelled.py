@@ -20,21 +20,14 @@ from headlab.claims import PROTOCOLS, Claim, Control, Verdict, decide
 from headlab.designs import Matched, complement, matched_sets
 from headlab.designs.numberings import evens_of, free_numberings
 from headlab.effects import mean_recovery, pivot
-from headlab.experiments.base import (
-    Bench,
-    Eligibility,
-    no_op_control,
-    no_op_world,
-    patch_all_control,
-    protocol_patch,
-    with_texts,
-)
 from headlab.experiments.heads.parity import NAIVE
 from headlab.heads import Grid, Heads, even
 from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.stats import Estimate, Rank, clustered_rate, paired_difference
 from headlab.stats.of_means import OfMeans, rank_over_draws
+from headlab.trials.case import Bench
+from headlab.trials.pairs import Eligibility, no_op_control, no_op_world, patch_all_control, protocol_patch, with_texts
 from headlab.trials.ranks import drawn_by_pair
 
 DECIDED = ("upheld", "refuted")

@@ -21,7 +21,6 @@ import numpy as np
 
 from headlab.claims import Claim, Control, Prediction, decide
 from headlab.effects import Figure
-from headlab.experiments.base import Result, handed_on, named
 from headlab.experiments.subsets import reanalysis_page as show
 from headlab.stats import (
     Estimate,
@@ -36,7 +35,9 @@ from headlab.stats.members import MemberTest, additive, member_tests, separable_
 from headlab.stats.spacing import Association, Spacing, rank_correlation, spacing
 from headlab.store import NamedEstimate, Reading, Record, Store
 from headlab.tasks.outcomes import SHIPPED, SHIPPED_RANDOM, Family, Outcomes, family, read
+from headlab.trials.pairs import named
 from headlab.trials.record import versions
+from headlab.trials.results import Result, handed_on
 
 SHUFFLES, LABEL_SHUFFLES = 9999, 200
 CLAIM_FIELDS = {

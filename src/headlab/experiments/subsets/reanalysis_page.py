@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headlab.effects import Figure, Table
-from headlab.experiments.base import named
 from headlab.stats import Estimate, holm
 from headlab.stats.members import LeftOut, MemberTest, Separability
 from headlab.stats.spacing import Association
 from headlab.store import NamedEstimate
 from headlab.tasks.outcomes import Family, Outcomes
+from headlab.trials.pairs import named
 
 if TYPE_CHECKING:
     pass

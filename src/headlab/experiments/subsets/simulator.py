@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 
 from headlab.effects import Figure
-from headlab.experiments.base import Result, handed_on, named
 from headlab.organisms.additive_margin import DOSES, AdditiveMargin, chain_margins, dose_margins, sets_matrix
 from headlab.stats import Estimate, clopper_pearson, clustered_rate
 from headlab.stats.intervals import bootstrap_means
 from headlab.store import NamedEstimate, Store
+from headlab.trials.pairs import named
 from headlab.trials.record import versions
+from headlab.trials.results import Result, handed_on
 
 EIGHTS = (tuple(range(0, 16, 2)), tuple(range(16, 32, 2)), tuple(range(0, 32, 4)))
 """The even 8-sets of the published package: the three on which "any 8 of 12,870" rests."""

@@ -12,7 +12,6 @@ import pandas as pd
 
 from headlab.claims import Claim, Control, decide
 from headlab.effects import Figure, Progress, quiet
-from headlab.experiments.base import Result, handed_on, named
 from headlab.experiments.known import adjusted, builtin_claims
 from headlab.experiments.training.cross_model import REFERENCES, SECTIONS
 from headlab.experiments.training.models_table import CANNOT, PRESETS, counted_as, listed, number, preset, row
@@ -21,7 +20,9 @@ from headlab.stats import Estimate, clopper_pearson
 from headlab.stats.heterogeneity import chance_of_pattern, heterogeneity
 from headlab.store import NamedEstimate, Reading, Record, Store
 from headlab.trials.charts import estimates as estimates_figure
+from headlab.trials.pairs import named
 from headlab.trials.record import versions
+from headlab.trials.results import Result, handed_on
 
 EXTRA = ("head-count",)
 

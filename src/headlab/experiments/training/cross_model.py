@@ -14,8 +14,10 @@
 from __future__ import annotations
 
 from headlab.claims import decide
-from headlab.experiments.base import Bench, Experiment, Outcome
 from headlab.store import Reading
+from headlab.trials.case import Bench
+from headlab.trials.experiment import Experiment
+from headlab.trials.findings import Findings as Outcome
 
 REFERENCES = {"planted": "decimals-planted-even", "unplanted": "decimals-planted-random"}
 STATISTICS = ("chance:pattern", "upheld:models", "pattern:models", "agreement:published", "heterogeneity:*")
