@@ -25,7 +25,6 @@ from headlab.effects import Figure, repair
 from headlab.engine.model import ModelError
 from headlab.engine.reindexing import scrambled
 from headlab.experiments.exchanges.reindexed_sets import INDEX, Moved, controls, re_index, scrambles
-from headlab.experiments.heads.patched_sets import layer_of, unsliced
 from headlab.heads import Grid, Heads, even
 from headlab.prompts import EncodedPair
 from headlab.stats import Estimate, bootstrap_mean, clopper_pearson
@@ -33,6 +32,7 @@ from headlab.store import Reading
 from headlab.trials.case import Bench
 from headlab.trials.experiment import Experiment
 from headlab.trials.findings import Findings as Outcome
+from headlab.trials.flow import Scope, layer_of, unsliced
 from headlab.trials.pairs import eligibility, named, protocol_patch, with_texts
 
 STATISTICS = (
@@ -191,8 +191,9 @@ def _published(
     import pandas as pd
 
     claim, lab, protocol = bench.claim, bench.lab, PROTOCOLS["published"]
-    if made := unsliced(bench, claim, protocol, _PUBLISHED):
-        return made["reading"], None, {}
+    if why := unsliced(Scope(bench, protocol, at, {})):
+        verdict = decide(claim, {}, [], impossible=why)
+        return Reading(protocol="published", words=_PUBLISHED, verdict=verdict), None, {}
     able = eligibility(bench, protocol)
     pairs = able.usable(bench)[: int(bench.option("scrambled_pairs", EXPERIMENT))]
     patterns = {"even": even(lab.grid, at), "distributed": distributed(lab.grid, at)}
