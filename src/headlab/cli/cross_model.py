@@ -32,9 +32,7 @@ def cross_model(
     json: o.Json = False,
 ) -> None:
     """Try parity on several models: one table, and its chance."""
-    o.at_least(2, pairs=pairs)
-    o.at_least(1, matched_sets=matched_sets)
-    o.at_least(0, seed=seed)
+    given = o.given(pairs=pairs, matched_sets=matched_sets, seed=seed, device=device, dtype=dtype, memory=memory)
     if preset is not None:
         one_of(preset, PRESETS, "preset")
     if (preset is None) == (not models):
@@ -42,23 +40,9 @@ def cross_model(
     from headlab.cli.progress import Meter
     from headlab.experiments.training.across_models import cross_model as compare
 
-    given = {
-        "pairs": pairs,
-        "matched_sets": matched_sets,
-        "seed": seed,
-        "device": device,
-        "dtype": dtype,
-        "memory": o.memory_bytes(memory),
-    }
     home = open_store(store)
     with Meter() as meter:
-        result = compare(
-            preset or models or [],
-            head_count=head_count,
-            store=home,
-            progress=meter,
-            **{k: v for k, v in given.items() if v is not None},
-        )
+        result = compare(preset or models or [], head_count=head_count, store=home, progress=meter, **given)
     print_record(result.record, home, json)
     if not json:
         for row in result.tables["models"].to_dict("records"):

@@ -39,8 +39,7 @@ def emergence(
     json: o.Json = False,
 ) -> None:
     """See when in training heads cluster and take on their roles."""
-    o.at_least(2, pairs=pairs)
-    o.at_least(0, seed=seed)
+    given = o.given(pairs=pairs, seed=seed, device=device, dtype=dtype, memory=memory)
     if preset is not None:
         one_of(preset, PRESETS, "preset")
     if (preset is None) == (not models):
@@ -51,13 +50,6 @@ def emergence(
     from headlab.experiments.training.emergence import emergence as measure
     from headlab.organisms.checkpoint_series import PRESETS as KNOWN
 
-    given = {
-        "pairs": pairs,
-        "seed": seed,
-        "device": device,
-        "dtype": dtype,
-        "memory": o.memory_bytes(memory),
-    }
     home = open_store(store)
     with Meter() as meter:
         result = measure(
@@ -66,7 +58,7 @@ def emergence(
             weights_only=weights_only,
             store=home,
             progress=meter,
-            **{k: v for k, v in given.items() if v is not None},
+            **given,
         )
     print_record(result.record, home, json)
     if not json:

@@ -46,26 +46,14 @@ def null_rates(
     json: o.Json = False,
 ) -> None:
     """Number heads at random: how often is parity found?"""
-    o.at_least(2, pairs=pairs)
-    o.at_least(1, matched_sets=matched_sets, relabellings=relabellings)
-    o.at_least(0, seed=seed)
+    sizes = {"relabellings": relabellings, "pairs": pairs, "matched_sets": matched_sets, "seed": seed}
+    given = o.given(**sizes, device=device, dtype=dtype, memory=memory)
     from headlab.cli.progress import Meter
     from headlab.experiments.null_rates_table import over_models
 
     home = open_store(store)
     with Meter() as meter:
-        result = over_models(
-            models or None,
-            relabellings=relabellings,
-            pairs=pairs,
-            matched_sets=matched_sets,
-            seed=seed,
-            device=device,
-            dtype=dtype,
-            memory=o.memory_bytes(memory),
-            store=home,
-            progress=meter,
-        )
+        result = over_models(models or None, store=home, progress=meter, **given)
     print_record(result.record, home, json)
     if json:
         return

@@ -112,6 +112,16 @@ def at_least(least: int, **numbers: int | None) -> None:
             raise BadInput(f"--{name.replace('_', '-')} is {number}; expected a whole number of at least {least}")
 
 
+def given(*, memory: str | None = None, **options: Any) -> dict[str, Any]:
+    """The options that were given, as keywords; numbers that are too small are refused, ``memory`` is in bytes.  Raises
+    BadInput."""
+    at_least(2, pairs=options.get("pairs"))
+    at_least(1, **{name: options.get(name) for name in ("matched_sets", "workers", "relabellings")})
+    at_least(0, seed=options.get("seed"))
+    every = {**options, "memory": memory_bytes(memory)}
+    return {name: value for name, value in every.items() if value is not None}
+
+
 def trial_options(
     *,
     protocol: str | None,
@@ -130,26 +140,22 @@ def trial_options(
 ) -> dict[str, Any]:
     """The keywords for :func:`headlab.experiments.trial` that were given.  Raises BadInput, ScaleError or
     PromptError."""
-    at_least(2, pairs=pairs)
-    at_least(1, matched_sets=matched_sets)
-    at_least(0, seed=seed)
-    at_least(1, workers=workers)
+    options = given(
+        protocol=protocol,
+        layer=layer_number(layer),
+        pairs=pairs,
+        matched_sets=matched_sets,
+        pool=pool,
+        seed=seed,
+        memory=memory,
+        engine=engine,
+        workers=workers,
+        address=address,
+        **loading,
+    )
     pick(engine or "here", workers, address)  # what is wrong with it is said before anything is loaded
     if protocol is not None:
         one_of(protocol, ("standard", "published"), "protocol")
-    options: dict[str, Any] = {
-        "protocol": protocol,
-        "layer": layer_number(layer),
-        "pairs": pairs,
-        "matched_sets": matched_sets,
-        "pool": pool,
-        "seed": seed,
-        "memory": memory_bytes(memory),
-        "engine": engine,
-        "workers": workers,
-        "address": address,
-        **loading,
-    }
     if prompts is not None and problems is not None:
         raise BadInput(
             "--prompts are pairs for a language model, --problems are for a thinking model; give one of them"
@@ -165,4 +171,4 @@ def trial_options(
         if prompts.suffix != ".txt":  # a text is cut into windows by the model's tokenizer
             PromptSet.from_file(prompts)
         options["prompts"] = prompts
-    return {name: value for name, value in options.items() if value is not None}
+    return options
