@@ -31,12 +31,6 @@ from headlab.trials.flow import Scope, Seen, Told
 from headlab.trials.pairs import clusters_of, named
 
 Array = np.ndarray
-NO_ANSWERS = {
-    "ok": True,
-    "reason": "",
-    "rule": "none: what heads attend to is measured, not whether answers are right",
-}
-"""What the record says of eligibility where only attention is read."""
 
 
 @dataclass(frozen=True)

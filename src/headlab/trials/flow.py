@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Found = Estimate | Rank
+NO_ANSWERS = {
+    "ok": True,
+    "reason": "",
+    "rule": "none: what heads attend to is measured, not whether answers are right",
+}
+"""What the record says of eligibility where only attention is read."""
 
 
 @dataclass(frozen=True)

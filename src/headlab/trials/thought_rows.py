@@ -22,11 +22,6 @@ from headlab.trials.thought_case import ThoughtBench, stem
 Array = np.ndarray
 FEW = 48
 """Problems of a control or a reference: enough for ten sets of them."""
-NO_ELIGIBILITY = {
-    "ok": True,
-    "reason": "",
-    "rule": "none: what heads attend to is measured, not whether answers are right",
-}
 
 
 def read(

@@ -20,9 +20,9 @@ from headlab.effects import Figure, Table
 from headlab.engine.model import ModelError
 from headlab.stats import Estimate, holm
 from headlab.stats.distances import LabelContrast
-from headlab.trials.attention_scores import NO_ANSWERS, Array, naive, no_halves
+from headlab.trials.attention_scores import Array, naive, no_halves
 from headlab.trials.charts import estimates, null
-from headlab.trials.flow import Method, OnPairs, Seen, Told, without_ranks
+from headlab.trials.flow import NO_ANSWERS, Method, OnPairs, Seen, Told, without_ranks
 from headlab.trials.likeness import Tested, alike, asked, checks, contrasted, kv_groups, tested
 
 

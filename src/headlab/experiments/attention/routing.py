@@ -23,9 +23,9 @@ from headlab.measures.edited import CONTROLS, controls
 from headlab.prompts import Encoded
 from headlab.stats import holm
 from headlab.tasks.decimals import NUMERIC_ROLES
-from headlab.trials.attention_scores import NO_ANSWERS, Array, Sides, Watched, grids, naive, no_halves, sides
+from headlab.trials.attention_scores import Array, Sides, Watched, grids, naive, no_halves, sides
 from headlab.trials.charts import estimates
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told, without_ranks
+from headlab.trials.flow import NO_ANSWERS, Method, OnPairs, Scope, Seen, Told, without_ranks
 
 ROLES = {
     "a_int": "integer of the first number",

@@ -24,19 +24,9 @@ from headlab.measures import PublishedClasses
 from headlab.measures.edited import CONTROLS, controls
 from headlab.prompts import Encoded
 from headlab.stats import Estimate, bootstrap_mean, bootstrap_ratio
-from headlab.trials.attention_scores import (
-    NO_ANSWERS,
-    Array,
-    Watched,
-    grids,
-    naive,
-    no_halves,
-    share_of,
-    sides,
-    to_numbers,
-)
+from headlab.trials.attention_scores import Array, Watched, grids, naive, no_halves, share_of, sides, to_numbers
 from headlab.trials.charts import estimates
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told, without_ranks
+from headlab.trials.flow import NO_ANSWERS, Method, OnPairs, Scope, Seen, Told, without_ranks
 from headlab.trials.pairs import clusters_of, in_format
 
 VARIANTS = {

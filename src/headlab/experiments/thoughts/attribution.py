@@ -40,9 +40,8 @@ from headlab.trials.drawn_on import (
     ranked,
     words_of,
 )
-from headlab.trials.flow import Method, OnProblems, Seen
+from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, Seen
 from headlab.trials.thought_case import thoughts_at_least
-from headlab.trials.thought_rows import NO_ELIGIBILITY
 
 # -- tables, figures, words ---------------------------------------------------------------------------------
 
@@ -127,7 +126,7 @@ EXPERIMENT = OnProblems(
     controls=("zero-path", "completeness", "randomised", "deletion"),
     options={"heads": "", "k": 3, "steps": 32, "max_new_tokens": 12},
     cannot=thoughts_at_least(1),
-    eligibility=NO_ELIGIBILITY,
+    eligibility=NO_ANSWERS,
     methods={
         "standard": Method(
             "integrated gradients of a head's contribution to the answer (first order), through the latent loop, to the "

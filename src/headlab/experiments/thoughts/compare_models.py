@@ -24,9 +24,9 @@ from headlab.thoughts.hub_numbers import most_received
 from headlab.thoughts.loading import Thinker
 from headlab.thoughts.profiles import TOP
 from headlab.thoughts.summaries import by_problem
-from headlab.trials.flow import Method, OnProblems, Scope, Seen, Told, what_is_measured
+from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, Scope, Seen, Told, what_is_measured
 from headlab.trials.thought_case import ThoughtBench, stem, thoughts_at_least
-from headlab.trials.thought_rows import NO_ELIGIBILITY, clusters_of, few, forced, read
+from headlab.trials.thought_rows import clusters_of, few, forced, read
 
 FAMILIES = {"thoughts-gpt2": "thoughts-llama", "thoughts-llama": "thoughts-gpt2"}
 LABELS = {
@@ -188,7 +188,7 @@ EXPERIMENT = OnProblems(
     controls=("itself", "planted-hub"),
     options={"other": "", "max_new_tokens": 12},
     cannot=cannot,
-    eligibility=NO_ELIGIBILITY,
+    eligibility=NO_ANSWERS,
     methods={
         "standard": Method(
             words("six thoughts fed, ratios corrected for exposure, the thought named on selection problems"),

@@ -27,10 +27,10 @@ from headlab.thoughts.published_heads import PRINTED, recomputed
 from headlab.thoughts.summaries import shuffled_rows
 from headlab.trials import charts
 from headlab.trials import thought_charts as draw
-from headlab.trials.flow import Method, OnProblems, Scope, Seen, Told, what_is_measured
+from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, Scope, Seen, Told, what_is_measured
 from headlab.trials.row_checks import batches, rows_sum
 from headlab.trials.thought_case import thoughts_at_least
-from headlab.trials.thought_rows import NO_ELIGIBILITY, references, rows_of
+from headlab.trials.thought_rows import references, rows_of
 
 Array = np.ndarray
 Profiled = Callable[[Seen], Profile]
@@ -226,7 +226,7 @@ EXPERIMENT = OnProblems(
     controls=("rows-sum", "batch", "published-values", "planted-head"),
     options={"untrained": 6, "references": "auto", "max_new_tokens": 12},
     cannot=thoughts_at_least(4),
-    eligibility=NO_ELIGIBILITY,
+    eligibility=NO_ANSWERS,
     methods={
         "standard": Method(
             "six thoughts fed, each query with the keys before it and its own; measures of the mean matrix",

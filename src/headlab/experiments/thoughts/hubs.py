@@ -29,10 +29,10 @@ from headlab.thoughts import metrics
 from headlab.thoughts.hub_numbers import Looked, look, most_received, published_places
 from headlab.thoughts.hubs import Hubs, find_hubs
 from headlab.thoughts.summaries import summary
-from headlab.trials.flow import Method, OnProblems, Scope, Seen, Told, what_is_measured
+from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, Scope, Seen, Told, what_is_measured
 from headlab.trials.row_checks import batches, judged_untrained, planted, rows_sum, uniform
 from headlab.trials.thought_case import thoughts_at_least
-from headlab.trials.thought_rows import NO_ELIGIBILITY, plain, read, references, rows_of
+from headlab.trials.thought_rows import plain, read, references, rows_of
 
 LABELS = {
     "hub:ratio": "attention received by the thought in question, over what its exposure explains",
@@ -176,7 +176,7 @@ EXPERIMENT = OnProblems(
     controls=("rows-sum", "batch", "uniform", "planted-hub", "untrained"),
     options={"thought": -1, "untrained": 6, "references": "auto", "max_new_tokens": 12},
     cannot=thoughts_at_least(4),
-    eligibility=NO_ELIGIBILITY,
+    eligibility=NO_ANSWERS,
     methods={
         "standard": Method(
             lambda seen: (

@@ -23,7 +23,7 @@ from headlab.thoughts.probing import (
 )
 from headlab.thoughts.summaries import by_problem
 from headlab.trials import charts
-from headlab.trials.flow import Method, OnProblems, Seen
+from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, Seen
 from headlab.trials.probes import (
     FOLDS,
     SAID,
@@ -39,7 +39,6 @@ from headlab.trials.probes import (
     shuffled,
     token_fed,
 )
-from headlab.trials.thought_rows import NO_ELIGIBILITY
 
 # -- tables, figures, words ---------------------------------------------------------------------------------
 
@@ -139,7 +138,7 @@ EXPERIMENT = OnProblems(
     controls=("no-op", "shuffled", "token-fed"),
     options={"heads": "", "k": 4, "position": "auto", "folds": FOLDS, "max_new_tokens": 12},
     cannot=cannot,
-    eligibility=NO_ELIGIBILITY,
+    eligibility=NO_ANSWERS,
     methods={
         "standard": Method(
             "linear discriminants on the residual stream, cross-fitted over chains of steps; the hub by the published rule on "

@@ -26,10 +26,10 @@ from headlab.thoughts import metrics
 from headlab.thoughts.summaries import by_problem, cells, masses, shuffled_rows, summary, uniform_rows
 from headlab.trials import charts
 from headlab.trials import thought_charts as draw
-from headlab.trials.flow import Method, OnProblems, Scope, Seen, Told
+from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, Scope, Seen, Told
 from headlab.trials.row_checks import batches, judged_chain, rows_sum
 from headlab.trials.thought_case import thoughts_at_least
-from headlab.trials.thought_rows import NO_ELIGIBILITY, few, forced, lengths, plain, references, rows_of
+from headlab.trials.thought_rows import few, forced, lengths, plain, references, rows_of
 
 Array = np.ndarray
 LABELS = {
@@ -174,7 +174,7 @@ EXPERIMENT = OnProblems(
     controls=("rows-sum", "batch", "planted-chain"),
     options={"untrained": 6, "references": "auto", "max_new_tokens": 12},
     cannot=thoughts_at_least(4),
-    eligibility=NO_ELIGIBILITY,
+    eligibility=NO_ANSWERS,
     methods={
         "standard": Method(
             "six thoughts fed, each query with the keys before it and its own; row i is the query of thought i",
