@@ -10,15 +10,15 @@ import pytest
 import house
 
 CEILINGS = {
-    "lines": 61_100,
+    "lines": 60_660,
     "median file": 140,
     "over 200 in experiments": 24,
-    "over 300": 35,
-    "functions over 60": 15,
+    "over 300": 34,
+    "functions over 60": 14,
     "fmt: skip": 0,
-    "Any": 1_441,
-    "pandas inside": 39,
-    "alike": 1,
+    "Any": 1_430,
+    "pandas inside": 38,
+    "alike": 0,
 }
 """What is allowed.  Whoever makes a figure smaller lowers its ceiling.  One was raised once: lines (59,028), when the
 formatter took apart what 422 marks had kept together."""

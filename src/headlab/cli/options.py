@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -122,38 +123,17 @@ def given(*, memory: str | None = None, **options: Any) -> dict[str, Any]:
     return {name: value for name, value in every.items() if value is not None}
 
 
-def trial_options(
-    *,
-    protocol: str | None,
-    layer: str | None,
-    pairs: int | None,
-    matched_sets: int | None,
-    pool: str | None,
-    seed: int | None,
-    memory: str | None,
-    prompts: Path | None,
-    problems: Path | None,
-    engine: str | None,
-    workers: int | None,
-    address: str | None,
-    **loading: str | None,
-) -> dict[str, Any]:
-    """The keywords for :func:`headlab.experiments.trial` that were given.  Raises BadInput, ScaleError or
-    PromptError."""
-    options = given(
-        protocol=protocol,
-        layer=layer_number(layer),
-        pairs=pairs,
-        matched_sets=matched_sets,
-        pool=pool,
-        seed=seed,
-        memory=memory,
-        engine=engine,
-        workers=workers,
-        address=address,
-        **loading,
-    )
-    pick(engine or "here", workers, address)  # what is wrong with it is said before anything is loaded
+TRIAL = ("protocol", "layer", "pairs", "matched_sets", "pool", "seed", "memory", "engine", "workers", "address")
+LOADING = ("revision", "adapter", "device", "dtype")
+
+
+def trial_options(command: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a command's parameters (its ``locals()``), the keywords for :func:`headlab.experiments.trial` that were given.  Raises
+    BadInput, ScaleError or PromptError."""
+    options = given(**{name: command[name] for name in (*TRIAL, *LOADING)} | {"layer": layer_number(command["layer"])})
+    engine, protocol, prompts, problems = (command[name] for name in ("engine", "protocol", "prompts", "problems"))
+    # what is wrong with it is said before anything is loaded
+    pick(engine or "here", command["workers"], command["address"])
     if protocol is not None:
         one_of(protocol, ("standard", "published"), "protocol")
     if prompts is not None and problems is not None:

@@ -73,24 +73,7 @@ def trial(
     if heads is not None:
         claim, prompts = _drafted(heads, prompts, task, write, chosen_on, json, _model(model)), None
     assert claim is not None
-    given = o.trial_options(
-        protocol=protocol,
-        layer=layer,
-        pairs=pairs,
-        matched_sets=matched_sets,
-        pool=pool,
-        seed=seed,
-        memory=memory,
-        prompts=prompts,
-        problems=problems,
-        engine=engine,
-        workers=workers,
-        address=address,
-        revision=revision,
-        adapter=adapter,
-        device=device,
-        dtype=dtype,
-    )
+    given = o.trial_options(locals())
     if amend:
         from headlab.trials import amending
 
@@ -128,24 +111,7 @@ def run(
     ] = False,
 ) -> None:
     """Run an experiment of the docket, or `scorecard` for all of them."""
-    given = o.trial_options(
-        protocol=protocol,
-        layer=layer,
-        pairs=pairs,
-        matched_sets=matched_sets,
-        pool=pool,
-        seed=seed,
-        memory=memory,
-        prompts=prompts,
-        problems=problems,
-        engine=engine,
-        workers=workers,
-        address=address,
-        revision=revision,
-        adapter=adapter,
-        device=device,
-        dtype=dtype,
-    )
+    given = o.trial_options(locals())
     chosen = _model(model)
     from headlab import experiments
 

@@ -26,7 +26,7 @@ from headlab.stats import Estimate, clopper_pearson
 from headlab.stats.figures import percent
 from headlab.store import Reading
 from headlab.trials.case import Bench
-from headlab.trials.experiment import Experiment
+from headlab.trials.experiment import Program
 from headlab.trials.findings import Findings as Outcome
 from headlab.trials.pairs import choose_layer, eligibility, named
 
@@ -220,11 +220,11 @@ SECTIONS = [
     },
 ]
 
-EXPERIMENT = Experiment(
-    "null-rates",
-    "With its heads numbered at random, how often would parity be found in a model?",
-    null_rates,
-    STATISTICS,
+EXPERIMENT = Program(
+    slug="null-rates",
+    question="With its heads numbered at random, how often would parity be found in a model?",
+    run=null_rates,
+    statistics=STATISTICS,
     controls=CONTROLS,
     options=OPTIONS,
 )

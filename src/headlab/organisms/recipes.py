@@ -1,9 +1,9 @@
 """What each shipped organism is made of: architecture, data, seed, steps and, for planted ones, the truth.
 
-Plain frozen data; importing it loads no torch.  The findings behind the numbers: near ties cannot be held out
-(see ``decimals.held_out``), the lead before the answer must be a target or ``generate()`` leaves the
-distribution, three layers are the fewest that learn every category, and warm-started interchange-intervention
-training plants a threshold circuit that stays after training is over (attention masks do not).
+Plain frozen data; importing it loads no torch.  The findings behind the numbers: near ties cannot be held out (see
+``decimals.held_out``), the lead before the answer must be a target or ``generate()`` leaves the distribution, three layers
+are the fewest that learn every category, and warm-started interchange-intervention training plants a threshold circuit that
+stays after training is over (attention masks do not).
 """
 
 from __future__ import annotations

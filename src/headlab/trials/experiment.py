@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from headlab.claims import Claim, ClaimError
-from headlab.heads import Grid
 from headlab.interventions import World
 from headlab.reading import brief, some
 from headlab.trials.findings import Findings
@@ -77,36 +76,9 @@ def _like(default: Any) -> tuple[type, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Program(Entry):
-    """An entry that runs as a program of its own; ``design(grid, claim, layer)`` lists most of its worlds."""
+    """An entry that runs as a program of its own."""
 
     run: Callable[[Any], Findings]
-    design: Callable[[Grid, Claim, int], list[World]] | None = None
 
     def tried(self, case: Any) -> Findings:
         return self.run(case)
-
-    def worlds(self, case: Any, layer: int) -> list[World]:
-        return self.design(case.lab.grid, case.claim, layer) if self.design else []
-
-
-def Experiment(
-    slug: str,
-    question: str,
-    run: Callable[[Any], Findings],
-    statistics: tuple[str, ...],
-    controls: tuple[str, ...] = CONTROLS,
-    options: Mapping[str, Any] | None = None,
-    design: Callable[[Grid, Claim, int], list[World]] | None = None,
-    needs: str = "",
-) -> Program:
-    """A :class:`Program`."""
-    return Program(
-        slug=slug,
-        question=question,
-        run=run,
-        statistics=statistics,
-        controls=controls,
-        options=options or {},
-        design=design,
-        needs=needs,
-    )

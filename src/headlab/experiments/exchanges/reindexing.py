@@ -30,7 +30,7 @@ from headlab.prompts import EncodedPair
 from headlab.stats import Estimate, bootstrap_mean, clopper_pearson
 from headlab.store import Reading
 from headlab.trials.case import Bench
-from headlab.trials.experiment import Experiment
+from headlab.trials.experiment import Program
 from headlab.trials.findings import Findings as Outcome
 from headlab.trials.flow import Scope, layer_of, unsliced
 from headlab.trials.pairs import eligibility, named, protocol_patch, with_texts
@@ -387,11 +387,11 @@ _SECTIONS = [
     },
 ]
 
-EXPERIMENT = Experiment(
-    "reindexing",
-    "Does it matter under which index a head is stored?",
-    reindexing,
-    STATISTICS,
+EXPERIMENT = Program(
+    slug="reindexing",
+    question="Does it matter under which index a head is stored?",
+    run=reindexing,
+    statistics=STATISTICS,
     controls=CONTROLS,
     options=OPTIONS,
 )

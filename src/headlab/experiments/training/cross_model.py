@@ -16,7 +16,7 @@ from __future__ import annotations
 from headlab.claims import decide
 from headlab.store import Reading
 from headlab.trials.case import Bench
-from headlab.trials.experiment import Experiment
+from headlab.trials.experiment import Program
 from headlab.trials.findings import Findings as Outcome
 
 REFERENCES = {"planted": "decimals-planted-even", "unplanted": "decimals-planted-random"}
@@ -52,10 +52,10 @@ SECTIONS = [
     },
 ]
 
-EXPERIMENT = Experiment(
-    "cross-model",
-    "Which models show the parity pattern, and would as many show it by chance?",
-    single,
-    STATISTICS,
+EXPERIMENT = Program(
+    slug="cross-model",
+    question="Which models show the parity pattern, and would as many show it by chance?",
+    run=single,
+    statistics=STATISTICS,
     controls=CONTROLS,
 )
