@@ -19,15 +19,13 @@ VERSION_FORMATS = frozenset({"qa", "chat", "chat-template", "paper-qa", "medium"
 
 
 def rule_of(format_name: str) -> Rule:
-    """``version`` (9.11 beats 9.8: the bug) in formats with a dialogue marker (Q:, User …), ``decimal``
-    elsewhere."""
+    """``version`` (9.11 beats 9.8: the bug) in formats with a dialogue marker (Q:, User …), ``decimal`` elsewhere."""
     return "version" if get_format(format_name).name in VERSION_FORMATS else "decimal"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a tiny model; ``kv_heads`` is None for GPT-NeoX (plain multi-head attention, untied
-    embeddings)."""
+    """Sizes of a tiny model; ``kv_heads`` is None for GPT-NeoX (plain multi-head attention, untied embeddings)."""
 
     family: Literal["llama", "gpt_neox", "gemma"] = "llama"
     layers: int = 3
