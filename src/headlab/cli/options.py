@@ -130,8 +130,9 @@ LOADING = ("revision", "adapter", "device", "dtype")
 def trial_options(command: Mapping[str, Any]) -> dict[str, Any]:
     """Of a command's parameters (its ``locals()``), the keywords for :func:`headlab.experiments.trial` that were given.  Raises
     BadInput, ScaleError or PromptError."""
-    named: dict[str, Any] = {name: command[name] for name in (*TRIAL, *LOADING)}
-    options = given(**named | {"layer": layer_number(command["layer"])})
+    named = {name: command[name] for name in (*TRIAL, *LOADING)}
+    named["layer"] = layer_number(command["layer"])
+    options = given(**named)
     engine, protocol, prompts, problems = (command[name] for name in ("engine", "protocol", "prompts", "problems"))
     # what is wrong with it is said before anything is loaded
     pick(engine or "here", command["workers"], command["address"])
