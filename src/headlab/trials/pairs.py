@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from headlab.claims import Control, Protocol
-from headlab.effects import Table, of_world, recovery, repair
+from headlab.effects import Table, of_world, repair
 from headlab.engine.model import Lab
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.heads import Heads
@@ -182,17 +182,6 @@ def patch_all_control(effects: pd.DataFrame, seed: int, label: str = "every head
         words=f"patching {label} repairs {found}",
         value=found.value,
     )
-
-
-def standard_estimates(effects: pd.DataFrame, worlds: Mapping[str, str], seed: int, arm: str) -> dict[str, Any]:
-    """``repair:NAME`` and ``recovery:NAME`` of each named world."""
-    out: dict[str, Any] = {}
-    for world, label in worlds.items():
-        out[f"repair:{world}"] = named(f"repair:{world}", f"{label}: pairs repaired", repair(effects, world), arm)
-        out[f"recovery:{world}"] = named(
-            f"recovery:{world}", f"{label}: logit difference recovered", recovery(effects, world, seed=seed), arm
-        )
-    return out
 
 
 def contrast(effects: pd.DataFrame, a: str, b: str, seed: int) -> Estimate:
