@@ -313,6 +313,30 @@ def test_a_damaged_index_changes_no_answer(store, monkeypatch):
         pd.testing.assert_frame_equal(store.query(asked), wanted)
 
 
+def test_a_write_of_the_index_that_is_killed_leaves_nothing_behind(store):
+    """Killed with many pages changed and written, and nothing committed: no journal, and the next answers are the same."""
+    asked = "SELECT * FROM runs JOIN effects USING (run_id) ORDER BY ALL"
+    wanted, before = store.query(asked), {p.name for p in store.root.iterdir()}
+    script = """
+        import os, pathlib, sys
+        from headlab.store import index
+        connection = index._opened(pathlib.Path(sys.argv[1]))
+        connection.execute("PRAGMA cache_size = 1")
+        for n in range(200):
+            connection.execute(f"INSERT INTO {index._TABLE} VALUES ('k', ?, 's', '', zeroblob(9000), 0)", (str(n),))
+        print(os.path.getsize(pathlib.Path(sys.argv[1]) / index.NAME))
+        sys.stdout.flush()
+        os.kill(os.getpid(), 9)
+    """
+    killed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(store.root)], capture_output=True, text=True
+    )
+    assert killed.returncode == -9 and int(killed.stdout) > 200 * 9000, killed
+    assert {p.name for p in store.root.iterdir()} == before
+    pd.testing.assert_frame_equal(store.query(asked), wanted)
+    assert {p.name for p in store.root.iterdir()} == before
+
+
 @pytest.mark.parametrize("cells", [0, 16, 2**12])
 def test_small_tables_and_large_ones_answer_alike(store, monkeypatch, cells):
     """Rows kept in the index against rows read from their files, and both in one view; with text, lists, times and

@@ -1,7 +1,8 @@
 """What was read from a store's files, kept beside them, so that a file that has not changed is not read again.
 
 A cache in SQLite: an entry is good while its file's stamp (times, size, place on the disk) is the same and its own
-checksum holds.  Losing it costs time only, and a store that cannot be written does without.
+checksum holds.  Losing it costs time only, and a store that cannot be written does without.  So nothing is kept to undo
+an interrupted write (which would leave a second file behind): what it spoilt fails its checksum and is read anew.
 """
 
 from __future__ import annotations
@@ -59,4 +60,5 @@ def _sum(kind: Any, name: Any, stamp: Any, text: Any, data: Any) -> int:
 def _opened(root: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(root / NAME, timeout=2.0)
     connection.execute("PRAGMA synchronous = OFF")  # it can be made again
+    connection.execute("PRAGMA journal_mode = MEMORY").close()
     return connection
