@@ -28,6 +28,7 @@ TESTS = REPOSITORY / "tests"
 # Low to high.  A room imports only from lower floors; two rooms of one step do not know each other; the modules inside
 # one room (a package such as stats/ or tasks/) may, but never in a circle.
 ENGINE: list[set[str]] = [
+    {"engine.hub"},
     {"engine.checkpoint"},
     {"engine.attention", "engine.between", "engine.edits", "engine.loading", "engine.adapters"},
     {"engine.model"},

@@ -80,6 +80,9 @@ StoreOption = Annotated[
     typer.Option("--store", metavar="FOLDER", help="Where runs are kept ($HEADLAB_STORE, or ./headlab-runs)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print every number that was read, not only those that decide.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what it would take (passes, rows, memory, time), run nothing.")
 ]

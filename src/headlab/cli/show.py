@@ -52,8 +52,16 @@ def shown(text: str, style: str = "") -> Text:
     return Text(clean(text), style=style)
 
 
-def show_record(out: Console, record: Record, store: Store, report: Path | None, children: Sequence[Record]) -> None:
-    """Everything that a reader of one run wants first."""
+def show_record(
+    out: Console,
+    record: Record,
+    store: Store,
+    report: Path | None,
+    children: Sequence[Record],
+    *,
+    whole: bool = True,
+) -> None:
+    """What a reader of one run wants first; the table of everything that was read only if ``whole``."""
 
     out.print(shown(record.title, style="bold"))
     _verdict(out, record)
@@ -61,7 +69,9 @@ def show_record(out: Console, record: Record, store: Store, report: Path | None,
         out.print(shown(f"{record.status}: {record.error}", style="red"))
     if children:
         out.print(_children(children))
-    if any(r.estimates for r in record.readings):
+    if record.readings and record.readings[0].verdict.rulings:
+        out.print(_predictions(record))
+    if whole and any(r.estimates for r in record.readings):
         out.print(_readings(record, out.width))
     if record.readings and record.readings[0].verdict.controls:
         out.print(_controls(record))
@@ -121,6 +131,22 @@ def _readings(record: Record, width: int) -> Table | Text:
 def _number(e: Estimate) -> str:
     """``0.93 [0.87, 0.97]``, with the digits that the interval's width deserves."""
     return str(e).split(" (n=", 1)[0] if e.defined else "undefined"
+
+
+def _predictions(record: Record) -> Table:
+    """What the claim predicts, what was found, and what follows; grey where nothing may be concluded."""
+    from rich.table import Table
+
+    verdict = record.readings[0].verdict
+    idle = verdict.outcome in {"void", "untestable"}
+    table = Table(title="predictions", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+    for r in verdict.rulings:
+        said = r.prediction.words or r.prediction.statistic
+        mark = shown("measured, not ruled" if idle else r.outcome, style="dim" if idle else _COLOURS[r.outcome])
+        table.add_row(
+            mark, shown(said), shown(f"{r.prediction.statistic} {r.prediction.brief}: {r.shown}", style="dim")
+        )
+    return table
 
 
 def _controls(record: Record) -> Table:

@@ -53,10 +53,24 @@ organism = typer.Typer(cls=_Commands, rich_markup_mode=None, help="The shipped m
 app.add_typer(organism, name="organism")
 
 
+def _version(asked: bool) -> None:
+    """headlab, Python and the libraries that decide numbers, in one line."""
+    if asked:
+        import platform
+        from importlib.metadata import version
+
+        beside = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+        say(f"headlab {version('headlab')} (Python {platform.python_version()}, {beside})")
+        raise typer.Exit()
+
+
 @app.callback()
 def _every(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error (also HEADLAB_DEBUG=1).")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say which headlab this is.")
     ] = False,
 ) -> None:
     """Put claims about attention heads on trial."""
@@ -76,9 +90,9 @@ def make_page(record: Record, home: Store) -> str:
     return report.page(record, home.tables(record.id), [home.record(child) for child in record.children])
 
 
-def print_record(record: Record, home: Store, json: bool, page: Path | None = None) -> None:
-    """Print a record; its report is written beside it unless it was written to ``page``.  Then the run is settled: the
-    same command begins another one."""
+def print_record(record: Record, home: Store, json: bool, page: Path | None = None, *, whole: bool = True) -> None:
+    """Print a record, without its table of readings unless ``whole``; its report is written beside it unless it was
+    written to ``page``.  Then the run is settled: the same command begins another one."""
     if page is None and record.status == "complete":
         page = _kept_page(record, home)
     children = list(_children(record, home))
@@ -87,7 +101,7 @@ def print_record(record: Record, home: Store, json: bool, page: Path | None = No
     else:
         from headlab.cli.show import console, show_record
 
-        show_record(console(), record, home, page, children)
+        show_record(console(), record, home, page, children, whole=whole)
     for finding in home.verify(record.id, deep=False):
         if finding.state == "broken":
             aside(f"{finding.run}, {finding.what}: {finding.words}")

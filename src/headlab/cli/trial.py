@@ -58,6 +58,7 @@ def trial(
     address: o.Address = None,
     store: o.StoreOption = None,
     json: o.Json = False,
+    verbose: o.Verbose = False,
     dry_run: o.DryRun = False,
 ) -> None:
     """Put a claim on trial: verdict, effect, controls, record.
@@ -79,7 +80,7 @@ def trial(
 
         given["amend"] = amending.read(amend)
     chosen = _model(model)
-    _try(_claim(claim), chosen, given, store, json, dry_run)
+    _try(_claim(claim), chosen, given, store, json, dry_run, verbose)
 
 
 @app.command()
@@ -104,6 +105,7 @@ def run(
     address: o.Address = None,
     store: o.StoreOption = None,
     json: o.Json = False,
+    verbose: o.Verbose = False,
     dry_run: o.DryRun = False,
     full: Annotated[
         bool,
@@ -117,8 +119,10 @@ def run(
 
     one_of(experiment, experiments.slugs(), "experiment")
     if dry_run and experiment == "scorecard":
-        raise BadInput("--dry-run counts the passes of one experiment; name one (headlab list experiments)")
-    _try(experiment, chosen, given, store, json, dry_run, experiments.run, full=full)
+        from headlab.experiments.scorecard import planned
+
+        return _show_plans(planned(chosen, full=full, **given), json)
+    _try(experiment, chosen, given, store, json, dry_run, verbose, experiments.run, full=full)
 
 
 def _drafted(
@@ -138,10 +142,16 @@ def _drafted(
 
 
 def _model(given: str | None) -> str:
+    """The model's name as given; that the hub has no way to it is said before anything heavy is loaded.  Raises BadInput."""
     if given is None:
         raise BadInput(
             "no model given; name one with --model: a shipped organism (headlab models), a folder or a hub id"
         )
+    from headlab import organisms
+    from headlab.engine import hub
+
+    if given not in {*organisms.names(), *organisms.names("thoughts")} and not hub.within_reach(given):
+        raise BadInput(f"{hub.no_way_to(given)}{meant(given, organisms.names())}")
     return given
 
 
@@ -172,6 +182,7 @@ def _try(
     store: Path | None,
     json: bool,
     dry: bool,
+    verbose: bool,
     tried: Callable[..., Any] | None = None,
     **more: Any,
 ) -> None:
@@ -190,7 +201,23 @@ def _try(
 
         known = model in organisms.names() or "did you mean" in str(error)
         raise BadInput(f"{error}{'' if known else meant(model, organisms.names())}") from error
-    print_record(result.record, home, json)
+    print_record(result.record, home, json, whole=verbose)
+
+
+def _show_plans(rows: list[dict[str, Any]], json: bool) -> None:
+    """What each experiment would take, and all together."""
+    import pandas as pd
+
+    from headlab.cli.tree import print_frame
+
+    table = pd.DataFrame(rows)
+    if not json:
+        table["memory"] = (table.pop("memory_bytes") / 1e6).map("{:,.0f} MB".format, na_action="ignore")
+        names = ["experiment", "pairs", "worlds", "passes", "rows", "memory", "seconds", "reason"]
+        table = table.reindex(columns=names).round({"seconds": 1})
+    print_frame(table, json, "no experiments")
+    if not json:
+        say(f"in all about {pd.DataFrame(rows)['seconds'].sum():,.0f} s (estimated from one timed batch each)")
 
 
 def _show_plan(plan: dict[str, Any], json: bool) -> None:

@@ -26,6 +26,8 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from headlab.engine.hub import no_way_to
+
 KINDS = (("model", "safetensors"), ("pytorch_model", "bin"))
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(?:safetensors|bin)$")
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -292,10 +294,7 @@ def why_not(name: str, revision: str | None, error: BaseException) -> str:
         "offline mode",
     )
     if any(word in text for word in offline):
-        return (
-            f"cannot reach the hub for {name!r} and it is not in the local cache; check the network, or give a "
-            "local folder or a shipped organism (headlab models)"
-        )
+        return no_way_to(name)
     if "Weights only load failed" in text:
         return (
             f"{name} is a pickle that holds more than tensors, which could run code of its own, so headlab does not open "

@@ -25,6 +25,7 @@ from headlab.engine.checkpoint import (
     weight_files,
     why_not,
 )
+from headlab.engine.hub import is_local
 
 ADAPTER = "adapter_config.json"
 _SMALL = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
@@ -92,11 +93,6 @@ def read_model(
         hint = "; a CODI checkpoint is opened by headlab.thoughts.load" if "codi" in name.lower() else ""
         raise ModelError(why_not(name, revision, error) + hint) from error
     return (hf if device_map is not None else hf.to(device)), tok, name
-
-
-def is_local(name: str) -> bool:
-    """Whether a name is that of a folder and not a hub id."""
-    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def fetch(name: str, revision: str | None) -> Path:

@@ -19,7 +19,7 @@ from headlab.engine.identity import identity
 from headlab.engine.passes import EngineError
 from headlab.experiments.fitting import unread
 from headlab.experiments.known import builtin_claims
-from headlab.experiments.trial import EXPERIMENTS, load, trial
+from headlab.experiments.trial import EXPERIMENTS, load, plan, trial
 from headlab.interventions import InterventionError
 from headlab.prompts import PromptError
 from headlab.stats import holm
@@ -29,6 +29,8 @@ from headlab.trials.results import Result, handed_on
 from headlab.trials.thought_case import TASK as THINKING
 
 QUESTION = "Which claims of the docket stand on this model?"
+_CANNOT = (ClaimError, PromptError, InterventionError, EngineError, ValueError)
+"""What an experiment raises that cannot run on a model."""
 FULL = {"pairs": 500, "matched_sets": 9999}
 """Publication sizes (``--full``)."""
 
@@ -65,6 +67,27 @@ def scorecard(
     given = {**(FULL if full else {}), **{k: v for k, v in options.items() if v is not None}}
     shown = {k: v for k, v in given.items() if not (full and k in FULL)}
     return tried("scorecard", lab, identity(lab), chosen, store, progress, given, shown, full=full)
+
+
+def planned(model: Any, *, full: bool = False, **options: Any) -> list[dict[str, Any]]:
+    """What each experiment of a scorecard would take, or why it cannot run here; nothing is run but one timed batch each.
+
+    A row an experiment: worlds, passes, rows, memory_bytes, seconds (as :func:`headlab.experiments.plan` counts them), reason.
+
+    Raises ModelError when the model cannot be loaded.
+    """
+    loading = {k: options.pop(k, None) for k in ("tokenizer", "revision", "adapter", "device", "dtype")}
+    lab = load(model, **loading)
+    given = {**(FULL if full else {}), **{k: v for k, v in options.items() if v is not None}}
+    rows = []
+    for slug in slugs():
+        own, row = builtin_claims()[slug], {"experiment": slug, "reason": ""}
+        try:
+            row |= plan(own, lab, **{k: v for k, v in given.items() if not unread([k], own)})
+        except _CANNOT as error:
+            row["reason"] = str(error)
+        rows.append(row)
+    return rows
 
 
 @dataclass(frozen=True)
@@ -149,7 +172,7 @@ def _try(slug: str, lab: Any, home: Store, tell: Progress, options: dict[str, An
         own = builtin_claims()[slug]
         read = {k: v for k, v in options.items() if not unread([k], own)}
         return trial(own, lab, store=home, progress=tell, kind="run", **read).record, ""
-    except (ClaimError, PromptError, InterventionError, EngineError, ValueError) as error:
+    except _CANNOT as error:
         return None, str(error)
 
 

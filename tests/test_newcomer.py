@@ -1,0 +1,62 @@
+"""What a newcomer types first: which version, a model that is not there, what it would take, a trial in few lines."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from headlab.cli import main
+
+TRIAL = ["trial", "parity", "--model", "decimals-planted-even", "--layer", "1", "--pairs", "6", "--matched-sets", "3"]
+
+
+def test_the_version_says_what_decides_numbers(capsys):
+    assert main(["--version"]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in (version("headlab"), version("torch"), version("transformers"), "Python 3."))
+
+
+@pytest.mark.parametrize("offline", ["1", "0"])
+def test_a_hub_id_out_of_reach_is_said_before_anything_heavy_is_loaded(offline, tmp_path, monkeypatch):
+    """Offline by choice, and with a hub at which nobody listens."""
+    script = """
+        import sys
+        from headlab.cli import main
+        code = main(["trial", "parity", "--model", "someone/some-model"])
+        sys.exit(10 * ("torch" in sys.modules) + code)
+    """
+    for name, value in {
+        "HF_HUB_OFFLINE": offline,
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HOME": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(name, value)
+    out = subprocess.run([sys.executable, "-c", "\n".join(map(str.strip, script.splitlines()))], capture_output=True)
+    assert out.returncode == 2, out.stderr
+    assert out.stderr.decode().startswith("headlab: cannot reach the hub for 'someone/some-model'")
+
+
+def test_a_scorecard_says_what_it_would_take(capsys):
+    assert main(["run", "scorecard", "--model", "decimals-null-0", "--pairs", "2", "--dry-run", "--json"]) == 0
+    rows = {row["experiment"]: row for row in json.loads(capsys.readouterr().out)}
+    assert len(rows) > 20 and all(row["reason"] or row["passes"] >= 1 for row in rows.values())
+    assert main(["run", "parity", "--model", "decimals-null-0", "--pairs", "2", "--dry-run", "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert {k: rows["parity"][k] for k in ("worlds", "passes", "rows")} == {
+        k: alone[k] for k in ("worlds", "passes", "rows")
+    }
+
+
+def test_a_trial_says_what_decides_and_show_says_all(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HEADLAB_STORE", str(tmp_path))
+    assert main(TRIAL) == 0
+    few = capsys.readouterr().out
+    assert "measured, not ruled" in few and "repair:even > 0.5" in few and "passed  no-op" in few
+    assert "even heads: pairs repaired" not in few
+    assert main(["show", re.search(r"parity-\w+", few)[0]]) == 0
+    assert "even heads: pairs repaired" in capsys.readouterr().out
