@@ -51,7 +51,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "organisms": [{"organisms"}],
     "trials": [{"trials"}],
     "experiments": [{"experiments", "looking"}],
-    "cli": [{"cli"}],
+    "cli": [{"view"}, {"cli"}],
 }
 LEVEL = {
     room: (floor, step)

@@ -25,8 +25,8 @@ from headlab.cli import interrupt, main
 from headlab.cli.errors import BadInput, Interrupted, explain
 from headlab.cli.options import layer_number, memory_bytes
 from headlab.cli.progress import PATIENCE, SPARSE, Meter
-from headlab.cli.repeat import compare, lines
 from headlab.cli.show import show_record
+from headlab.report.compared import compare, lines
 from headlab.stats import Estimate
 from headlab.store import NamedEstimate, Reading, Record, Store, StoreError, StoreLookupError
 

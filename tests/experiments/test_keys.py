@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from headlab import organisms
-from headlab.cli.repeat import compare, lines
 from headlab.engine.identity import identity
 from headlab.engine.model import open_model
 from headlab.engine.plan import Cost, make_plan
@@ -29,6 +28,7 @@ from headlab.experiments.trial import trial
 from headlab.heads import Heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import PromptSet, encode
+from headlab.report.compared import compare, lines
 from headlab.store import Store
 from headlab.tasks.decimals import decimals
 from headlab.trials.record import versions

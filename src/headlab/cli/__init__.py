@@ -7,13 +7,13 @@
     cross_model  cross-model
     emergence  emergence
     null_rates  null-rates
-    records    list, show, repeat, export, query
+    records    list, show, compare, repeat, export, query
+    view       view
     models     models, organism list | card | train | relabel
     options    options that several commands share
     errors     exceptions as one line on stderr, with the exit code
     progress   bars on a terminal, sparse lines elsewhere
     show       a record on a terminal
-    repeat     what differs between two runs
     organisms  the shipped organisms in words
 
 Exit codes: 0 the trial ran, whatever the verdict; 2 bad input; 1 another failure; 3 a repeat that differs;
@@ -30,7 +30,7 @@ import warnings
 from contextlib import suppress
 from typing import TextIO
 
-from headlab.cli import claims, cross_model, emergence, interrupt, models, null_rates, reanalysis, records, trial
+from headlab.cli import claims, cross_model, emergence, interrupt, models, null_rates, reanalysis, records, trial, view
 from headlab.cli.errors import UNREAD, explain
 from headlab.cli.tree import app
 from headlab.reading.shown import clean
@@ -46,6 +46,7 @@ __all__ = [
     "reanalysis",
     "records",
     "trial",
+    "view",
 ]
 
 

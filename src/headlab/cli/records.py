@@ -85,8 +85,8 @@ def repeat(
     """
     from headlab import experiments
     from headlab.cli.progress import Meter
-    from headlab.cli.repeat import compare, lines
     from headlab.cli.show import console
+    from headlab.report.compared import compare, lines
 
     home = open_store(store)
     record = home.record(id)
@@ -103,6 +103,29 @@ def repeat(
         for line in lines(found):
             out.print(line, markup=False)
     raise typer.Exit(0 if found.same else DIFFERENT)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A run's id, or the beginning of it.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another run's id.")],
+    html: Annotated[Path | None, typer.Option("--html", metavar="PATH", help="Write it as a page.")] = None,
+    store: o.StoreOption = None,
+    json: o.Json = False,
+) -> None:
+    """Say what differs between two runs: claim, model, prompts, settings, numbers."""
+    from headlab.report import differences
+
+    home = open_store(store)
+    found = differences.differences(home.record(first), home.record(second))
+    if html is not None:
+        from headlab.store.outward import write_out
+
+        write_out(html, differences.page(found).encode(), home.root)
+    if json:
+        return print_json(found.plain())
+    for line in [*found.lines, *([f"page    {html}"] if html is not None else [])]:
+        say(line)
 
 
 def _command(record: Record) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _ORDER = (
     *("demo", "trial", "check", "new", "run", "cross-model", "emergence", "null-rates", "reanalyse", "simulate"),
-    *("list", "show", "repeat", "verify", "export", "query", "models", "organism"),
+    *("view", "list", "show", "compare", "repeat", "verify", "export", "query", "models", "organism"),
 )
 
 

@@ -24,6 +24,7 @@ from .theme import theme
 
 if TYPE_CHECKING:
     import altair as alt
+    import jinja2
     import pandas as pd
 
     from headlab.store import Record
@@ -33,29 +34,23 @@ FORMATS = ("html", "png", "svg", "csv")
 
 def page(record: Record, tables: Mapping[str, pd.DataFrame], children: Sequence[Record] = ()) -> str:
     """One self-contained HTML file of a record; a demo's page holds its children's reports too."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("headlab.report"),
-        autoescape=True,
-        finalize=lambda value: clean(value) if type(value) is str else value,  # not what is markup already
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    script, bundle = _text("page.js"), _bundle()
-    return environment.get_template("page.html.j2").render(
-        view=view.trial(record, tables),
-        demo=summary.demo(record, children) if children and "scorecard" not in tables else None,
-        card=summary.scorecard(record, tables, children) if "scorecard" in tables else None,
-        children=[view.trial(c, None) for c in children],
-        themes={"light": theme(), "dark": theme(dark=True)},
-        style=_text("page.css"),
-        script=script,
-        bundle=bundle,
-        policy=_policy(bundle, script),
-        signs=view.SIGNS,
-        meanings=view.MEANINGS,
+    script, bundle = text("page.js"), _bundle()
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            view=view.trial(record, tables),
+            demo=summary.demo(record, children) if children and "scorecard" not in tables else None,
+            card=summary.scorecard(record, tables, children) if "scorecard" in tables else None,
+            children=[view.trial(c, None) for c in children],
+            themes={"light": theme(), "dark": theme(dark=True)},
+            style=text("page.css"),
+            script=script,
+            bundle=bundle,
+            policy=_policy(bundle, script),
+            signs=view.SIGNS,
+            meanings=view.MEANINGS,
+        )
     )
 
 
@@ -110,8 +105,23 @@ def _figure_files(figure: Figure, formats: Sequence[str]) -> dict[str, bytes]:
     return files
 
 
+def environment(*packages: str) -> jinja2.Environment:
+    """Where pages are filled in, everything escaped: the report's templates, after those of ``packages``."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(p) for p in (*packages, "headlab.report")]),
+        autoescape=True,
+        finalize=lambda value: clean(value) if type(value) is str else value,  # not what is markup already
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 @cache
-def _text(name: str) -> str:
+def text(name: str) -> str:
+    """A file that stands beside the report's templates."""
     return (resources.files("headlab.report") / "templates" / name).read_text(encoding="utf-8")
 
 

@@ -1,0 +1,61 @@
+// What every page needs: asking the server, and waiting for a job with its progress shown.
+"use strict";
+const lab = {
+  csrf: document.querySelector('meta[name="csrf"]').content,
+
+  async ask(path, body) {
+    const how = body === undefined ? {} : {
+      method: "POST",
+      headers: { "content-type": "application/json", "x-headlab": lab.csrf },
+      body: JSON.stringify(body),
+    };
+    let answer;
+    try {
+      answer = await fetch(path, { ...how, credentials: "same-origin", redirect: "error" });
+    } catch (_) {
+      throw new Error("the server does not answer; was `headlab view` ended?");
+    }
+    const text = await answer.text();
+    let data;
+    try { data = JSON.parse(text); } catch (_) { data = { error: text.trim() || answer.statusText }; }
+    if (!answer.ok) throw new Error(data.error || answer.statusText);
+    return data;
+  },
+
+  // Post, and wait until the job that it began has ended.  `told(job)` is called while it runs.
+  async job(path, body, told) {
+    let job = await lab.ask(path, body);
+    return lab.ended(job, told);
+  },
+
+  async ended(job, told) {
+    while (job.state === "waiting" || job.state === "running") {
+      if (told) told(job);
+      await new Promise((go) => setTimeout(go, 400));
+      job = await lab.ask(`/jobs/${job.id}`);
+    }
+    if (told) told(job);
+    if (job.state === "cancelled") throw new Error("cancelled");
+    if (job.state === "failed") throw new Error(job.error);
+    return job.result;
+  },
+
+  // An element: lab.el("p", {class: "quiet", onclick: f}, "text", child).  Text is text, whatever stands in it.
+  el(name, attributes, ...children) {
+    const node = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes || {})) {
+      if (value === false || value === null || value === undefined) continue;
+      if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+      else node.setAttribute(key, value === true ? "" : value);
+    }
+    node.append(...children.filter((c) => c !== null && c !== undefined));
+    return node;
+  },
+
+  svg(name, attributes, ...children) {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes || {})) node.setAttribute(key, value);
+    node.append(...children);
+    return node;
+  },
+};
