@@ -33,7 +33,7 @@ ENGINE: list[set[str]] = [
     {"engine.attention", "engine.between", "engine.edits", "engine.loading", "engine.adapters"},
     {"engine.model"},
     {"engine.passes", "engine.limits", "engine.identity"},
-    {"engine.reader"},
+    {"engine.reader", "engine.recall"},
     {"engine.captures"},
     {"engine.resume", "engine.populations", "engine.directions"},
     {"engine.selfcheck", "engine.plan", "engine.paths"},

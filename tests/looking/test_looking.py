@@ -21,8 +21,12 @@ import tiny
 import headlab
 from headlab.claims import ClaimError
 from headlab.engine.model import Lab, ModelError
+from headlab.engine.recall import recall
+from headlab.heads import Heads
+from headlab.interventions import Intervention, World
+from headlab.looking.grids import effect
 from headlab.looking.lens import direct_effects, logit_lens
-from headlab.prompts import PromptError, PromptSet
+from headlab.prompts import PromptError, PromptSet, encode
 from headlab.trials.document import Document
 
 TEXT = "w3 w7 w11 w7 w20 w3"
@@ -108,6 +112,42 @@ def test_a_cell_of_the_grid_is_a_hook(family: str) -> None:
     )
     margins(lab, "clean", keep, at, family)
     assert abs(cell(headlab.heatmap(lab, PAIRS, "patch"))["value"] - change("corrupted")) < 2e-5
+
+
+def test_a_click_is_the_grid_pair_by_pair_and_costs_the_edited_pass() -> None:
+    """A lone head's mean change is its cell; two heads of two layers are written together; the second look runs no unedited
+    prompt, and the table is what it is without anything kept."""
+    lab = tiny.lab("gpt2")
+    encoded = [encode(p, lab.tokenizer) for p in PAIRS]
+    recall(lab).clear()
+    for what in ("zero", "patch", "mean", "resample"):
+        cells = headlab.heatmap(lab, PAIRS, what).table.set_index(["layer", "head"])["value"]
+        one = effect(lab, encoded, "L1H2", what)
+        assert abs(one.table["value"].mean() - cells[1, 2]) < 1e-5 and one.unit == "logits"
+        passes = recall(lab).passes
+        both = effect(lab, encoded, ["L0H1", "L1H2"], what).table
+        assert recall(lab).passes == passes
+        world = World("w", tuple(Intervention(Heads.of(at, [h]), write=what) for at, h in ((0, 1), (1, 2))))  # type: ignore[arg-type]
+        plain = headlab.sweep(lab, encoded if what == "patch" else [e.swapped() for e in encoded], [world])
+        assert (both["after"].to_numpy() == plain["edited"].to_numpy()).all()
+        assert ((both["after"] - both["before"]) == both["value"]).all()
+    run = "clean" if what != "patch" else "corrupted"
+    assert max(abs(both["before"] - margins(lab, run))) < 1e-5
+
+
+def test_scores_by_their_definitions() -> None:
+    """Sink and previous of a text are read off its patterns; every score of the language but the thinking one is offered."""
+    lab = tiny.lab("llama")
+    seen = headlab.read(lab, TEXT)
+    for name, of in (("sink", lambda x: x[1:, :, 0].mean(0)), ("previous", lambda x: x.diagonal(-1, 0, 2).mean(-1))):
+        got = headlab.head_scores(lab, name, [TEXT]).table.set_index(["layer", "head"])["value"]
+        for at in range(3):
+            wanted = of(seen["pattern", at].double())
+            assert max(abs(got[at, h] - float(wanted[h])) for h in range(10)) < 1e-6
+    for name in ("copying", "norm", "probe", "attribution"):
+        look = headlab.head_scores(lab, name, PAIRS)
+        assert len(look.table) == 30 and set(look.table["n"]) == {6}, name
+    assert headlab.head_scores(lab, "norm", TEXT).table["value"].min() > 0
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

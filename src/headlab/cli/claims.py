@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from headlab.cli import options as o
-from headlab.cli.errors import BadInput, meant
+from headlab.cli.errors import BadInput
 from headlab.cli.tree import app, print_json, say
+from headlab.reading import meant
 from headlab.reading.shown import clean
 
 HeadsOption = Annotated[

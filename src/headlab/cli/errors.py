@@ -4,11 +4,12 @@ it.
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterable
 
 import typer
+
+from headlab.reading import meant
 
 INPUT, FAILURE, DIFFERENT, INTERRUPTED, UNREAD = 2, 1, 3, 130, 141
 """Exit codes: bad input, another failure, a repeat that differs, Ctrl-C (or SIGTERM, SIGHUP), output that nobody reads
@@ -31,12 +32,6 @@ class BadInput(ValueError):
 
 class Interrupted(Exception):
     """Ctrl-C, on its way past the argument parser (which would print a line of its own)."""
-
-
-def meant(given: str, known: Iterable[str]) -> str:
-    """``"; did you mean x?"`` when something known is near, else an empty string."""
-    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def one_of(given: str, known: Iterable[str], what: str) -> str:

@@ -11,8 +11,9 @@ import typer
 
 from headlab.cli import options as o
 from headlab.cli.claims import ChosenOption, HeadsOption, TaskOption, WriteOption, draft
-from headlab.cli.errors import BadInput, meant, one_of
+from headlab.cli.errors import BadInput, one_of
 from headlab.cli.tree import app, open_store, print_json, print_record, say
+from headlab.reading import meant
 
 
 @app.command()

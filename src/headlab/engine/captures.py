@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headlab.engine.attention import Tape
 from headlab.engine.edits import Source, basis, donors, make_source, needs, to_layout
@@ -14,6 +16,7 @@ from headlab.engine.limits import check_length
 from headlab.engine.model import Lab
 from headlab.engine.passes import by_length, forward, reading, tensor_of
 from headlab.engine.reader import Reader, positions
+from headlab.engine.recall import Site, observed, remembered
 from headlab.interventions import Intervention, InterventionError
 from headlab.prompts import Encoded, EncodedPair
 from headlab.readouts import MARGIN, Readout
@@ -53,13 +56,45 @@ def capture(
         step = max(1, (tokens or tokens_for(lab)) // length)
         for start in range(0, len(which), step):
             part = which[start : start + step]
-            with lab.tape(Tape(wanted=frozenset(sites))) as tape:
-                forward(lab, tensor_of([encoded[i] for i in part], lab.device))
+            ids = tensor_of([encoded[i] for i in part], lab.device)
+            found = observed(lab, ids, sites, lambda wanted, ids=ids: seen(lab, ids, wanted))
             for key in sites:
-                kept = to_layout(key[1], tape.kept[key], lab.grid.n_heads, None)
+                kept = to_layout(key[1], found[key], lab.grid.n_heads, None)
                 for i, value in zip(part, kept, strict=True):
                     out[key][i] = value.clone()
     return out
+
+
+def seen(lab: Lab, ids: Tensor, wanted: Collection[Site]) -> dict[Site, Tensor]:
+    """One pass over ``ids``: sites in their own layout, and what enters each layer that is named by its number alone."""
+    layers = [at for at in wanted if isinstance(at, int)]
+    with (
+        lab.tape(Tape(wanted=frozenset(s for s in wanted if isinstance(s, tuple)))) as tape,
+        entering(lab, layers) as met,
+    ):
+        forward(lab, ids)
+    return {**tape.kept, **{at: met[at][0] for at in layers}}
+
+
+@contextmanager
+def entering(lab: Lab, layers: Iterable[int]) -> Iterator[dict[int, tuple[Tensor, dict[str, Any]]]]:
+    """Keep what enters each of these layers: the hidden states, and the other arguments by name."""
+    met: dict[int, tuple[Tensor, dict[str, Any]]] = {}
+
+    def keep(at: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            names = list(inspect.signature(type(module).forward).parameters)[1:]
+            named = {**dict(zip(names, args, strict=False)), **kwargs}
+            met[at] = (named.pop(names[0]), named)
+
+        return hook
+
+    handles = [lab.layers[at].register_forward_pre_hook(keep(at), with_kwargs=True) for at in layers]
+    try:
+        yield met
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.inference_mode()
@@ -77,19 +112,25 @@ def read_out(lab: Lab, encoded: Sequence[Encoded], readouts: Sequence[Readout], 
         step = max(1, (tokens or tokens_for(lab)) // length)
         for start in range(0, len(which), step):
             part = which[start : start + step]
-            reader = Reader(lab, [encoded[i] for i in part], readouts)
-            ids = tensor_of([encoded[i] for i in part], lab.device)
-            leaving = (lab.grid.n_layers - 1, "resid")
-            tape = Tape(wanted=frozenset({leaving} if reader.tokens and lab.can_resume else ()))
-            # under a tape of its own: never under the edits of a sweep that is running
-            with lab.tape(tape), reading(lab, reader.vocabulary):
-                logits = forward(lab, ids, last=not reader.tokens or lab.can_resume).logits
-            got = reader.at_read(logits)
-            if reader.tokens:
-                every, hidden = torch.arange(len(part), device=lab.device), tape.kept.get(leaving)
-                reader.over_tokens(ids, every, 0, positions(lab, logits, hidden, ids, 0), None, None, out=got)
-            out[part] = got.cpu()
+            some = [encoded[i] for i in part]
+            key = ("read", tuple(readouts), *((e.ids, e.n_prompt, e.answer_ids, e.wrong_ids, e.scored) for e in some))
+            out[part] = remembered(lab, key, lambda some=some: _read(lab, some, readouts))
     return out
+
+
+def _read(lab: Lab, some: Sequence[Encoded], readouts: Sequence[Readout]) -> Tensor:
+    """Readouts of a batch of prompts of one length."""
+    reader, ids = Reader(lab, some, readouts), tensor_of(some, lab.device)
+    leaving = (lab.grid.n_layers - 1, "resid")
+    tape = Tape(wanted=frozenset({leaving} if reader.tokens and lab.can_resume else ()))
+    # under a tape of its own: never under the edits of a sweep that is running
+    with lab.tape(tape), reading(lab, reader.vocabulary):
+        logits = forward(lab, ids, last=not reader.tokens or lab.can_resume).logits
+    got = reader.at_read(logits)
+    if reader.tokens:
+        every, hidden = torch.arange(len(some), device=lab.device), tape.kept.get(leaving)
+        reader.over_tokens(ids, every, 0, positions(lab, logits, hidden, ids, 0), None, None, out=got)
+    return got.cpu()
 
 
 @runtime_checkable

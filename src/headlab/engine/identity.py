@@ -37,8 +37,8 @@ def identity(lab: Lab, whole: Any = None) -> dict[str, str]:
     return {
         "fingerprint": lab.fingerprint,
         "weights": weights_hash(lab, lab.model if whole is None else whole),
-        "config": _hash(_told(config.to_dict())),
-        "generation": _hash(_told(generation.to_dict()) if generation is not None else None),
+        "config": _hash(told(config.to_dict())),
+        "generation": _hash(told(generation.to_dict()) if generation is not None else None),
         "tokenizer": tokenizer_hash(lab.tokenizer),
         "dtype": str(lab.dtype).removeprefix("torch."),
         "device": f"{device} ({place}, {torch.get_float32_matmul_precision()})",
@@ -80,11 +80,11 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return _hash([kind, held, ends, getattr(tokenizer, "chat_template", None)])
 
 
-def _told(config: Any) -> Any:
+def told(config: Any) -> Any:
     """A config's settings without the names, inner configs included."""
     if isinstance(config, dict):
-        return {str(k): _told(v) for k, v in config.items() if k not in _NAMES}
-    return [_told(v) for v in config] if isinstance(config, list | tuple) else config
+        return {str(k): told(v) for k, v in config.items() if k not in _NAMES}
+    return [told(v) for v in config] if isinstance(config, list | tuple) else config
 
 
 def _hash(data: Any) -> str:

@@ -19,21 +19,21 @@ says so.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
 from headlab.engine.attention import Edit, Stop, Tape, repeat_kv
-from headlab.engine.captures import rotation_for
+from headlab.engine.captures import entering, rotation_for, seen
 from headlab.engine.edits import Rows, Source, compile_edit
 from headlab.engine.model import Lab
 from headlab.engine.passes import EngineError, forward, reading, replaced, skipping
+from headlab.engine.recall import observed, remembered
 from headlab.interventions import Intervention, World
 
 LINEAR_SITES = ("z", "pattern", "v")
@@ -76,45 +76,34 @@ def run_corrupted(
     layers = layers if lab.can_skip else ()
     step = max(1, tokens // ids.shape[1])
     for first in range(0, len(ids), step):
-        with lab.tape(Tape(wanted=frozenset(sites))) as tape, _watching(lab, layers) as seen:
-            forward(lab, ids[first : first + step])
-        for key, value in [*tape.kept.items(), *((at, seen[at][0]) for at in layers)]:
+        some = ids[first : first + step]
+        for key, value in observed(
+            lab, some, {*sites, *layers}, lambda wanted, ids=some: seen(lab, ids, wanted)
+        ).items():
             parts.setdefault(key, []).append(value)
     whole = {key: values[0] if len(values) == 1 else torch.cat(values) for key, values in parts.items()}
     if not layers:
         return Corrupted(ids.shape[1], {}, whole, {})
-    # the arguments that a lone row gets: every layer is passed by, so this pass costs next to nothing
-    with lab.tape(Tape()), _watching(lab, range(min(layers), lab.grid.n_layers)) as seen:
-        nothing = whole[min(layers)][:1]
-        with skipping(lab, lab.grid.n_layers, nothing), reading(lab, ids[0, :1] if lab.can_narrow else None):
-            forward(lab, ids[:1], cache=True)
+    nothing, row = whole[min(layers)][:1], ids[:1]
+    calls = remembered(lab, ("calls", tuple(row[0].tolist())), lambda: _calls(lab, row, nothing))
     return Corrupted(
         ids.shape[1],
         {at: whole[at] for at in layers},
         {key: value for key, value in whole.items() if isinstance(key, tuple)},
-        {at: named for at, (_, named) in seen.items()},
+        calls,
     )
 
 
-@contextmanager
-def _watching(lab: Lab, layers: Sequence[int]) -> Iterator[dict[int, tuple[Tensor, dict[str, Any]]]]:
-    """Keep what enters each of these layers: the hidden states, and the other arguments by name."""
-    seen: dict[int, tuple[Tensor, dict[str, Any]]] = {}
-
-    def keep(at: int) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            names = list(inspect.signature(type(module).forward).parameters)[1:]
-            named = {**dict(zip(names, args, strict=False)), **kwargs}
-            seen[at] = (named.pop(names[0]), named)
-
-        return hook
-
-    handles = [lab.layers[at].register_forward_pre_hook(keep(at), with_kwargs=True) for at in layers]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+def _calls(lab: Lab, row: Tensor, nothing: Tensor) -> dict[int, dict[str, Any]]:
+    """The arguments that each layer gets for a lone row: all are passed by, so this pass costs next to nothing."""
+    with (
+        lab.tape(Tape()),
+        entering(lab, range(lab.grid.n_layers)) as met,
+        skipping(lab, lab.grid.n_layers, nothing),
+        reading(lab, row[0, :1] if lab.can_narrow else None),
+    ):
+        forward(lab, row, cache=True)
+    return {at: named for at, (_, named) in met.items()}
 
 
 @dataclass

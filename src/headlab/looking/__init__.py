@@ -3,9 +3,20 @@
 What one sees here is a hunch.  :meth:`Look.claim` makes a document of it, which is tried on other prompts.
 """
 
-from headlab.looking.grids import head_scores, heatmap
+from headlab.looking.grids import effect, head_scores, heatmap
 from headlab.looking.lens import direct_effects, logit_lens
 from headlab.looking.look import Look
 from headlab.looking.texts import Text, read, show_attention, tokens
 
-__all__ = ["Look", "Text", "direct_effects", "head_scores", "heatmap", "logit_lens", "read", "show_attention", "tokens"]
+__all__ = [
+    "Look",
+    "Text",
+    "direct_effects",
+    "effect",
+    "head_scores",
+    "heatmap",
+    "logit_lens",
+    "read",
+    "show_attention",
+    "tokens",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ from headlab.engine.attention import Tape
 from headlab.engine.model import Lab, ModelError
 from headlab.engine.passes import forward
 from headlab.engine.reader import head as unembedded
+from headlab.looking.given import Pairs, pairs_of
 from headlab.looking.look import Look
 from headlab.looking.texts import read, said
-from headlab.prompts import Encoded, Pair, PromptSet, encode
+from headlab.prompts import Encoded
 from headlab.stats.figures import rounded
 from headlab.stats.intervals import bootstrap_means
 
@@ -109,7 +110,7 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
 
 
 @torch.inference_mode()
-def direct_effects(lab: Lab, pairs: PromptSet | Iterable[Pair], *, seed: int = 0) -> Look:
+def direct_effects(lab: Lab, pairs: Pairs, *, seed: int = 0) -> Look:
     """What each part writes straight into the margin of the clean prompts (direct logit attribution), the mean over pairs.
 
     Definition: the read position's residual stream is a sum: what enters layer 0, each head's z·W_O, each attention's bias,
@@ -123,10 +124,9 @@ def direct_effects(lab: Lab, pairs: PromptSet | Iterable[Pair], *, seed: int = 0
     When it misleads: a part that works through later layers shows nothing here, and one that a later layer takes back
         shows what never arrives.
     """
-    some = tuple(pairs)
-    if not some:
-        raise ValueError("no pairs to look at; give a PromptSet, such as PromptSet.from_file('pairs.csv')")
-    made = [_direct(lab, encode(p, lab.tokenizer).clean) for p in some]
+    encoded = pairs_of(lab, pairs)
+    some = tuple(e.pair for e in encoded)
+    made = [_direct(lab, e.clean) for e in encoded]
     names, values = made[0][0], torch.stack([v for _, v in made]).double().cpu().numpy()
     means = bootstrap_means(values, [p.cluster or p.id for p in some], unit="pairs", seed=seed)
     rows = [

@@ -11,13 +11,12 @@ from torch import Tensor
 from headlab.effects import Figure
 from headlab.engine.attention import Tape
 from headlab.engine.captures import capture
-from headlab.engine.limits import check_length
 from headlab.engine.model import Lab
 from headlab.engine.passes import forward
-from headlab.heads import Heads
 from headlab.interventions import SITES
+from headlab.looking.given import HeadsLike, heads_of, text_of
 from headlab.looking.look import Look
-from headlab.prompts import Encoded, Prompt, PromptError, token_ids
+from headlab.prompts import Encoded, PromptError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,24 +25,12 @@ MOST_SHOWN = 64
 """Tokens of a text up to which a pattern can be drawn."""
 
 
-def _encoded(lab: Lab, text: str) -> Encoded:
-    if not isinstance(text, str) or not text:
-        raise PromptError(
-            f"expected a text, given {text!r:.60}; for pairs of prompts see headlab.capture and headlab.sweep"
-        )
-    ids = token_ids(Prompt(text), lab.tokenizer)
-    if not ids:
-        raise PromptError(f"{text!r:.60} has no tokens; give a text that has some")
-    check_length(lab, "the text", len(ids))
-    return Encoded(tuple(ids), len(ids), {"last": (len(ids) - 1,)}, frozenset(), -1, -1, "")
-
-
 def tokens(lab: Lab, text: str) -> list[str]:
     """The tokens of a text as the model reads it, its special ones included, each as the text that it stands for.
 
     Raises PromptError for a text without tokens, or longer than the model reads.
     """
-    return [said(lab, i) for i in _encoded(lab, text).ids]
+    return [said(lab, i) for i in text_of(lab, text).ids]
 
 
 def said(lab: Lab, token: int) -> str:
@@ -97,13 +84,13 @@ def read(lab: Lab, text: str) -> Text:
 
     Raises PromptError for a text without tokens, or longer than the model reads.
     """
-    one = _encoded(lab, text)
+    one = text_of(lab, text)
     with lab.tape(Tape()):
         logits = forward(lab, torch.tensor([one.ids], device=lab.device), last=False).logits[0]
     return Text(lab, text, one.ids, tuple(said(lab, i) for i in one.ids), logits.float().cpu())
 
 
-def show_attention(lab: Lab, text: str, heads: str | Heads) -> Look:
+def show_attention(lab: Lab, text: str, heads: HeadsLike) -> Look:
     """The patterns of some heads over the tokens of a text: for each query token (row) the share that each key gets.
 
     Table: ``head``, ``query``, ``key`` (places), ``query_token``, ``key_token``, ``value`` in 0 … 1; a row sums to 1, or
@@ -113,10 +100,7 @@ def show_attention(lab: Lab, text: str, heads: str | Heads) -> Look:
     """
     import pandas as pd
 
-    named = Heads.parse(heads) if isinstance(heads, str) else heads
-    lab.grid.check(named)
-    if not len(named):
-        raise ValueError("no heads given; expected names such as 'L1H3'")
+    named = heads_of(lab, heads)
     seen = read(lab, text)
     if len(seen.tokens) > MOST_SHOWN:
         raise PromptError(f"the text has {len(seen.tokens)} tokens; a pattern is drawn of at most {MOST_SHOWN}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import difflib
 import gc
 import math
 import reprlib
@@ -59,6 +60,12 @@ def brief(value: Any, most: int = 80) -> str:
     else:
         text = " ".join(_SHORT.repr(value).split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def meant(given: object, known: Iterable[str]) -> str:
+    """``"; did you mean x?"`` when something known is near, else an empty string."""
+    near = difflib.get_close_matches(str(given)[:60], list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def dotted(place: Iterable[Any]) -> str:

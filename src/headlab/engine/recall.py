@@ -1,0 +1,188 @@
+"""What passes over unedited prompts gave, kept from one look to the next, so that the next costs only the edited pass.
+
+Inside :func:`recalling`, activations and readouts of unedited prompts are kept by the tokens of their batch and handed on
+when the same batch is asked for again: the same tensors, so the same numbers, bit for bit (law 1).  A pass keeps the other
+layers' activations of the same kinds, too, since the next look is at another head.  Outside nothing is kept, and no trial
+looks here.
+
+Everything is dropped when anything of :func:`mark` differs: a weight or buffer (their contents, however they were written),
+the config, a plain attribute or a hook of any module, dtype, device, threads.  What is oldest goes when ``limit`` bytes are full.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headlab.engine.between import put_back
+from headlab.engine.identity import told
+from headlab.engine.model import Lab
+
+LIMIT = 2**29
+"""Bytes that are kept for a model, unless told otherwise."""
+OWN_WAY = frozenset({"pattern", "scores"})
+"""Sites whose reading makes the pass compute attention in another way: their passes are kept apart."""
+RESUMED = ("z", "out_block", "k", "v")
+"""What edits of other layers will start from, where one starts from what enters a layer."""
+_WORDS = 1024
+_PLAIN = (bool, int, float, str, type(None))
+
+Made = TypeVar("Made")
+Site = tuple[int, str] | int
+"""(layer, site), or a layer: what enters it."""
+
+
+class Recall:
+    """Kept values by key, the oldest out first.  ``limit``: bytes (0 keeps nothing); ``bytes``: what is kept; ``passes``:
+    how many batches were run because they were not there."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit, self.bytes, self.passes = limit, 0, 0
+        self.mark, self.open = b"", False
+        self._kept: OrderedDict[object, tuple[Any, dict[int, int]]] = OrderedDict()
+        self._held: Counter[int] = Counter()
+
+    def get(self, key: object) -> Any:
+        """What is kept under ``key``, or None."""
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key][0]
+
+    def put(self, key: object, value: Any) -> None:
+        """Keep a value; what is oldest goes to make room.  One of more than ``limit`` is not kept."""
+        parts = dict(_storages(value))
+        if sum(parts.values()) > self.limit or key in self._kept:
+            return
+        self._kept[key] = (value, parts)
+        self.bytes += sum(size for at, size in parts.items() if not self._held[at])
+        self._held.update(parts.keys())
+        while self.bytes > self.limit:
+            _, (_, old) = self._kept.popitem(last=False)
+            self._held.subtract(old.keys())
+            self.bytes -= sum(size for at, size in old.items() if not self._held[at])
+
+    def clear(self) -> None:
+        """Keep nothing of what there was."""
+        self._kept.clear()
+        self._held.clear()
+        self.bytes = 0
+
+
+def recall(lab: Lab) -> Recall:
+    """The one of a model; ``recall(lab).limit`` may be set, ``recall(lab).clear()`` empties it."""
+    return lab.info.setdefault("_recall", Recall())
+
+
+@contextmanager
+def recalling(lab: Lab) -> Iterator[Recall]:
+    """Inside, captures of unedited prompts are kept and handed on.  May be entered inside itself."""
+    kept = recall(lab)
+    if kept.open:
+        yield kept
+        return
+    if kept.mark != (now := mark(lab)):
+        kept.clear()
+    kept.mark, kept.open = now, True
+    try:
+        yield kept
+    finally:
+        kept.open = False
+
+
+def remembered(lab: Lab, key: tuple[object, ...], make: Callable[[], Made]) -> Made:
+    """``make()``, or what it gave before under this key.  Outside of :func:`recalling`: ``make()``."""
+    kept = recall(lab)
+    if not kept.open:
+        return make()
+    if (found := kept.get(key)) is None:
+        kept.passes += 1
+        found = make()
+        kept.put(key, found)
+    return found
+
+
+def observed(
+    lab: Lab, ids: Tensor, sites: Collection[Site], run: Callable[[Collection[Site]], dict[Site, Tensor]]
+) -> dict[Site, Tensor]:
+    """What ``run(sites)``, one pass over ``ids`` [row, position], gives by site, or gave before."""
+    kept = recall(lab)
+    if not kept.open or not sites:
+        return run(sites)
+    apart = frozenset(s for s in sites if isinstance(s, tuple) and s[1] in OWN_WAY)
+    name = (tuple(ids.shape), ids.cpu().numpy().tobytes(), apart)
+    found = {site: kept.get((name, site)) for site in sites}
+    if all(x is not None for x in found.values()):
+        return found
+    more = set(sites) if apart else {*sites, *_of_other_layers(lab, sites)}
+    if ids.numel() * sum(_width(lab, site) for site in more) > kept.limit // 2:
+        more = set(sites)
+    made = run(more)
+    kept.passes += 1
+    for site, value in made.items():
+        kept.put((name, site), value)
+    return {site: made[site] for site in sites}
+
+
+def _of_other_layers(lab: Lab, sites: Collection[Site]) -> set[Site]:
+    kinds = {s[1] if isinstance(s, tuple) else "" for s in sites}
+    kinds |= set(RESUMED) if "" in kinds else set()
+    heads: set[Site] = {(at, k) for at in lab.attentions for k in kinds - {"", "resid"}}
+    whole = range(lab.grid.n_layers)
+    return heads | {(at, "resid") for at in whole if "resid" in kinds} | {at for at in whole if "" in kinds}
+
+
+def _width(lab: Lab, site: Site) -> int:
+    """Bytes of a site for a token."""
+    kind, grid = site[1] if isinstance(site, tuple) else "", lab.grid
+    heads = grid.n_kv_heads if kind in {"k", "v"} else grid.n_heads
+    wide = heads * lab.head_dim if kind in {"q", "k", "v", "z"} else lab.d_model
+    return wide * torch.finfo(lab.dtype).bits // 8
+
+
+def _storages(value: Any) -> Iterator[tuple[int, int]]:
+    """Where the memory of a value lies, and how many bytes (of a view: all that it is a view of)."""
+    if isinstance(value, Tensor):
+        yield value.untyped_storage().data_ptr(), value.untyped_storage().nbytes()
+    elif isinstance(value, Mapping):
+        yield from _storages(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _storages(one)
+
+
+@torch.no_grad()
+def mark(lab: Lab) -> bytes:
+    """A digest of everything that activations of a prompt depend on, as the model is now.
+
+    Of each weight and buffer the sums of its bytes, as 64-bit words, over rows and over columns: a tenth of the time of a
+    cryptographic hash, and no single change, swap of heads, rows or columns leaves them as they are.
+    """
+    put_back(lab.between)
+    threads = (torch.get_num_threads(), torch.get_float32_matmul_precision())
+    digest = hashlib.sha256(repr((lab.fingerprint, lab.dtype, lab.device, threads)).encode())
+    digest.update(json.dumps(told(lab.model.config.to_dict()), sort_keys=True, default=repr).encode())
+    for name, module in lab.model.named_modules():
+        plain = {k: v for k, v in module.__dict__.items() if isinstance(v, _PLAIN)}
+        hooks = [*module._forward_hooks, *module._forward_pre_hooks, id(module.__dict__.get("forward"))]
+        digest.update(repr((name, sorted(plain.items()), hooks)).encode())
+    for name, value in chain(lab.model.named_parameters(), lab.model.named_buffers()):
+        flat = value.detach().contiguous().view(-1).view(torch.uint8)
+        whole = flat.numel() // (8 * _WORDS) * 8 * _WORDS
+        if flat.data_ptr() % 8 or flat.storage_offset() % 8:
+            whole = 0
+        words: Any = flat[:whole].view(torch.int64).view(-1, _WORDS)
+        words = words.numpy() if words.device.type == "cpu" else words
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+        for part in (words.sum(0), words.sum(1), flat[whole:]):
+            digest.update(np.ascontiguousarray(part.cpu() if isinstance(part, Tensor) else part).data)
+    return digest.digest()

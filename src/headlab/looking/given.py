@@ -1,0 +1,59 @@
+"""What looks are given: pairs of prompts, or texts; heads by name; refused in one line where it is something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from headlab.engine.limits import check_length
+from headlab.engine.model import Lab
+from headlab.heads import Head, Heads
+from headlab.prompts import Encoded, EncodedPair, Pair, Prompt, PromptError, PromptSet, encode, token_ids
+from headlab.reading import brief
+
+Pairs = PromptSet | Pair | EncodedPair | Iterable[Pair | EncodedPair]
+"""Pairs of prompts, encoded or not (encoding takes a millisecond for each: who looks often keeps them encoded)."""
+HeadsLike = str | Head | Heads | Sequence[str | Head]
+_FILE = "PromptSet.from_file('pairs.csv') reads them"
+
+
+def pairs_of(lab: Lab, given: Pairs) -> list[EncodedPair]:
+    """Pairs as tokens.  Raises PromptError for what is no pair, ValueError where there is none."""
+    if isinstance(given, str | Path):
+        raise PromptError(
+            f"expected pairs of prompts, given {brief(str(given))}; {_FILE}; headlab.read(lab, text) reads a text alone"
+        )
+    some = [given] if isinstance(given, Pair | EncodedPair) else list(given)
+    for n, one in enumerate(some):
+        if not isinstance(one, Pair | EncodedPair):
+            raise PromptError(f"expected pairs of prompts, number {n} is {brief(one)}; {_FILE}")
+    if not some:
+        raise ValueError("no pairs to look at; give a PromptSet, such as PromptSet.from_file('pairs.csv')")
+    return [one if isinstance(one, EncodedPair) else encode(one, lab.tokenizer) for one in some]
+
+
+def heads_of(lab: Lab, given: HeadsLike) -> Heads:
+    """Heads of this model.  Raises ValueError for none, or one that does not exist."""
+    if isinstance(given, Heads):
+        named = given
+    elif isinstance(given, str | Head):
+        named = Heads.parse(str(given))
+    else:
+        named = Heads.parse(" ".join(map(str, given)))
+    lab.grid.check(named)
+    if not len(named):
+        raise ValueError("no heads given; expected names such as 'L1H3'")
+    return named
+
+
+def text_of(lab: Lab, text: str) -> Encoded:
+    """A text as tokens.  Raises PromptError for one without tokens, or longer than the model reads."""
+    if not isinstance(text, str) or not text:
+        raise PromptError(
+            f"expected a text, given {brief(text)}; for pairs of prompts see headlab.heatmap and headlab.sweep"
+        )
+    ids = token_ids(Prompt(text), lab.tokenizer)
+    if not ids:
+        raise PromptError(f"{text!r:.60} has no tokens; give a text that has some")
+    check_length(lab, "the text", len(ids))
+    return Encoded(tuple(ids), len(ids), {"last": (len(ids) - 1,)}, frozenset(), -1, -1, "")

@@ -1,0 +1,174 @@
+"""What is kept from look to look changes no number, and is dropped by whatever would change one.
+
+The laws: the same table, bit for bit, with the cache off, filling, hit, too small, after an exception, and for other worlds on
+the same prompts.  Broken on purpose: a key without the batch (numbers of other prompts come back), a mark without the sums
+(a weight written through ``.data`` gives the old numbers), a value changed in place after it was kept.
+
+Looked for of the kind "something a number depends on changes between two looks": a weight written under no_grad, through
+``.data``, through numpy, by swapping two rows; a buffer; a hook; a module's plain attribute; the config; another model's
+forward in the place of a module's; dropout switched on; threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from headlab.engine.captures import capture
+from headlab.engine.model import Lab, open_model
+from headlab.engine.recall import LIMIT, recall, recalling
+from headlab.engine.run import sweep
+from headlab.heads import Head, Heads
+from headlab.interventions import Intervention, World
+from headlab.readouts import MARGIN, Readout
+
+PAIRS = tiny.equal_pairs(3) + tiny.equal_pairs(2, 7, 3)
+WRITES = ("zero", "patch", "mean", "resample", "rescale", "noop")
+
+
+def worlds(made: Lab, layer: int) -> list[World]:
+    at = tiny.softmax_layer(made, layer)
+    out = [
+        World(w, (Intervention(Heads.of(at, [1, 3]), "z", w, amount=0.5 if w == "rescale" else 1.0),)) for w in WRITES
+    ]  # type: ignore[arg-type]
+    out.append(World("resid", (Intervention(Heads.of(at, [0]), "resid", "zero"),)))
+    out.append(World("v", (tiny.edit(made, at, "v", (0,), write="zero"),)))
+    if made.slots[0].pattern:
+        out.append(World("pattern", (Intervention(Heads.of(at, [2]), "pattern", "patch"),)))
+    sender = Intervention(Heads([Head(tiny.softmax_layer(made, 0), 1)]), "z", "patch")
+    receiver = Heads.of(sorted(made.attentions)[-1], [0])
+    out.append(World("path", (Intervention(receiver, "q", "patch", computed_in=(sender,)),)))
+    return out
+
+
+def table(made: Lab, layer: int = 1, readouts: Any = (MARGIN,)) -> np.ndarray:
+    some = sweep(made, PAIRS, worlds(made, layer), readouts=readouts)
+    return some.select_dtypes("number").to_numpy()
+
+
+OTHERS = [pytest.param(f, marks=pytest.mark.accept) for f in tiny.FAMILIES if f != "gpt2"]
+
+
+@pytest.mark.parametrize("family", ["gpt2", *OTHERS])
+def test_a_hit_is_what_a_pass_gives(family: str) -> None:
+    made = tiny.lab(family)
+    off = {at: table(made, at) for at in (0, 2)}
+    with recalling(made) as kept:
+        for at in (0, 2):
+            assert np.array_equal(table(made, at), off[at])
+        full, passes = kept.bytes, kept.passes
+        for at in (2, 0):
+            assert np.array_equal(table(made, at), off[at])
+        assert kept.passes == passes, "the same worlds on the same prompts: nothing unedited runs again"
+    kept.limit = full // 4
+    kept.clear()
+    with recalling(made):
+        assert all(np.array_equal(table(made, at), off[at]) for at in (0, 2))
+        assert 0 < kept.bytes <= full // 4
+    kept.limit = LIMIT
+    kept.clear()
+
+
+def test_other_readouts_prompts_and_sites_have_keys_of_their_own() -> None:
+    made = tiny.lab("llama")
+    kinds = [(MARGIN,), (Readout("probability"), Readout("kl"))]
+    sites = [(1, "z"), (1, "pattern"), (2, "q"), (0, "resid")]
+    some = [p.clean for p in PAIRS]
+
+    def every() -> list[Any]:
+        kept = capture(made, some, sites), capture(made, some[:3], sites), capture(made, some[::-1], sites)
+        return [x for one in kept for key in sites for x in one[key]]
+
+    off, plain = [table(made, 1, k) for k in kinds], every()
+    with recalling(made):
+        for _ in range(2):
+            assert all(np.array_equal(table(made, 1, k), o) for k, o in zip(kinds, off, strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(every(), plain, strict=True))
+
+
+def test_after_an_exception_nothing_half_made_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    import headlab.engine.captures as captures
+
+    made = tiny.lab("llama")
+    off, real, calls = table(made), captures.forward, []
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    recall(made).clear()
+    monkeypatch.setattr(captures, "forward", failing)
+    with pytest.raises(KeyboardInterrupt), recalling(made):
+        table(made)
+    assert not recall(made).open
+    with recalling(made):
+        assert np.array_equal(table(made), off) and np.array_equal(table(made), off)
+
+
+def _config(made: Lab) -> None:
+    made.model.config.note = "another"
+
+
+def _dropout(made: Lab) -> None:
+    made.model.model.layers[1].train()
+
+
+CHANGES: dict[str, Callable[[Lab], object]] = {
+    "no_grad": lambda m: m.model.lm_head.weight[1].add_(0.1),
+    "data": lambda m: m.model.model.layers[0].mlp.down_proj.weight.data.mul_(1.01),
+    "one element": lambda m: m.model.model.layers[2].self_attn.q_proj.weight.data[5, 7].add_(1e-3),
+    "numpy": lambda m: np.add(w := m.model.model.norm.weight.numpy(), 0.1, out=w),
+    "two rows": lambda m: (
+        (w := m.model.model.embed_tokens.weight.data)[[3, 4]].copy_(w[[4, 3]].clone())
+        is w.__setitem__([3, 4], w[[4, 3]].clone())
+    ),
+    "buffer": lambda m: m.model.model.rotary_emb.inv_freq.mul_(1.1),
+    "hook": lambda m: m.model.model.layers[1].mlp.register_forward_hook(lambda _m, _a, out: out * 2),
+    "attribute": lambda m: setattr(m.model.model.norm, "variance_epsilon", 0.5),
+    "forward": lambda m: setattr(m.model.model.layers[1].mlp, "forward", lambda x: x),
+    "config": _config,
+    "dropout": _dropout,
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_whatever_changes_a_number_drops_what_was_kept(what: str) -> None:
+    made = open_model(tiny.hf_model("llama"), tokenizer=tiny.words())
+    some = [World(w, (Intervention(Heads.of(1, [1, 3]), "z", w),)) for w in ("zero", "patch")]  # type: ignore[arg-type]
+
+    def margins() -> np.ndarray:
+        return sweep(made, PAIRS, some)[["clean", "corrupted", "edited"]].to_numpy()
+
+    with recalling(made), torch.no_grad():
+        before = margins()
+    with torch.no_grad():
+        CHANGES[what](made)
+        off = margins()
+        with recalling(made) as kept:
+            assert kept.bytes == 0
+            assert np.array_equal(margins(), off)
+    assert np.array_equal(before, off) == (what in {"config", "dropout"})
+
+
+def test_threads_and_a_change_back_and_forth() -> None:
+    made = tiny.lab("gpt2")
+    with recalling(made) as kept:
+        table(made)
+        assert kept.bytes
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        with recalling(made):
+            assert kept.bytes == 0
+    finally:
+        torch.set_num_threads(threads)
+    with recalling(made), recalling(made):
+        table(made)
+    assert not kept.open and kept.bytes
