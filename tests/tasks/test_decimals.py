@@ -221,6 +221,46 @@ def test_the_same_seed_gives_the_same_pairs() -> None:
     assert len({decimals(30, seed=s).content_hash() for s in range(5)}) == 5
 
 
+@pytest.mark.parametrize("name", ["llama-3", "gpt-neox-20b", "gpt2"])
+def test_real_tokenizers_have_hundreds_of_clusters_after_the_same_first_prompts(name: str, shared: Path) -> None:
+    """Three decimals are new clusters of the same category, read with as many tokens; the first prompts of a seed are as
+    without them.  Looked for: both categories that have few clusters, both corruptions, a tokenizer that merges digits."""
+    from transformers import PreTrainedTokenizerFast
+
+    folder = shared / "data" / "tokenizers" / name
+    known = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    kinds: list[dict[str, Any]] = [{}, {"corruption": "fraction"}, {"category": "congruent"}]
+    for told in kinds:
+        n = 160 if told else 820
+        made = decimals(n, tokenizer=known, seed=3, **told)
+        assert told or len({p.cluster for p in made}) >= 400
+        assert made.pairs[: task.FIRST] == decimals(task.FIRST, seed=3, **told).pairs
+        assert made.pairs[:90] == decimals(90, tokenizer=known, seed=3, **told).pairs
+        new = [p for p in made if len(p.cluster) == 5]
+        assert len({p.cluster for p in new}) == len(new) == (n - task.FIRST) // 2
+        for pair in new[:20]:
+            a, b = task.numbers(pair.clean)
+            assert task.category_of(a, b) == told.get("category", "conflict") == pair.category
+            assert float(pair.answer) == max(float(a), float(b))
+            assert len(known.tokenize(a)) == len(known.tokenize(b)) == len(known.tokenize("9.11"))
+    most = task.capacity("conflict", "held-out", known) // 2
+    assert most > 40_000
+    with pytest.raises(PromptError, match=f"has 1 to {most}"):
+        decimals(most + 1, tokenizer=known)
+
+
+def test_organisms_keep_the_prompts_that_they_were_trained_for() -> None:
+    """Their tokenizer cuts 112 into three tokens.  Measured: asked in `simple`, four of them answer all of the usual ones,
+    13 to 90 % with three decimals and at most 2 % with integer parts of 20 to 99."""
+    from headlab.organisms.tokenizer import build_tokenizer
+
+    own = build_tokenizer()
+    assert task.three_digits(own) == [] == task.three_digits(None)
+    assert decimals(400, tokenizer=own).content_hash() == decimals(400).content_hash()
+    assert task.capacity("conflict", "held-out", own) == task.capacity("conflict")
+    assert task.third_decimals("conflict", "train", range(101, 1000)) == ()
+
+
 def test_no_more_pairs_than_there_are() -> None:
     most = task.capacity("conflict") // 2
     assert len(decimals(most)) == most

@@ -38,6 +38,7 @@ def check(
     """Say what a claim says, what will run and what cannot, without running it."""
     from headlab.claims import Claim
     from headlab.trials import explain
+    from headlab.trials.attainable import of_claim
     from headlab.trials.lending import tokenizer_of
 
     found: Any = _found(claim)
@@ -55,7 +56,8 @@ def check(
             "predictions": [f"{p.words or p.statistic}: {p.asked}" for p in found.predictions],
             "controls": list(found.controls),
         }
-        faults: list[str] = []
+        tokenizer = tokenizer_of(model) if model else None
+        faults = [] if tokenizer is None else of_claim(found, tokenizer)
     else:
         folder = Path(claim).parent if Path(claim).is_file() else Path(".")
         grid, tokenizer = (explain.grid_of(model), tokenizer_of(model)) if model else (None, None)

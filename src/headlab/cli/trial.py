@@ -229,5 +229,9 @@ def _show_plan(plan: dict[str, Any], json: bool) -> None:
     out = console()
     units = {"memory_bytes": ("memory", 1e-6, "MB"), "seconds": ("time", 1, "s (estimated)")}
     for name, value in plan.items():
+        if isinstance(value, list):
+            for line in value:
+                out.print(f"{name}: {line}", markup=False)
+            continue
         label, factor, unit = units.get(name, (name, None, ""))
         out.print(f"{label:<12} {value if factor is None else f'{value * factor:,.1f} {unit}'}", markup=False)

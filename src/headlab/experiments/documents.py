@@ -17,6 +17,7 @@ from headlab.store import Record, Run, Store, content_hash
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
 from headlab.trials import amending, ledger, prompts, thinking
+from headlab.trials.attainable import of_document, said_before
 from headlab.trials.document import Document
 from headlab.trials.findings import Findings
 from headlab.trials.loading import load, load_thinker
@@ -97,6 +98,8 @@ def trial(
     folder = folder or (Path(given).parent if isinstance(given, str | Path) and Path(given).is_file() else Path("."))
     loaded, test, selection = prepared(doc, model, own, how.loading, folder)
     kept = own is not None or bool(set(doc.task) & {"file", "corpus"})
+    short = [] if isinstance(loaded, Thinker) else of_document(doc, loaded.tokenizer, folder, test, own=own is not None)
+    said_before(short)
     tried = Prepared(doc.id, doc.id, doc.plain(), doc.seed, loaded, test, selection, kept)
     design = content_hash(design_of(doc, test, selection, folder, own=own is not None))
     home = how.store if isinstance(how.store, Store) else Store(how.store)
@@ -119,7 +122,7 @@ def trial(
         found = Trial(doc, subject, folder, facts=facts).findings()
         if doc.as_published is not None:
             _read_as_published(doc, subject, folder, found)
-        found.notes += [*ledger.words(facts["ledger"]), *_amended(amended)]
+        found.notes += [*short, *ledger.words(facts["ledger"]), *_amended(amended)]
         return found
 
     call = _call(how.kind, given, tried.lab, own, how.told, changes)

@@ -53,6 +53,7 @@ from headlab.reading.callables import callable_as
 from headlab.store import Record, Run, Store
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
+from headlab.trials.attainable import of_claim, said_before
 from headlab.trials.case import Bench, draw
 from headlab.trials.document import Document
 from headlab.trials.experiment import Entry
@@ -221,6 +222,8 @@ def trial(
         raise ClaimError(f"{found.id} is an entry of the docket; amend is for documents (headlab list claims)")
     chosen, subject, test, selection = _prepared(found, model, prompts, loading, changes)
     kept = prompts is not None or chosen.task.name == "file" or bool(chosen.task.file)
+    short = [] if isinstance(subject, Thinker) else of_claim(chosen, subject.tokenizer, test, own=kept)
+    said_before(short)
     plain = chosen.model_dump(mode="json")
     tried = Prepared(chosen.experiment, chosen.id, plain, chosen.seed, subject, test, selection, kept)
 
@@ -230,7 +233,7 @@ def trial(
             return experiment(chosen.experiment).tried(case)
         case = Bench(subject, chosen, test, selection, run, progress, memory, how.where.engine)
         out = experiment(chosen.experiment).tried(case)
-        out.notes = [*remarks([*test, *selection], subject.tokenizer), *out.notes, *beyond(subject, test)]
+        out.notes = [*short, *remarks([*test, *selection], subject.tokenizer), *out.notes, *beyond(subject, test)]
         return out
 
     return recorded(tried, how, _call(kind, claim, chosen, tried.lab, prompts, how.told), find)
@@ -259,12 +262,14 @@ def plan(
     bench = Bench(lab, chosen, test, selection, run=None)  # type: ignore[arg-type]
     worlds = experiment(chosen.experiment).worlds(bench, at) or [World("all", (Intervention(all_heads(lab.grid, at)),))]
     encoded = [encode(p, lab.tokenizer) for p in test]
+    short = of_claim(chosen, lab.tokenizer, test, own=prompts is not None)
     return {
         "claim": chosen.id,
         "model": lab.name,
         "pairs": len(test),
         "worlds": len(worlds),
         **dry_run(lab, encoded, worlds, memory=memory),
+        **({"cannot be decided": short} if short else {}),
     }
 
 

@@ -19,12 +19,15 @@ from headlab.prompts import Pair, Prompt, PromptError, PromptSet, Span
 
 Wording = Literal["bigger", "smaller"]
 Category = Literal["conflict", "congruent", "same-length", "different-integers"]
+Split = Literal["held-out", "train", "all"]
 CATEGORIES: tuple[Category, ...] = ("conflict", "congruent", "same-length", "different-integers")
 WORDINGS: tuple[Wording, ...] = ("bigger", "smaller")
 INTEGERS = tuple(range(1, 20))
 FRACTIONS = (*range(1, 10), *(f for f in range(11, 100) if f % 10))
 HELD_OUT_GAP = 11
 HELD_OUT_SHARE = 0.25
+FIRST = 60
+"""After so many prompts every other one has three decimals, where the tokenizer takes a third as it took the second."""
 _SPLIT_SEED = 20250826
 
 
@@ -228,9 +231,7 @@ def held_out() -> frozenset[tuple[int, int]]:
 
 
 @cache
-def fraction_pairs(
-    category: Category, split: Literal["held-out", "train", "all"] = "held-out"
-) -> tuple[tuple[int, int], ...]:
+def fraction_pairs(category: Category, split: Split = "held-out") -> tuple[tuple[int, int], ...]:
     """Unordered fraction pairs of a category with one integer part."""
     out = []
     for i, f in enumerate(FRACTIONS):
@@ -242,10 +243,33 @@ def fraction_pairs(
     return tuple(out)
 
 
-def _items(category: Category, split: Any, rng: random.Random, n: int) -> Iterator[tuple[str, str]]:
-    """``n`` distinct ordered comparisons (a, b), both orders equally likely."""
-    fractions, seen = fraction_pairs(category, split), set()
-    while len(seen) < n:
+def three_digits(tokenizer: Any) -> list[int]:
+    """Fractions of three digits of which the third costs no more tokens than the second did (the organisms' tokenizer has
+    none: 11 is a token of it, 112 is three); none without a tokenizer."""
+    if tokenizer is None:
+        return []
+    long = [g for g in range(101, 1000) if g % 10]
+    texts = [f"9.{f}" for f in (8, 11, *long)]
+    one, two, *three = (len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+    return [g for g, n in zip(long, three, strict=True) if n - two <= two - one]
+
+
+def third_decimals(category: Category, split: Split, long: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Fraction pairs of one and of three digits (8, 112; ``long``: those to take): each a cluster more, never trained on.
+
+    Conflict and congruent pairs only, no nearer than held-out ones are; none where there are fewer than of two digits.
+    """
+    if split == "train" or category not in ("conflict", "congruent"):
+        return ()
+    sign = 1 if category == "conflict" else -1
+    found = tuple((f, g) for f in range(1, 10) for g in long if sign * (100 * f - g) >= 10 * HELD_OUT_GAP)
+    return found if len(found) > len(fraction_pairs(category, split)) else ()
+
+
+def _items(category: Category, fractions: Sequence[tuple[int, int]], rng: random.Random) -> Iterator[tuple[str, str]]:
+    """Distinct ordered comparisons (a, b), both orders equally likely."""
+    seen = set()
+    while True:
         f, g = rng.choice(fractions)
         i = rng.choice(INTEGERS)
         j = i if category != "different-integers" else rng.choice([k for k in INTEGERS if k != i])
@@ -256,10 +280,24 @@ def _items(category: Category, split: Any, rng: random.Random, n: int) -> Iterat
             yield a, b
 
 
-def capacity(category: Category, split: Any = "held-out") -> int:
-    """How many distinct ordered comparisons a category has."""
+def _in_turn(fractions: Sequence[tuple[int, int]], rng: random.Random) -> Iterator[tuple[str, str]]:
+    """Comparisons that use every fraction pair once before any comes again."""
+    turns = [(i, swap) for i in INTEGERS for swap in (False, True)]
+    order = rng.sample(fractions, len(fractions))
+    first = [rng.randrange(len(turns)) for _ in order]
+    for again in range(len(turns)):
+        for (f, g), start in zip(order, first, strict=True):
+            i, swap = turns[(start + 7 * again) % len(turns)]
+            yield (f"{i}.{g}", f"{i}.{f}") if swap else (f"{i}.{f}", f"{i}.{g}")
+
+
+def capacity(category: Category, split: Split = "held-out", tokenizer: Any = None) -> int:
+    """How many distinct ordered comparisons a category has, as a tokenizer reads them."""
     others = len(INTEGERS) - 1 if category == "different-integers" else 1
-    return len(fraction_pairs(category, split)) * len(INTEGERS) * others * 2
+    pairs = len(fraction_pairs(category, split)) * others + len(
+        third_decimals(category, split, three_digits(tokenizer))
+    )
+    return pairs * len(INTEGERS) * 2
 
 
 def decimals(
@@ -270,7 +308,7 @@ def decimals(
     category: Category = "conflict",
     wording: Wording = "bigger",
     corruption: Literal["format", "fraction"] = "format",
-    split: Literal["held-out", "train", "all"] = "held-out",
+    split: Split = "held-out",
     seed: int = 0,
     tokenizer: Any = None,
 ) -> PromptSet:
@@ -278,23 +316,32 @@ def decimals(
 
     ``corruption="format"``: the same question in a clean and a corrupted format (simple vs Q&A).
     ``corruption="fraction"``: the same format, the two-digit fraction replaced so that the other number wins
-    (9.8 vs 9.11 ↔ 9.8 vs 9.85): equal length, opposite answer.  A cluster is a fraction pair.
+    (9.8 vs 9.11 ↔ 9.8 vs 9.85): equal length, opposite answer.  A cluster is a fraction pair: 63 conflicts of one and
+    two digits are held out, and from the 61st prompt on every other one has three decimals (:func:`third_decimals`), each
+    a fraction pair of its own as long as there are any.
 
     Raises PromptError for an unknown format, a wording that a format lacks, or more pairs than there are.
     """
     if category not in CATEGORIES:
         raise PromptError(f"unknown category {category!r}; expected one of {', '.join(CATEGORIES)}")
-    if n < 1 or n > capacity(category, split) // 2:
-        raise PromptError(f"{n} pairs asked for; category {category!r} has 1 to {capacity(category, split) // 2}")
-    rng = random.Random(f"decimals {seed}")
+    most, usual = capacity(category, split, tokenizer) // 2, capacity(category, split) // 2
+    if n < 1 or n > most:
+        raise PromptError(f"{n} pairs asked for; category {category!r} has 1 to {most}")
+    wide = three_digits(tokenizer) if n > FIRST else []
+    third = third_decimals(category, split, wide)
+    rng, other_rng = random.Random(f"decimals {seed}"), random.Random(f"three decimals {seed}")
+    two, three = _items(category, fraction_pairs(category, split), rng), _in_turn(third, other_rng)
     formats = get_format(clean), get_format(clean if corruption == "fraction" else corrupted)
-    pairs = []
-    for a, b in _items(category, split, rng, n):
+    pairs: list[Pair] = []
+    for k in range(n):
+        long = bool(third) and k >= FIRST and ((k - FIRST) % 2 == 0 or usual == 0)
+        usual -= not long
+        a, b = next(three if long else two)
         answer = right_answer(a, b, wording)
         wrong = b if answer == a else a
         other, swap = (a, b), ""
         if corruption == "fraction":
-            other, answer, wrong, swap = _flipped(a, b, wording, rng)
+            other, answer, wrong, swap = _flipped(a, b, wording, *((wide, other_rng) if long else (FRACTIONS, rng)))
         pairs.append(
             Pair(
                 id=f"{a}|{b}{swap}",
@@ -310,21 +357,24 @@ def decimals(
     return PromptSet(tuple(pairs), "decimals", "number")
 
 
-def _flipped(a: str, b: str, wording: Wording, rng: random.Random) -> tuple[tuple[str, str], str, str, str]:
-    """The comparison with its two-digit fraction replaced by one above the short fraction: the other number wins."""
+def _flipped(
+    a: str, b: str, wording: Wording, fractions: Sequence[int], rng: random.Random
+) -> tuple[tuple[str, str], str, str, str]:
+    """The comparison with its longer fraction replaced by one above the short fraction: the other number wins."""
     numbers = [a, b]
     if category_of(a, b) != "conflict":
         raise PromptError(
             "corruption='fraction' is defined for the category 'conflict' only (9.8 vs 9.11 ↔ 9.8 vs 9.85)"
         )
-    long = 0 if len(a.split(".")[1]) == 2 else 1
+    long = 0 if len(a) > len(b) else 1
     integer, short = numbers[1 - long].split(".")
-    numbers[long] = f"{integer}.{rng.choice([f for f in FRACTIONS if f > 10 * int(short)])}"
+    least = int(short) * 10 ** (len(numbers[long].split(".")[1]) - 1)
+    numbers[long] = f"{integer}.{rng.choice([f for f in fractions if f > least])}"
     answer, other = right_answer(a, b, wording), right_answer(numbers[0], numbers[1], wording)
     return (numbers[0], numbers[1]), answer, other, f"→{numbers[0]}|{numbers[1]}"
 
 
 def task(n: int, *, seed: int, tokenizer: Any, **options: Any) -> PromptSet:
     """The task ``decimals`` of :data:`headlab.tasks.TASKS`: at most half of the pairs there are."""
-    few = min(n, capacity(options["category"], options["split"]) // 2)
+    few = min(n, capacity(options["category"], options["split"], tokenizer) // 2)
     return decimals(few, seed=seed, tokenizer=tokenizer, **options)

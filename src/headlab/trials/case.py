@@ -129,7 +129,7 @@ def draw(
 def _decimals(claim: Claim, n: int, tokenizer: Any) -> PromptSet:
     t = claim.task
     return decimals(
-        min(n, capacity(t.category, t.split) // 2),  # type: ignore[arg-type]
+        min(n, capacity(t.category, t.split, tokenizer) // 2),  # type: ignore[arg-type]
         clean=t.clean,
         corrupted=t.corrupted,
         category=t.category,  # type: ignore[arg-type]

@@ -9,8 +9,10 @@ from typing import Any
 
 from headlab.claims import ClaimError
 from headlab.heads import Grid, Heads
+from headlab.prompts import PromptError
 from headlab.stats.power import detectable_mean, detectable_rate
 from headlab.trials import words
+from headlab.trials.attainable import of_document, out_of_reach
 from headlab.trials.consistency import ablations_left_out
 from headlab.trials.document import Document
 from headlab.trials.fields import ALWAYS, needs_selection
@@ -62,9 +64,10 @@ def explain(doc: Document, grid: Grid | None = None, folder: Path = Path("."), t
         "worlds": worlds,
         "predictions": [words.prediction_words(p) for p in doc.predictions],
         "controls": [*(f"{c} (waived: {doc.waive[c]})" if c in doc.waive else c for c in _run(doc)), *doc.controls],
-        "can be seen": list(_seen(doc, faults)),
+        "can be seen": list(_seen(doc)),
         "chosen": list(_chosen(doc)),
     }
+    faults += _reach(doc, folder, tokenizer)
     if grid is not None:
         lines["model"] = list(_on(doc, grid, folder, faults))
     return Explained(lines, faults)
@@ -96,7 +99,17 @@ def _chosen(doc: Document) -> Iterator[str]:
         yield f"{' and '.join(left)} ablation is not tried, because {doc.only_because}"
 
 
-def _seen(doc: Document, faults: list[str]) -> Iterator[str]:
+def _reach(doc: Document, folder: Path, tokenizer: Any) -> list[str]:
+    """Rates that no outcome could uphold: by clusters, where the prompts are known; else as if each had one of its own."""
+    if tokenizer is None and "file" not in doc.task:
+        return list(out_of_reach(doc.predictions, doc.pairs, None))
+    try:
+        return of_document(doc, tokenizer, folder)
+    except (PromptError, ClaimError):
+        return []  # what is wrong with the prompts is said where they are read
+
+
+def _seen(doc: Document) -> Iterator[str]:
     """The smallest effects that so many prompts are likely to show, prompts independent."""
     means, rates = (
         False,
@@ -110,13 +123,7 @@ def _seen(doc: Document, faults: list[str]) -> Iterator[str]:
             "is told from it in four trials of five; correlated prompts show less"
         )
     for threshold in rates:
-        if not 0 < threshold < 1:
-            continue
-        if (rate := detectable_rate(doc.pairs, threshold)) is None:
-            faults.append(
-                f"{doc.pairs} pairs: even if all are repaired, a share above {threshold:g} cannot be shown; take more"
-            )
-        else:
+        if 0 < threshold < 1 and (rate := detectable_rate(doc.pairs, threshold)) is not None:
             yield f"a share of repaired pairs that is {rate:.2g} or more is told from {threshold:g} in four trials of five"
 
 

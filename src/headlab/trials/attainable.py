@@ -1,0 +1,115 @@
+"""Predictions that no outcome could uphold at a size, said before anything runs, with the size that suffices.
+
+A rate is upheld above t when its lower bound is: with K clusters of prompts none of which fails, that is tail ** (1 / K),
+however many rows they hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from headlab.claims import Claim, Prediction
+from headlab.prompts import PromptError, PromptSet
+from headlab.reading.shown import clean
+from headlab.trials.case import draw
+from headlab.trials.document import Document
+from headlab.trials.prompts import split
+
+RATES = ("repair", "repair:*", "break:*", "bug:*", "accuracy:*")
+"""Statistics that are rates over prompts."""
+TAIL = 0.025
+MOST = 4000
+"""Pairs up to which a size that suffices is looked for."""
+
+
+def clusters_needed(prediction: Prediction) -> int:
+    """How many clusters of prompts a flawless rate needs to be upheld; 0 where the prediction is of no rate."""
+    if not any(fnmatchcase(prediction.statistic, known) for known in RATES) or prediction.op not in (">", "<"):
+        return 0
+    t = prediction.limit if prediction.op == ">" else 1 - prediction.limit
+    return math.floor(math.log(TAIL) / math.log(t)) + 1 if 0 < t < 1 else 0
+
+
+def out_of_reach(predictions: Sequence[Prediction], have: int, drawn: Callable[[int], int] | None) -> Iterator[str]:
+    """A line for each prediction that ``have`` clusters of test prompts cannot uphold.
+
+    ``drawn``: the clusters that so many pairs would have (PromptError: there are not so many); None for prompts of one's own.
+    """
+    for p in predictions:
+        if (needed := clusters_needed(p)) > have:
+            flawless = TAIL ** (1 / have) if have else 0.0
+            end = flawless if p.op == ">" else 1 - flawless
+            yield (
+                f"{p.statistic} {p.brief}: nothing could uphold it here: {have} clusters of test prompts without a failure give "
+                f"a bound of {end:.3f}; {needed} are needed: {_enough(needed, drawn)}"
+            )
+
+
+def _enough(needed: int, drawn: Callable[[int], int] | None) -> str:
+    """The size at which there are so many clusters, in words."""
+    if drawn is None:
+        return "give prompts with as many that share nothing"
+
+    def found(pairs: int) -> int:
+        try:
+            return drawn(pairs)
+        except PromptError:
+            return -1
+
+    low, high = 1, needed
+    while 0 <= (got := found(high)) < needed and high < MOST:
+        low, high = high, 2 * high
+    if got < needed:
+        return "the task has not so many in this tokenizer, at any --pairs"
+    while high - low > max(1, high // 50):
+        middle = (low + high) // 2
+        low, high = (low, middle) if found(middle) >= needed else (middle, high)
+    return f"--pairs {high} suffices"
+
+
+def of_claim(claim: Claim, tokenizer: Any, test: PromptSet | None = None, *, own: bool = False) -> list[str]:
+    """What a claim of the docket cannot have upheld: on these test prompts, or on those that its task gives.
+
+    ``own``: they were given, so that no other size can be drawn.  Thinking models' problems are none of this.
+    """
+    own = own or bool(claim.task.file)
+
+    def drawn(pairs: int) -> int:
+        return _clusters(draw(claim.model_copy(update={"pairs": pairs}), tokenizer, None)[0])
+
+    if not any(map(clusters_needed, claim.predictions)) or claim.task.name == "word-problems":
+        return []
+    if test is None:
+        test = draw(claim, tokenizer, None)[0]
+    return list(out_of_reach(claim.predictions, _clusters(test), None if own else drawn))
+
+
+def of_document(
+    doc: Document, tokenizer: Any, folder: Path, test: PromptSet | None = None, *, own: bool = False
+) -> list[str]:
+    """As :func:`of_claim`, of a document about a language model."""
+    own = own or bool({"file", "corpus"} & set(doc.task))
+
+    def drawn(pairs: int) -> int:
+        return _clusters(split(doc.model_copy(update={"pairs": pairs}), tokenizer, None, folder)[0])
+
+    if doc.thinking or not any(map(clusters_needed, doc.predictions)):
+        return []
+    if test is None:
+        test = split(doc, tokenizer, None, folder)[0]
+    return list(out_of_reach(doc.predictions, _clusters(test), None if own else drawn))
+
+
+def said_before(lines: Sequence[str]) -> None:
+    """Say them at once, on stderr or wherever the logger ``headlab`` writes; they stand in the record's notes too."""
+    for line in lines:
+        logging.getLogger("headlab").warning("%s", clean(line))
+
+
+def _clusters(prompts: PromptSet) -> int:
+    return len({p.cluster or p.id for p in prompts})
