@@ -288,7 +288,7 @@ def law_5(digest: Callable[[Claim], str]) -> None:
         "task": original.task.model_copy(update={"split": "all"}), "layer": 11, "layer_rule": "the last", "pairs": 101,
         "selection_pairs": 61, "predictions": original.predictions[::-1], "controls": original.controls[::-1],
         "matched_sets": 998, "subsets_per_size": 49, "pool": "even", "alpha": 0.01, "seed": 1,
-        "readings": ("standard", "published"),
+        "readings": ("standard", "published"), "decide": "fixed",
     }  # fmt: skip
     assert set(changes) == set(Claim.model_fields), "a new field must be part of the hash"
     for name in type(original.task).model_fields:

@@ -10,7 +10,7 @@ from typing import Any
 from headlab.claims import Claim
 from headlab.experiments.trial import adjusted, find_claim
 
-TINY: dict[str, Any] = {"pairs": 12, "selection_pairs": 6, "matched_sets": 8, "subsets_per_size": 4}
+TINY: dict[str, Any] = {"pairs": 12, "selection_pairs": 6, "matched_sets": 8, "subsets_per_size": 4, "decide": "fixed"}
 DECIMALS: dict[str, dict[str, Any]] = {
     "parity": {},
     "head-count": {"pool": "even"},

@@ -16,7 +16,7 @@ from headlab.tasks.decimals import NUMERIC_ROLES, decimals
 from headlab.trials.doses import CLASSES, Arm, halves, roles_of
 
 EXPERIMENTS.setdefault("bandwidth-dose", bandwidth_dose.EXPERIMENT)
-SMALL = {"pairs": 16, "matched_sets": 5, "layer": 0, "options": {"steps": 2, "random_halves": 2}}
+SMALL = {"pairs": 16, "matched_sets": 5, "decide": "fixed", "layer": 0, "options": {"steps": 2, "random_halves": 2}}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,13 @@ from headlab.tasks.decimals import decimals
 from headlab.trials.dose_repair import compared
 
 EXPERIMENTS.setdefault("bandwidth-repair", bandwidth_repair.EXPERIMENT)
-SMALL = {"pairs": 24, "matched_sets": 8, "layer": 0, "options": {"doses": [0.0, 0.5, 1.0], "random_halves": 2}}
+SMALL = {
+    "pairs": 24,
+    "matched_sets": 8,
+    "decide": "fixed",
+    "layer": 0,
+    "options": {"doses": [0.0, 0.5, 1.0], "random_halves": 2},
+}
 
 
 @pytest.fixture(scope="module")

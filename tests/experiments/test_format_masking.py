@@ -15,7 +15,13 @@ from headlab.trials.dose_repair import Words, compared, minimum, repair_by_dose
 from headlab.trials.doses import Arm
 
 EXPERIMENTS.setdefault("format-masking", format_masking.EXPERIMENT)
-SMALL = {"pairs": 24, "matched_sets": 8, "layer": 0, "options": {"doses": [0.0, 0.5, 1.0], "random_halves": 2}}
+SMALL = {
+    "pairs": 24,
+    "matched_sets": 8,
+    "decide": "fixed",
+    "layer": 0,
+    "options": {"doses": [0.0, 0.5, 1.0], "random_halves": 2},
+}
 
 
 @pytest.fixture(scope="module")

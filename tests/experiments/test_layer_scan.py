@@ -12,7 +12,7 @@ from headlab.experiments.trial import EXPERIMENTS, adjusted
 from headlab.trials import layer_choice
 
 EXPERIMENTS.setdefault("layer-scan", layer_scan.EXPERIMENT)
-SMALL = {"pairs": 100, "selection_pairs": 20, "matched_sets": 8, "readings": ("standard",)}
+SMALL = {"pairs": 100, "selection_pairs": 20, "matched_sets": 8, "decide": "fixed", "readings": ("standard",)}
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ from headlab.store import Store
 from headlab.trials.case import draw
 
 SMALL = {"pairs": 100, "matched_sets": 120}
+FEW: dict[str, Any] = {"matched_sets": 20, "decide": "fixed"}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +116,17 @@ def test_a_users_own_pairs(even, store) -> None:
         for n in range(2, 19)
     ]
     pairs = PromptSet.from_rows(rows, name="mine")
-    result = trial("parity", even, prompts=pairs, layer=1, matched_sets=20, pairs=12, protocol="standard", store=store)
+    result = trial(
+        "parity",
+        even,
+        prompts=pairs,
+        layer=1,
+        matched_sets=20,
+        decide="fixed",
+        pairs=12,
+        protocol="standard",
+        store=store,
+    )
     assert result.verdict.outcome in {"untestable", "void"}
     assert result.record.prompts["test"]["n"] == 12
     again = repeat(result.record, store=store)
@@ -134,7 +147,7 @@ def test_prompts_count_once_whatever_else_differs(even, store) -> None:
         for w in (85, 86, 87, 11, 12, 13)
     ]
     pairs = PromptSet.from_rows(rows, name="mine")
-    claim = adjusted(builtin_claims()["parity"], readings=("standard",), matched_sets=20, pairs=120)
+    claim = adjusted(builtin_claims()["parity"], readings=("standard",), matched_sets=20, decide="fixed", pairs=120)
     result = trial(claim, even, prompts=pairs, layer=1, store=store)
     assert len(pairs) == 120 and result.verdict.outcome in {"untestable", "void"}
     assert "needs at least 100 pairs, given 20" in result.record.eligibility["reason"]
@@ -162,7 +175,7 @@ def test_plan_counts_without_running(even) -> None:
 def test_every_option_stands_in_the_record_whether_it_was_given_or_not(even, store) -> None:
     """What rules a number is in the record: defaults too, which no claim writes out."""
     claim = builtin_claims()["head-exchange"]
-    small = adjusted(claim, layer=1, pairs=4, matched_sets=3, readings=("standard",))
+    small = adjusted(claim, layer=1, pairs=4, matched_sets=3, decide="fixed", readings=("standard",))
     assert trial(small, even, store=store).record.settings["options"] == {"shuffles": 20}
     other = adjusted(small, options={"shuffles": 2})
     assert trial(other, even, store=store).record.settings["options"] == {"shuffles": 2}

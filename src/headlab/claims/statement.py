@@ -14,6 +14,8 @@ from headlab.reading import MOST_BYTES, Lines, plain_or_why, read_document, text
 
 Outcome = Literal["upheld", "refuted", "undecided", "void", "untestable"]
 ProtocolName = Literal["standard", "published"]
+Decide = Literal["sequential", "fixed"]
+"""Whether ranks stop drawing alternatives once no more could change what they decide, or draw as many as were asked for."""
 MOST = 100_000
 """Pairs, and random sets, that a claim may ask for."""
 
@@ -148,6 +150,7 @@ class Claim(_Given):
     ``readings``: the protocols that are run; ``published``, the published scripts' own, only where it is asked for.
     ``pairs`` counts test pairs (problems, for thinking models); ``selection_pairs`` those on which a choice is made.
     ``options`` are the settings of its experiment's own (``headlab list`` names the experiments, their pages the options).
+    ``decide``: ``sequential`` stops drawing sets once no more could change what a rank decides; ``fixed`` runs them all.
     """
 
     id: str
@@ -169,6 +172,12 @@ class Claim(_Given):
     seed: int = Field(0, ge=0, lt=2**63)
     readings: tuple[ProtocolName, ...] = ("standard",)
     options: dict[str, object] = Field(default_factory=dict)
+    decide: Decide = "sequential"
+
+    @model_serializer(mode="wrap")
+    def _without_decide(self, handler: Any) -> dict[str, Any]:
+        """Left out at its default, so that hashes of older claims stay."""
+        return {k: v for k, v in handler(self).items() if (k, v) != ("decide", "sequential")}
 
     @field_validator("controls", "predictions", "readings", mode="before")
     @classmethod

@@ -36,6 +36,12 @@ Pool = Annotated[
     str | None,
     typer.Option("--pool", metavar="HEADS", help="head-count: even, odd, any, kv_group:G, or indices such as 0,2,4."),
 ]
+Decide = Annotated[
+    str | None,
+    typer.Option(
+        "--decide", metavar="HOW", help="sequential: draw sets until no more could change a rank. fixed: draw them all."
+    ),
+]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of every random draw.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …")]
 Dtype = Annotated[
@@ -126,7 +132,19 @@ def given(*, memory: str | None = None, **options: Any) -> dict[str, Any]:
     return {name: value for name, value in every.items() if value is not None}
 
 
-TRIAL = ("protocol", "layer", "pairs", "matched_sets", "pool", "seed", "memory", "engine", "workers", "address")
+TRIAL = (
+    "protocol",
+    "layer",
+    "pairs",
+    "matched_sets",
+    "decide",
+    "pool",
+    "seed",
+    "memory",
+    "engine",
+    "workers",
+    "address",
+)
 LOADING = ("revision", "adapter", "device", "dtype")
 
 
@@ -141,6 +159,8 @@ def trial_options(command: Mapping[str, Any]) -> dict[str, Any]:
     pick(engine or "here", command["workers"], command["address"])
     if protocol is not None:
         one_of(protocol, ("standard", "published"), "protocol")
+    if command["decide"] is not None:
+        one_of(command["decide"], ("sequential", "fixed"), "way to decide")
     if prompts is not None and problems is not None:
         raise BadInput(
             "--prompts are pairs for a language model, --problems are for a thinking model; give one of them"

@@ -22,7 +22,7 @@ from headlab.trials.document import Document
 from headlab.trials.findings import Findings
 from headlab.trials.loading import load, load_thinker
 from headlab.trials.material import material
-from headlab.trials.record import BY_RECORD, again
+from headlab.trials.record import BY_RECORD, again, decided
 from headlab.trials.recorded import How, Prepared, recorded
 from headlab.trials.results import Result
 from headlab.trials.run import Trial
@@ -30,7 +30,7 @@ from headlab.trials.subject import Language, check_answers, oriented
 from headlab.trials.thinking import Thinking
 
 LANGUAGE = 1
-_CHANGES = {"layer", "pairs", "seed", "matched_sets"}
+_CHANGES = {"layer", "pairs", "seed", "matched_sets", "decide"}
 
 
 def adjusted(doc: Document, changes: Mapping[str, Any]) -> tuple[Document, dict[str, Any]]:
@@ -101,6 +101,7 @@ def trial(
     short = [] if isinstance(loaded, Thinker) else of_document(doc, loaded.tokenizer, folder, test, own=own is not None)
     said_before(short)
     tried = Prepared(doc.id, doc.id, doc.plain(), doc.seed, loaded, test, selection, kept)
+    doc = doc.model_copy(update={"decide": how.decide or doc.decide})
     design = content_hash(design_of(doc, test, selection, folder, own=own is not None))
     home = how.store if isinstance(how.store, Store) else Store(how.store)
     facts: dict[str, Any] = {
@@ -217,6 +218,7 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
         record.kind,
         record.call,
         dict(record.settings.get("loading", {})),
+        decide=decided(record),
     )
     return trial(doc, doc, record.model["name"], how, changes={}, own=own, folder=_folder(record))
 

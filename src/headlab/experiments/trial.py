@@ -59,7 +59,7 @@ from headlab.trials.document import Document
 from headlab.trials.experiment import Entry
 from headlab.trials.findings import Findings
 from headlab.trials.loading import Loading, ModelLike, load, load_thinker
-from headlab.trials.record import BY_RECORD, again
+from headlab.trials.record import BY_RECORD, again, decided
 from headlab.trials.recorded import How, Prepared, recorded
 from headlab.trials.results import Result
 from headlab.trials.thought_case import TASK as THINKING
@@ -174,6 +174,7 @@ def trial(
     seed: int | None = None,
     pool: str | None = None,
     matched_sets: int | None = None,
+    decide: str | None = None,
     amend: Mapping[str, object] | None = None,
     prompts: PromptSet
     | ProblemSet
@@ -198,7 +199,8 @@ def trial(
     "ioi-name-movers"), or a YAML/TOML file.  ``model``: whatever :func:`load` takes; ``loading`` goes to it (revision,
     dtype, device, adapter, tokenizer).  ``amend``: fields of a document by path with other values, such as
     ``{"sets.movers": "L0H4", "chosen_on": "other"}``; they stand in the record.  ``protocol`` "standard" or
-    "published" runs that one only.  ``prompts``: pairs (or problems) of your own, or the file that
+    "published" runs that one only.  ``decide``: "sequential" stops drawing sets once no more could change what a rank
+    decides, "fixed" runs as many as were asked for.  ``prompts``: pairs (or problems) of your own, or the file that
     holds them.  An unfinished run with the same inputs is taken up where it stopped.
     ``engine``: where sweeps run, "here" or "ray" with so many ``workers`` (at the ``address`` of a cluster), or an
     engine of your own making (:class:`headlab.engine.scale.Ray`); the tables are the same.  ``call``: the command and the
@@ -214,29 +216,38 @@ def trial(
         "seed": seed,
         "pool": pool,
         "matched_sets": matched_sets,
+        "decide": decide,
     }
+    return _tried(claim, model, how, changes, amend, prompts)
+
+
+def _tried(claim: Any, model: Any, how: How, changes: Mapping[str, Any], amend: object, prompts: Any) -> Result:
+    """:func:`trial`, told how it is run."""
     found = find_claim(claim)
     if isinstance(found, Document):
         return documents.trial(found, claim, model, how, changes={**changes, "amend": amend}, own=prompts)
     if amend:
         raise ClaimError(f"{found.id} is an entry of the docket; amend is for documents (headlab list claims)")
-    chosen, subject, test, selection = _prepared(found, model, prompts, loading, changes)
+    chosen, subject, test, selection = _prepared(found, model, prompts, how.loading, changes)
     kept = prompts is not None or chosen.task.name == "file" or bool(chosen.task.file)
     short = [] if isinstance(subject, Thinker) else of_claim(chosen, subject.tokenizer, test, own=kept)
     said_before(short)
     plain = chosen.model_dump(mode="json")
     tried = Prepared(chosen.experiment, chosen.id, plain, chosen.seed, subject, test, selection, kept)
+    call = _call(how.kind, claim, chosen, tried.lab, prompts, how.told)
+    chosen = chosen.model_copy(update={"decide": how.decide or chosen.decide})
 
     def find(run: Run) -> Findings:
         if isinstance(subject, Thinker):
-            case: Any = ThoughtBench(subject, chosen, test, selection, run, progress, memory)
+            case: Any = ThoughtBench(subject, chosen, test, selection, run, how.progress, how.memory)
             return experiment(chosen.experiment).tried(case)
-        case = Bench(subject, chosen, test, selection, run, progress, memory, how.where.engine)
+        case = Bench(subject, chosen, test, selection, run, how.progress, how.memory, how.where.engine)
         out = experiment(chosen.experiment).tried(case)
         out.notes = [*short, *remarks([*test, *selection], subject.tokenizer), *out.notes, *beyond(subject, test)]
         return out
 
-    return recorded(tried, how, _call(kind, claim, chosen, tried.lab, prompts, how.told), find)
+    # before there was a choice, the number was fixed: such a run is not handed on, nor gone on with, for another
+    return recorded(tried, how, call, find, inputs={} if chosen.decide == "fixed" else {"decide": chosen.decide})
 
 
 def plan(
@@ -251,7 +262,7 @@ def plan(
     from headlab.engine.run import dry_run
     from headlab.prompts import encode
 
-    names = ("protocol", "layer", "pairs", "seed", "pool", "matched_sets")
+    names = ("protocol", "layer", "pairs", "seed", "pool", "matched_sets", "decide")
     changes = {k: options.pop(k, None) for k in names}
     for name in ("store", "progress", "engine", "workers", "address"):
         options.pop(name, None)
@@ -274,7 +285,8 @@ def plan(
 
 
 def repeat(record: Record, *, store: Store | Path | str | None = None, progress: Progress = quiet) -> Result:
-    """Run a record's claim again, on the same model and pairs, as a new record."""
+    """Run a record's claim again, on the same model and pairs, as a new record.  One from before ``decide`` is decided as it
+    was: by a fixed number of sets."""
     if record.slug == "reanalysis":
         return reanalysis.repeat(record, store)
     if record.slug == "simulator":
@@ -289,20 +301,20 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
         kind = ProblemSet if claim.task.name == THINKING else PromptSet
         test, selection = (kind.from_plain(p) for p in stored)
         prompts = (test, selection)
-    loading = dict(record.settings.get("loading", {}))
-    return trial(
-        claim,
-        record.model["name"],
-        prompts=prompts,  # type: ignore[arg-type]
-        store=store,
-        progress=progress,
-        kind=record.kind,
-        memory=record.settings.get("memory_bytes"),
-        **loading,
+    how = How(
+        scale.pick("here", None, None),
+        store,
+        record.settings.get("memory_bytes"),
+        progress,
+        record.kind,
+        None,
+        dict(record.settings.get("loading", {})),
+        decide=decided(record),
     )
+    return _tried(claim, record.model["name"], how, {}, None, prompts)
 
 
-_FLAGS = ("layer", "pairs", "seed", "pool", "matched_sets")
+_FLAGS = ("layer", "pairs", "seed", "pool", "matched_sets", "decide")
 
 
 def _call(kind: str, given: Any, claim: Claim, lab: Lab, prompts: Any, told: Mapping[str, Any]) -> dict[str, str]:

@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ._check import Clusters, Floats, Values, cluster_codes, floats, open_unit, whole
+from ._check import Clusters, Floats, Ints, Values, cluster_codes, floats, open_unit, whole
 from .estimate import Estimate
 from .intervals import _bootstrap_name, _cluster_note, _cluster_sums, _percentile, _too_few, _weights
 from .permutation import Rank, rank
+from .tails import p_of
 
 DRAWS = 1000
 """Efron and Tibshirani (1993, section 13.3) ask for at least 1000 draws for a percentile interval."""
@@ -104,6 +105,8 @@ def rank_over_draws(
     tail: Literal["greater", "less"] = "greater",
     least_ties: int = 1,
     tolerance: float = 1e-9,
+    share: float = 1.0,
+    total: int | None = None,
 ) -> Rank:
     """`rank` of the first number of a statistic among the others, and how often resampled prompts agree.
 
@@ -128,12 +131,19 @@ def rank_over_draws(
         tail=tail,
         least_ties=least_ties,
         tolerance=tolerance,
+        share=share,
+        total=total,
     )
-    side = found.draws if tail == "greater" else -found.draws
-    slack = tolerance * np.abs(side).max(1, keepdims=True)
-    count, n = (side[:, 1:] >= side[:, :1] - slack).sum(1), side.shape[1] - 1
-    p = count / n if enumerated else (1 + count) / (1 + n)
+    count, n = _as_extreme(found, tail, tolerance), place.n_sets
+    p = count / n if enumerated else p_of(count, n, total)
     sampled = found.clusters > 1
     under, over = (float((p < alpha).mean()), float((p > alpha).mean())) if sampled else (0.0, 0.0)
     place = replace(place, under=under, over=over, resampled_at=alpha)
     return replace(place, outcome=place.against(alpha))
+
+
+def _as_extreme(found: OfMeans, tail: str, tolerance: float = 1e-9) -> Ints:
+    """[draw]: how many of the other numbers are at least as extreme as the first, ties included."""
+    side = found.draws if tail == "greater" else -found.draws
+    slack = tolerance * np.abs(side).max(1, keepdims=True)
+    return np.asarray((side[:, 1:] >= side[:, :1] - slack).sum(1))

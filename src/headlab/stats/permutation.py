@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from ._check import Clusters, Floats, Number, Values, cluster_codes, floats, open_unit, whole
 from .estimate import Estimate
 from .intervals import BLOCK, _cluster_sums
-from .rates import _clopper_pearson_bounds
+from .tails import p_of, tail_bounds
 
 Outcome = Literal["upheld", "refuted", "undecided", "untestable"]
 
@@ -30,7 +30,9 @@ class Rank:
 
     p with [low, high] (low = high = p when enumerated); n_sets in the null; at_least_as_extreme of
     them (ties included); smallest_attainable p of this null; most_extreme: nothing in the null beats
-    the observed set; outcome against alpha.
+    the observed set; outcome against alpha. Of a walk (`sequential`): the share of the tail that its look has, the total of
+    all sets that match where they are walked without replacement (the null is then the others so far), and how many
+    alternatives were planned.
     """
 
     p: float
@@ -48,6 +50,9 @@ class Rank:
     under: float | None = None
     over: float | None = None
     resampled_at: float | None = None
+    share: float = 1.0
+    total: int | None = None
+    planned: int | None = None
 
     def against(self, alpha: float, level: float | None = None) -> Outcome:
         """The outcome at another alpha: the interval of p, and what prompts drawn anew give, decide together.
@@ -59,7 +64,8 @@ class Rank:
         level = self.level if level is None else level
         low, high = self.low, self.high
         if not self.enumerated and level != self.level:
-            low, high = _clopper_pearson_bounds(self.at_least_as_extreme, self.n_sets, level)
+            chance = (1 - level) / 2 * self.share
+            low, high = tail_bounds(self.at_least_as_extreme, self.n_sets, chance, self.total)
         found = _outcome(low, high, alpha, self.smallest_attainable >= alpha)
         if self.under is None or self.over is None or self.resampled_at != alpha:
             return found
@@ -70,13 +76,16 @@ class Rank:
     def __str__(self) -> str:
         band = "" if self.enumerated else f" [{self.low:.3g}, {self.high:.3g}]"
         drawn = "all" if self.enumerated else "sampled"
+        if self.planned is not None:
+            drawn += f", of {self.planned:,} planned"
         count = f"{self.at_least_as_extreme:,} of {self.n_sets:,}"
         return f"p = {self.p:.3g}{band}, {count} {self.unit} at least as extreme, {drawn}"
 
     @property
     def estimate(self) -> Estimate:
         """p as an `Estimate`."""
-        method = "enumeration" if self.enumerated else "sampled, Clopper-Pearson"
+        bounds = "Clopper-Pearson" if self.total is None else "hypergeometric"
+        method = "enumeration" if self.enumerated else f"sampled, {bounds}" + (" over looks" if self.share < 1 else "")
         note = f"{self.at_least_as_extreme} of {self.n_sets} at least as extreme"
         return Estimate(self.p, self.low, self.high, self.n_sets, self.unit, method, self.level, note=note)
 
@@ -92,12 +101,16 @@ def rank(
     least_ties: int = 1,
     tolerance: float = 1e-9,
     level: float = 0.95,
+    share: float = 1.0,
+    total: int | None = None,
 ) -> Rank:
     """Share of matched sets at least as extreme as the observed one, and the outcome for the claim.
 
     Definition: c = number of null sets with statistic >= observed (<= for tail "less"), ties included.
     Enumerated (the null holds every matched set, the observed one too): p = low = high = c/N.
     Sampled (N sets drawn at random): p = (1+c)/(1+N), [low, high] = Clopper-Pearson of c in N.
+    A look of a walk (`sequential`) has the `share` of the tail; one of `total` sets that match, walked without replacement
+    (the null holds others so far), has p = (1 + c(total - 1)/N)/total and hypergeometric bounds.
     Outcome: "untestable" when the smallest attainable p is not under alpha; else "upheld" when
     high < alpha, "refuted" when low > alpha, and "undecided" between.
     The smallest attainable p is least_ties/N, or 1/(1+N) when sampled. Set least_ties = 2 when every
@@ -135,11 +148,12 @@ def rank(
         p = low = high = count / n
         smallest = min(1.0, ties / n)
     else:
-        p = (1 + count) / (1 + n)
-        low, high = _clopper_pearson_bounds(count, n, level)
-        smallest = 1 / (1 + n)
+        p = float(p_of(np.array(count), n, total))
+        low, high = tail_bounds(count, n, (1 - level) / 2 * share, total)
+        smallest = 1 / (1 + n) if total is None else 1 / total
     outcome = _outcome(low, high, alpha, smallest >= alpha)
-    return Rank(p, low, high, n, count, enumerated, smallest, most_extreme, outcome, alpha, unit, level)
+    found = Rank(p, low, high, n, count, enumerated, smallest, most_extreme, outcome, alpha, unit, level)
+    return replace(found, share=share, total=total)
 
 
 def sign_flip(

@@ -108,7 +108,7 @@ def repair_by_dose(
         return {
             "claimed": Sweep((*fixed(scope, idle), *told), texts=True, arm="pattern"),
             "doses": Sweep(every.worlds(scope), arm="pattern"),
-            "matched": Sweep(odd_heads.worlds(scope), arm="pattern"),
+            "matched": Sweep((), arm="pattern", among=odd_heads.among(scope)),
         }
 
     def published(scope: Scope) -> dict[str, Sweep]:

@@ -23,8 +23,8 @@ from headlab.stats import Estimate, Rank, bootstrap_ratio, paired_difference
 from headlab.stats.crossed import rate_over_sets
 from headlab.tasks.decimals import NUMERIC_ROLES
 from headlab.trials import charts
-from headlab.trials.flow import Scope, Seen, Told
-from headlab.trials.ranks import rank_by_pair
+from headlab.trials.alternatives import in_order, wanted
+from headlab.trials.flow import Alternatives, Placed, Scope, Seen, Told
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "numeric": NUMERIC_ROLES,
@@ -192,32 +192,40 @@ class AmongHalves:
     words: str
     sweep: str = "matched"
 
-    def sets(self, scope: Scope) -> tuple[list[Heads], Matched]:
-        own = odd(scope.grid, scope.layer)
-        matched = matched_sets(scope.grid, own, n=scope.claim.matched_sets, seed=scope.seed)
-        return list(dict.fromkeys([own, *matched.sets])), matched
+    def sets(self, scope: Scope) -> Matched:
+        """The matched halves, in the order in which they are walked."""
+        own, claim = odd(scope.grid, scope.layer), scope.claim
+        n = wanted(claim, claim.matched_sets, ["rank:odd"])
+        return in_order(claim, matched_sets(scope.grid, own, n=n, seed=scope.seed), own, scope.seed)
 
-    def worlds(self, scope: Scope) -> list[World]:
+    def worlds(self, scope: Scope, sets: Sequence[Heads]) -> list[World]:
         arm, dose = self.arm(scope), float(scope.options[self.dose])
-        return [arm.world(f"set {s}", s, dose, scope.seed) for s in self.sets(scope)[0]]
+        return [arm.world(f"set {s}", s, dose, scope.seed) for s in (odd(scope.grid, scope.layer), *sets)]
+
+    def among(self, scope: Scope) -> Alternatives:
+        matched = self.sets(scope)
+        own, *others = [[w] for w in self.worlds(scope, matched.sets)]
+        return Alternatives(others, {"rank:odd": Placed(self._gained, "matched halves")}, matched.enumerated, (), own)
+
+    def _gained(self, seen: Seen, n: int) -> Table:
+        """What the write gives the odd heads and the first n matched halves [1 + n, pair]."""
+        worlds = self.worlds(seen.scope, self.sets(seen.scope).sets[:n])
+        return seen.values(self.sweep, worlds) - seen.pairs(self.sweep)["corrupted"].to_numpy()
 
     def found(self, seen: Seen) -> tuple[Estimate, Rank, Table]:
         """Recovery of the odd heads, their place, and a row for each half."""
         return seen.once(self._found)
 
     def _found(self, seen: Seen) -> tuple[Estimate, Rank, Table]:
-        scope, (sets, matched), one = seen.scope, self.sets(seen.scope), seen.pairs(self.sweep)
-        edited = seen.values(self.sweep, self.worlds(scope))
+        scope, one = seen.scope, seen.pairs(self.sweep)
+        sets = self.sets(scope).sets[: seen.walks[self.sweep].drawn]
+        edited = seen.values(self.sweep, self.worlds(scope, sets))
         clean, corrupted, clusters = (one[c].to_numpy() for c in ("clean", "corrupted", "cluster"))
-        recovered = dict(zip(sets, mean_recovery(edited, clean, corrupted), strict=True))
-        by_set = dict(zip(sets, edited, strict=True))
-        shown = np.stack([by_set[s] for s in (sets[0], *matched.sets)]) - corrupted
-        place = rank_by_pair(shown, clusters, scope.claim, enumerated=matched.enumerated)
         band = bootstrap_ratio(
             edited[0] - corrupted, clean - corrupted, clusters=clusters, unit="pairs", seed=scope.seed
         )
-        rows = {"heads": [str(s) for s in matched.sets], "recovery": np.array([recovered[s] for s in matched.sets])}
-        return band, place, pd.DataFrame(rows)
+        rows = {"heads": [str(s) for s in sets], "recovery": mean_recovery(edited, clean, corrupted)[1:]}
+        return band, seen.places["rank:odd"], pd.DataFrame(rows)
 
     def told(self, recovery: str) -> Callable[[Seen], Iterator[Told]]:
         """``rank:odd``, and ``recovery:odd`` under this label."""

@@ -12,6 +12,7 @@ from headlab.heads import Grid, Heads
 from headlab.prompts import PromptError
 from headlab.stats.power import detectable_mean, detectable_rate
 from headlab.trials import words
+from headlab.trials.alternatives import plan_of, wanted
 from headlab.trials.attainable import of_document, out_of_reach
 from headlab.trials.consistency import ablations_left_out
 from headlab.trials.document import Document
@@ -140,13 +141,16 @@ def _on(doc: Document, grid: Grid, folder: Path, faults: list[str]) -> Iterator[
         yield "the alternatives depend on selection prompts; their number is known when it runs"
         return
     try:
-        matched = redrawn(grid, observed, Matching(frozenset(ref.match)), n=ref.n, seed=doc.seed)
+        matched = redrawn(grid, observed, Matching(frozenset(ref.match)), n=wanted(doc, ref.n), seed=doc.seed)
     except ValueError as error:
         faults.append(str(error))
         return
     least = least_p(matched)
     how = "all there are" if matched.enumerated else f"drawn from {matched.total:,}"
     yield f"{len(matched.sets):,} alternatives ({how}); the least attainable p is {least:.3g}"
+    at = plan_of(doc, len(matched.sets), matched.enumerated).at
+    if len(at) > 1:
+        yield f"looked at after {', '.join(f'{n:,}' for n in at)} of them; they stop once no more could change what ranks decide"
     for p in doc.predictions:
         if p.op == "rank<" and least >= p.limit:
             faults.append(

@@ -3,36 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
-from headlab.effects import mean_recovery
+from headlab.effects import Table, mean_recovery
 from headlab.interventions import World
 from headlab.stats import Estimate, bootstrap_mean, bootstrap_ratio
-from headlab.trials.flow import Scope, Seen, Told
-from headlab.trials.ranks import rank_by_pair
+from headlab.trials.flow import Alternatives, Placed, Scope, Seen, Sweep, Told
 
 Tail = Literal["greater", "less"]
 
 
 @dataclass(frozen=True)
+class Place:
+    """What is ranked: ``own(seen)`` [pair], logit differences, among the worlds of a kind; ``label`` and ``unit`` name it."""
+
+    label: str
+    own: Callable[[Seen], Any]
+    among: str
+    unit: str
+    tail: Tail = "greater"
+
+
+@dataclass(frozen=True)
 class Families:
-    """``make(scope)`` gives the worlds of each kind; they run in ``sweep``.  ``arm``: where their numbers stand."""
+    """``make(scope)`` gives the worlds of each kind; they run in ``sweep``.  ``arm``: where their numbers stand; ``ranks``:
+    what is ranked, by its statistic, among kinds of which as many are drawn as it takes."""
 
     make: Callable[[Scope], Mapping[str, Sequence[World]]]
     sweep: str
     arm: str = "z"
+    ranks: Mapping[str, Place] = field(default_factory=dict)
 
-    def worlds(self, scope: Scope) -> list[World]:
-        return [w for some in self.make(scope).values() for w in some]
+    @property
+    def drawn(self) -> list[str]:
+        """The kinds that something is ranked among."""
+        return list(dict.fromkeys(p.among for p in self.ranks.values()))
+
+    def run(self, scope: Scope, *, first: bool = False) -> Sweep:
+        """The kinds that are named, and the alternatives (``first``: before them)."""
+        made, drawn = self.make(scope), self.drawn
+        others = list(zip(*(made[kind] for kind in drawn), strict=True))
+        whole = [f"{what}:{kind}" for kind in drawn for what in ("repair", "recovery")]
+        placed = {name: Placed(partial(self._shown, p), p.unit, p.tail) for name, p in self.ranks.items()}
+        named = [w for kind, some in made.items() if kind not in drawn for w in some]
+        return Sweep(named, arm=self.arm, among=Alternatives(others, placed, whole=whole, first=first))
+
+    def _shown(self, place: Place, seen: Seen, n: int) -> Table:
+        """[1 + n, pair]"""
+        others = seen.values(self.sweep, seen.once(self._made)[place.among][:n])
+        return np.vstack([place.own(seen), others]) - seen.pairs(self.sweep)["corrupted"].to_numpy()
 
     def names(self, seen: Seen) -> dict[str, list[str]]:
-        """The worlds of each kind, by name."""
-        return seen.once(self._names)
+        """The worlds of each kind that ran, by name."""
+        ran = seen.walks[self.sweep].drawn if self.sweep in seen.walks else 0
+        return {k: some[:ran] if k in self.drawn else some for k, some in seen.once(self._made).items()}
 
-    def _names(self, seen: Seen) -> dict[str, list[str]]:
+    def _made(self, seen: Seen) -> dict[str, list[str]]:
         return {kind: [w.name for w in some] for kind, some in self.make(seen.scope).items()}
 
     def values(self, seen: Seen, kind: str) -> Any:
@@ -73,16 +103,7 @@ class Families:
 
         return numbers
 
-    def ranked(
-        self, name: str, label: str, own: Callable[[Seen], Any], among: str, unit: str, tail: Tail = "greater"
-    ) -> Callable[[Seen], Iterator[Told]]:
-        """The place of ``own(seen)`` [pair], logit differences, among the worlds of a kind."""
-
-        def numbers(seen: Seen) -> Iterator[Told]:
-            one = seen.pairs(self.sweep)
-            shown = np.vstack([own(seen), self.values(seen, among)]) - one["corrupted"].to_numpy()
-            clusters = one["cluster"].to_numpy()
-            found = rank_by_pair(shown, clusters, seen.scope.claim, enumerated=False, unit=unit, tail=tail)
-            yield Told(name, label, found, self.arm)
-
-        return numbers
+    def ranked(self, seen: Seen) -> Iterator[Told]:
+        """Where everything that is ranked stands."""
+        for name, place in self.ranks.items():
+            yield Told(name, place.label, seen.places[name], self.arm)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from headlab.claims import Prediction
+from headlab.claims.statement import Decide
 from headlab.installed import Installed
 from headlab.interventions import SITES, WRITES
 from headlab.trials import expressions, sets
@@ -267,6 +268,7 @@ class Fields(_Plain):
     worlds: dict[Name, Any] = Field(min_length=1)
     readout: Annotated[str | dict[Name, Any], BeforeValidator(_pairs)] = "margin"
     reference: Reference | None = None
+    decide: Decide = "sequential"
     predictions: Annotated[tuple[Prediction, ...], BeforeValidator(_tuple)] = Field(min_length=1, max_length=100)
     eligible: Eligible = Field(default_factory=lambda: Eligible.model_validate({}))
     controls: Strings = ()

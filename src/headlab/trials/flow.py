@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from headlab.claims import PROTOCOLS, Claim, Control, Protocol, decide
 from headlab.effects import Figure, Table, pivot
@@ -17,11 +18,14 @@ from headlab.heads import layer as all_heads
 from headlab.interventions import World
 from headlab.prompts import EncodedPair, encode
 from headlab.stats import Estimate, Rank
+from headlab.stats.sequential import Looks, Walk, rank_at, walk
 from headlab.store import NamedEstimate, Reading
+from headlab.trials.alternatives import levels, plan_of, remark
 from headlab.trials.case import Bench
 from headlab.trials.experiment import Entry
 from headlab.trials.findings import Findings
 from headlab.trials.pairs import choose_layer, eligibility, no_op_world, protocol_patch, with_texts
+from headlab.trials.ranks import drawn_by_pair
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,9 +89,47 @@ class Scope:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """A set that is ranked among alternatives: ``shown(seen, n)`` gives its numbers and those of the first n [1 + n, pair]."""
+
+    shown: Callable[[Seen, int], Table]
+    unit: str
+    tail: Literal["greater", "less"] = "greater"
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """What nobody named, run look by look until every rank that the claim predicts is settled.
+
+    ``worlds``: of each alternative those that it needs, in the order of the walk; ``every``: it passes all that match, the
+    named one first; ``placed``: what is ranked among them, by its statistic; ``whole``: statistics that are made of all that
+    were planned: none is left out where the claim predicts one.  ``own``: the named set's worlds, where they run with these;
+    ``first``: they run before the sweep's.
+    """
+
+    worlds: Sequence[Sequence[World]]
+    placed: Mapping[str, Placed]
+    every: bool = False
+    whole: Sequence[str] = ()
+    own: Sequence[World] = ()
+    first: bool = False
+
+    def plan(self, claim: Claim) -> Looks:
+        """When the walk is looked at."""
+        all_needed = any(p.statistic in self.whole for p in claim.predictions)
+        return plan_of(claim, len(self.worlds), self.every, () if all_needed else self.placed)
+
+    def between(self, a: int, b: int) -> list[World]:
+        """The worlds of some alternatives (and of the named set, at the beginning): the first of each, then the second."""
+        some = [*(() if a else [self.own]), *self.worlds[a:b]]
+        return [w for slot in zip_longest(*some) for w in slot if w is not None]
+
+
+@dataclass(frozen=True)
 class Sweep:
     """Worlds that run together.  ``texts``: greedy text is graded beside the logit difference; ``labels``: further columns of
-    their rows; ``pairs``: others than those that the reading is about; ``kept``: its rows stand in the table of effects."""
+    their rows; ``pairs``: others than those that the reading is about; ``kept``: its rows stand in the table of effects;
+    ``among``: alternatives that run after them."""
 
     worlds: Sequence[World]
     texts: bool = False
@@ -95,6 +137,17 @@ class Sweep:
     labels: Mapping[str, str] = field(default_factory=dict)
     pairs: Sequence[EncodedPair] | None = None
     kept: bool = True
+    among: Alternatives | None = None
+
+    @property
+    def every(self) -> list[World]:
+        """All worlds that may run."""
+        return list(self.worlds) if self.among is None else self.part(self.among, 0, len(self.among.worlds))
+
+    def part(self, among: Alternatives, a: int, b: int) -> list[World]:
+        """Its own worlds, at the beginning, and those of some alternatives, each once."""
+        own, others = [] if a else list(self.worlds), among.between(a, b)
+        return list({w.name: w for w in ((*others, *own) if among.first else (*own, *others))}.values())
 
 
 @dataclass(frozen=True)
@@ -126,6 +179,10 @@ class Seen:
     shared: dict[Any, Any] = field(default_factory=dict)
     kept: tuple[str, ...] = ()
     """The sweeps whose rows stand in the table of effects."""
+    walks: dict[str, Walk] = field(default_factory=dict)
+    """The walk through the alternatives of a sweep."""
+    places: dict[str, Rank] = field(default_factory=dict)
+    """Where what is ranked among them stands, by its statistic."""
     _made: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -252,26 +309,55 @@ def layer_of(case: Bench) -> tuple[int, list[dict[str, Any]]]:
     return choose_layer(case, [encode(p, case.lab.tokenizer) for p in case.selection] if auto else [])
 
 
-def swept(scope: Scope, sweeps: Mapping[str, Sweep]) -> dict[str, Table]:
-    """The effects of each sweep, with the protocol and the arm in front of every row."""
-    out: dict[str, Any] = {}
-    for name, one in sweeps.items():
-        pairs = scope.pairs if one.pairs is None else one.pairs
-        what = f"{scope.protocol.name} {name} L{scope.layer}"
-        table: Any = scope.case.sweep(pairs, one.worlds, what)
-        if one.texts:
-            table = with_texts(table, scope.case.texts(pairs, one.worlds, scope.protocol, what))
-        table.insert(0, "protocol", scope.protocol.name)
-        table.insert(1, "arm", one.arm)
-        table = table.assign(**one.labels)
-        out[name] = table
-    return out
+def swept(scope: Scope, name: str, one: Sweep, worlds: Sequence[World], mark: str = "") -> Table:
+    """The effects of worlds of a sweep, with the protocol and the arm in front of every row."""
+    pairs = scope.pairs if one.pairs is None else one.pairs
+    what = f"{scope.protocol.name} {name} L{scope.layer}{mark}"
+    table: Any = scope.case.sweep(pairs, worlds, what)
+    if one.texts:
+        table = with_texts(table, scope.case.texts(pairs, worlds, scope.protocol, what))
+    table.insert(0, "protocol", scope.protocol.name)
+    table.insert(1, "arm", one.arm)
+    return table.assign(**one.labels)
 
 
 def ran(scope: Scope, sweeps: Mapping[str, Sweep], shared: dict[Any, Any]) -> Seen:
     """What a protocol sees of its sweeps."""
-    tables = swept(scope, sweeps)
-    return Seen(scope, tables, shared=shared, kept=tuple(name for name, one in sweeps.items() if one.kept))
+    seen = Seen(scope, {}, shared=shared, kept=tuple(name for name, one in sweeps.items() if one.kept))
+    for name, one in sweeps.items():
+        if one.among is None:
+            seen.tables[name] = swept(scope, name, one, one.worlds)
+        else:
+            _walked(seen, name, one, one.among)
+    return seen
+
+
+def _walked(seen: Seen, name: str, one: Sweep, among: Alternatives) -> None:
+    """Run the worlds of a sweep and then of its alternatives, look by look, until every rank is settled."""
+    claim, plan = seen.scope.claim, among.plan(seen.scope.claim)
+    alphas, ready, known = levels(claim), 0, set()
+
+    def drawn(n: int) -> None:
+        nonlocal ready
+        worlds = [w for w in one.part(among, ready, n) if w.name not in known]
+        known.update(w.name for w in worlds)
+        mark = f", to {n}" if len(plan.at) > 1 else ""
+        if worlds or not ready:
+            more = swept(seen.scope, name, one, worlds, mark)
+            seen.tables[name] = stacked([seen.tables[name], more]) if ready else more
+        ready = n
+
+    def place(statistic: str, look: int) -> tuple[Rank | Estimate, bool]:
+        n, asked = plan.at[look], among.placed[statistic]
+        if n > ready:
+            drawn(n)
+        found = drawn_by_pair(asked.shown(seen, n), seen.clusters(name), claim)
+        alpha, tests = alphas.get(statistic, claim.alpha), len(claim.predictions)
+        return rank_at(found, plan, look, alpha=alpha, tests=tests, unit=asked.unit, tail=asked.tail)
+
+    asked = [k for k in among.placed if k in alphas]
+    found, seen.walks[name] = walk(plan, asked, place, [k for k in among.placed if k not in alphas])
+    seen.places |= {k: r for k, r in found.items() if isinstance(r, Rank)}
 
 
 def read(scope: Scope, method: Method, shared: dict[Any, Any] | None = None) -> tuple[list[Reading], Seen | None]:
@@ -366,13 +452,11 @@ class Declared(Entry):
             if self.method(name).impossible(scope):
                 continue
             for sweep, one in self.method(name).sweeps(scope).items():
-                found += [replace(w, name=f"{name} {sweep} {w.name}") for w in one.worlds]
+                found += [replace(w, name=f"{name} {sweep} {w.name}") for w in one.every]
         return found
 
     def tried(self, case: Any) -> Findings:
         """Every reading that the claim asks for."""
-        import pandas as pd
-
         facts = {key: make(case) for key, make in self.facts.items()}
         if why := self.cannot(case):
             verdict = decide(case.claim, {}, [], impossible=why)
@@ -385,6 +469,7 @@ class Declared(Entry):
         parts: dict[str, list[Any]] = {}
         suited: dict[str, Any] = {}
         shared: dict[Any, Any] = {}
+        walks: dict[str, object] = {}
         for name in case.claim.readings:
             method, able = self.method(name), ground.able(name)
             suited[name] = None if able is None else able.plain()
@@ -393,8 +478,9 @@ class Declared(Entry):
             if seen is None:
                 continue
             out.figures += flat(draw(seen) for draw in method.figures)
-            out.notes += method.notes(seen)
+            out.notes += [*method.notes(seen), *(remark(w) for w in seen.walks.values() if len(w.plan.at) > 1)]
             out.settings |= method.settings(seen)
+            walks |= {f"{name} {sweep}": w.plain() for sweep, w in seen.walks.items()}
             out.sections += headed(method.sections(seen))
             if seen.kept:
                 parts.setdefault("effects", []).extend(seen.tables[name] for name in seen.kept)
@@ -402,11 +488,17 @@ class Declared(Entry):
                 parts.setdefault(key, []).append(make(seen))
         out.figures += [draw(out.readings) for draw in self.figures]
         out.sections += headed(self.sections)
-        out.tables |= {
-            k: some[0] if len(some) == 1 else pd.concat(some, ignore_index=True) for k, some in parts.items()
-        }
+        out.tables |= {k: stacked(some) for k, some in parts.items()}
         out.eligibility = ground.facts(suited)
+        out.settings |= {"decide": case.claim.decide, **({"walks": walks} if walks else {})}
         return out
+
+
+def stacked(some: Sequence[Table]) -> Table:
+    """Tables as one, in order."""
+    import pandas as pd
+
+    return some[0] if len(some) == 1 else pd.concat(some, ignore_index=True)
 
 
 def headed(sections: Mapping[str, str]) -> list[dict[str, str]]:

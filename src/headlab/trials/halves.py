@@ -6,18 +6,18 @@ The statistic is a contrast: recovery of the logit difference by a half, minus t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from headlab.designs import Matched, complement, matched_sets
-from headlab.effects import Figure, mean_recovery
+from headlab.effects import Figure, Table, mean_recovery
 from headlab.heads import Grid, Heads
 from headlab.interventions import Intervention, World
 from headlab.stats import Estimate, Rank, bootstrap_ratio, clopper_pearson, clustered_rate
-from headlab.trials.flow import Scope, Seen, Told
-from headlab.trials.ranks import rank_by_pair
+from headlab.trials.alternatives import in_order, wanted
+from headlab.trials.flow import Alternatives, Placed, Scope, Seen, Sweep, Told
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Half:
 @dataclass(frozen=True)
 class Halves:
     """``pool(grid, layer)`` among its matched halves; ``words`` name it and ``label`` the contrast in figures.  ``sweep`` is
-    where its worlds run, ``layer`` a layer that is named whatever the claim's is (its worlds then bear its name)."""
+    where its worlds run, ``layer`` a layer that is named whatever the claim's is (its worlds then bear its name); ``rank``
+    what its place among them is called, ``share`` what the share of those past the naive threshold is."""
 
     pool: Callable[[Grid, int], Heads]
     words: str
@@ -45,21 +46,40 @@ class Halves:
     naive: float = 0.5
     sweep: str = "halves"
     layer: int | None = None
+    rank: str = "rank:even"
+    share: str = ""
 
     def at(self, scope: Scope) -> int:
         return scope.layer if self.layer is None else self.layer
 
     def matched(self, scope: Scope) -> Matched:
-        own = self.pool(scope.grid, self.at(scope))
-        return matched_sets(scope.grid, own, n=scope.claim.matched_sets, seed=scope.seed)
+        """The matched halves, in the order in which they are walked."""
+        own, claim = self.pool(scope.grid, self.at(scope)), scope.claim
+        n = wanted(claim, claim.matched_sets, [self.name(scope)])
+        return in_order(claim, matched_sets(scope.grid, own, n=n, seed=scope.seed), own, scope.seed)
 
-    def every(self, scope: Scope) -> list[Heads]:
-        """The half, its matched halves, and the complement of each."""
-        sets = list(dict.fromkeys([self.pool(scope.grid, self.at(scope)), *self.matched(scope).sets]))
-        return list(dict.fromkeys([*sets, *(complement(scope.grid, s) for s in sets)]))
+    def name(self, scope: Scope) -> str:
+        """What its place is called: no claim predicts that of another layer than its own."""
+        return self.rank if self.at(scope) == scope.layer else f"{self.rank} {self.sweep}"
 
-    def worlds(self, scope: Scope) -> list[World]:
-        return [self._world(s) for s in self.every(scope)]
+    def run(self, scope: Scope) -> Sweep:
+        """The half and its complement, then its matched halves and theirs."""
+        matched, placed = self.matched(scope), {self.name(scope): Placed(self._gaps, "matched halves")}
+        own, *others = [
+            [self._world(s), self._world(complement(scope.grid, s))]
+            for s in (self.pool(scope.grid, self.at(scope)), *matched.sets)
+        ]
+        return Sweep((), among=Alternatives(others, placed, matched.enumerated, (self.share,), own))
+
+    def ran(self, seen: Seen) -> list[Heads]:
+        """The half, the matched halves that were run, and the complement of each."""
+        sets = list(dict.fromkeys([self.pool(seen.scope.grid, self.at(seen.scope)), *self.walked(seen).sets]))
+        return list(dict.fromkeys([*sets, *(complement(seen.scope.grid, s) for s in sets)]))
+
+    def walked(self, seen: Seen) -> Matched:
+        """The matched halves that were run."""
+        matched = self.matched(seen.scope)
+        return replace(matched, sets=matched.sets[: seen.walks[self.sweep].drawn])
 
     def _world(self, heads: Heads) -> World:
         one = patched_set(heads)
@@ -71,8 +91,8 @@ class Halves:
     def _found(self, seen: Seen) -> Half:
         import pandas as pd
 
-        scope, every = seen.scope, self.every(seen.scope)
-        grid, matched, observed = scope.grid, self.matched(scope), every[0]
+        scope, every = seen.scope, self.ran(seen)
+        grid, matched, observed = scope.grid, self.walked(seen), every[0]
         edited = seen.values(self.sweep, [self._world(s) for s in every])
         one = seen.pairs(self.sweep)
         clean, corrupted = one["clean"].to_numpy(), one["corrupted"].to_numpy()
@@ -85,11 +105,13 @@ class Halves:
             return of[heads] - of[complement(grid, heads)]
 
         gaps = np.array([float(gap(recovered, s)) for s in matched.sets])
-        place = np.stack([gap(rows, s) for s in (observed, *matched.sets)])
         return Half(
             bootstrap_ratio(gap(rows, observed), clean - corrupted, clusters=clusters, unit="pairs", seed=scope.seed),
-            rank_by_pair(place, clusters, scope.claim, enumerated=matched.enumerated),
-            _share([abs(gap(repaired, s)) >= self.naive for s in matched.sets], matched.enumerated),
+            seen.places[self.name(scope)],
+            _share(
+                [abs(gap(repaired, s)) >= self.naive for s in matched.sets],
+                matched.enumerated and len(matched.sets) == matched.total,
+            ),
             gaps,
             matched,
             pd.DataFrame(
@@ -102,16 +124,23 @@ class Halves:
             ),
         )
 
-    def told(self, contrast: str, rank: str, naive: str = "") -> Callable[[Seen], Iterator[Told]]:
-        """The numbers under these names."""
+    def _gaps(self, seen: Seen, n: int) -> Table:
+        """The contrast of the half and of the first n matched ones [1 + n, pair]."""
+        scope = seen.scope
+        sets = [self.pool(scope.grid, self.at(scope)), *self.matched(scope).sets[:n]]
+        sides = [[self._world(s) for s in some] for some in (sets, [complement(scope.grid, s) for s in sets])]
+        return seen.values(self.sweep, sides[0]) - seen.values(self.sweep, sides[1])
+
+    def told(self, contrast: str) -> Callable[[Seen], Iterator[Told]]:
+        """The numbers, the contrast under this name."""
 
         def numbers(seen: Seen) -> Iterator[Told]:
             found = self.found(seen)
             yield Told(contrast, f"{self.label.replace('−', 'minus')}: logit difference recovered", found.contrast)
-            yield Told(rank, "matched halves at least as extreme", found.rank)
+            yield Told(self.rank, "matched halves at least as extreme", found.rank)
             words = f"matched halves with a repair contrast of at least {self.naive:g}".replace("0.", ".")
-            if naive:
-                yield Told(naive, words, found.naive)
+            if self.share:
+                yield Told(self.share, words, found.naive)
 
         return numbers
 
@@ -124,7 +153,7 @@ class Halves:
         def draw(seen: Seen) -> Figure:
             half, at = self.found(seen), self.at(seen.scope)
             found, band = half.rank, half.contrast
-            how = "all" if half.matched.enumerated else "a random sample of"
+            how = "all" if found.enumerated else "a random sample of"
             caption = (
                 f"Each bar counts matched halves ({how} {half.matched.total:,} with as many heads in each KV group) by how "
                 f"much more of the logit difference they recover than their complement. The line is {self.words}, its band "

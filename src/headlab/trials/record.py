@@ -15,6 +15,7 @@ from typing import Any
 from headlab import organisms
 from headlab.engine.model import Lab
 from headlab.engine.scale import ADDRESS
+from headlab.store import Record
 from headlab.trials import amending
 
 
@@ -76,6 +77,11 @@ def source_hash() -> str:
         if name.parts[0] not in {"cli", "report"}:
             digest.update(f"{name.as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def decided(record: Record) -> str | None:
+    """How a record's ranks were decided, where it is from before a claim could say it; else None: its claim says it."""
+    return None if "decide" in record.settings else "fixed"
 
 
 BY_RECORD = {"command": "headlab repeat {id}", "python": "headlab.repeat(headlab.Store().record('{id}'))"}

@@ -28,7 +28,8 @@ Items = PromptSet | ProblemSet
 @dataclass(frozen=True)
 class How:
     """How a trial is run, apart from what is tried: where it is stored, its bound of memory, the engine of its sweeps, what
-    it is called (``kind``), the line that repeats it where another function was called for it, how the model was loaded."""
+    it is called (``kind``), the line that repeats it where another function was called for it, how the model was loaded;
+    ``decide``: how ranks are decided, whatever the claim says (a record from before it could is repeated so)."""
 
     where: Choice
     store: Store | Path | str | None = None
@@ -39,6 +40,7 @@ class How:
     loading: Mapping[str, object] = field(default_factory=dict)
     workers: int | None = None
     address: str | None = None
+    decide: str | None = None
 
     @property
     def told(self) -> dict[str, object]:

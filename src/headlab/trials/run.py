@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headlab.claims import Control, Prediction, Verdict, decide
 from headlab.designs import Matched
 from headlab.heads import Heads
 from headlab.interventions import World
 from headlab.stats import Estimate, Rank
+from headlab.stats.sequential import Walk, walk
 from headlab.store import NamedEstimate, Reading, content_hash
 from headlab.trials import controls, expressions, over, scores, sets, words
+from headlab.trials.alternatives import in_order, plan_of, remark, wanted
 from headlab.trials.choices import Choices
 from headlab.trials.consistency import ablations_left_out
 from headlab.trials.document import Document
@@ -28,7 +31,7 @@ from headlab.trials.eligibility import Eligibility, eligibility, gate
 from headlab.trials.expressions import Expression
 from headlab.trials.figures import drawn
 from headlab.trials.findings import Findings
-from headlab.trials.measured import Measured, name_of
+from headlab.trials.measured import Array, Measured, name_of
 from headlab.trials.references import Matching, least_p, redrawn
 from headlab.trials.sets import Family, Resolved
 from headlab.trials.sources import partnerless
@@ -58,6 +61,8 @@ class Trial:
     folder: Path = Path(".")
     exploratory: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    walked: Walk | None = None
+    """The walk through the alternatives, once it is done."""
 
     # -- what runs --------------------------------------------------------------------------------------------
 
@@ -85,7 +90,14 @@ class Trial:
         exclude = Heads(h for name in ref.exclude for h in self._flat(name))
         norms = scores.norms(self.subject) if "norm" in ref.match else None
         matching = Matching(frozenset(ref.match), ref.norm_within, norms, among, exclude)
-        return redrawn(self.subject.grid, observed, matching, n=ref.n, seed=self.doc.seed)
+        more = wanted(self.doc, ref.n)
+        try:
+            found = redrawn(self.subject.grid, observed, matching, n=more, seed=self.doc.seed)
+        except ValueError:
+            if more == ref.n:
+                raise
+            found = redrawn(self.subject.grid, observed, matching, n=ref.n, seed=self.doc.seed)
+        return in_order(self.doc, found, observed, self.doc.seed)
 
     def _flat(self, name: str) -> Heads:
         found = self.sets[name]
@@ -155,7 +167,6 @@ class Trial:
         """Run the document.  Raises what sets, sweeps and statistics raise, each with one sentence."""
         doc, subject = self.doc, self.subject
         named, matched = self.sets, self.matched
-        variants = self._variants(matched)
         self._keep_selection(matched)
         able = self._eligibility()
         worlds = self.worlds_run()
@@ -166,15 +177,16 @@ class Trial:
         mirrored = self._mirrored(flat)
         seen = self._measured(flat, everything, [*idle, *(w for _, a in mirrored for w in a.draws)])
         seen.eligible = None if able.both is None else able.both[able.keep]
-        others, seen = self._alternatives(variants, seen)
-        stats = Statistics(doc, seen, self.choices.score)
-        found, values = self._found(stats, own, others, matched)
         parts = over.strata(doc, subject)
-        for name, which in parts:
-            here = Statistics(doc, seen.only(which), self.choices.score)
-            got, _ = self._found(here, own, others, matched)
-            found |= {over.within(statistic, name): x for statistic, x in got.items()}
         ruled = [replace(a, prediction=p) for a in self.asked for _, p in over.each(a.prediction, parts)]
+        found, values, seen = self._ranked(matched, seen, own, [("", None), *parts], len(ruled))
+        stats = Statistics(doc, seen, self.choices.score)
+        for name, which in [("", None), *parts]:
+            here = stats if which is None else Statistics(doc, seen.only(which), self.choices.score)
+            for a in self.asked:
+                if not a.read.rank:
+                    told = here.estimate(a.read, own, a.prediction.where)
+                    found[over.within(a.prediction.statistic, name) if name else a.prediction.statistic] = told
         checks = self._checks(stats, seen, flat, everything, idle, mirrored)
         verdict = self._verdict(ruled, found, checks, able)
         estimates = self._estimates(stats, own, found, ruled)
@@ -188,13 +200,6 @@ class Trial:
             sections=words.sections(doc, named),
             notes=self._notes(matched),
         )
-
-    def _variants(self, matched: Matched | None) -> list[tuple[dict[str, Heads], dict[str, Resolved]]]:
-        if matched is None or not any(p.op == "rank<" for p in self.doc.predictions):
-            return []
-        assert self.doc.reference is not None
-        redraws = [{self.doc.reference.redraw: s} for s in matched.sets]
-        return list(zip(redraws, self.choices.resolve(redraws), strict=True))
 
     def _keep_selection(self, matched: Matched | None) -> None:
         """What was chosen stands in the run before the first test prompt is seen (rule 26)."""
@@ -255,48 +260,75 @@ class Trial:
                 out.append((arm, replace(arm, draws=turned)))
         return out
 
-    def _alternatives(self, variants: Any, seen: Measured) -> tuple[list[Arms], Measured]:
-        """The worlds of ranked expressions for every redrawn document, measured by the readouts that ranks read."""
+    def _ranked(
+        self,
+        matched: Matched | None,
+        seen: Measured,
+        own: Arms,
+        parts: Sequence[tuple[str, NDArray[np.bool_] | None]],
+        tests: int,
+    ) -> tuple[dict[str, Estimate | Rank], dict[str, Array], Measured]:
+        """Every rank in every part of the prompts, its values, and what was measured with the redrawn documents: walked look
+        by look until ``tests`` predictions are settled."""
+        doc, places, values = self.doc, {}, {}
+        for name, which in parts:
+            for a in self.asked:
+                if a.read.rank:
+                    statistic = a.prediction.statistic
+                    places[over.within(statistic, name) if name else statistic] = (a, which)
+        if not places or matched is None:
+            return {}, {}, seen
+        plan = plan_of(doc, len(matched.sets), matched.enumerated)
+        several, others = len(plan.at) > 1, []
+
+        def place(statistic: str, look: int) -> tuple[Estimate | Rank, bool]:
+            nonlocal seen
+            n, (a, which) = plan.at[look], places[statistic]
+            if n > len(others):
+                seen = self._measure_alternatives(others, matched.sets[len(others) : n], seen, f", to {n}" * several)
+            stats = Statistics(doc, seen if which is None else seen.only(which), self.choices.score)
+            p = a.prediction
+            got, settled, numbers = stats.rank(
+                a.read, own, others, plan=plan, look=look, alpha=p.limit, tests=tests, tail=p.tail
+            )
+            if isinstance(got, Rank) and len(numbers):
+                values[statistic] = numbers
+            return got, settled
+
+        found, self.walked = walk(plan, list(places), place)
+        return (
+            found,
+            {a.prediction.statistic: values[s] for s, (a, w) in places.items() if w is None and s in values},
+            seen,
+        )
+
+    def _measure_alternatives(self, others: list[Arms], sets: Sequence[Heads], seen: Measured, mark: str) -> Measured:
+        """The worlds of ranked expressions for every redrawn document, measured by the readouts that ranks read; ``others``
+        grows by their arms."""
         ranked = [a.read for a in self.asked if a.read.rank]
         worlds = sorted({t.world for r in ranked for t in r.terms})
         readouts = {name_of(self.doc, t.readout) for r in ranked for t in r.terms}
+        assert self.doc.reference is not None
+        redraws = [{self.doc.reference.redraw: s} for s in sets]
         made: list[Arms] = []
-        for redraw, resolved in variants:
+        for redraw, resolved in zip(redraws, self.choices.resolve(redraws), strict=True):
             found = self.compiled(resolved, worlds, redraw)
             made.append({w: self._only(ranked, w, found[w]) for w in worlds})
         run: dict[str, Any] = {w.name: w for arms_ in made for each in arms_.values() for a in each for w in a.draws}
         known = set.intersection(*(set(seen.place[r]) for r in readouts)) if readouts else set()
+        others += made
         fresh = [w for name, w in run.items() if name not in known]
         if fresh:
             asked = {n: s for n, s in self.doc.readouts.items() if n in readouts}
-            seen_more = self.subject.measure(fresh, asked, "alternatives that nobody named")
+            seen_more = self.subject.measure(fresh, asked, f"alternatives that nobody named{mark}")
             eligible, seen = seen.eligible, seen.joined(seen_more)
             seen.eligible = eligible
-        return made, seen
+        return seen
 
     def _only(self, ranked: Sequence[Expression], world: str, found: list[Arm]) -> list[Arm]:
         """The cells of a world that ranks read."""
         pins = {t.cell for r in ranked for t in r.terms if t.world == world}
         return [a for a in found if any(set(p) <= set(a.values) for p in pins)]
-
-    def _found(
-        self, stats: Statistics, own: Arms, others: list[Arms], matched: Matched | None
-    ) -> tuple[dict[str, Estimate | Rank], dict[str, Any]]:
-        found: dict[str, Estimate | Rank] = {}
-        values: dict[str, Any] = {}
-        for a in self.asked:
-            p = a.prediction
-            if not a.read.rank:
-                found[p.statistic] = stats.estimate(a.read, own, p.where)
-                continue
-            assert matched is not None
-            got, numbers = stats.rank(
-                a.read, own, others, enumerated=matched.enumerated, alpha=p.limit, tail=p.tail, unit="matched sets"
-            )
-            found[p.statistic] = got
-            if len(numbers):
-                values |= {p.statistic: numbers} if isinstance(got, Rank) else {}
-        return found, values
 
     def _checks(
         self,
@@ -423,7 +455,7 @@ class Trial:
         if matched is not None and values:
             listed = [str(s) for s in matched.sets]
             parts = [
-                pd.DataFrame({"statistic": name, "heads": listed, "value": v[1:], "named": float(v[0])})
+                pd.DataFrame({"statistic": name, "heads": listed[: len(v) - 1], "value": v[1:], "named": float(v[0])})
                 for name, v in values.items()
             ]
             out["alternatives"] = pd.concat(parts, ignore_index=True)
@@ -453,6 +485,8 @@ class Trial:
             "sets": {n: str(s) if isinstance(s, Heads) else f"{len(s)} sets" for n, s in self.sets.items()},
             "layers": layers,
             **({"layer": layers[0]} if len(layers) == 1 else {}),
+            "decide": self.doc.decide,
+            **({"walks": {"alternatives": self.walked.plain()}} if self.walked else {}),
             **(
                 {"alternatives": len(matched.sets), "enumerated": matched.enumerated, "least_p": least_p(matched)}
                 if matched
@@ -469,6 +503,8 @@ class Trial:
             out.append(
                 f"{len(matched.sets):,} alternatives ({drawn_}); the least attainable p is {least_p(matched):.3g}."
             )
+        if self.walked is not None and len(self.walked.plan.at) > 1:
+            out.append(remark(self.walked))
         return out
 
 

@@ -23,8 +23,9 @@ from headlab.stats.corrections import holm
 from headlab.stats.crossed import rate_over_sets, wider_over_sets
 from headlab.stats.dose import crossing as crossing_of
 from headlab.stats.linear_null import against_linear
-from headlab.stats.of_means import OfMeans, bootstrap_of_means, rank_over_draws
+from headlab.stats.of_means import OfMeans, bootstrap_of_means
 from headlab.stats.psychometric import psychometric
+from headlab.stats.sequential import Looks, rank_at
 from headlab.trials.consistency import NUMERIC, axes_of
 from headlab.trials.document import Document
 from headlab.trials.expressions import CURVES, DOSED, RATIOS, Expression, Term
@@ -186,28 +187,31 @@ class Statistics:
         named: Arms,
         others: Sequence[Arms],
         *,
-        enumerated: bool,
+        plan: Looks,
+        look: int,
         alpha: float,
+        tests: int,
         tail: str,
-        unit: str = "matched sets",
-    ) -> tuple[Rank | Estimate, Array]:
-        """The place of an expression among redrawn documents, with [1 + other] the values (the named one first).
+    ) -> tuple[Rank | Estimate, bool, Array]:
+        """The place of an expression among redrawn documents at a look, whether it is settled, and [1 + other] the values
+        (the named one first).
 
-        ``others``: the redrawn ones; an enumeration holds the named set too.  Undefined where the expression is.
+        ``others``: the redrawn ones so far; a walk through all sets holds the named one too.  Undefined where the expression
+        is.
         """
         bare = replace(read, rank=False)
         undefined = self._unbounded(bare, named)
         if undefined is not None:
-            return undefined, np.array([])
+            return undefined, True, np.array([])
         parts = [self._whole(bare, a) for a in (named, *others)]
         found = self._together(bare, parts)
         values = found.value
         if not np.isfinite(values).all():
-            return Estimate.undefined(self.seen.unit, self.seen.n, "undefined for some of the sets"), values
+            return Estimate.undefined(self.seen.unit, self.seen.n, "undefined for some of the sets"), True, values
         if not np.isfinite(found.draws).all():
-            return Estimate.undefined(self.seen.unit, self.seen.n, "undefined in some resamples of the prompts"), values
-        place = rank_over_draws(found, enumerated=enumerated, alpha=alpha, unit=unit, tail=tail)  # type: ignore[arg-type]
-        return place, values
+            why = "undefined in some resamples of the prompts"
+            return Estimate.undefined(self.seen.unit, self.seen.n, why), True, values
+        return *rank_at(found, plan, look, alpha=alpha, tests=tests, tail=tail), values  # type: ignore[arg-type]
 
     def _together(self, read: Expression, parts: Sequence[Part]) -> OfMeans:
         """All parts on the same resamples: one number each."""

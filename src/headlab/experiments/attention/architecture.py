@@ -29,7 +29,7 @@ from headlab.trials.halves import Halves, patched_set
 from headlab.trials.numbers import repaired
 from headlab.trials.position_pools import own, pools, ranks, recovered, spreads
 
-HALVES = Halves(even, "the even heads", "even − odd")
+HALVES = Halves(even, "the even heads", "even − odd", rank="rank:parity")
 
 
 def no_positions(case: Any) -> str:
@@ -45,7 +45,7 @@ def sweeps(scope: Scope) -> dict[str, Sweep]:
     return {
         "positions": Sweep((*named, scope.edit("all", scope.whole), *scope.idle()), texts=True),
         "pools": Sweep([patched_set(s) for s in pools(scope)[2]]),
-        "halves": Sweep(HALVES.worlds(scope)),
+        "halves": HALVES.run(scope),
     }
 
 

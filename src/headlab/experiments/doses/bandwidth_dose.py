@@ -80,7 +80,8 @@ def standard(scope: Scope) -> dict[str, Sweep]:
     def swept(side: str, worlds: Sequence[World], texts: bool = False) -> Sweep:
         return Sweep(worlds, texts, "pattern", {"side": side}, pairs_of(scope, side))
 
-    out = {"fixed": swept("corrupted", fixed(scope), texts=True), "matched": swept("corrupted", ODD.worlds(scope))}
+    out = {"fixed": swept("corrupted", fixed(scope), texts=True)}
+    out["matched"] = replace(swept("corrupted", ()), among=ODD.among(scope))
     for side in SIDES:
         out[f"doses, {side}"] = swept(side, DOSED[side].worlds(scope))
         out[f"claimed, {side}"] = swept(side, claimed(scope, side), texts=True)

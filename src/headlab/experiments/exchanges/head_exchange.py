@@ -24,9 +24,10 @@ from headlab.effects import Figure
 from headlab.heads import Grid, even, odd
 from headlab.interventions import Intervention, World
 from headlab.trials import charts
+from headlab.trials.alternatives import wanted
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.exchanges import identity, takes_hold
-from headlab.trials.families import Families, Tail
+from headlab.trials.families import Families, Place, Tail
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, unsliced, without_ranks
 from headlab.trials.numbers import repaired
 
@@ -59,8 +60,9 @@ def mappings(scope: Scope) -> dict[str, list[dict[int, int]]]:
     grid, at, n = scope.grid, scope.layer, int(scope.options["shuffles"])
     rng = random.Random(f"shuffles {scope.seed}")
     evens, odds = even(grid, at).at(at), odd(grid, at).at(at)
-    halves = list(matched_sets(grid, even(grid, at), n=scope.claim.matched_sets, seed=scope.seed).sets)
-    chosen = [rng.choice(halves) for _ in range(scope.claim.matched_sets)]
+    wide = wanted(scope.claim, scope.claim.matched_sets, [f"rank:{kind}" for kind in TAILS])
+    halves = list(matched_sets(grid, even(grid, at), n=wide, seed=scope.seed).sets)
+    chosen = [rng.choice(halves) for _ in range(wide)]
     every = range(grid.n_heads)
     return {
         "within-even": [derangement(evens, rng) for _ in range(n)],
@@ -68,7 +70,7 @@ def mappings(scope: Scope) -> dict[str, list[dict[int, int]]]:
         "within": [{**derangement(evens, rng), **derangement(odds, rng)} for _ in range(n)],
         "across": [across(grid, rng) for _ in range(n)],
         "half": [derangement(s.at(at), rng) for s in chosen],
-        "all": [derangement(every, rng) for _ in range(scope.claim.matched_sets)],
+        "all": [derangement(every, rng) for _ in range(wide)],
     }
 
 
@@ -82,13 +84,20 @@ def shuffles(scope: Scope) -> dict[str, list[World]]:
     return {kind: [exchanged(scope, f"{kind} {n}", m) for n, m in enumerate(some)] for kind, some in drawn}
 
 
-SHUFFLED = Families(shuffles, "shuffles")
+def place(kind: str) -> Place:
+    """The rank of one kind of shuffle among random permutations."""
+    among, tail = TAILS[kind]
+    label = f"{LABELS[kind]}: random permutations with {'as much left' if tail == 'greater' else 'as little left'}"
+    return Place(label, lambda seen: SHUFFLED.values(seen, kind).mean(0), among, "random permutations", tail)
+
+
+SHUFFLED = Families(shuffles, "shuffles", ranks={f"rank:{kind}": place(kind) for kind in TAILS})
 
 
 def standard(scope: Scope) -> dict[str, Sweep]:
     still = exchanged(scope, "identity", {i: i for i in range(scope.grid.n_heads)})
     fixed = (scope.edit("all", scope.whole), still, *scope.idle())
-    return {"fixed": Sweep(fixed, texts=True), "shuffles": Sweep(SHUFFLED.worlds(scope))}
+    return {"fixed": Sweep(fixed, texts=True), "shuffles": SHUFFLED.run(scope)}
 
 
 def published(scope: Scope) -> dict[str, Sweep]:
@@ -96,14 +105,6 @@ def published(scope: Scope) -> dict[str, Sweep]:
     sets = {"all": scope.whole, "within-even": even(scope.grid, scope.layer), "across": odd(scope.grid, scope.layer)}
     worlds = [scope.edit(name, heads) for name, heads in sets.items()]
     return {"sets": Sweep((*worlds, *scope.idle()), texts=True, arm="out_block")}
-
-
-def place(kind: str) -> Callable[[Seen], Any]:
-    """The rank of one kind of shuffle among random permutations."""
-    among, tail = TAILS[kind]
-    label = f"{LABELS[kind]}: random permutations with {'as much left' if tail == 'greater' else 'as little left'}"
-    mean = lambda seen: SHUFFLED.values(seen, kind).mean(0)  # noqa: E731
-    return SHUFFLED.ranked(f"rank:{kind}", label, mean, among, "random permutations", tail)
 
 
 def among_permutations(kind: str) -> Callable[[Seen], Figure]:
@@ -146,7 +147,7 @@ def moved(seen: Seen) -> Any:
     return pd.DataFrame(
         {"world": f"{kind} {n}", "family": kind, "slot": i, "receives": j, "layer": seen.scope.layer}
         for kind, some in mappings(seen.scope).items()
-        for n, mapping in enumerate(some)
+        for n, mapping in enumerate(some[: len(SHUFFLED.names(seen)[kind])])
         for i, j in mapping.items()
     )
 
@@ -162,7 +163,7 @@ EXPERIMENT = OnPairs(
             "all heads patched from the clean run, then z exchanged between slots; random permutations with as many moved "
             "heads as null",
             standard,
-            numbers=(SHUFFLED.told(LABELS, "pairs still repaired"), *(place(kind) for kind in TAILS)),
+            numbers=(SHUFFLED.told(LABELS, "pairs still repaired"), SHUFFLED.ranked),
             controls=(
                 no_op("fixed"),
                 identity("fixed", "all", "a shuffle that leaves every head in its place"),

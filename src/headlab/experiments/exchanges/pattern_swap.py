@@ -21,9 +21,10 @@ from headlab.effects import Figure, repair
 from headlab.heads import Grid
 from headlab.interventions import World
 from headlab.trials import charts
+from headlab.trials.alternatives import wanted
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.exchanges import identity, rows, takes_hold
-from headlab.trials.families import Families
+from headlab.trials.families import Families, Place
 from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, unsliced, without_ranks
 from headlab.trials.numbers import difference, repaired
 
@@ -77,7 +78,7 @@ def draws(scope: Scope) -> dict[str, list[World]]:
     """Random partners within KV groups (the null), from other groups, and scrambles of all heads."""
     grid, n = scope.grid, scope.claim.matched_sets
     rng = random.Random(f"partners {scope.seed}")
-    within = [relabelled(grid, rng) for _ in range(n)]
+    within = [relabelled(grid, rng) for _ in range(wanted(scope.claim, n, ["rank:even-on-odd"]))]
     between = [m for _ in range(max(2, n // 4)) if (m := from_another_group(grid, rng))]
     count = int(scope.options["scrambles"]) if grid.n_heads > 1 else 0
     made = {
@@ -92,7 +93,13 @@ def swap(scope: Scope, name: str, mapping: dict[int, int]) -> World:
     return World(name, (exchange(scope.layer, mapping, "pattern"),))
 
 
-DRAWN = Families(draws, "random", "pattern")
+AMONG = Place(
+    "random partners that repair as much",
+    lambda seen: seen.values("named", ["even-on-odd"])[0],
+    "random",
+    "random partners",
+)
+DRAWN = Families(draws, "random", "pattern", {"rank:even-on-odd": AMONG})
 
 
 def named(scope: Scope) -> Sweep:
@@ -156,7 +163,7 @@ EXPERIMENT = OnPairs(
     methods={
         "standard": Method(
             "patterns borrowed within the corrupted prompt; parity dealt out anew within KV groups as null",
-            lambda scope: {"named": named(scope), "random": Sweep(DRAWN.worlds(scope), arm="pattern")},
+            lambda scope: {"named": named(scope), "random": DRAWN.run(scope, first=True)},
             numbers=(
                 told,
                 DRAWN.told(RANDOM),
@@ -168,13 +175,7 @@ EXPERIMENT = OnPairs(
                     "odd-on-even",
                     arm="pattern",
                 ),
-                DRAWN.ranked(
-                    "rank:even-on-odd",
-                    "random partners that repair as much",
-                    lambda seen: seen.values("named", ["even-on-odd"])[0],
-                    "random",
-                    "random partners",
-                ),
+                DRAWN.ranked,
             ),
             controls=(
                 no_op("named"),

@@ -51,7 +51,7 @@ def patched(scope: Scope) -> dict[str, Sweep]:
 
 
 def standard(scope: Scope) -> dict[str, Sweep]:
-    return {**patched(scope), **{halves(n).sweep: Sweep(halves(n).worlds(scope)) for n in layers(scope)}}
+    return {**patched(scope), **{halves(n).sweep: halves(n).run(scope) for n in layers(scope)}}
 
 
 def there(seen: Seen, layer: int) -> dict[str, Any]:

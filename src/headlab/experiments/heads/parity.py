@@ -27,7 +27,7 @@ from headlab.trials.numbers import difference, discordance, repaired
 NAMED = {"all": "all heads", "even": "even heads", "odd": "odd heads"}
 ARMS = ("z", "out_block", "subspace")
 NAIVE = 0.5
-HALVES = Halves(even, "the even heads", "even − odd", naive=NAIVE)
+HALVES = Halves(even, "the even heads", "even − odd", naive=NAIVE, share="null:naive")
 
 
 def sets(scope: Scope) -> dict[str, Heads]:
@@ -45,7 +45,7 @@ def standard(scope: Scope) -> dict[str, Sweep]:
     return {
         **{arm: patched(scope, arm) for arm in arms},
         "dose": Sweep(dose_worlds(sets(scope))),
-        "halves": Sweep(HALVES.worlds(scope)),
+        "halves": HALVES.run(scope),
     }
 
 
@@ -79,7 +79,7 @@ def worlds(seen: Seen) -> Any:
     members = {**sets(scope), "baseline": Heads(), "noop": scope.whole}
     rows = [(w, arm, h, w) for arm in arms for w, h in members.items()]
     if "halves" in seen.tables:
-        rows += [(f"set {h}", "z", h, "matched") for h in HALVES.every(scope)]
+        rows += [(f"set {h}", "z", h, "matched") for h in HALVES.ran(seen)]
     return pd.DataFrame(
         {"world": w, "arm": arm, "layer": scope.layer, "heads": str(h), "size": len(h), "family": family}
         for w, arm, h, family in rows
@@ -125,7 +125,7 @@ EXPERIMENT = OnPairs(
             numbers=(
                 *(repaired(arm, NAMED, arm=arm, shown=arm != "z") for arm in ARMS),
                 difference("contrast:repair", "even minus odd: pairs repaired", "z", "even", "odd"),
-                HALVES.told("contrast:recovery", "rank:even", "null:naive"),
+                HALVES.told("contrast:recovery"),
                 discordance(
                     "mcnemar:even-odd", "even against odd: exact McNemar p on discordant pairs", "z", "even", "odd"
                 ),

@@ -1,0 +1,74 @@
+"""The alternatives of a trial: how many, in what order, and what stands in the record of the walk through them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from headlab.claims import Prediction
+from headlab.designs import Matched
+from headlab.heads import Heads
+from headlab.stats.sequential import Looks, Walk, enough, fixed, looks
+
+
+class Deciding(Protocol):
+    """What says how its ranks are decided: a claim or a document."""
+
+    @property
+    def decide(self) -> str: ...
+
+    @property
+    def predictions(self) -> tuple[Prediction, ...]: ...
+
+
+def levels(claim: Deciding, statistics: Iterable[str] | None = None) -> dict[str, float]:
+    """The least threshold of each ranked statistic that is predicted (of these, where some are named)."""
+    out: dict[str, float] = {}
+    for p in claim.predictions:
+        if p.op == "rank<" and (statistics is None or p.statistic in set(statistics)):
+            out[p.statistic] = min(p.limit, out.get(p.statistic, 1.0))
+    return out
+
+
+def wanted(claim: Deciding, n: int, statistics: Iterable[str] | None = None) -> int:
+    """How many alternatives are planned where ``n`` were asked for: where they are drawn until the claim is decided, as many
+    more as can decide it."""
+    return n if claim.decide == "fixed" else enough(n, levels(claim, statistics).values())
+
+
+def in_order(claim: Deciding, matched: Matched, named: Heads, seed: int) -> Matched:
+    """The sets in the order in which they are walked: random; where all are listed, the named one first (and where they are
+    so few that there is one look, as they are)."""
+    if claim.decide == "fixed" or not matched.enumerated or len(looks(len(matched.sets), every=True).at) == 1:
+        return matched
+    others = [s for s in matched.sets if s != named]
+    random.Random(f"walk {seed}").shuffle(others)
+    return replace(matched, sets=(named, *others))
+
+
+def plan_of(claim: Deciding, n: int, every: bool, statistics: Iterable[str] | None = None) -> Looks:
+    """The looks that are declared; one where the claim wants a fixed number, or predicts none of these ranks."""
+    if claim.decide == "fixed" or not levels(claim, statistics):
+        return fixed(n, every=every)
+    return looks(n, every=every)
+
+
+def remark(walk: Walk) -> str:
+    """A note on the walk."""
+    at = ", ".join(f"{n:,}" for n in walk.plan.at)
+    stops = "; ".join(f"{name} settled at {n:,}" for name, n in walk.settled.items())
+    return (
+        f"{walk.drawn:,} of {walk.plan.planned:,} planned alternatives were run (decide: sequential; looks declared at {at}): "
+        f"{stops}."
+    )
+
+
+def saved(settings: Mapping[str, dict[str, dict[str, int]]]) -> tuple[int, int]:
+    """Of a record's settings: alternatives that were run, and that were planned."""
+    walks = settings.get("walks", {}).values()
+    return sum(w["drawn"] for w in walks), sum(w["planned"] for w in walks)
+
+
+__all__ = ["in_order", "levels", "plan_of", "remark", "saved", "wanted"]
