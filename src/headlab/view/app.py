@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from importlib import resources
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,12 +23,15 @@ from headlab.report import differences
 from headlab.report.render import environment
 from headlab.store import Store, StoreError, StoreLookupError
 from headlab.view import runs
+from headlab.view.benches import Benches
 from headlab.view.guard import REPORT_POLICY, Guard, Keys
 from headlab.view.worker import Job, Worker
 
-PATIENCE = 25.0
+PATIENCE = 1.0
 """Seconds for which an answer waits for its job; after that the page asks again."""
-STATIC = {"view.css": "text/css", "view.js": "text/javascript", "runs.js": "text/javascript"}
+STATIC = {"view.css": "text/css"} | {
+    f"{name}.js": "text/javascript" for name in ("view", "runs", "start", "bench", "trial")
+}
 
 Explain = Callable[[BaseException], str]
 
@@ -53,10 +58,10 @@ class Pages:
         """Plain data, what is hidden in its texts made visible."""
         return JSONResponse(cleaned(data), status)
 
-    async def waited(self, job: Job) -> JSONResponse:
+    async def waited(self, job: Job, patience: float = PATIENCE) -> JSONResponse:
         """The job when it ends soon; else as it stands, to be asked about again."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(job.ended)), PATIENCE)
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(job.ended)), patience)
         return self.json(job.plain())
 
     # -- runs ---------------------------------------------------------------------------------------------------
@@ -127,14 +132,17 @@ def _status(error: Exception) -> int:
 def make_app(store: Store, keys: Keys, explain: Explain = one_line) -> ASGIApp:
     """The application, behind its guard."""
     pages = Pages(store, keys, explain)
+    scratch = tempfile.TemporaryDirectory(prefix="headlab-view-")
+    benches = Benches(pages, Path(scratch.name))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(pages.worker.close)
+        scratch.cleanup()
 
     handlers = {kind: pages.failed for kind in (HTTPException, ValueError, KeyError, StoreError, OSError)}
-    app = Starlette(routes=pages.routes(), lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
+    app = Starlette(routes=[*pages.routes(), *benches.routes()], lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
     return Guard(app, keys)
 
 
