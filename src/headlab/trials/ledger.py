@@ -42,10 +42,15 @@ def looked_words(looked: Mapping[str, Any]) -> str:
     """What stands in the record of looks on selection prompts, before the claim was registered."""
     grids = ", ".join(f"{name} × {n}" if n > 1 else name for name, n in looked["grids"].items())
     counts = [f"{looked['edits']} edit(s) tried", f"{looked['patterns']} pattern(s) opened"]
+    n = looked.get("tried", 0)
+    sealed = (
+        f"{n} claim(s) had been tried on these test prompts before"
+        if n
+        else "the test prompts were sealed until the claim was registered"
+    )
     return (
         f"Looked before: {looked['heads']} heads looked at on {looked['pairs']} pairs ("
-        f"{'; '.join([*([f'grids: {grids}'] if grids else []), *counts])}), all of them selection prompts; the test prompts "
-        "were sealed until the claim was registered."
+        f"{'; '.join([*([f'grids: {grids}'] if grids else []), *counts])}), all of them selection prompts; {sealed}."
     )
 
 

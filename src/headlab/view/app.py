@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from importlib import resources
 from pathlib import Path
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -146,13 +147,18 @@ def make_app(store: Store, keys: Keys, explain: Explain = one_line) -> ASGIApp:
     return Guard(app, keys)
 
 
-def serve(store: Store, *, port: int = 0, explain: Explain = one_line, ready: Callable[[str], None] = print) -> None:
-    """Serve a store on 127.0.0.1 until Ctrl-C; ``ready`` is called with the address.  ``port`` 0: a free one.
+def serve(
+    store: Store,
+    *,
+    port: int = 0,
+    explain: Explain = one_line,
+    ready: Callable[[str, uvicorn.Server], object] = lambda address, _: print(address),
+) -> None:
+    """Serve a store on 127.0.0.1 until Ctrl-C, or until the server that ``ready`` is handed with the address is told to exit.
+    ``port`` 0: a free one.
 
     Raises ValueError for a port that is taken.
     """
-    import uvicorn
-
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     with listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -172,5 +178,6 @@ def serve(store: Store, *, port: int = 0, explain: Explain = one_line, ready: Ca
             ws="none",
             timeout_graceful_shutdown=5,
         )
-        ready(keys.address)
-        uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Server(config)
+        ready(keys.address, server)
+        server.run(sockets=[listening])

@@ -17,10 +17,8 @@ import torch
 from headlab.effects import Progress, quiet
 from headlab.engine.captures import capture
 from headlab.engine.model import Lab
-from headlab.engine.run import sweep
 from headlab.heads import Head, Heads
-from headlab.interventions import Intervention, World
-from headlab.looking import direct_effects, head_scores, heatmap
+from headlab.looking import direct_effects, effect, head_scores, heatmap
 from headlab.looking.texts import MOST_SHOWN, said
 from headlab.prompts import EncodedPair, PromptError, PromptSet, encode
 from headlab.stats.intervals import bootstrap_means
@@ -34,7 +32,7 @@ from headlab.view.looks import Looks
 
 WRITES = ("zero", "mean", "resample", "patch")
 EFFECTS = ("attribution", *WRITES)
-SCORES = ("previous", "sink", "induction", "duplicate", "norm")
+SCORES = ("previous", "sink", "induction", "duplicate", "successor", "copying", "norm", "probe")
 PROMPTS_KEPT = 8
 """Prompts whose patterns are kept."""
 
@@ -78,7 +76,7 @@ class Asked:
 @dataclass
 class Bench:
     """What lies on the table.  ``chosen`` and ``write`` are what the draft is about; ``test`` is sealed
-    until a claim is registered (``tried``: the runs of those that were)."""
+    until a claim is registered."""
 
     key: str
     asked: Asked
@@ -94,7 +92,6 @@ class Bench:
     write: str = ""
     words: str = ""
     lends: dict[str, bool] = field(default_factory=dict)
-    tried: list[str] = field(default_factory=list)
     patterns: OrderedDict[tuple[int, str], dict[int, torch.Tensor]] = field(default_factory=OrderedDict, repr=False)
 
     @property
@@ -170,11 +167,11 @@ def grid(bench: Bench, name: str, progress: Progress = quiet) -> Plain:
     if name not in bench.grids:
         progress(f"{name}, every head", 0, 1)
         if name in EFFECTS:
-            look = heatmap(bench.lab, bench.selection, name)
+            look = heatmap(bench.lab, bench.encoded, name)
         elif name == "direct":
-            look = direct_effects(bench.lab, bench.selection)
+            look = direct_effects(bench.lab, bench.encoded)
         elif name in SCORES:
-            look = head_scores(bench.lab, name, bench.selection)
+            look = head_scores(bench.lab, name, bench.encoded)
         else:
             raise ValueError(f"no score {name!r}; expected one of {', '.join((*EFFECTS, *SCORES, 'direct'))}")
         rows = look.table if "part" not in look.table else look.table[look.table["part"] == "head"]
@@ -227,26 +224,18 @@ def edit(bench: Bench, heads: Sequence[Head], write: str, progress: Progress = q
     if not len(named):
         raise ValueError("no heads chosen; click some")
     bench.lab.grid.check(named)
-    by: dict[int, list[Head]] = {}
-    for head in named:
-        by.setdefault(head.layer, []).append(head)
-    ones = tuple(Intervention(Heads(some), "z", write) for _, some in sorted(by.items()))  # type: ignore[arg-type]
-    pairs = bench.encoded if write == "patch" else [e.swapped() for e in bench.encoded]
-    table = sweep(bench.lab, pairs, [World("edited", ones)], progress=progress, what=f"{write} {named}")
-    change = (table["edited"] - table["corrupted"]).to_numpy()
-    (mean,) = bootstrap_means(change[:, None], table["cluster"].tolist(), unit="pairs", seed=0)
+    progress(f"{write} {named}", 0, 1)
+    table = effect(bench.lab, bench.encoded, named, write).table
+    (mean,) = bootstrap_means(table[["value"]].to_numpy(), table["cluster"].tolist(), unit="pairs", seed=0)
     bench.chosen, bench.write = sorted(named), write
     bench.looks.edit(named, bench.ids)
-    rows = table[["corrupted", "edited", "clean"]].rename(
-        columns={"corrupted": "before", "edited": "after", "clean": "other"}
-    )
-    gap = float((table["clean"] - table["corrupted"]).mean())
+    gap = float((table["other"] - table["before"]).mean())
     return {
         "heads": str(named),
         "write": write,
         "edited": "corrupted" if write == "patch" else "clean",
-        "rows": rows.astype(float).round(4).to_dict("records"),
+        "rows": table[["before", "after", "other"]].astype(float).round(4).to_dict("records"),
         "mean": {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n},
         "share": mean.value / gap if bench.paired and gap else None,
-        "right": [int((table[c] > 0).sum()) for c in ("corrupted", "edited")],
+        "right": [int((table[c] > 0).sum()) for c in ("before", "after")],
     }

@@ -71,7 +71,7 @@ def draft(bench: Bench) -> Plain:
     """The document in YAML and in words, what stands in its way, and the looks that will stand in its record."""
     made, told = text(bench), bench.looks.plain()
     looked = ledger.looked_words(told) if told["pairs"] else ""
-    out: Plain = {"yaml": made, "says": {}, "faults": [], "looked": looked, "tried": bench.tried}
+    out: Plain = {"yaml": made, "says": {}, "faults": [], "looked": looked, "tried": bench.looks.tried}
     out |= {"heads": str(Heads(bench.chosen)) if bench.chosen else "", "write": bench.write, "words": bench.words}
     if made:
         found = explain(Document.from_text(made, name="the draft"), bench.lab.grid, bench.folder)
@@ -102,12 +102,12 @@ def register(bench: Bench, given: str, store: Path, progress: Progress = quiet) 
     if home.page(record.id) is None:
         home.keep_page(record.id, page(record, dict(result.tables), list(result.children)))
     home.settle(record.id)
-    bench.tried.append(record.id)
+    bench.looks.tried.append(record.id)
     verdict = result.verdict
     return {
         "id": record.id,
         "outcome": verdict.outcome if verdict else "",
         "sentence": verdict.sentence if verdict else record.error,
         "looked": ledger.looked_words(looks) if looks["pairs"] else "",
-        "tried": bench.tried,
+        "tried": bench.looks.tried,
     }

@@ -12,13 +12,14 @@ from headlab.store.records import Plain
 @dataclass
 class Looks:
     """Looks at one model on one set of selection prompts: ``heads`` and ``pairs`` looked at, ``grids`` by name, how many
-    ``edits`` were tried and ``patterns`` opened.  Test prompts are never among them."""
+    ``edits`` were tried and ``patterns`` opened.  Test prompts are never among them; ``tried`` are the runs that opened them."""
 
     heads: set[Head] = field(default_factory=set)
     pairs: set[str] = field(default_factory=set)
     grids: dict[str, int] = field(default_factory=dict)
     edits: int = 0
     patterns: int = 0
+    tried: list[str] = field(default_factory=list)
 
     def grid(self, name: str, heads: Iterable[Head], pairs: Iterable[str]) -> None:
         """Every head was measured on every pair."""
@@ -46,4 +47,5 @@ class Looks:
             "grids": dict(sorted(self.grids.items())),
             "edits": self.edits,
             "patterns": self.patterns,
+            "tried": len(self.tried),
         }

@@ -6,7 +6,8 @@
   const NAMES = {
     attribution: "effect of patching, estimated", patch: "effect of patching", zero: "effect of zeroing", mean: "effect of the mean",
     resample: "effect of another prompt's", direct: "direct effect on the answer", previous: "attention to the token before",
-    sink: "attention to the first token", induction: "induction", duplicate: "attention to the same token before", norm: "norm of what it writes",
+    sink: "attention to the first token", induction: "induction", duplicate: "attention to the same token before", norm: "norm of what it writes", successor: "successor: the next day, number, letter", copying: "copying",
+    probe: "tells the two runs apart",
   };
   const WRITES = { zero: "zero", mean: "the mean", resample: "another prompt's", patch: "the clean run's" };
   const known = new Map();
