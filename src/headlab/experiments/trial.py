@@ -210,9 +210,8 @@ def trial(
 
     Raises ClaimError, PromptError, ModelError, ScaleError, StoreError or ValueError, each with one clear sentence.
     """
-    how = How(
-        scale.pick(engine, workers, address), store, memory, progress, kind, call, loading, workers, address, looked
-    )
+    where = scale.pick(engine, workers, address)
+    how = How(where, store, memory, progress, kind, call, loading, workers, address, decide, looked)
     changes = {
         "protocol": protocol,
         "layer": layer,
