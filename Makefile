@@ -21,7 +21,7 @@ PIP_INSTALL := -m pip install -qq -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test accept bench ranges families hub-check wheel-check lint format clean check-python
+.PHONY: help demo test accept bench ranges families calibration hub-check wheel-check lint format clean check-python
 
 help:
 	@echo 'make demo         one claim on fourteen small models, with a report    (ARGS="..." is passed on)'
@@ -30,6 +30,7 @@ help:
 	@echo 'make bench        headlab beside its peers, and docs/benchmarks.md from it (ARGS="--list" tells more)'
 	@echo 'make ranges       part of the suite with the lowest and newest of the ranges, and docs/ranges.md from it'
 	@echo 'make families     every model family against an oracle, and docs/families.md from it   (ARGS="llama" does one)'
+	@echo 'make calibration  how often the rules are wrong, for an hour at a time, and docs/calibration.md from it'
 	@echo 'make hub-check    the parity trial on a model from the Hugging Face hub (needs a network)'
 	@echo 'make wheel-check  build the wheel and run its demo in a clean environment'
 	@echo 'make lint | format | clean'
@@ -88,6 +89,11 @@ ranges: $(VENV)/.stamp-test
 # ARGS="llama gpt2" measures those alone and leaves the other rows.
 families: $(VENV)/.stamp-test
 	$(BIN)/python tests/engine/families.py --docs $(ARGS)
+
+# Goes on where the last call stopped, as long as the source is the same; ARGS="--budget 10" stops sooner.
+calibration: $(VENV)/.stamp-run
+	$(BIN)/headlab calibrate --budget 60 --store calibration-runs $(ARGS)
+	$(BIN)/python -m headlab.experiments.calibration.page calibration-runs docs "$$(git rev-parse --short HEAD)"
 
 # The wheel alone, in an environment and a directory that know nothing of this checkout.
 wheel-check: $(VENV)/.stamp-torch

@@ -7,6 +7,7 @@
     cross_model  cross-model
     emergence  emergence
     null_rates  null-rates
+    calibrate  calibrate
     records    list, show, compare, repeat, export, query
     view       view
     models     models, organism list | card | train | relabel
@@ -30,13 +31,26 @@ import warnings
 from contextlib import suppress
 from typing import TextIO
 
-from headlab.cli import claims, cross_model, emergence, interrupt, models, null_rates, reanalysis, records, trial, view
+from headlab.cli import (
+    calibrate,
+    claims,
+    cross_model,
+    emergence,
+    interrupt,
+    models,
+    null_rates,
+    reanalysis,
+    records,
+    trial,
+    view,
+)
 from headlab.cli.errors import UNREAD, explain
 from headlab.cli.tree import app
 from headlab.reading.shown import clean
 
 __all__ = [
     "app",
+    "calibrate",
     "claims",
     "cross_model",
     "emergence",

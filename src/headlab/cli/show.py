@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headlab.claims import Ruling
+from headlab.claims import Ruling, error_rates
 from headlab.reading.shown import clean, clean_json
 from headlab.stats import Estimate
 from headlab.store import Record, Store
@@ -92,6 +92,8 @@ def _verdict(out: Console, record: Record) -> None:
     out.print(shown(f"  read by: {binding.protocol}: {binding.words}", style="dim"))
     for other in others:
         out.print(shown(f"  beside it, {other.protocol} ({other.words}): {other.verdict.sentence}", style="dim"))
+    if said := error_rates.words(record.claim, record.claim_hash, record.settings):
+        out.print(shown(f"  {said}", style="dim"))
     if binding.verdict.would_change:
         out.print(shown(f"  {binding.verdict.would_change}", style="dim"))
 

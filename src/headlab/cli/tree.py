@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 _ORDER = (
-    *("demo", "trial", "check", "new", "run", "cross-model", "emergence", "null-rates", "reanalyse", "simulate"),
+    *("demo", "trial", "check", "new", "run", "cross-model", "emergence", "null-rates", "calibrate"),
+    *("reanalyse", "simulate"),
     *("view", "list", "show", "compare", "repeat", "verify", "export", "query", "models", "organism"),
 )
 

@@ -26,6 +26,7 @@ from headlab.trials.record import BY_RECORD, again, decided
 from headlab.trials.recorded import How, Prepared, recorded
 from headlab.trials.results import Result
 from headlab.trials.run import Trial
+from headlab.trials.stand_ins import MOST
 from headlab.trials.subject import Language, check_answers, oriented
 from headlab.trials.thinking import Thinking
 
@@ -92,8 +93,10 @@ def trial(
     changes: Mapping[str, Any],
     own: Any = None,
     folder: Path | None = None,
+    stand_ins: int | None = MOST,
 ) -> Result:
-    """Try a document on a model and store the record (see :func:`headlab.trial`).  ``own``: prompts of the reader's."""
+    """Try a document on a model and store the record (see :func:`headlab.trial`).  ``own``: prompts of the reader's;
+    ``stand_ins``: how many drawn sets are decided in place of the named one (None: all, every world of theirs run)."""
     doc, amended = adjusted(doc, changes)
     folder = folder or (Path(given).parent if isinstance(given, str | Path) and Path(given).is_file() else Path("."))
     loaded, test, selection = prepared(doc, model, own, how.loading, folder)
@@ -120,14 +123,15 @@ def trial(
                 loaded, doc, test, selection, tests, chosen, run, how.progress, how.memory, how.where.engine
             )
             subject.material = material(subject, folder)
-        found = Trial(doc, subject, folder, facts=facts).findings()
+        found = Trial(doc, subject, folder, facts=facts, stand_ins=stand_ins).findings()
         if doc.as_published is not None:
             _read_as_published(doc, subject, folder, found)
         found.notes += [*short, *ledger.words(facts["ledger"]), *_amended(amended)]
         return found
 
     call = _call(how.kind, given, tried.lab, own, how.told, changes)
-    return recorded(tried, replace(how, store=home), call, find, facts=facts, inputs={"design": design})
+    inputs = {"design": design} | ({"stand_ins": "all"} if stand_ins is None else {})
+    return recorded(tried, replace(how, store=home), call, find, facts=facts, inputs=inputs)
 
 
 def _read_as_published(doc: Document, subject: Language, folder: Path, found: Findings) -> None:

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from headlab.claims import Ruling, Verdict
+from headlab.claims import Ruling, Verdict, error_rates
 from headlab.effects import Figure
 from headlab.reading.shown import csv_text
 from headlab.stats import Estimate
@@ -51,6 +51,7 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
         "error": record.error,
         "facts": facts(record),
         "verdict": verdict(binding.verdict) if binding else None,
+        "error_rate": error_rates.words(record.claim, record.claim_hash, record.settings),
         "rulings": [ruling(r, binding) for r in binding.verdict.rulings] if binding else [],
         "headline": first_null,
         "null_words": null_words(first_null, binding),

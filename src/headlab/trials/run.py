@@ -35,6 +35,7 @@ from headlab.trials.measured import Array, Measured, name_of
 from headlab.trials.references import Matching, least_p, redrawn
 from headlab.trials.sets import Family, Resolved
 from headlab.trials.sources import partnerless
+from headlab.trials.stand_ins import MOST, StandIns, judged
 from headlab.trials.statistics import Statistics, cells
 from headlab.trials.subject import Language
 from headlab.trials.thinking import Thinking
@@ -63,6 +64,10 @@ class Trial:
     facts: dict[str, Any] = field(default_factory=dict)
     walked: Walk | None = None
     """The walk through the alternatives, once it is done."""
+    drawn: list[Arms] = field(default_factory=list)
+    """The arms of the redrawn documents that were measured, in the order of their sets."""
+    stand_ins: int | None = MOST
+    """How many drawn sets are decided in place of the named one, as far as ranks ran their worlds (None: all, in full)."""
 
     # -- what runs --------------------------------------------------------------------------------------------
 
@@ -196,7 +201,7 @@ class Trial:
             figures=drawn(doc, stats, own, estimates, found, values, matched, self.asked),
             tables=self._tables(seen, own, matched, values) | self._members(stats, own),
             eligibility=able.plain(),
-            settings=self._settings(matched),
+            settings=self._settings(matched) | self._error_rate(stats, own, checks, able),
             sections=words.sections(doc, named),
             notes=self._notes(matched),
         )
@@ -276,10 +281,12 @@ class Trial:
                 if a.read.rank:
                     statistic = a.prediction.statistic
                     places[over.within(statistic, name) if name else statistic] = (a, which)
-        if not places or matched is None:
+        if matched is None or not (places or self.stand_ins is None):
             return {}, {}, seen
+        if not places:
+            return {}, {}, self._measure_alternatives(self.drawn, matched.sets, seen, "")
         plan = plan_of(doc, len(matched.sets), matched.enumerated)
-        several, others = len(plan.at) > 1, []
+        several, others = len(plan.at) > 1, self.drawn
 
         def place(statistic: str, look: int) -> tuple[Estimate | Rank, bool]:
             nonlocal seen
@@ -305,7 +312,7 @@ class Trial:
     def _measure_alternatives(self, others: list[Arms], sets: Sequence[Heads], seen: Measured, mark: str) -> Measured:
         """The worlds of ranked expressions for every redrawn document, measured by the readouts that ranks read; ``others``
         grows by their arms."""
-        ranked = [a.read for a in self.asked if a.read.rank]
+        ranked = [a.read for a in self.asked if a.read.rank or self.stand_ins is None]
         worlds = sorted({t.world for r in ranked for t in r.terms})
         readouts = {name_of(self.doc, t.readout) for r in ranked for t in r.terms}
         assert self.doc.reference is not None
@@ -364,6 +371,19 @@ class Trial:
         waived = able.reason if "eligible" in doc.waive and able.reason else ""
         verdict = decide(case, found, _typed(checks), ineligible="" if waived else able.reason)
         return self._qualified(ruled, verdict, checks, waived)
+
+    def _error_rate(
+        self, stats: Statistics, own: Arms, checks: Sequence[Control], able: Eligibility
+    ) -> dict[str, Any]:
+        """How often this rule is upheld of sets that nobody named, where enough were run to say so."""
+        if self.matched is None or able.reason:
+            return {}
+        binding = _Case((), tuple(c.name for c in checks if c.name not in self.doc.waive))
+        asked = [(a.prediction, a.read) for a in self.asked]
+        every = self.matched.enumerated and len(self.drawn) == len(self.matched.sets)
+        some = StandIns(stats, asked, own, self.drawn, every, self.stand_ins)
+        found = judged(some, checks, binding)
+        return {} if found is None else {"stand_ins": found}
 
     def _qualified(self, ruled: Sequence[Asked], verdict: Verdict, checks: Sequence[Control], waived: str) -> Verdict:
         """What stands beside a verdict: waivers, looks at these prompts, ablations left out."""

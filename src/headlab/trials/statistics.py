@@ -203,8 +203,7 @@ class Statistics:
         undefined = self._unbounded(bare, named)
         if undefined is not None:
             return undefined, True, np.array([])
-        parts = [self._whole(bare, a) for a in (named, *others)]
-        found = self._together(bare, parts)
+        found = self.together(bare, (named, *others))
         values = found.value
         if not np.isfinite(values).all():
             return Estimate.undefined(self.seen.unit, self.seen.n, "undefined for some of the sets"), True, values
@@ -212,6 +211,11 @@ class Statistics:
             why = "undefined in some resamples of the prompts"
             return Estimate.undefined(self.seen.unit, self.seen.n, why), True, values
         return *rank_at(found, plan, look, alpha=alpha, tests=tests, tail=tail), values  # type: ignore[arg-type]
+
+    def together(self, read: Expression, several: Sequence[Arms]) -> OfMeans:
+        """[arms]: an expression without its rank, each time of other arms, on the same resamples."""
+        read = replace(read, rank=False)
+        return self._together(read, [self._whole(read, arms) for arms in several])
 
     def _together(self, read: Expression, parts: Sequence[Part]) -> OfMeans:
         """All parts on the same resamples: one number each."""
