@@ -85,7 +85,7 @@ def test_what_is_looked_up_is_what_would_be_run(tmp_path: Path) -> None:
     """The third numbering of a model, its worlds remembered from two others, and a plain case on the reindexed model: the
     same outcome and p."""
     lab = load(NULL)
-    at = numbered.ground(lab, "layer-scan", pairs=24, layer=0, matched_sets=20)
+    at = numbered.ground(lab, "layer-scan", layer=0, matched_sets=20, pairs=24)
     for n in (1, 2):
         at.tried(numbered.numbering(lab, n))
     known = len(at.known)

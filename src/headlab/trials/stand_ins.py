@@ -204,6 +204,6 @@ def sentence(upheld: Estimate, undecided: float, power: Mapping[str, float], lef
     if power:
         least = next((t for t, s in power.items() if s >= POWER), None)
         said += f"; an effect of 1.25 × the thresholds would be upheld in {power['1.25']:.0%} of trials"
-        said += f", one of {least} × in {power[least]:.0%}" if least not in {None, "1.25"} else ""
-        said += f", one of {list(power)[-1]} × in {list(power.values())[-1]:.0%}" if least is None else ""
+        shown = least or list(power)[-1]
+        said += f", one of {shown} × in {power[shown]:.0%}" if shown != "1.25" else ""
     return f"{said}."

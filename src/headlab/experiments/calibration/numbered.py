@@ -101,7 +101,7 @@ class Remembering(Bench):
                 self.known[key] = {c: rows[c].to_numpy() for c in made.columns}
         at = [place[h] for h in asked]
         first = self.known[keys[names[0]]]
-        table = {c: np.stack([self.known[keys[n]][c][at] for n in names], 1).ravel() for c in first}
+        table: dict[str, Any] = {c: np.stack([self.known[keys[n]][c][at] for n in names], 1).ravel() for c in first}
         table["pair"], table["world"] = np.repeat(np.arange(len(at)), len(names)), names * len(at)
         return pd.DataFrame(table)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from headlab.claims.error_rates import FILE, Calibration, Counted, OfClaim, Rates, shipped
-from headlab.experiments.calibration.measured import calibrate, chosen, rates, scorecards
+from headlab.experiments.calibration.measured import calibrate, chosen
+from headlab.experiments.calibration.rates import rates, scorecards
 
 _HEAD = """# How often the rules are wrong
 
@@ -108,4 +109,4 @@ def main(store: Path, docs: Path, commit: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]), sys.argv[3] if len(sys.argv) > 3 else "")
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
