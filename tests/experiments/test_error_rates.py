@@ -69,11 +69,11 @@ def test_of_two_predictions_each_is_false_in_turn() -> None:
 def test_every_kind_of_number_is_made_and_power_rises() -> None:
     """A shape of each kind that a shipped claim has."""
     kinds = {a.kind for shape in shapes.shared(_shipped()) for a in shape.asked}
-    assert kinds == {"rate", "count", "subsets", "difference", "mean", "ratio", "rank", "shuffles"}
+    assert kinds == {"rate", "count", "subsets", "difference", "mean", "ratio", "rank", "walk", "shuffles"}
     for kind in sorted(kinds):
-        op = "rank<" if kind in {"rank", "shuffles"} else ">"
+        op = "rank<" if kind in {"rank", "walk", "shuffles"} else ">"
         threshold = 0.05 if op == "rank<" else 0.5 if kind in {"rate", "count", "subsets"} else 0.0
-        shape = Shape((Asked(kind, op, threshold),), 60, 20 if kind in {"rate", "rank"} else 0, 99)
+        shape = Shape((Asked(kind, op, threshold),), 60, 20 if kind in {"rate", "rank"} else 0, 199)
         upheld = {t: drawn.trials(shape, t, 0, 0, 12).count("upheld") for t in ("false", 3.0)}
         assert upheld["false"] <= 3 and upheld[3.0] >= 9, (kind, upheld)
 

@@ -372,9 +372,7 @@ class Trial:
         verdict = decide(case, found, _typed(checks), ineligible="" if waived else able.reason)
         return self._qualified(ruled, verdict, checks, waived)
 
-    def _error_rate(
-        self, stats: Statistics, own: Arms, checks: Sequence[Control], able: Eligibility
-    ) -> dict[str, Any]:
+    def _error_rate(self, stats: Statistics, own: Arms, checks: Sequence[Control], able: Eligibility) -> dict[str, Any]:
         """How often this rule is upheld of sets that nobody named, where enough were run to say so."""
         if self.matched is None or able.reason:
             return {}

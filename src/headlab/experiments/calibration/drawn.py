@@ -7,7 +7,7 @@
 2. Rows are drawn around it: rows of one cluster correlate by :data:`ALIKE`; sets differ among each other by one standard
    deviation, and a row's effect of each set by :data:`NOISE` beside it.
 3. ``clustered_rate``, ``bootstrap_mean``, ``bootstrap_ratio``, ``paired_difference``, ``rate_over_sets``,
-   ``rank_over_draws`` make findings of them, ``decide`` a verdict.
+   ``rank_at`` (look by look, where the trial walks) make findings of them, ``decide`` a verdict.
 
 *False*: each prediction in turn is not so, and all others clearly are (three times): the trials in which a false claim has
 the best chance.  A value lies at its threshold, a named set is one of the drawn ones.  *Just so*: every truth lies at its
@@ -16,7 +16,7 @@ threshold.  *Power*: all lie beyond.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -35,7 +35,8 @@ from headlab.stats import (
     rank,
 )
 from headlab.stats.crossed import rate_over_sets
-from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
+from headlab.stats.of_means import OfMeans, bootstrap_of_means
+from headlab.stats.sequential import fixed, looks, rank_at, walk
 
 TIMES = (1.25, 1.5, 2.0)
 """By how many times the threshold effects lie beyond it in trials of power."""
@@ -128,12 +129,23 @@ def _uniform(shape: Shape, clusters: Any, rng: Rng) -> Any:
     return ndtr(_normal(shape, clusters, rng))
 
 
-def _rank(a: Asked, own: float, shape: Shape, clusters: Any, rng: Rng, seed: int) -> Rank:
-    sets = np.concatenate([[own], rng.standard_normal(shape.sets)])
-    rows = sets + NOISE * rng.standard_normal((shape.rows, len(sets)))
-    rows += NOISE * _normal(shape, clusters, rng)[:, None]  # what all sets share moves no place
-    found = bootstrap_of_means(rows, lambda means: means, clusters, unit="rows", seed=seed)
-    return rank_over_draws(found, enumerated=False, alpha=a.threshold)
+def _rank(a: Asked, own: float, shape: Shape, clusters: Any, rng: Rng, seed: int) -> Estimate | Rank:
+    plan = looks(shape.sets) if a.kind == "walk" else fixed(shape.sets)
+    shared = NOISE * _normal(shape, clusters, rng)[:, None]  # what all sets share moves no place
+    found: list[OfMeans] = []
+
+    def place(_: str, look: int) -> tuple[Rank, bool]:
+        done = plan.at[look - 1] if look else 0
+        sets = np.concatenate([[own] * (not look), rng.standard_normal(plan.at[look] - done)])
+        rows = sets + NOISE * rng.standard_normal((shape.rows, len(sets))) + shared
+        # of one seed all columns are resampled alike, whenever they come
+        found.append(bootstrap_of_means(rows, lambda means: means, clusters, unit="rows", seed=seed))
+        value, draws = np.concatenate([f.value for f in found]), np.concatenate([f.draws for f in found], 1)
+        return rank_at(
+            replace(found[0], value=value, draws=draws), plan, look, alpha=a.threshold, tests=len(shape.asked)
+        )
+
+    return walk(plan, ["rank"], place)[0]["rank"]
 
 
 def _shuffles(a: Asked, own: float, shape: Shape, rng: Rng) -> Rank:

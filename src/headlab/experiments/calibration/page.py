@@ -25,11 +25,12 @@ For false "upheld" each prediction in turn is false (a value lies at its thresho
 and all others are clearly true, which gives a false claim its best chance; for false "refuted" every truth lies at its
 threshold; power is at 1.25 times the threshold (1.5, 2): the odds of a rate times the square, means that many less one
 standard deviations of a row beyond, a named set so many times as far above the mean of the drawn ones as its quantile.
-Rows of one cluster correlate by .3, a row's noise is twice the spread between sets. Every set is drawn: where a trial lists
-all of them, p has no interval and more is decided. *Heads numbered anew*: the whole experiment on null models whose heads
-were moved with all their weights, so that a claim about heads by their numbers is about random ones; its power is on
-planted models. **Trials** are those of false claims; *decided* are all but void and untestable ones, and the rates are of
-those. **Rule**: *holds* where false "upheld" is at most 5 % (or the claim's own level) and two standard errors.
+Rows of one cluster correlate by .3, a row's noise is twice the spread between sets. Sets are drawn until the rank is
+settled, where the claim's trial does so; where a trial lists all of them, the last p has no interval and more is decided.
+*Heads numbered anew*: the whole experiment on null models whose heads were moved with all their weights, so that a claim
+about heads by their numbers is about random ones; its power is on planted models. **Trials** are those of false claims;
+*decided* are all but void and untestable ones, and the rates are of those. **Rule**: *holds* where false "upheld" is at most
+5 % (or the claim's own level) and two standard errors.
 
 """
 _COLUMNS = (

@@ -2,7 +2,8 @@
 
 1. ``rate`` of rows that share clusters · ``count`` of independent ones · ``subsets``, a rate over pairs × drawn subsets ·
    ``difference`` of two rates on the same rows · ``mean`` · ``ratio`` of two means.
-2. ``rank`` of a set among drawn sets, all measured on the same rows · ``shuffles``, a number among shuffles of the data.
+2. ``rank`` of a set among drawn sets, all measured on the same rows · ``walk``, the same decided from as few as it takes
+   (:mod:`headlab.stats.sequential`) · ``shuffles``, a number among shuffles of the data.
 3. A document's kinds follow from its expressions; an entry of the docket has them here, in the order of its predictions.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headlab.claims import Claim, Prediction
+from headlab.stats.sequential import enough
 from headlab.trials import expressions
 from headlab.trials.document import Document
 from headlab.trials.expressions import CURVES, RATIOS, Expression
@@ -19,21 +21,21 @@ from headlab.trials.measured import kind_of
 from headlab.trials.statistics import cells
 
 KINDS: dict[str, str] = {
-    "parity": "rate rate rank",
+    "parity": "rate rate walk",
     "head-count": "subsets subsets subsets",
     "bandwidth": "mean mean rank",
-    "bandwidth-dose": "rate rate difference rank",
-    "bandwidth-repair": "rate difference rank",
-    "format-masking": "rate difference rank",
+    "bandwidth-dose": "rate rate difference walk",
+    "bandwidth-repair": "rate difference walk",
+    "format-masking": "rate difference walk",
     "bug-rate": "rate rate rate",
     "subset-sweep": "count",
     "routing": "mean rank",
     "critical-paths": "ratio rank",
     "position-sensitivity": "ratio rank",
     "head-similarity": "mean rank",
-    "pattern-swap": "rate rate rank",
-    "head-exchange": "mean mean rank rank",
-    "architecture": "rank rank",
+    "pattern-swap": "rate rate walk",
+    "head-exchange": "mean mean walk walk",
+    "architecture": "walk walk",
     "mechanism": "shuffles rank",
     "cluster-behaviour": "shuffles shuffles",
     "reindexing": "count count",
@@ -89,7 +91,7 @@ class Shape:
     def cost(self) -> int:
         """Roughly how much a trial takes."""
         return self.rows * sum(
-            {"rank": self.sets, "count": 0, "shuffles": 1, "rate": 1}.get(a.kind, 300) for a in self.asked
+            {"rank": self.sets, "walk": 50, "count": 0, "shuffles": 1, "rate": 1}.get(a.kind, 300) for a in self.asked
         )
 
 
@@ -109,9 +111,10 @@ def of(claim: Claim | Document) -> Shape | str:
 
 def _shape(asked: Sequence[Asked], rows: int, clusters: int, sets: int) -> Shape:
     """In one order, so that rules that are the same but for it are one."""
-    ranked = any(a.op == "rank<" for a in asked)
+    ranks = [a.threshold for a in asked if a.kind == "walk"]
+    sets = enough(sets, ranks) if ranks else sets if any(a.op == "rank<" for a in asked) else 0
     independent = all(a.kind in {"count", "shuffles"} for a in asked)
-    return Shape(tuple(sorted(asked)), rows, 0 if independent else clusters, sets if ranked else 0)
+    return Shape(tuple(sorted(asked)), rows, 0 if independent else clusters, sets)
 
 
 def _clusters(task: str, rows: int) -> int:
@@ -134,8 +137,8 @@ def _of_document(doc: Document) -> Shape | str:
             return "cells that are counted are no numbers of the generator's"
         read = expressions.parse(p.statistic.removeprefix("pooled:"))
         for one in cells(doc, read):
-            kind = "rank" if one.rank else _kind(doc, one)
-            if kind not in {"rank", "rate", "subsets", "difference", "mean", "ratio"}:
+            kind = ("walk" if doc.decide == "sequential" else "rank") if one.rank else _kind(doc, one)
+            if kind not in {"walk", "rank", "rate", "subsets", "difference", "mean", "ratio"}:
                 return kind
             asked.append(_asked(kind, p))
     name = str(doc.task.get("name", ""))
