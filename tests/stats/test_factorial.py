@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.linalg import fractional_matrix_power
 from scipy.optimize import minimize
 from scipy.stats import t as student
 
@@ -13,14 +14,22 @@ def table(rng, pairs, per=8):
     return pair, rng.integers(1, 6, pairs * per).astype(float), rng.choice([0.0, 0.2, 0.4, 0.8], pairs * per)
 
 
-def sandwich(x, y, groups, weight=None, fitted=None):
-    """beta, and its covariance summed over clusters with the factor K/(K-1) * (n-1)/(n-p)."""
-    weight = np.ones(len(y)) if weight is None else weight
-    bread = np.linalg.inv(x.T @ (weight[:, None] * x))
-    scores = x * (y - fitted)[:, None]
-    sums = np.array([scores[groups == g].sum(0) for g in np.unique(groups)])
-    k, (n, p) = len(sums), x.shape
-    return k / (k - 1) * (n - 1) / (n - p) * bread @ (sums.T @ sums) @ bread
+def half_widths(x, residuals, groups):
+    """Half the 95 % interval of each term, by whole matrices: residuals of a cluster times (I - H_gg)^(-1/2), Student's t on
+    (trace M)^2 / trace(M^2), with M[g, h] the covariance of the clusters' parts where rows are independent."""
+    bread, n = np.linalg.inv(x.T @ x), len(x)
+    hat, meat, parts = x @ bread @ x.T, 0.0, []
+    for g in np.unique(groups):
+        own = groups == g
+        root = np.real(fractional_matrix_power(np.eye(own.sum()) - hat[np.ix_(own, own)], -0.5))
+        score = x[own].T @ root @ residuals[own]
+        meat = meat + np.outer(score, score)
+        wide = np.zeros((n, x.shape[1]))
+        wide[own] = root @ x[own] @ bread
+        parts.append((np.eye(n) - hat) @ wide)
+    cross = np.einsum("gnj,hnj->jgh", np.array(parts), np.array(parts))
+    freedom = np.trace(cross, axis1=1, axis2=2) ** 2 / (cross**2).sum((1, 2))
+    return student.ppf(0.975, freedom) * np.sqrt(np.diag(bread @ meat @ bread))
 
 
 def design(length, share):
@@ -34,7 +43,7 @@ def test_ols_is_least_squares_with_a_cluster_sandwich():
     y = 0.5 - 0.1 * length - 0.7 * share + 0.3 * length * share + rng.normal(0, 0.5, 23)[pair] + rng.normal(0, 0.2, 184)
     x = design(length, share)
     beta = np.linalg.lstsq(x, y, rcond=None)[0]
-    half = student.ppf(0.975, 22) * np.sqrt(np.diag(sandwich(x, y, pair, fitted=x @ beta)))
+    half = half_widths(x, y - x @ beta, pair)
     found = factorial_regression(y, {"length": length, "share": share}, pair, unit="rows")
     assert list(found) == ["length", "share", "length × share"]
     for j, e in enumerate(found.values(), start=1):
@@ -55,7 +64,8 @@ def test_logit_is_the_likeliest_with_a_cluster_sandwich():
 
     beta = minimize(loss, np.zeros(4), method="BFGS", options={"gtol": 1e-8}).x
     p = 1 / (1 + np.exp(-x @ beta))
-    half = student.ppf(0.975, 22) * np.sqrt(np.diag(sandwich(x, y, pair, p * (1 - p), p)))
+    weight = np.sqrt(p * (1 - p))
+    half = half_widths(weight[:, None] * x, (y - p) / weight, pair)
     found = factorial_regression(y, {"length": length, "share": share}, pair, kind="logit", unit="rows")
     for j, e in enumerate(found.values(), start=1):
         assert e.value == pytest.approx(beta[j], abs=1e-4)
@@ -92,6 +102,22 @@ def test_intervals_cover(kind):
         e = factorial_regression(y, factors, kind=kind, interactions=False, unit="rows")["length"]
         naive += e.low <= truth[0] <= e.high
     assert (hits / sims >= 0.88).all() and (hits / sims <= 0.99).all() and naive / sims < 0.85
+
+
+def test_few_clusters_of_which_few_carry_a_factor():
+    """20 clusters, three in ten on one side of a factor that varies between them only, errors that differ by side: intervals
+    on K - 1 degrees of freedom covered .76 to .80."""
+    rng, hits = np.random.default_rng(7), []
+    while len(hits) < 150:
+        sizes = rng.integers(2, 9, 20)
+        pair, side, slope = np.repeat(np.arange(20), sizes), rng.random(20) < 0.3, rng.normal(size=20)
+        if side.sum() < 4:
+            continue
+        f, x = np.where(side, 0.5, -0.5)[pair], slope[pair] - slope[pair].mean()
+        y = 0.5 * f + 0.3 * x + rng.normal(size=20)[pair] * (1 + 0.5 * f) + rng.normal(size=len(pair))
+        found = factorial_regression(y, {"f": np.where(f > 0, "b", "a"), "x": slope[pair]}, pair, unit="rows")
+        hits.append([e.low <= t <= e.high for e, t in zip(found.values(), (0.5, 0.3, 0.0), strict=True)])
+    assert (np.mean(hits, 0) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 150)).all(), np.mean(hits, 0)
 
 
 def test_what_cannot_be_told():

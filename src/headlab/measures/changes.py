@@ -72,12 +72,13 @@ def tracked(looks: Any, series: str, category: str, layer: int) -> list[tuple[st
 def changes_of(
     looks: Any, series: str, wanted: Sequence[tuple[str, int]], *, seed: int, least: float, alpha: float
 ) -> list[tuple[tuple[str, int], ChangePoint, ChangePoint, float]]:
-    """For each quantity its change in level, its jump, and the level's p after Holm over the quantities of the series."""
+    """For each quantity its change in level (gradual ones and drifts too), its jump, and the level's p after Holm over the
+    quantities of the series."""
     made = []
     for quantity, layer in wanted:
         rows = trace(looks, series, quantity, layer)
         x, at = rows["value"].to_numpy(float), rows["step"].to_numpy(float)
-        level = change_point(x, at, seed=seed, least=least, alpha=alpha)
+        level = change_point(x, at, seed=seed, least=least, drift=False, alpha=alpha)
         jump = change_point(x, at, seed=seed, kind="jump", least=least, alpha=alpha)
         made.append(((quantity, layer), level, jump))
     known = [i for i, (_, level, _) in enumerate(made) if level.p.value is not None]
@@ -173,7 +174,8 @@ def shuffled_control(values: Any, steps: Any, *, seed: int, alpha: float) -> Con
     """Negative: the same looks in a random order of steps show a change no more often than alpha."""
     x, at = np.asarray(values, dtype=float), np.asarray(steps, dtype=float)
     rng = np.random.default_rng(seed)
-    p = [change_point(rng.permutation(x), at, seed=seed, draws=199, alpha=alpha).p.value for _ in range(SHUFFLES)]
+    told: dict[str, Any] = {"seed": seed, "draws": 199, "drift": False, "alpha": alpha}
+    p = [change_point(rng.permutation(x), at, **told).p.value for _ in range(SHUFFLES)]
     hits = sum(one is not None and one < alpha for one in p)
     share = clopper_pearson(hits, SHUFFLES, unit="shuffles")
     return Control(

@@ -3,7 +3,8 @@
 1. Two kinds of change.  *level*: the mean differs before and after.  *jump*: one difference of neighbouring looks
    stands out among the others, which may drift.
 2. Each gap between neighbouring looks is a candidate; the best one leaves the smallest residual sum of squares.
-3. Any change at all: that smallest sum against its distribution when there is none.
+3. Any change at all: that smallest sum against its distribution when there is none.  A level wanders too where looks drift:
+   its p reaches up to that of a jump, whose null may drift, and between the two nothing is decided.
 4. Where: a gap stays in the confidence set unless, were it the true one, another gap would rarely look so much better.
    Given the gap, its two means and its residual sum are held fixed, so the size of the change and the noise need not
    be known and the coverage is exact for any number of looks.
@@ -12,7 +13,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from math import comb, factorial
 from typing import Literal
@@ -24,7 +25,9 @@ from .estimate import Estimate
 from .permutation import rank
 
 Kind = Literal["level", "jump"]
-Noise = Literal["any", "normal"]
+Noise = Literal["any", "normal", "heavy"]
+HEAVY = 3
+"""Degrees of freedom of "heavy" noise, Student's."""
 LEAST = 5
 """With fewer looks no arrangement of them is rare enough to say anything."""
 _SIDE = 2
@@ -35,7 +38,8 @@ _TINY = 1e-9
 class ChangePoint:
     """What a series of looks says about one change.
 
-    p: any change at all, with its interval.  found: p's interval below alpha and `size` at least as large as asked.
+    p: any change at all, with its interval (of a level: up to the p of a jump, unless no drift was allowed).  found: p's
+    interval below alpha and `size` at least as large as asked.
     size: mean after minus mean before (level), or the outlying difference minus the mean of the others (jump).
     gap: the steps of the two looks that bracket the best candidate; interval: from the look before the first gap of the
     confidence set to the look after its last; both None where nothing was found.  kept: the p of every candidate gap, by
@@ -89,6 +93,7 @@ def change_point(
     kind: Kind = "level",
     noise: Noise | None = None,
     least: float = 0.0,
+    drift: bool = True,
     draws: int = 1999,
     alpha: float = 0.05,
 ) -> ChangePoint:
@@ -101,16 +106,20 @@ def change_point(
     alpha.
     Null series: noise "any" permutes looks (within each side, given a gap): exact when looks are exchangeable, whatever
     their distribution; all orders are taken when they are at most `draws`.  noise "normal" turns residuals on their sphere
-    of equal length: exact for normal noise of unknown variance.  Default: "any" for a level; a jump has "normal" only.
+    of equal length: exact for normal noise of unknown variance.  "heavy" does so by Student's t on 3: exact there, and
+    cautious for lighter tails, so that p reaches down to that of "normal".  Default: "any" for a level, "heavy" for
+    a jump (which has no "any").
+    A level whose looks may ``drift``: p's upper end is the larger of its own and the p of a jump, so that a change is found
+    only where it is sudden; an interval about alpha says that it cannot be told from a drift.
     Shapes, units: values [look] in any unit, steps [look] increasing.
     Range: p in (0, 1], less is more evidence; interval within [steps[0], steps[-1]].
     Mean over: looks; each counts once, however far apart they are.
     Undefined: fewer than 5 looks, or all values equal (p is 1 then); a change smaller than `least` is not `found`.
     Raises: ValueError on NaN, steps that do not increase, lengths that differ, noise "any" for a jump.
     Source: Worsley, Biometrika 73:91 (1986), conditional sets; for a jump, Grubbs, Ann. Math. Stat. 21:27 (1950).
-    When it misleads: a series that drifts, or wanders like a random walk, has a level change wherever one looks; read
-    `jump` beside it, whose null may drift.  A change that takes several looks spreads over several differences, and a
-    jump may miss what a level finds.  Looks that share prompts share their errors, which are then not noise of a look.
+    When it misleads: with drift=False a series that drifts, or wanders like a random walk, has a level change wherever one
+    looks (71 % of walks).  A change that takes several looks spreads over several differences, and is not told from a drift.
+    Tails heavier than t on 3 make jumps.  Looks that share prompts share their errors, which are then not noise of a look.
     Values that are exactly equal make "normal" find changes of any size: give `least`.  7 looks or fewer cannot bring
     "any" under .05.
     """
@@ -121,9 +130,12 @@ def change_point(
         open_unit(alpha, "alpha"),
         whole(seed, "seed"),
     )
-    noise = noise or ("any" if kind == "level" else "normal")
-    if kind not in ("level", "jump") or noise not in ("any", "normal") or (kind, noise) == ("jump", "any"):
-        raise ValueError(f"kind is level (noise any or normal) or jump (noise normal), got {kind!r} with {noise!r}.")
+    noise = noise or ("any" if kind == "level" else "heavy")
+    known = kind in ("level", "jump") and noise in ("any", "normal", "heavy")
+    if not known or (kind, noise) == ("jump", "any"):
+        raise ValueError(
+            f"kind is level or jump, noise any (of a level), normal or heavy, got {kind!r} with {noise!r}."
+        )
     if (np.diff(at) <= 0).any():
         raise ValueError(f"steps must increase from look to look, got {at.tolist()[:8]}. Sort the looks, one per step.")
     if n < LEAST:
@@ -150,7 +162,10 @@ def change_point(
             "no change: " + ("every look gives the same value" if kind == "level" else "every difference is the same"),
         )
     y = (y - y.mean()) / np.sqrt(spread)  # p and the set do not depend on unit or origin
-    return _read(x, at, y, after, kind, noise, least, draws, alpha, seed)
+    drifts = None
+    if drift and kind == "level":
+        drifts = change_point(x, at, seed=seed, kind="jump", draws=draws, alpha=alpha).p
+    return _read(x, at, y, after, kind, noise, least, draws, alpha, seed, drifts)
 
 
 def _read(
@@ -164,6 +179,7 @@ def _read(
     draws: int,
     alpha: float,
     seed: int,
+    drifts: Estimate | None,
 ) -> ChangePoint:
     rng = np.random.default_rng(seed)
     residual = _residuals(y[None], after)[0]
@@ -185,11 +201,21 @@ def _read(
     shares = [_share(y, after, i, smallest, noise, draws, rng) for i in range(len(after))]
     kept = tuple((*gap, share) for gap, share in zip(gaps, shares, strict=True))
     inside = [i for i, share in enumerate(shares) if share > alpha]
+    if noise == "heavy" and p.low is not None:
+        light = _null(y, "normal", draws, np.random.default_rng(seed))[0]
+        lowest = rank(smallest, _residuals(light, after).min(1), enumerated=False, tail="less", alpha=alpha).low
+        p = replace(p, low=min(p.low, lowest), note=f"{p.note}; down to that of normal noise")
+    alone = p.high is not None and p.high < alpha
+    if drifts is not None and drifts.high is not None and p.high is not None:
+        p = replace(
+            p, high=max(p.high, drifts.high), note=f"{p.note}; as sudden in {drifts.value:.3g} of drifting series"
+        )
     clear = p.high is not None and p.high < alpha
     if clear and abs(size) >= least:
         interval = gaps[inside[0]][0], gaps[inside[-1]][1]
         return ChangePoint(kind, noise, True, p, size, gaps[best], interval, kept, len(x), alpha, seed)
     note = f"no change found: p = {p.value:.3g}" + (f", size {size:.3g} under {least:g}" if clear else "")
+    note += f", and {p.high:.3g} against a drift" if alone and not clear else ""
     return ChangePoint(kind, noise, False, p, size, None, None, kept, len(x), alpha, seed, note)
 
 
@@ -213,13 +239,17 @@ def _residuals(rows: Floats, after: Bools) -> Floats:
 
 def _null(y: Floats, noise: Noise, draws: int, rng: np.random.Generator) -> tuple[Floats, bool]:
     """Series without a change, [draw, row], and whether they are all there are."""
-    if noise == "normal":
-        z = rng.standard_normal((draws, len(y)))
+    if noise != "any":
+        z = _drawn(noise, (draws, len(y)), rng)
         z -= z.mean(1, keepdims=True)
         return z / np.linalg.norm(z, axis=1, keepdims=True), False
     if factorial(len(y)) <= max(draws, factorial(6)):
         return np.array(list(permutations(y))), True
     return rng.permuted(np.tile(y, (draws, 1)), axis=1), False
+
+
+def _drawn(noise: Noise, shape: tuple[int, int], rng: np.random.Generator) -> Floats:
+    return rng.standard_normal(shape) if noise == "normal" else rng.standard_t(HEAVY, shape)
 
 
 def _share(
@@ -232,7 +262,7 @@ def _share(
         for group in groups:
             rows[:, group] = rng.permuted(rows[:, group], axis=1)
     else:
-        z = rng.standard_normal((draws, len(y)))
+        z = _drawn(noise, (draws, len(y)), rng)
         for group in groups:
             z[:, group] -= z[:, group].mean(1, keepdims=True)
             rows[:, group] = y[group].mean()

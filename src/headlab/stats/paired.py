@@ -21,7 +21,7 @@ from ._check import (
     whole,
 )
 from .estimate import Estimate
-from .intervals import DRAWS, _too_few, bootstrap_paired_difference
+from .intervals import _too_few, bootstrap_paired_difference
 from .rates import _wilson_bounds
 
 
@@ -99,13 +99,14 @@ def paired_difference(
     unit: str,
     seed: int | None = None,
     level: float = 0.95,
+    expanded: bool = False,
 ) -> Estimate:
     """Difference of two rates over the same prompts, with an interval that keeps its width.
 
     Definition: mean(a) - mean(b). One row per cluster: Newcombe's method 10 (Wilson intervals of both
     rates, joined by squaring and adding, with the continuity-corrected phi for their correlation).
-    Several rows per cluster: cluster bootstrap; if that has zero width, method 10 on the table scaled
-    to the number of clusters.
+    Several rows per cluster: cluster bootstrap (``expanded``: as `bootstrap_mean`); if that has zero width, method
+    10 on the table scaled to the number of clusters.
     Shapes, units: a, b [row] booleans; clusters [row] labels or None; seed needed for repeated clusters.
     Range: [-1, 1], above zero when a succeeds more often.
     Mean over: rows. n counts rows. No rows, or fewer than 2 clusters of several rows, give undefined.
@@ -127,7 +128,7 @@ def paired_difference(
     if seed is None:
         raise ValueError(f"{n} rows share {k} clusters, so whole clusters are resampled: give a seed (got None).")
     x, y = left.astype(np.float64), right.astype(np.float64)
-    boot = bootstrap_paired_difference(x, y, clusters, unit=unit, seed=seed, draws=DRAWS, level=level)
+    boot = bootstrap_paired_difference(x, y, clusters, unit=unit, seed=seed, level=level, expanded=expanded)
     if boot.low != boot.high:
         return boot
     both, only_a, only_b, neither = (cell * k / n for cell in _cells(left, right))
@@ -150,7 +151,7 @@ def tost_paired(
 
     Definition: two one-sided tests at level alpha, done as one interval of level 1 - 2 alpha:
     equivalent when it lies inside (-margin, margin). Yes/no rows use `paired_difference`, numbers use
-    `bootstrap_paired_difference` (seed needed).
+    `bootstrap_paired_difference` (seed needed), both expanded for few clusters.
     Shapes, units: a, b [row], booleans or numbers; margin in their unit; clusters [row] labels or None.
     Range: "equivalent", "different", "undecided" or "undefined".
     Mean over: rows.
@@ -165,11 +166,12 @@ def tost_paired(
         raise ValueError(f"alpha must lie strictly between 0 and 0.5, got {alpha!r}.")
     margin, level = float(margin), 1 - 2 * alpha
     if _is_boolean(a) and _is_boolean(b):
-        difference = paired_difference(a, b, clusters, unit=unit, seed=seed, level=level)
+        difference = paired_difference(a, b, clusters, unit=unit, seed=seed, level=level, expanded=True)
     else:
         if seed is None:
             raise ValueError("numbers are compared by a bootstrap: give a seed (got None).")
-        difference = bootstrap_paired_difference(a, b, clusters, unit=unit, seed=whole(seed, "seed"), level=level)
+        told = {"seed": whole(seed, "seed"), "level": level}
+        difference = bootstrap_paired_difference(a, b, clusters, unit=unit, expanded=True, **told)  # type: ignore[arg-type]
     low, high = difference.low, difference.high
     if low is None or high is None or low == high:
         return Equivalence("undefined", difference, margin, alpha)

@@ -63,9 +63,10 @@ VARIANCE = Watched(spread, "Variance over the position variants", low=True)
 
 
 def ratio_of(spread: Array, grid: Grid, at: int, clusters: Sequence[str], seed: int) -> Estimate:
-    """Mean variance of the even heads over that of the odd ones, bootstrap over pairs."""
+    """Mean variance of the even heads over that of the odd ones, bootstrap over pairs (variances are skewed and clusters few:
+    expanded)."""
     first, second = (spread[:, list(h.at(at))].mean(1) for h in (even(grid, at), odd(grid, at)))
-    return bootstrap_ratio(first, second, clusters, unit="pairs", seed=seed)
+    return bootstrap_ratio(first, second, clusters, unit="pairs", seed=seed, expanded=True)
 
 
 def ratio(scope: Scope, spread: Array) -> Estimate:

@@ -177,7 +177,8 @@ EXPERIMENT = OnPairs(
     sections={
         "When this misleads": (
             "Checkpoints of one run are one run: an interval over its looks says nothing of other seeds, so overlay several. "
-            "A quantity that drifts has a change in level wherever one looks; only a jump that stands out among the "
+            "A quantity that drifts has a change in level wherever one looks (the table of changes has these too); the "
+            "claim's p reaches up to that against a drift, and only a jump that stands out among the "
             "differences of neighbouring looks is sudden, and a change that takes three looks is no jump. On log-spaced "
             "looks a jump is one of scale. The silhouette of the best cut is above zero for any cloud of heads: read it "
             "above random weights of the same norms, never alone. The repair rate is read among the pairs that a "
