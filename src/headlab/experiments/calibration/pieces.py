@@ -27,6 +27,7 @@ PLANTED = {"parity": "decimals-planted-even", "layer-scan": "decimals-planted-ev
 TRIALS, ON_PLANTED, PER_PIECE = 1000, 60, 250
 SHARES: Mapping[Any, float] = {"false": 1.0, 1.25: 0.1, "just so": 0.2, 1.5: 0.06, 2.0: 0.06}
 """Trials of each truth, as a share of those of false claims."""
+FAR = (1.5, 2.0)
 NULLS, NUMBERINGS = 5, 40
 """Null models, and numberings of each: a model's worlds are dear, another numbering of it is cheap."""
 COLUMNS = ("source", "model", "truth", "n", "outcome", "p")
@@ -91,15 +92,8 @@ def _drawn(shape: shapes.Shape, truth: Any, seed: int, first: int, n: int) -> li
 def pieces(claims: Sequence[Claim | Document], model: str | None, trials: int, seed: int) -> Iterator[Piece]:
     """What is to be done, what says most for its time first."""
     models, names = Models(seed), {c.id for c in claims if isinstance(c, Claim)}
-    if model is None:
-        # what is asked for one truth of every claim comes before the next truth of any
-        every = sorted(shapes.shared(claims).items(), key=lambda s: s[0].cost)
-        for truth, share in SHARES.items():
-            for shape, of in every:
-                whole = max(1, round(trials * share))
-                for first in range(0, whole, PER_PIECE):
-                    make = partial(_drawn, shape, truth, seed, first, min(PER_PIECE, whole - first))
-                    yield Piece(f"drawn {shape} {truth} {first}", tuple(of), make)
+    shape_pieces = list(_of_shapes(claims, trials, seed)) if model is None else []
+    yield from (p for early, p in shape_pieces if early)
     nulls = [n for n in organisms.names() if n.startswith("decimals-null-")][:NULLS] if model is None else [model]
     each = NUMBERINGS if model is None else trials
     for slug in (s for s in NUMBERED if s in names):
@@ -111,3 +105,16 @@ def pieces(claims: Sequence[Claim | Document], model: str | None, trials: int, s
             for first in range(0, ON_PLANTED, 10):
                 make = partial(models.on_planted, slug, PLANTED[slug], first, 10)
                 yield Piece(f"planted {slug} {first}", (slug,), make)
+    yield from (p for early, p in shape_pieces if not early)
+
+
+def _of_shapes(claims: Sequence[Claim | Document], trials: int, seed: int) -> Iterator[tuple[bool, Piece]]:
+    """Some trials of each truth of every rule come before more of any, the cheapest rules first; those of far effects (not
+    early) come last."""
+    every = sorted(shapes.shared(claims).items(), key=lambda s: s[0].cost)
+    wanted = [(t, first) for t, n in SHARES.items() for first in range(0, max(1, round(trials * n)), PER_PIECE)]
+    for truth, first in sorted(wanted, key=lambda w: w[1] > 0):
+        n = min(PER_PIECE, max(1, round(trials * SHARES[truth])) - first)
+        for shape, of in every:
+            make = partial(_drawn, shape, truth, seed, first, n)
+            yield truth not in FAR, Piece(f"drawn {shape} {truth} {first}", tuple(of), make)
