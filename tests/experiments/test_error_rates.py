@@ -82,16 +82,15 @@ def test_every_kind_of_number_is_made_and_power_rises() -> None:
 
 
 def test_what_is_looked_up_is_what_would_be_run(tmp_path: Path) -> None:
-    """The third numbering of a model, its worlds remembered from two others, and a plain case on the reindexed model: the
-    same outcome and p."""
+    """The second numbering of a model, its worlds remembered from the first, and a plain case on the reindexed model: the same
+    outcome and p."""
     lab = load(NULL)
     at = numbered.ground(lab, "layer-scan", layer=0, matched_sets=20, pairs=24)
-    for n in (1, 2):
-        at.tried(numbered.numbering(lab, n))
+    at.tried(numbered.numbering(lab, 1))
     known = len(at.known)
-    found = at.tried(numbered.numbering(lab, 3))
-    assert known > 100 and len(at.known) > known
-    with reindexed(lab, numbered.numbering(lab, 3)):
+    found = at.tried(numbered.numbering(lab, 2))
+    assert known > 20 and known < len(at.known) < 2 * known
+    with reindexed(lab, numbered.numbering(lab, 2)):
         case = Bench(lab, at.claim, at.test, at.selection, numbered.Scratch())  # type: ignore[arg-type]
         verdict = experiment("layer-scan").tried(case).readings[0].verdict
     assert found == {"outcome": verdict.outcome, "p": verdict.rulings[-1].value}

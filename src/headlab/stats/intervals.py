@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -174,7 +175,20 @@ def bootstrap_paired_difference(
 
 
 def _weights(k: int, draws: int, seed: int) -> Iterator[Floats]:
-    """How often each of k clusters is drawn: [draw, cluster] in blocks that bound the memory."""
+    """How often each of k clusters is drawn: [draw, cluster] in blocks that bound the memory.  A trial asks for the same
+    draws with every number, so the last few are kept where one block holds them all."""
+    yield from _kept_weights(k, draws, seed) if draws * k <= BLOCK else _drawn_weights(k, draws, seed)
+
+
+@lru_cache(maxsize=4)
+def _kept_weights(k: int, draws: int, seed: int) -> tuple[Floats, ...]:
+    kept = tuple(_drawn_weights(k, draws, seed))
+    for block in kept:
+        block.flags.writeable = False
+    return kept
+
+
+def _drawn_weights(k: int, draws: int, seed: int) -> Iterator[Floats]:
     rng = np.random.default_rng(seed)
     block = max(1, BLOCK // k)
     for start in range(0, draws, block):

@@ -24,7 +24,7 @@ NUMBERED = (
 """Entries about heads by their numbers: of heads numbered at random they say nothing true.  The cheapest first."""
 PLANTED = {"parity": "decimals-planted-even", "layer-scan": "decimals-planted-even"}
 """Models in which a claim is true, as their cards say."""
-TRIALS, ON_PLANTED, PER_PIECE = 1000, 60, 250
+TRIALS, ON_PLANTED, PER_PIECE = 1000, 60, 100
 SHARES: Mapping[Any, float] = {"false": 1.0, 1.25: 0.1, "just so": 0.2, 1.5: 0.06, 2.0: 0.06}
 """Trials of each truth, as a share of those of false claims."""
 FAR = (1.5, 2.0)
