@@ -29,7 +29,7 @@ def view(
     except ModuleNotFoundError as error:
         raise BadInput(f"{error.name} is not installed; install the extra: pip install 'headlab[view]'") from error
 
-    def ready(address: str) -> None:
+    def ready(address: str, _: object) -> None:
         import sys
 
         say(f"open {address}\nCtrl-C ends it")

@@ -191,6 +191,7 @@ def trial(
     progress: Progress = quiet,
     kind: str = "trial",
     call: Mapping[str, str] | None = None,
+    looked: Mapping[str, object] | None = None,
     **loading: Unpack[Loading],
 ) -> Result:
     """Try a claim on a model and store the record.
@@ -204,11 +205,13 @@ def trial(
     holds them.  An unfinished run with the same inputs is taken up where it stopped.
     ``engine``: where sweeps run, "here" or "ray" with so many ``workers`` (at the ``address`` of a cluster), or an
     engine of your own making (:class:`headlab.engine.scale.Ray`); the tables are the same.  ``call``: the command and the
-    line of Python that repeat the trial, where another function was called for it.
+    line of Python that repeat the trial, where another function was called for it.  ``looked``: how often heads were looked
+    at before they were claimed, which stands in the record (``headlab view`` counts).
 
     Raises ClaimError, PromptError, ModelError, ScaleError, StoreError or ValueError, each with one clear sentence.
     """
-    how = How(scale.pick(engine, workers, address), store, memory, progress, kind, call, loading, workers, address)
+    where = scale.pick(engine, workers, address)
+    how = How(where, store, memory, progress, kind, call, loading, workers, address, decide, looked)
     changes = {
         "protocol": protocol,
         "layer": layer,

@@ -1,4 +1,5 @@
-"""The ledger of looks: how many other designs on this model have seen these test prompts, in this store.
+"""The ledger of looks: how many other designs on this model have seen these test prompts, in this store; and how often heads
+were looked at on selection prompts before they were claimed.
 
 Every design that is tried on the same prompts is another chance to be lucky; the number stands beside the verdict.
 """
@@ -6,6 +7,7 @@ Every design that is tried on the same prompts is another chance to be lucky; th
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from headlab.prompts import PromptSet
@@ -34,6 +36,22 @@ def looks(store: Store, fingerprint: str, test: PromptSet | ProblemSet, design: 
             designs.add(str(other))
             touched |= seen
     return {"designs": len(designs), "clusters": len(touched), "of": len(own)}
+
+
+def looked_words(looked: Mapping[str, Any]) -> str:
+    """What stands in the record of looks on selection prompts, before the claim was registered."""
+    grids = ", ".join(f"{name} × {n}" if n > 1 else name for name, n in looked["grids"].items())
+    counts = [f"{looked['edits']} edit(s) tried", f"{looked['patterns']} pattern(s) opened"]
+    n = looked.get("tried", 0)
+    sealed = (
+        f"{n} claim(s) had been tried on these test prompts before"
+        if n
+        else "the test prompts were sealed until the claim was registered"
+    )
+    return (
+        f"Looked before: {looked['heads']} heads looked at on {looked['pairs']} pairs ("
+        f"{'; '.join([*([f'grids: {grids}'] if grids else []), *counts])}), all of them selection prompts; {sealed}."
+    )
 
 
 def words(found: dict[str, Any]) -> list[str]:

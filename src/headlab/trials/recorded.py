@@ -19,6 +19,7 @@ from headlab.store import Record, Run, Store, content_hash
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
 from headlab.trials.findings import Findings
+from headlab.trials.ledger import looked_words
 from headlab.trials.record import model_facts, plain_loading, versions
 from headlab.trials.results import Result, handed_on
 
@@ -41,6 +42,8 @@ class How:
     workers: int | None = None
     address: str | None = None
     decide: str | None = None
+    looked: Mapping[str, Any] | None = None
+    """How often heads were looked at before they were claimed (:func:`headlab.trials.ledger.looked_words`)."""
 
     @property
     def told(self) -> dict[str, object]:
@@ -120,7 +123,12 @@ def recorded(
         "claim": tried.claim,
         "model": {**model_facts(tried.lab), "identity": who},
         "prompts": tried.prompts,
-        "settings": {**settings, **how.where.settings, **(facts or {})},
+        "settings": {
+            **settings,
+            **how.where.settings,
+            **(facts or {}),
+            **({"looked": how.looked} if how.looked else {}),
+        },
         "versions": versions(),
         "call": dict(how.call) if how.call else dict(call),
     }
@@ -137,6 +145,8 @@ def recorded(
         if run.finished is not None:
             return handed_on(home, run.finished)
         found = find(run)
+        if how.looked:
+            found.notes = [looked_words(how.looked), *found.notes]
         record = finished(run, found, draft["settings"])
     return Result(record, found.tables)
 

@@ -24,6 +24,9 @@ def starting(
     words: str = "",
     at_read: bool = False,
     one_answer: bool = False,
+    pairs: int = 200,
+    selection_pairs: int = 60,
+    seed: int = 0,
 ) -> str:
     """The YAML of a document about ``heads``.
 
@@ -66,8 +69,9 @@ def starting(
         f"chosen_on: {chosen_on}  # where the heads were found: published | other | these (then nothing is upheld)",
         f"task: {source}",
         f"edit: {edit}  # the run that is edited: clean (are they needed?) or corrupted (are they enough?)",
-        "pairs: 200  # at most; of a file, what there is",
-        "selection_pairs: 60  # kept apart: means and donors come from them, never from the test",
+        f"pairs: {pairs}  # at most; of a file, what there is",
+        f"selection_pairs: {selection_pairs}  # kept apart: means and donors come from them, never from the test",
+        *([f"seed: {seed}"] if seed else []),
         "sets:",
         f"  named: {named}",
         "worlds:",

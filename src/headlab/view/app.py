@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from importlib import resources
+from pathlib import Path
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,12 +24,15 @@ from headlab.report import differences
 from headlab.report.render import environment
 from headlab.store import Store, StoreError, StoreLookupError
 from headlab.view import runs
+from headlab.view.benches import Benches
 from headlab.view.guard import REPORT_POLICY, Guard, Keys
 from headlab.view.worker import Job, Worker
 
-PATIENCE = 25.0
+PATIENCE = 1.0
 """Seconds for which an answer waits for its job; after that the page asks again."""
-STATIC = {"view.css": "text/css", "view.js": "text/javascript", "runs.js": "text/javascript"}
+STATIC = {"view.css": "text/css"} | {
+    f"{name}.js": "text/javascript" for name in ("view", "runs", "start", "bench", "trial")
+}
 
 Explain = Callable[[BaseException], str]
 
@@ -53,10 +59,10 @@ class Pages:
         """Plain data, what is hidden in its texts made visible."""
         return JSONResponse(cleaned(data), status)
 
-    async def waited(self, job: Job) -> JSONResponse:
+    async def waited(self, job: Job, patience: float = PATIENCE) -> JSONResponse:
         """The job when it ends soon; else as it stands, to be asked about again."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(job.ended)), PATIENCE)
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(job.ended)), patience)
         return self.json(job.plain())
 
     # -- runs ---------------------------------------------------------------------------------------------------
@@ -127,24 +133,32 @@ def _status(error: Exception) -> int:
 def make_app(store: Store, keys: Keys, explain: Explain = one_line) -> ASGIApp:
     """The application, behind its guard."""
     pages = Pages(store, keys, explain)
+    scratch = tempfile.TemporaryDirectory(prefix="headlab-view-")
+    benches = Benches(pages, Path(scratch.name))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(pages.worker.close)
+        scratch.cleanup()
 
     handlers = {kind: pages.failed for kind in (HTTPException, ValueError, KeyError, StoreError, OSError)}
-    app = Starlette(routes=pages.routes(), lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
+    app = Starlette(routes=[*pages.routes(), *benches.routes()], lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
     return Guard(app, keys)
 
 
-def serve(store: Store, *, port: int = 0, explain: Explain = one_line, ready: Callable[[str], None] = print) -> None:
-    """Serve a store on 127.0.0.1 until Ctrl-C; ``ready`` is called with the address.  ``port`` 0: a free one.
+def serve(
+    store: Store,
+    *,
+    port: int = 0,
+    explain: Explain = one_line,
+    ready: Callable[[str, uvicorn.Server], object] = lambda address, _: print(address),
+) -> None:
+    """Serve a store on 127.0.0.1 until Ctrl-C, or until the server that ``ready`` is handed with the address is told to exit.
+    ``port`` 0: a free one.
 
     Raises ValueError for a port that is taken.
     """
-    import uvicorn
-
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     with listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -164,5 +178,6 @@ def serve(store: Store, *, port: int = 0, explain: Explain = one_line, ready: Ca
             ws="none",
             timeout_graceful_shutdown=5,
         )
-        ready(keys.address)
-        uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Server(config)
+        ready(keys.address, server)
+        server.run(sockets=[listening])

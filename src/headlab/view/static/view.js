@@ -59,3 +59,18 @@ const lab = {
     return node;
   },
 };
+
+// Shows a job's progress as words in `place`; `cancel` is a button that ends it.
+lab.told = (place, cancel) => (job) => {
+  const counted = job.total > 1 ? ` ${job.done} of ${job.total}` : "";
+  place.textContent = job.state === "waiting" ? "waiting for what runs before it …" : `${job.step || job.what}${counted} …`;
+  const going = job.state === "waiting" || job.state === "running";
+  if (!going) place.textContent = "";
+  if (!cancel) return;
+  cancel.hidden = !going;
+  cancel.onclick = () => { cancel.hidden = true; lab.ask(`/jobs/${job.id}/cancel`, {}); };
+};
+
+// A number with three figures; its interval behind it.
+lab.number = (x) => (x === null || x === undefined || Number.isNaN(x) ? "undefined" : Number(x.toPrecision(3)).toString());
+lab.estimate = (r) => lab.number(r.value) + (r.low === undefined ? "" : ` [${lab.number(r.low)}, ${lab.number(r.high)}]`);

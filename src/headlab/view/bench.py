@@ -1,0 +1,241 @@
+"""A model and prompts on the table: grids of heads, patterns, edits that are read on every prompt.
+
+Everything here runs in the worker's thread, and on selection prompts only: the test prompts are drawn when the bench is
+opened, and nothing of this file reads one of them before :func:`headlab.view.drafts.register`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from headlab.effects import Progress, quiet
+from headlab.engine.captures import capture
+from headlab.engine.model import Lab
+from headlab.heads import Head, Heads
+from headlab.looking import direct_effects, effect, head_scores, heatmap
+from headlab.looking.texts import MOST_SHOWN, said
+from headlab.prompts import EncodedPair, PromptError, PromptSet, encode
+from headlab.stats.intervals import bootstrap_means
+from headlab.store.records import Plain
+from headlab.tasks import TASKS
+from headlab.trials.document import Document
+from headlab.trials.loading import load
+from headlab.trials.prompts import split
+from headlab.trials.starting import starting
+from headlab.view.looks import Looks
+
+WRITES = ("zero", "mean", "resample", "patch")
+EFFECTS = ("attribution", *WRITES)
+SCORES = ("previous", "sink", "induction", "duplicate", "successor", "copying", "norm", "probe")
+PROMPTS_KEPT = 8
+"""Prompts whose patterns are kept."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a bench is opened with: a model, and a task's name or the text of a file of pairs (``suffix``: its kind)."""
+
+    model: str
+    task: str = ""
+    text: str = ""
+    suffix: str = ".csv"
+    pairs: int = 200
+    looked_at: int = 60
+    seed: int = 0
+
+    @classmethod
+    def from_plain(cls, given: Plain) -> Asked:
+        """Raises ValueError for what no bench can be opened with."""
+        model, task, text = (str(given.get(k) or "").strip() for k in ("model", "task", "text"))
+        suffix = str(given.get("suffix") or ".csv")
+        if not model:
+            raise ValueError("no model named; choose a shipped one, or give a folder or a hub id")
+        if bool(task) == bool(text):
+            raise ValueError("choose a task, or give prompts of your own: one of the two")
+        if task and task not in TASKS:
+            raise ValueError(f"no task {task!r}; expected one of {', '.join(TASKS)}")
+        if suffix not in {".csv", ".jsonl"}:
+            raise ValueError(f"prompts come as .csv or .jsonl, given {suffix!r}")
+        sizes = {}
+        for name, least, most in (("pairs", 2, 100_000), ("looked_at", 2, 2_000), ("seed", 0, 2**31)):
+            value = given.get(name, getattr(cls, name))
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise ValueError(
+                    f"{name.replace('_', ' ')} is {value!r}; expected a whole number from {least} to {most}"
+                )
+            sizes[name] = value
+        return cls(model, task, text + "\n" if text else "", suffix, **sizes)
+
+
+@dataclass
+class Bench:
+    """What lies on the table.  ``chosen`` and ``write`` are what the draft is about; ``test`` is sealed
+    until a claim is registered."""
+
+    key: str
+    asked: Asked
+    lab: Lab
+    selection: PromptSet
+    test: PromptSet
+    folder: Path
+    file: Path | None
+    looks: Looks
+    encoded: list[EncodedPair] = field(default_factory=list, repr=False)
+    grids: dict[str, Plain] = field(default_factory=dict, repr=False)
+    chosen: list[Head] = field(default_factory=list)
+    write: str = ""
+    words: str = ""
+    lends: dict[str, bool] = field(default_factory=dict)
+    patterns: OrderedDict[tuple[int, str], dict[int, torch.Tensor]] = field(default_factory=OrderedDict, repr=False)
+
+    @property
+    def paired(self) -> bool:
+        return all(p.partner for p in [*self.selection, *self.test])
+
+    @property
+    def heads(self) -> list[Head]:
+        return [Head(layer, h) for layer in sorted(self.lab.attentions) for h in range(self.lab.grid.n_heads)]
+
+    @property
+    def ids(self) -> list[str]:
+        return [p.id for p in self.selection]
+
+    def plain(self) -> Plain:
+        """What the page shows before anything is measured."""
+        prompts = [
+            {
+                "clean": p.clean.text,
+                "corrupted": p.corrupted.text if p.partner else "",
+                "answer": p.answer,
+                "wrong": p.wrong,
+            }
+            for p in self.selection
+        ]
+        return {
+            "model": self.lab.name,
+            "source": self.asked.task or "own prompts",
+            "layers": sorted(self.lab.attentions),
+            "heads": self.lab.grid.n_heads,
+            "paired": self.paired,
+            "prompts": prompts,
+            "sealed": len(self.test),
+            "effects": [e for e in EFFECTS if self.paired or e not in {"patch", "attribution"}],
+            "writes": [w for w in WRITES if self.paired or w != "patch"],
+            "scores": list(SCORES),
+            "chosen": [str(h) for h in self.chosen],
+            "write": self.write,
+        }
+
+
+def opened(asked: Asked, folder: Path, looks: dict[tuple[str, str], Looks], progress: Progress = quiet) -> Bench:
+    """Load the model, draw the prompts, part test from selection, read both unedited runs of the selection.
+
+    Raises ModelError, PromptError or ClaimError, each with one sentence.
+    """
+    progress("loading the model", 0, 1)
+    lab = load(asked.model)
+    progress("drawing prompts", 0, 1)
+    file, key = None, secrets.token_hex(6)
+    if asked.text:
+        file = folder / f"prompts-{key}{asked.suffix}"
+        file.write_text(asked.text, encoding="utf-8")
+        PromptSet.from_file(file)
+    draft = starting(
+        "L0H0", prompts=file, task=asked.task, pairs=asked.pairs, selection_pairs=asked.looked_at, seed=asked.seed
+    )
+    test, selection = split(Document.from_text(draft, name="the draft"), lab.tokenizer, None, folder)
+    if not len(selection) or not len(test):
+        raise PromptError(
+            f"{len(test) + len(selection)} pair(s) that share clusters cannot be parted into some to look at and some to try; "
+            "give more"
+        )
+    mine = looks.setdefault((lab.fingerprint, selection.content_hash()), Looks())
+    bench = Bench(key, asked, lab, selection, test, folder, file, mine)
+    bench.encoded = [encode(p, lab.tokenizer) for p in selection]
+    bench.write = "patch" if bench.paired else "zero"
+    return bench
+
+
+def grid(bench: Bench, name: str, progress: Progress = quiet) -> Plain:
+    """A number for each head: an effect, a score of attention, or ``direct``; kept after the first time."""
+    if name not in bench.grids:
+        progress(f"{name}, every head", 0, 1)
+        if name in EFFECTS:
+            look = heatmap(bench.lab, bench.encoded, name)
+        elif name == "direct":
+            look = direct_effects(bench.lab, bench.encoded)
+        elif name in SCORES:
+            look = head_scores(bench.lab, name, bench.encoded)
+        else:
+            raise ValueError(f"no score {name!r}; expected one of {', '.join((*EFFECTS, *SCORES, 'direct'))}")
+        rows = look.table if "part" not in look.table else look.table[look.table["part"] == "head"]
+        columns = [c for c in ("layer", "head", "value", "low", "high", "n") if c in rows]
+        bench.grids[name] = {"name": name, "unit": look.unit, "rows": rows[columns].to_dict("records")}
+        bench.looks.grid(name, bench.heads, bench.ids)
+    return bench.grids[name]
+
+
+def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress = quiet) -> Plain:
+    """The pattern of a head over one prompt: tokens, the row of weights of each query, where the answer is read.
+
+    Raises ValueError for a head, prompt or run that is not there, PromptError for a prompt that is too long to be drawn.
+    """
+    bench.lab.grid.check(Heads([head]))
+    if not 0 <= prompt < len(bench.encoded) or run not in {"clean", "corrupted"}:
+        raise ValueError(f"no prompt {prompt} ({run}); expected 0 to {len(bench.encoded) - 1}, clean or corrupted")
+    pair = bench.encoded[prompt]
+    one = pair.clean if run == "clean" else pair.corrupted
+    if len(one.ids) > MOST_SHOWN:
+        raise PromptError(f"the prompt has {len(one.ids)} tokens; a pattern is drawn of at most {MOST_SHOWN}")
+    if (prompt, run) not in bench.patterns:
+        progress("reading the prompt", 0, 1)
+        sites = [(layer, "pattern") for layer in sorted(bench.lab.attentions)]
+        kept = capture(bench.lab, [one], sites)
+        bench.patterns[prompt, run] = {layer: kept[layer, "pattern"][0].float().cpu() for layer, _ in sites}
+        while len(bench.patterns) > PROMPTS_KEPT:
+            bench.patterns.popitem(last=False)
+    weights = bench.patterns[prompt, run][head.layer][:, head.index]
+    bench.looks.pattern(head, pair.pair.id)
+    return {
+        "head": str(head),
+        "prompt": prompt,
+        "run": run,
+        "tokens": [said(bench.lab, i) for i in one.ids],
+        "weights": [[round(float(w), 4) for w in row[: q + 1]] for q, row in enumerate(weights)],
+        "read": len(one.ids) - 1,
+    }
+
+
+def edit(bench: Bench, heads: Sequence[Head], write: str, progress: Progress = quiet) -> Plain:
+    """Edit some heads together and read every selection prompt: the answer's lead before and after, the other run's, and the
+    mean change with its interval.
+
+    ``patch``: the corrupted run is edited, z comes from the clean one; else the clean run is edited.
+    """
+    if write not in bench.plain()["writes"]:
+        raise ValueError(f"no write {write!r} on these prompts; expected one of {', '.join(bench.plain()['writes'])}")
+    named = Heads(heads)
+    if not len(named):
+        raise ValueError("no heads chosen; click some")
+    bench.lab.grid.check(named)
+    progress(f"{write} {named}", 0, 1)
+    table = effect(bench.lab, bench.encoded, named, write).table
+    (mean,) = bootstrap_means(table[["value"]].to_numpy(), table["cluster"].tolist(), unit="pairs", seed=0)
+    bench.chosen, bench.write = sorted(named), write
+    bench.looks.edit(named, bench.ids)
+    gap = float((table["other"] - table["before"]).mean())
+    return {
+        "heads": str(named),
+        "write": write,
+        "edited": "corrupted" if write == "patch" else "clean",
+        "rows": table[["before", "after", "other"]].astype(float).round(4).to_dict("records"),
+        "mean": {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n},
+        "share": mean.value / gap if bench.paired and gap else None,
+        "right": [int((table[c] > 0).sum()) for c in ("before", "after")],
+    }

@@ -1,0 +1,113 @@
+"""The claim that fills itself while one looks, and its trial: the only thing here that writes, and it writes into the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from headlab.claims import ClaimError
+from headlab.effects import Progress, quiet
+from headlab.experiments.trial import trial
+from headlab.heads import Heads
+from headlab.report import page
+from headlab.store import Store
+from headlab.store.records import Plain
+from headlab.trials import ledger
+from headlab.trials.document import Document
+from headlab.trials.explain import explain
+from headlab.trials.lending import cannot_lend
+from headlab.trials.starting import starting
+from headlab.view.bench import WRITES, Bench
+
+ALL = "all"
+"""All three ablations, which a claim that heads are needed is tried with unless one alone was asked for."""
+SETTLED = ("task", "pairs", "selection_pairs", "seed")
+"""What the bench settled when it parted the prompts; a document with other values is another bench's."""
+
+
+def choose(bench: Bench, given: Plain) -> None:
+    """What the draft is about.  Raises ValueError for heads that are not there, or another write."""
+    if "heads" in given:
+        named = Heads.parse(str(given["heads"]))
+        bench.lab.grid.check(named)
+        bench.chosen = sorted(named)
+    if "write" in given:
+        if given["write"] not in (*WRITES, ALL) or (given["write"] == "patch" and not bench.paired):
+            raise ValueError(f"no write {given['write']!r} on these prompts")
+        bench.write = str(given["write"])
+    if "words" in given:
+        bench.words = " ".join(str(given["words"]).split())[:2000]
+
+
+def text(bench: Bench) -> str:
+    """The document about the heads that are chosen, as YAML; empty where none are."""
+    if not bench.chosen:
+        return ""
+    every = [*bench.selection, *bench.test]
+    write = "" if bench.write == ALL else bench.write
+    asked, made = bench.asked, {}
+    for at_read in (False, True):
+        made[at_read] = starting(
+            str(Heads(bench.chosen)),
+            prompts=bench.file,
+            task=asked.task,
+            write=write,
+            edit="corrupted" if write == "patch" else "clean",
+            paired=bench.paired,
+            chosen_on="other",
+            words=bench.words,
+            at_read=at_read,
+            one_answer=bool(frozenset.intersection(*(frozenset(p.answers) for p in every))),
+            pairs=asked.pairs,
+            selection_pairs=asked.looked_at,
+            seed=asked.seed,
+        )
+    if write not in bench.lends:
+        doc = Document.from_text(made[False], name="the draft")
+        bench.lends[write] = not cannot_lend(doc, bench.lab.tokenizer, bench.folder)
+    return made[not bench.lends[write]]
+
+
+def draft(bench: Bench) -> Plain:
+    """The document in YAML and in words, what stands in its way, and the looks that will stand in its record."""
+    made, told = text(bench), bench.looks.plain()
+    looked = ledger.looked_words(told) if told["pairs"] else ""
+    out: Plain = {"yaml": made, "says": {}, "faults": [], "looked": looked, "tried": bench.looks.tried}
+    out |= {"heads": str(Heads(bench.chosen)) if bench.chosen else "", "write": bench.write, "words": bench.words}
+    if made:
+        found = explain(Document.from_text(made, name="the draft"), bench.lab.grid, bench.folder)
+        apart = (
+            f"the heads on {len(bench.selection)} prompts that share no cluster with the {len(bench.test)} of the trial"
+        )
+        lines = {**found.lines, "chosen": [apart, *found.lines["chosen"][2:]]}
+        out |= {"says": lines, "faults": found.faults}
+    return out
+
+
+def register(bench: Bench, given: str, store: Path, progress: Progress = quiet) -> Plain:
+    """Hash the document into a record, open the test prompts, try it, write the report.
+
+    Raises ClaimError for a document that is about other prompts than those of the bench.
+    """
+    doc, own = (Document.from_text(t, name="the claim") for t in (given, text(bench) or given))
+    for name in SETTLED:
+        if getattr(doc, name) != getattr(own, name):
+            raise ClaimError(
+                f"the claim says {name}: {getattr(doc, name)}, and this bench parted its prompts with {getattr(own, name)}; open "
+                "another bench for other prompts"
+            )
+    home = Store(store, hold=True)
+    looks = bench.looks.plain()
+    result = trial(doc, bench.lab, prompts=(bench.test, bench.selection), store=home, progress=progress, looked=looks)
+    record = result.record
+    if home.page(record.id) is None:
+        home.keep_page(record.id, page(record, dict(result.tables), list(result.children)))
+    home.settle(record.id)
+    bench.looks.tried.append(record.id)
+    verdict = result.verdict
+    return {
+        "id": record.id,
+        "outcome": verdict.outcome if verdict else "",
+        "sentence": verdict.sentence if verdict else record.error,
+        "looked": ledger.looked_words(looks) if looks["pairs"] else "",
+        "tried": bench.looks.tried,
+    }

@@ -1,0 +1,71 @@
+// The draft in words and YAML, and its trial.
+"use strict";
+(async () => {
+  const at = (id) => document.getElementById(id);
+  const here = `/bench/${at("trial").dataset.key}`;
+  const HEADINGS = { claim: "Claim", method: "Method", predictions: "Upheld when", sets: "Heads", worlds: "Edits", controls: "Controls", "can be seen": "What so many prompts can show", chosen: "Chosen", model: "On this model" };
+  const fail = (error) => { at("error").textContent = error.message; at("error").hidden = false; };
+
+  function show(d) {
+    at("heads").value = d.heads;
+    if (d.write) at("write").value = d.write;
+    at("words").value = d.words;
+    at("yaml").value = d.yaml;
+    at("yaml").rows = Math.max(6, d.yaml.split("\n").length);
+    at("looked").textContent = d.looked;
+    opened(d.tried);
+    at("empty").hidden = Boolean(d.yaml);
+    at("register").disabled = !d.yaml;
+    const parts = Object.entries(d.says).filter(([, lines]) => lines.length).map(([name, lines]) => [
+      lab.el("h3", {}, HEADINGS[name] || name), lab.el("ul", {}, ...lines.map((line) => lab.el("li", {}, line)))]);
+    const faults = d.faults.map((f) => lab.el("p", { class: "error" }, `Cannot be decided: ${f}`));
+    at("says").replaceChildren(...faults, ...parts.flat());
+  }
+
+  function opened(runs) {
+    if (!runs.length) return;
+    const links = runs.flatMap((id, i) => [i ? ", " : "", lab.el("a", { href: `/report/${encodeURIComponent(id)}` }, id)]);
+    at("seal").replaceChildren(lab.el("b", {}, `These ${at("seal").dataset.n} test prompts were opened`), " by ", ...links,
+      ". Another claim on them is another look: its record will say so. For prompts that nobody has seen, open another bench with another seed.");
+  }
+
+  async function draft(given) {
+    at("error").hidden = true;
+    try { show(await lab.job(`${here}/draft`, given)); } catch (error) { fail(error); }
+  }
+  at("heads").addEventListener("change", () => draft({ heads: at("heads").value }));
+  at("write").addEventListener("change", () => draft({ write: at("write").value }));
+  at("words").addEventListener("change", () => draft({ words: at("words").value }));
+
+  at("claim").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    at("error").hidden = true;
+    at("verdict").hidden = true;
+    at("register").disabled = true;
+    const told = lab.told(at("progress"), at("cancel"));
+    try {
+      const found = await lab.job(`${here}/register`, { yaml: at("yaml").value }, (job) => {
+        told(job);
+        at("bar").hidden = job.total < 2;
+        at("bar").value = job.total ? job.done / job.total : 0;
+      });
+      at("outcome").className = `badge ${found.outcome || "none"}`;
+      at("outcome").textContent = found.outcome || "no verdict";
+      at("sentence").textContent = found.sentence;
+      at("counted").textContent = found.looked;
+      at("page").href = `/report/${encodeURIComponent(found.id)}`;
+      at("verdict").className = `card verdict ${found.outcome}`;
+      opened(found.tried);
+      at("verdict").hidden = false;
+      at("verdict").focus();
+    } catch (error) {
+      fail(error.message === "cancelled" ? new Error("Cancelled. What was computed is kept: the same claim, registered again, goes on where it stopped.") : error);
+    } finally {
+      at("register").disabled = false;
+      at("bar").hidden = true;
+      at("progress").textContent = "";
+      at("cancel").hidden = true;
+    }
+  });
+  await draft({});
+})();
