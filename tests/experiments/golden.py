@@ -78,6 +78,9 @@ def cases() -> dict[str, Callable[..., Any]]:
             add(slug, own, "thoughts-llama")
     add("null-rates", {"options": {"relabellings": 3}}, "decimals-natural-gemma")
     add("parity", {"pairs": 100, "matched_sets": 40}, "decimals-null-8", layer=0)  # pairs enough for a verdict
+    for slug, model, layer in (("parity", "decimals-planted-even", 1), ("pattern-swap", "decimals-natural", 0)):
+        walked = small(slug, DECIMALS[slug], layer=layer, readings=both[:1], decide="sequential")
+        found[f"{slug}.{model}.sequential"] = partial(trial, walked, model)
     found["cross-model.decimals-null-1"] = partial(
         cross_model, ["decimals-null-1", "no-such-folder/model"], pairs=12, matched_sets=19, protocol="standard"
     )

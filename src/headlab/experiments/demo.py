@@ -21,6 +21,7 @@ from headlab.experiments.trial import trial
 from headlab.reading.callables import callable_as
 from headlab.stats import Estimate, clopper_pearson
 from headlab.store import Record, Run, Store
+from headlab.trials.alternatives import saved
 from headlab.trials.record import versions
 from headlab.trials.results import Result, handed_on
 
@@ -72,7 +73,8 @@ def demo(
             children=[c.id for c in children],
             sections=[_chance(children)],
             notes=[
-                "Eligible pairs and layers differ by model; each trial's own record (headlab show ID) has its pairs."
+                "Eligible pairs and layers differ by model; each trial's own record (headlab show ID) has its pairs.",
+                *filter(None, [saved([c.settings for c in children])]),
             ],
         )
     return Result(record, {"summary": summary}, tuple(children))

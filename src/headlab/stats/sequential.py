@@ -132,12 +132,15 @@ def _settled(found: OfMeans, place: Rank, tests: int, tail: str, tolerance: floa
 
 @dataclass(frozen=True)
 class Walk:
-    """What became of a walk: its looks, how many alternatives were drawn, where each statistic was settled and ``why``."""
+    """What became of a walk: its looks, how many alternatives were drawn, where each statistic was settled and ``why``;
+    ``passes`` that they took, of those that all planned ones would have taken (``of``)."""
 
     plan: Looks
     drawn: int
     settled: dict[str, int]
     why: dict[str, str]
+    passes: int = 0
+    of: int = 0
 
     def plain(self) -> dict[str, object]:
         """As the record keeps it."""
@@ -146,6 +149,8 @@ class Walk:
             "shares": [round(s, 6) for s in self.plan.shares],
             "planned": self.plan.planned,
             "drawn": self.drawn,
+            "passes": self.passes,
+            "passes_planned": self.of,
             "bounds": "hypergeometric" if self.plan.every else "Clopper-Pearson",
             "settled": {name: {"at": n, "why": self.why[name]} for name, n in self.settled.items()},
         }

@@ -65,10 +65,16 @@ def remark(walk: Walk) -> str:
     )
 
 
-def saved(settings: Mapping[str, dict[str, dict[str, int]]]) -> tuple[int, int]:
-    """Of a record's settings: alternatives that were run, and that were planned."""
-    walks = settings.get("walks", {}).values()
-    return sum(w["drawn"] for w in walks), sum(w["planned"] for w in walks)
+def saved(settings: Iterable[Mapping[str, dict[str, dict[str, int]]]]) -> str:
+    """Of some records' settings: how many passes through the model their alternatives took, of how many planned; or nothing."""
+    walks = [w for s in settings for w in s.get("walks", {}).values()]
+    ran, planned = sum(w["passes"] for w in walks), sum(w["passes_planned"] for w in walks)
+    if ran == planned:
+        return ""
+    return (
+        f"Sets that nobody named took {ran:,} of {planned:,} planned passes of a prompt through a model: "
+        f"{planned - ran:,} ({1 - ran / planned:.0%}) were saved, since ranks stop once they are settled (decide: sequential)."
+    )
 
 
 __all__ = ["in_order", "levels", "plan_of", "remark", "saved", "wanted"]

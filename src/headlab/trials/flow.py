@@ -356,7 +356,10 @@ def _walked(seen: Seen, name: str, one: Sweep, among: Alternatives) -> None:
         return rank_at(found, plan, look, alpha=alpha, tests=tests, unit=asked.unit, tail=asked.tail)
 
     asked = [k for k in among.placed if k in alphas]
-    found, seen.walks[name] = walk(plan, asked, place, [k for k in among.placed if k not in alphas])
+    found, path = walk(plan, asked, place, [k for k in among.placed if k not in alphas])
+    pairs = len(seen.scope.pairs if one.pairs is None else one.pairs)
+    ran, every = (len({w.name for w in among.between(0, n)}) * pairs for n in (path.drawn, plan.planned))
+    seen.walks[name] = replace(path, passes=ran, of=every)
     seen.places |= {k: r for k, r in found.items() if isinstance(r, Rank)}
 
 

@@ -286,7 +286,7 @@ class Trial:
         if not places:
             return {}, {}, self._measure_alternatives(self.drawn, matched.sets, seen, "")
         plan = plan_of(doc, len(matched.sets), matched.enumerated)
-        several, others = len(plan.at) > 1, self.drawn
+        several, others, known = len(plan.at) > 1, self.drawn, sum(len(x) for x in seen.edited.values())
 
         def place(statistic: str, look: int) -> tuple[Estimate | Rank, bool]:
             nonlocal seen
@@ -302,7 +302,9 @@ class Trial:
                 values[statistic] = numbers
             return got, settled
 
-        found, self.walked = walk(plan, list(places), place)
+        found, path = walk(plan, list(places), place)
+        passes = (sum(len(x) for x in seen.edited.values()) - known) * seen.n
+        self.walked = replace(path, passes=passes, of=round(passes * path.plan.planned / path.drawn))
         return (
             found,
             {a.prediction.statistic: values[s] for s, (a, w) in places.items() if w is None and s in values},
