@@ -211,7 +211,7 @@ def trial(
     Raises ClaimError, PromptError, ModelError, ScaleError, StoreError or ValueError, each with one clear sentence.
     """
     where = scale.pick(engine, workers, address)
-    how = How(where, store, memory, progress, kind, call, loading, workers, address, decide, looked)
+    how = How(where, store, memory, progress, kind, call, loading, workers, address, looked=looked)
     changes = {
         "protocol": protocol,
         "layer": layer,
