@@ -25,7 +25,8 @@ from headlab.interventions import Intervention, World
 from headlab.looking import show_attention
 from headlab.store import Store
 from headlab.view import drafts
-from headlab.view.bench import Asked, Bench, edit, grid, opened, pattern
+from headlab.view.asked import Asked
+from headlab.view.bench import Bench, edit, grid, opened, pattern
 from headlab.view.guard import Keys
 from headlab.view.worker import Worker
 

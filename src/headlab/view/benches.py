@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,6 +18,7 @@ from headlab.heads import Head, Heads
 from headlab.store import Store
 from headlab.store.records import Plain
 from headlab.tasks import TASKS
+from headlab.view.asked import Asked
 from headlab.view.looks import Looks
 from headlab.view.worker import Job, Worker
 
@@ -82,11 +84,12 @@ class Benches:
     # -- questions ----------------------------------------------------------------------------------------------
 
     async def open(self, request: Request) -> Response:
-        from headlab.view.bench import Asked, opened
-
         asked = Asked.from_plain(await body(request))
 
         def run(progress: Progress) -> Plain:
+            progress("loading what models need", 0, 1)
+            from headlab.view.bench import opened
+
             made = opened(asked, self.folder, self.looks, progress)
             self.known[made.key] = made
             while len(self.known) > OPEN:
@@ -95,59 +98,17 @@ class Benches:
 
         return await self.pages.waited(self.pages.worker.put(f"open {asked.model}", run))
 
-    async def _asked(self, request: Request, what: str, run: Callable[[Bench, Plain, Progress], Plain]) -> Response:
-        bench, given = self.bench(request), await body(request)
-        return await self.pages.waited(self.pages.worker.put(what, lambda progress: run(bench, given, progress)))
-
-    async def grid(self, request: Request) -> Response:
-        from headlab.view.bench import grid
-
-        return await self._asked(request, "measure every head", lambda b, g, p: grid(b, str(g.get("name")), p))
-
-    async def pattern(self, request: Request) -> Response:
-        from headlab.view.bench import pattern
-
-        def run(bench: Bench, given: Plain, progress: Progress) -> Plain:
-            prompt = given.get("prompt", 0)
-            if not isinstance(prompt, int) or isinstance(prompt, bool):
-                raise ValueError(f"prompt is {prompt!r}; expected a whole number")
-            return pattern(bench, Head.parse(str(given.get("head"))), prompt, str(given.get("run", "clean")), progress)
-
-        return await self._asked(request, "read a pattern", run)
-
-    async def edit(self, request: Request) -> Response:
-        from headlab.view.bench import edit
-
-        def run(bench: Bench, given: Plain, progress: Progress) -> Plain:
-            return edit(bench, list(Heads.parse(str(given.get("heads", "")))), str(given.get("write")), progress)
-
-        return await self._asked(request, "edit some heads", run)
-
-    async def draft(self, request: Request) -> Response:
-        from headlab.view import drafts
-
-        def run(bench: Bench, given: Plain, _: Progress) -> Plain:
-            drafts.choose(bench, given)
-            return drafts.draft(bench)
-
-        return await self._asked(request, "write the draft", run)
-
-    async def register(self, request: Request) -> Response:
-        from headlab.view import drafts
-
-        bench, given = self.bench(request), str((await body(request)).get("yaml", ""))
+    async def asked(self, request: Request) -> Response:
+        """One of :data:`QUESTIONS` about a bench."""
+        bench, given, name = self.bench(request), await body(request), request.path_params["name"]
+        if name not in QUESTIONS:
+            raise HTTPException(404)
+        what, ask = QUESTIONS[name]
         root = self.pages.store.root
-        job = self.pages.worker.put("try the claim", lambda p: drafts.register(bench, given, root, p))
-        return await self.pages.waited(job, 0.2)
+        job = self.pages.worker.put(what, lambda progress: ask(bench, given, progress, root))
+        return await self.pages.waited(job)
 
     def routes(self) -> list[Route]:
-        posts = {
-            "grid": self.grid,
-            "pattern": self.pattern,
-            "edit": self.edit,
-            "draft": self.draft,
-            "register": self.register,
-        }
         return [
             Route("/bench", self.start),
             Route("/bench", self.open, methods=["POST"]),
@@ -155,8 +116,53 @@ class Benches:
             Route("/bench/{key}", self.at),
             Route("/bench/{key}/trial", self.trial),
             Route("/bench/{key}/state", self.state),
-            *(Route(f"/bench/{{key}}/{name}", asked, methods=["POST"]) for name, asked in posts.items()),
+            Route("/bench/{key}/{name}", self.asked, methods=["POST"]),
         ]
+
+
+def _grid(bench: Bench, given: Plain, progress: Progress, _: Path) -> Plain:
+    from headlab.view.bench import grid
+
+    return grid(bench, str(given.get("name")), progress)
+
+
+def _pattern(bench: Bench, given: Plain, progress: Progress, _: Path) -> Plain:
+    from headlab.view.bench import pattern
+
+    prompt = given.get("prompt", 0)
+    if not isinstance(prompt, int) or isinstance(prompt, bool):
+        raise ValueError(f"prompt is {prompt!r}; expected a whole number")
+    return pattern(bench, Head.parse(str(given.get("head"))), prompt, str(given.get("run", "clean")), progress)
+
+
+def _edit(bench: Bench, given: Plain, progress: Progress, _: Path) -> Plain:
+    from headlab.view.bench import edit
+
+    return edit(bench, list(Heads.parse(str(given.get("heads", "")))), str(given.get("write")), progress)
+
+
+def _draft(bench: Bench, given: Plain, progress: Progress, _: Path) -> Plain:
+    from headlab.view import drafts
+
+    drafts.choose(bench, given)
+    return drafts.draft(bench)
+
+
+def _register(bench: Bench, given: Plain, progress: Progress, root: Path) -> Plain:
+    from headlab.view import drafts
+
+    return drafts.register(bench, str(given.get("yaml", "")), root, progress)
+
+
+QUESTIONS: dict[str, tuple[str, Callable[[Bench, Plain, Progress, Path], Plain]]] = {
+    "grid": ("measure every head", _grid),
+    "pattern": ("read a pattern", _pattern),
+    "edit": ("edit some heads", _edit),
+    "draft": ("write the draft", _draft),
+    "register": ("try the claim", _register),
+}
+"""What is asked about a bench: what it is called while it runs, and the answer, made in the worker's thread.  What models
+need is imported there, so that pages answer meanwhile."""
 
 
 async def body(request: Request) -> Plain:

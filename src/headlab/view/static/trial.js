@@ -37,8 +37,8 @@
   at("write").addEventListener("change", () => draft({ write: at("write").value }));
   at("words").addEventListener("change", () => draft({ words: at("words").value }));
 
-  at("claim").addEventListener("submit", async (event) => {
-    event.preventDefault();
+  at("claim").addEventListener("submit", (event) => { event.preventDefault(); document.activeElement.blur(); });
+  at("register").addEventListener("click", async () => {
     at("error").hidden = true;
     at("verdict").hidden = true;
     at("register").disabled = true;
@@ -46,7 +46,7 @@
     try {
       const found = await lab.job(`${here}/register`, { yaml: at("yaml").value }, (job) => {
         told(job);
-        at("bar").hidden = job.total < 2;
+        at("bar").hidden = !(job.total > 1);
         at("bar").value = job.total ? job.done / job.total : 0;
       });
       at("outcome").className = `badge ${found.outcome || "none"}`;

@@ -24,7 +24,8 @@ const lab = {
 
   // Post, and wait until the job that it began has ended.  `told(job)` is called while it runs.
   async job(path, body, told) {
-    let job = await lab.ask(path, body);
+    if (told) told({ state: "sent" });
+    const job = await lab.ask(path, body);
     return lab.ended(job, told);
   },
 
@@ -63,6 +64,7 @@ const lab = {
 // Shows a job's progress as words in `place`; `cancel` is a button that ends it.
 lab.told = (place, cancel) => (job) => {
   const counted = job.total > 1 ? ` ${job.done} of ${job.total}` : "";
+  if (job.state === "sent") { place.textContent = "…"; return; }
   place.textContent = job.state === "waiting" ? "waiting for what runs before it …" : `${job.step || job.what}${counted} …`;
   const going = job.state === "waiting" || job.state === "running";
   if (!going) place.textContent = "";

@@ -1,0 +1,232 @@
+"""The laboratory in a real browser: the three places, by mouse and by keyboard, and what a stranger's words and pages can do.
+
+Chromium as the system has it, driven by playwright.  Held at 1280 and 420 pixels, light and dark: nothing is wider than the
+window, no text has less contrast than 4.5 : 1 (measured on what is painted), every field has a name.  Looked for beside what
+the issue names: errors of scripts and of the content policy (none), what a sandboxed report can reach, two tabs at one bench,
+a page left open after its server ended.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from queue import Queue
+from typing import Any
+
+import pytest
+from made_runs import kept
+
+from headlab.store import Store
+from headlab.view.app import serve
+
+BROWSER = next((found for n in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(n))), None)
+if BROWSER is None:
+    pytest.skip("no chromium is installed (Debian: apt install chromium)", allow_module_level=True)
+sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
+HOSTILE = "<img src=x onerror=alert(1)>'\"--></script><script>alert(2)</script>"
+WAIT = 60_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync.expect.set_options(timeout=WAIT)
+    with sync.sync_playwright() as play:
+        made = play.chromium.launch(executable_path=BROWSER, chromium_sandbox=os.geteuid() != 0)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def address(home: Store) -> Iterator[str]:
+    """A server over a store of three runs and a stranger's."""
+    kept(home, 60, slug="strange", words=HOSTILE)
+    told: Queue[Any] = Queue()
+    home_again = Store(home.root, hold=True)
+    thread = threading.Thread(target=serve, args=(home_again,), kwargs={"ready": lambda *both: told.put(both)})
+    thread.start()
+    found, server = told.get(timeout=60)
+    yield found
+    server.should_exit = True
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """A page that came by the printed address; whatever its console complains of, and every dialog, fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    made, complaints = context.new_page(), []
+    made.set_default_timeout(WAIT)
+    made.on("console", lambda m: complaints.append(m.text) if m.type in {"error", "warning"} else None)
+    made.on("pageerror", lambda e: complaints.append(str(e)))
+    made.on("dialog", lambda d: (complaints.append(f"dialog {d.message}"), d.dismiss()))
+    made.goto(address)
+    made.wait_for_url(lambda url: "token" not in url)
+    made.complaints = complaints
+    yield made
+    context.close()
+    assert not complaints
+
+
+CONTRAST = """() => {
+  const rgb = (c) => { const m = c.match(/[\\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m; };
+  const linear = (v) => (v / 255 <= 0.03928 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+  const light = (c) => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1]) + 0.0722 * linear(c[2]);
+  const over = (top, below) => top.slice(0, 3).map((v, i) => v * top[3] + below[i] * (1 - top[3]));
+  const behind = (e) => {
+    const c = e ? rgb(getComputedStyle(e).backgroundColor) : [255, 255, 255, 1];
+    return c[3] === 1 ? c.slice(0, 3) : over(c, behind(e.parentElement));
+  };
+  const bad = [];
+  for (const e of document.querySelectorAll("body *")) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !e.getClientRects().length || e.closest(":disabled, .unseen, .skip, option, svg")) continue;
+    const back = behind(e), [a, b] = [light(over(rgb(getComputedStyle(e).color), back)), light(back)].sort((x, y) => y - x);
+    const contrast = (a + 0.05) / (b + 0.05);
+    if (contrast < 4.5) bad.push(`${e.tagName}.${e.className} ${e.textContent.trim().slice(0, 30)} ${contrast.toFixed(2)}`);
+  }
+  for (const e of document.querySelectorAll("input, select, textarea, button, progress"))
+    if (!(e.labels?.length || e.getAttribute("aria-label") || e.textContent.trim())) bad.push(`${e.tagName}#${e.id} has no name`);
+  return bad;
+}"""
+
+
+def held(page: Any) -> None:
+    """Nothing wider than the window, readable, named: at both widths, in both colour schemes."""
+    for width in (1280, 420):
+        page.set_viewport_size({"width": width, "height": 900})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (page.url, width)
+            assert page.evaluate(CONTRAST) == [], (page.url, width, scheme)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.emulate_media(color_scheme="light")
+
+
+def test_runs_are_filtered_sorted_and_compared(page: Any) -> None:
+    expect, rows = sync.expect, page.locator("#runs tbody tr:visible")
+    expect(rows).to_have_count(4)
+    held(page)
+    page.fill("#words", "decimals-null")
+    expect(rows).to_have_count(1)
+    page.fill("#words", "")
+    page.click(".strip button[data-outcome=refuted]")
+    expect(rows).to_have_count(1)
+    page.click(".strip button[data-outcome=refuted]")
+    page.select_option("#model", "decimals-planted-even")
+    expect(rows).to_have_count(2)
+    page.select_option("#model", "")
+    page.get_by_role("button", name="Claim").click()
+    assert page.locator("#runs tbody th").first.inner_text().startswith("head-count")
+    for box in page.locator("#runs input[type=checkbox]").all()[:2]:
+        box.check()
+    page.click("#compare")
+    expect(page.locator("h1")).to_have_text("What differs")
+    held(page)
+
+
+def test_words_of_a_stranger_stay_words(page: Any, home: Store) -> None:
+    """In the table, side by side, and in the report, where scripts may run: no dialog, no picture, the words as they are."""
+    expect = sync.expect
+    expect(page.locator("#runs")).to_contain_text(HOSTILE)
+    assert page.locator("img[src=x]").count() == 0
+    page.click("#runs tr:has-text('strange') a")
+    page.wait_for_selector("h1")
+    expect(page.locator("h1")).to_have_text(HOSTILE)
+    assert page.locator("img[src=x]").count() == 0
+    # the report has an origin of its own: it reads nothing of the laboratory and asks nothing of it
+    assert page.evaluate("origin") == "null"
+    assert page.evaluate("fetch('/').then(() => 'reached', () => 'refused')") == "refused"
+    page.complaints.clear()  # that the policy refused this stands in the console
+
+
+def test_a_stranger_s_page_reaches_nothing(browser: Any, page: Any, address: str) -> None:
+    """In the browser that has the cookie: another site can neither read, nor frame, nor post."""
+    host = address.partition("/?")[0]
+    other = page.context.new_page()
+    other.route("http://evil.example/", lambda r: r.fulfill(body="<h1>elsewhere</h1>", content_type="text/html"))
+    other.goto("http://evil.example/")
+    ask = "(u) => fetch(u[0], u[1]).then((a) => a.text(), () => 'refused')"
+    for how in (
+        {},
+        {"mode": "no-cors", "credentials": "include"},
+        {"method": "POST", "body": "{}", "credentials": "include"},
+    ):
+        assert other.evaluate(ask, [f"{host}/", how]) in {"refused", ""}
+    other.evaluate(
+        "(u) => { const f = document.createElement('iframe'); f.src = u; document.body.append(f); }", f"{host}/"
+    )
+    other.wait_for_timeout(300)
+    assert not any("Runs" in (f.content() if f != other.main_frame else "") for f in other.frames)
+    stranger = browser.new_context().new_page()  # another program on this machine, without the token
+    assert stranger.goto(f"{host}/").status == 403
+    stranger.context.close()
+
+
+def test_from_a_look_to_a_verdict(page: Any, home: Store, address: str) -> None:
+    """Fresh to a verdict by the explorer alone: choose a model, look, click a head, patch, write the claim, register, read the
+    report; then a second tab at the same bench, a model that does not load, and a server that ended."""
+    expect = sync.expect
+    host = address.partition("/?")[0]
+    page.goto(f"{host}/bench")
+    held(page)
+    page.fill("#other", "./no-such-model")
+    page.click("[type=submit]")
+    expect(page.locator("#error")).to_contain_text("no-such-model")
+    page.fill("#other", "")
+    page.select_option("#shipped", "decimals-natural")
+    page.fill("#looked_at", "12")
+    page.fill("#pairs", "24")
+    page.click("[type=submit]")
+    page.wait_for_url("**/bench/*")
+    expect(page.locator(".cell")).to_have_count(48)
+    page.locator(".cell[tabindex='0']").focus()
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator("#head-title")).to_have_text("Head L1H3")
+    expect(page.locator(".token").first).to_be_visible()
+    page.locator(".token").nth(5).click()
+    expect(page.locator("#from")).to_contain_text("(token 5)")
+    page.click("#add")
+    expect(page.locator("#effect")).to_contain_text("L1H3, the clean run's written in the corrupted run")
+    expect(page.locator(".line")).to_have_count(8)
+    page.click(".cell[data-head=L0H14]")
+    page.click("#add")
+    expect(page.locator("#effect")).to_contain_text("L0H14 L1H3")
+    expect(page.locator("#claim")).to_contain_text("L0H14 L1H3 give the answer back")
+    expect(page.locator("#looked")).to_contain_text(
+        "48 heads looked at on 12 pairs (grids: attribution; 2 edit(s) tried"
+    )
+    held(page)
+    bench = page.url
+
+    page.click("a.button:has-text('To trial')")
+    expect(page.locator("#seal")).to_contain_text("24 test prompts are sealed")
+    page.fill("#words", HOSTILE)
+    page.locator("#words").press("Enter")  # registers nothing
+    expect(page.locator("#says")).to_contain_text(HOSTILE)
+    page.select_option("#write", "zero")
+    expect(page.locator("#says")).to_contain_text("zero was asked for")
+    held(page)
+    page.fill("#yaml", page.input_value("#yaml").replace("n: 999", "n: 19"))
+    page.click("#register")
+    expect(page.locator("#verdict")).to_be_visible()
+    expect(page.locator("#counted")).to_contain_text("48 heads looked at on 12 pairs")
+    expect(page.locator("#seal")).to_contain_text("were opened")
+    held(page)
+    page.click("#page")
+    expect(page.locator(".claim").first).to_contain_text(HOSTILE)
+    assert page.get_by_text("48 heads looked at on 12 pairs").count() == 1
+
+    tab = page.context.new_page()
+    tab.goto(bench)
+    expect(tab.locator(".cell.chosen")).to_have_count(2)
+    tab.fill("#heads", "L2H1")
+    tab.locator("#heads").press("Enter")
+    expect(tab.locator("#effect")).to_contain_text("L2H1,")
+    page.goto(bench)
+    expect(page.locator("#heads")).to_have_value("L2H1")
+    page.goto(f"{host}/")
+    expect(page.locator("#runs tbody tr")).to_have_count(5)
