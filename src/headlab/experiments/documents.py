@@ -140,7 +140,7 @@ def _read_as_published(doc: Document, subject: Language, folder: Path, found: Fi
     tests, chosen = (oriented(prompts_encoded(s, subject.lab), published) for s in (subject.test, subject.selection))
     beside = replace(subject, doc=published, encoded=tests, chosen=chosen, material=None, label="as_published_")
     beside.material = material(beside, folder)
-    reading = Trial(published, beside, folder).findings().readings[0]
+    reading = Trial(published, beside, folder, stand_ins=0).findings().readings[0]
     found.readings.append(reading.model_copy(update={"protocol": "as published"}))
 
 

@@ -376,8 +376,8 @@ class Trial:
 
     def _error_rate(self, stats: Statistics, own: Arms, checks: Sequence[Control], able: Eligibility) -> dict[str, Any]:
         """How often this rule is upheld of sets that nobody named, where enough were run to say so."""
-        if self.matched is None or able.reason:
-            return {}
+        if self.matched is None or able.reason or self.doc.over or self.stand_ins == 0:
+            return {}  # in strata a rule is another one
         binding = _Case((), tuple(c.name for c in checks if c.name not in self.doc.waive))
         asked = [(a.prediction, a.read) for a in self.asked]
         every = self.matched.enumerated and len(self.drawn) == len(self.matched.sets)

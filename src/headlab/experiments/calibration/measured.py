@@ -83,13 +83,13 @@ def calibrate(
             return handed_on(home, run.finished)
         work = list(pieces(claims, model, n, seed))
         done: list[tuple[Piece, pd.DataFrame]] = []
-        for i, piece in enumerate(work):
+        for piece in work:
             rows = run.stored(piece.name)
             if rows is None and (end is None or time.monotonic() < end):
                 rows = run.store(piece.name, piece.frame())
             if rows is not None:
                 done.append((piece, rows))
-            progress("trials", i + 1, len(work))
+                progress("pieces", len(done), len(work))
         tables = {"trials": run.table("trials", _together(done)), "rates": run.table("rates", _table(claims, done))}
         if len(done) < len(work):
             run.fail(f"{len(done)} of {len(work)} pieces are done; the same command goes on", status="interrupted")
