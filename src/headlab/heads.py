@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import total_ordering
+from numbers import Integral
 
 _NAME = re.compile(r"^L(\d+)H(\d+)$")
 
@@ -24,13 +25,29 @@ class Head:
     index: int
 
     def __post_init__(self) -> None:
+        if type(self.layer) is not int or type(self.index) is not int:
+            self._whole()
         if self.layer < 0 or self.index < 0:
             raise ValueError(f"a head has layer >= 0 and index >= 0, given layer {self.layer}, index {self.index}")
+
+    def _whole(self) -> None:
+        """Numbers of other types (numpy's, a table's 1.0) as int.  Raises ValueError for what is no whole number."""
+        try:
+            layer, index = (int(x) for x in (self.layer, self.index))
+            if (layer, index) != (self.layer, self.index):
+                raise ValueError
+        except (TypeError, ValueError):
+            given = f"{self.layer!r:.40} and {self.index!r:.40}"
+            raise ValueError(
+                f"a head is two numbers, Head(10, 4), given {given}; Head.parse('L10H4') reads a name"
+            ) from None
+        object.__setattr__(self, "layer", layer)
+        object.__setattr__(self, "index", index)
 
     @classmethod
     def parse(cls, name: str) -> Head:
         """``Head.parse("L10H4")``.  Raises ValueError on anything that is not ``L<int>H<int>``."""
-        match = _NAME.match(name.strip())
+        match = _NAME.match(str(name).strip())
         if not match:
             raise ValueError(f"not a head: {name!r}; expected a name like 'L10H4' (layer 10, head 4, counted from 0)")
         return cls(int(match[1]), int(match[2]))
@@ -72,7 +89,7 @@ class Grid:
 
     def check_layer(self, layer: int) -> int:
         """``layer`` itself, or ValueError when the model has no such layer."""
-        if not 0 <= layer < self.n_layers:
+        if not isinstance(layer, Integral) or not 0 <= layer < self.n_layers:
             raise ValueError(f"layer {layer} is out of range: this model has layers 0 to {self.n_layers - 1}")
         return layer
 
@@ -98,16 +115,23 @@ class Heads:
     __slots__ = ("_heads",)
 
     def __init__(self, heads: Iterable[Head] = ()) -> None:
-        self._heads = tuple(sorted(set(heads)))
+        some = [heads] if isinstance(heads, Head) else [] if isinstance(heads, str) else list(heads)
+        if isinstance(heads, str) or not all(isinstance(h, Head) for h in some):
+            raise ValueError(
+                f"Heads takes heads, [Head(1, 3), …], given {heads!r:.60}; Heads.parse('L1H3 L2H0') reads names"
+            )
+        self._heads = tuple(sorted(set(some)))
 
     @classmethod
     def of(cls, layer: int, indices: Iterable[int]) -> Heads:
-        """Heads of one layer by index."""
-        return cls(Head(layer, int(i)) for i in indices)
+        """Heads of one layer by index (or by one)."""
+        return cls(Head(layer, int(i)) for i in ([indices] if isinstance(indices, Integral) else indices))
 
     @classmethod
     def parse(cls, text: str) -> Heads:
         """From names parted by spaces or commas."""
+        if not isinstance(text, str):
+            raise ValueError(f"Heads.parse reads names, such as 'L1H3 L2H0', given {text!r:.60}")
         return cls(Head.parse(name) for name in re.split(r"[\s,]+", text.strip()) if name)
 
     @property
@@ -157,6 +181,8 @@ class KVHeads:
     indices: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if isinstance(self.indices, Integral):
+            object.__setattr__(self, "indices", (int(self.indices),))
         if self.layer < 0 or not self.indices or min(self.indices) < 0:
             raise ValueError(
                 f"KV heads need a layer >= 0 and at least one index >= 0, given {self.layer}, {self.indices}"

@@ -25,6 +25,7 @@ from typing import Any, Literal, get_args
 
 from headlab.heads import Grid, Heads, KVHeads
 from headlab.prompts import Alignment, Encoded, EncodedPair, align
+from headlab.reading import brief, meant
 
 Site = Literal["q", "k", "v", "scores", "pattern", "z", "out_block", "subspace", "resid"]
 Write = Literal[
@@ -107,9 +108,17 @@ class Intervention:
 
     def __post_init__(self) -> None:
         if self.site not in SITES:
-            raise InterventionError(f"unknown site {self.site!r}; expected one of {', '.join(SITES)}")
+            raise InterventionError(
+                f"unknown site {brief(self.site)}; expected one of {', '.join(SITES)}{meant(self.site, SITES)}"
+            )
         if self.write not in WRITES:
-            raise InterventionError(f"unknown write {self.write!r}; expected one of {', '.join(WRITES)}")
+            raise InterventionError(
+                f"unknown write {brief(self.write)}; expected one of {', '.join(WRITES)}{meant(self.write, WRITES)}"
+            )
+        if not isinstance(self.heads, Heads | KVHeads):
+            raise InterventionError(
+                f"an intervention takes Heads (at k and v KVHeads), given {brief(self.heads)}; Heads.parse('L1H3 L1H5') reads names"
+            )
         if (self.site in {"k", "v"}) != isinstance(self.heads, KVHeads):
             raise InterventionError(f"site {self.site!r} takes {'KVHeads' if self.site in {'k', 'v'} else 'Heads'}")
         if self.site in {"scores", "pattern"} and self.write not in _PATTERN_WRITES:
@@ -339,6 +348,13 @@ class World:
     labels: Mapping[str, object] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.interventions, Intervention) or not all(
+            isinstance(x, Intervention) for x in self.interventions
+        ):
+            raise InterventionError(
+                f"world {brief(self.name)} takes a tuple of interventions, given {brief(self.interventions)}; write "
+                "World('name', (Intervention(…),)): one needs its comma"
+            )
         paths = [one for one in self.interventions if one.computed_in is not None]
         if paths and not any(_arrives(inner, one) for one in paths for inner in one.computed_in or ()):
             one = paths[0]

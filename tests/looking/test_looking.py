@@ -7,16 +7,13 @@ direct effect is not defined (norm behind the attention, scaled residual, soft-c
 
 from __future__ import annotations
 
-import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 import tiny
+import torch
 
 import headlab
 from headlab.claims import ClaimError

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from headlab.engine.attention import Tape
 from headlab.engine.edits import Source, basis, donors, make_source, needs, to_layout
 from headlab.engine.limits import check_length
-from headlab.engine.model import Lab
+from headlab.engine.model import Lab, loaded
 from headlab.engine.passes import by_length, forward, reading, tensor_of
 from headlab.engine.reader import Reader, positions
 from headlab.engine.recall import Site, observed, remembered
-from headlab.interventions import Intervention, InterventionError
-from headlab.prompts import Encoded, EncodedPair
+from headlab.interventions import SITES, Intervention, InterventionError
+from headlab.prompts import Encoded, EncodedPair, each
+from headlab.reading import brief, meant
 from headlab.readouts import MARGIN, Readout
 
 FLIGHT_BYTES = {"cpu": 40 * 2**20, "cuda": 4 * 2**30}
@@ -50,6 +51,8 @@ def capture(
     q, z: head is a query head; k, v: a KV head; scores, pattern: rest is the key position; out_block: head is a block
     of residual coordinates; resid: one "head".  Nothing is averaged.
     """
+    loaded(lab)
+    encoded, sites = each(encoded, Encoded), [_place(lab, one) for one in _places(sites)]
     out: dict[tuple[int, str], list[Tensor]] = {key: [None] * len(encoded) for key in sites}  # type: ignore[list-item]
     for length, which in by_length(encoded).items():
         check_length(lab, f"prompt {which[0]}", length)
@@ -63,6 +66,24 @@ def capture(
                 for i, value in zip(part, kept, strict=True):
                     out[key][i] = value.clone()
     return out
+
+
+def _places(given: Any) -> list[Any]:
+    """The places of a list of them.  Raises InterventionError for one alone, or text."""
+    alone = isinstance(given, str) or (isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0], tuple))
+    if alone or not isinstance(given, Iterable):
+        raise InterventionError(f"expected a list of (layer, site), such as [(1, 'z')], given {brief(given)} alone")
+    return list(given)
+
+
+def _place(lab: Lab, given: Any) -> tuple[int, str]:
+    """A layer and a site of this model.  Raises InterventionError for what is none, ValueError for a layer that is not there."""
+    if not (isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], int)):
+        raise InterventionError(f"expected (layer, site), such as (1, 'z'), given {brief(given)}")
+    layer, site = given
+    if site not in SITES:
+        raise InterventionError(f"unknown site {brief(site)}; expected one of {', '.join(SITES)}{meant(site, SITES)}")
+    return lab.grid.check_layer(layer), site
 
 
 def seen(lab: Lab, ids: Tensor, wanted: Collection[Site]) -> dict[Site, Tensor]:
@@ -169,7 +190,9 @@ def source_for(
     key = (one.layer, "out_block" if one.site == "subspace" else one.site)
     lent: list[Tensor] | None = None
     if one.write in {"mean", "resample"} and len(group) < 2:
-        raise InterventionError(f"{one.write!r} needs at least two prompts of one length, given {len(group)}")
+        raise InterventionError(
+            f"{one.write!r} needs at least two prompts of one length, given {len(group)}; write zero or patch, or give more"
+        )
     if known is not None:
         lent = list(known)
     elif one.write == "mean":

@@ -19,14 +19,14 @@ from headlab.effects import Progress, quiet
 from headlab.engine.attention import Tape
 from headlab.engine.between import turning_point
 from headlab.engine.edits import Rows, Source
-from headlab.engine.model import Lab
+from headlab.engine.model import Lab, loaded
 from headlab.engine.passes import EngineError, cache_of, forward
 from headlab.engine.resume import edits_of
 from headlab.engine.run import plan_of
 from headlab.engine.work import Worker, check_fired, tables_of
 from headlab.interventions import Intervention, World
 from headlab.material import Material
-from headlab.prompts import Encoded, EncodedPair
+from headlab.prompts import Encoded, EncodedPair, each
 
 From = Literal["shared start", "prompt"]
 
@@ -63,7 +63,8 @@ def generate(
     ``text`` is the teacher-forced shared start (none when ``start="prompt"``) and what was generated, without the
     end token; ``stopped`` says whether an end token came within ``max_new_tokens``.  Rows in the order pair, world.
     """
-    pairs = list(pairs)
+    loaded(lab)
+    pairs = each(pairs, EncodedPair)
     _refuse_unfit(lab, pairs, start, max_new_tokens)
     if start == "prompt":
         pairs = [replace(p, clean=without_start(p.clean), corrupted=without_start(p.corrupted)) for p in pairs]

@@ -25,6 +25,7 @@ from headlab.engine.attention import Slot, Tape
 from headlab.engine.checkpoint import ModelError
 from headlab.engine.loading import pick_device, pick_dtype, read_model
 from headlab.heads import Grid
+from headlab.reading import brief
 
 __all__ = ["Geometry", "Lab", "ModelError", "Projection", "fingerprint", "open_model", "probe_ids"]
 
@@ -114,7 +115,7 @@ class Lab:
 
         ``which`` is one of q k v o.  Raises ModelError where the family has no such per-head matrix.
         """
-        projection: Projection | None = getattr(self.geometry, which)
+        projection: Projection | None = getattr(self.geometry, _letter(which, "qkvo"))
         if projection is None:
             raise ModelError(f"{self.name} has no per-head W_{which.upper()}: {self.geometry.why}")
         module: Any = _child(self.attention_of(layer), projection.path)
@@ -128,7 +129,7 @@ class Lab:
         Raises ModelError where the family has no such per-head projection; ``o`` has one bias for all heads together,
         see :meth:`output_bias`.
         """
-        projection: Projection | None = getattr(self.geometry, which)
+        projection: Projection | None = getattr(self.geometry, _letter(which, "qkvo"))
         if which == "o" or projection is None:
             why = "all heads share the output bias (Lab.output_bias)" if which == "o" else self.geometry.why
             raise ModelError(f"{self.name} has no per-head bias of {which}: {why}")
@@ -167,6 +168,21 @@ class Lab:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def loaded(lab: object) -> None:
+    """Raises ModelError where something else than a loaded model was given."""
+    if not isinstance(lab, Lab):
+        raise ModelError(f"expected a loaded model, given {brief(lab)}; lab = headlab.load('ioi-small') loads one")
+
+
+def _letter(which: object, known: str) -> str:
+    """``which`` of the projections.  Raises ValueError that says which was meant."""
+    if which in set(known):
+        return str(which)
+    last = str(which)[-1:].lower()
+    hint = f"; did you mean {last!r}?" if last in set(known) else ""
+    raise ValueError(f"no projection {brief(which)}; expected one of {', '.join(known)}{hint}")
 
 
 def _toucher(tape: Tape, layer: int, site: str) -> Any:

@@ -21,7 +21,7 @@ from headlab.effects import Progress, quiet
 from headlab.engine.captures import capture, logit_differences, read_out, token_bytes, tokens_for
 from headlab.engine.edits import needs
 from headlab.engine.limits import check_fits
-from headlab.engine.model import Lab
+from headlab.engine.model import Lab, loaded
 from headlab.engine.passes import EngineError
 from headlab.engine.plan import Abilities, Batch, Cost, Plan, Shard, make_plan
 from headlab.engine.reader import HELD_BYTES, LOGITS_HELD, vocabulary_size
@@ -29,7 +29,8 @@ from headlab.engine.resume import linear
 from headlab.engine.work import Worker
 from headlab.interventions import InterventionError, World
 from headlab.material import Material, every
-from headlab.prompts import EncodedPair
+from headlab.prompts import EncodedPair, each
+from headlab.reading import brief
 from headlab.readouts import MARGIN, NARROW, PER_TOKEN, Readout
 
 __all__ = ["EngineError", "Job", "Keep", "Made", "capture", "dry_run", "here", "logit_differences", "sweep"]
@@ -126,6 +127,11 @@ def plan_of(
     Raises EngineError for nothing to do or equal names, ValueError for heads that do not exist or a memory bound that
     holds no row.
     """
+    loaded(lab)
+    if isinstance(worlds, World) or any(not isinstance(w, World) for w in worlds):
+        raise InterventionError(
+            f"expected a list of worlds, [World('zero', (Intervention(…),))], given {brief(worlds)}"
+        )
     if not pairs or not worlds:
         raise EngineError(f"nothing to sweep: {len(pairs)} pair(s) under {len(worlds)} world(s)")
     if len({w.name for w in worlds}) != len(worlds):
@@ -206,8 +212,8 @@ def sweep(
     """
     import numpy as np
 
-    pairs, worlds = list(pairs), list(worlds)
-    readouts = tuple(readouts)
+    pairs, readouts = each(pairs, EncodedPair), tuple(readouts)
+    worlds = worlds if isinstance(worlds, World) else list(worlds)
     if len({r.name for r in readouts}) != len(readouts) or not readouts:
         raise EngineError(f"readouts need names of their own, given {', '.join(r.name for r in readouts) or 'none'}")
     plan = plan_of(lab, pairs, worlds, tokens=tokens, memory=memory, readouts=readouts, material=material)

@@ -168,7 +168,7 @@ def design_of(
 
 def _files(doc: Document, own: bool) -> set[str]:
     """Every file that a document names and that is read."""
-    out = set() if own else {doc.task[k] for k in ("file", "corpus") if k in doc.task}
+    out = set() if own else {doc.task[k] for k in ("file", "corpus", "selection") if k in doc.task}
     out |= {s["file"] for s in doc.scores.values() if isinstance(s, Mapping) and "file" in s}
     out |= {s.name for spec in doc.set_specs().values() for s in spec.walk() if s.kind == "file"}
     for writes in doc.world_axes().values():

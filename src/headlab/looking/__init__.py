@@ -6,6 +6,9 @@ What one sees here is a hunch.  :meth:`Look.claim` makes a document of it, which
 from headlab.looking.grids import effect, head_scores, heatmap
 from headlab.looking.lens import direct_effects, logit_lens
 from headlab.looking.look import Look
+from headlab.looking.probing import probe
+from headlab.looking.routes import paths
+from headlab.looking.steering import steer
 from headlab.looking.texts import Text, read, show_attention, tokens
 
 __all__ = [
@@ -16,7 +19,10 @@ __all__ = [
     "head_scores",
     "heatmap",
     "logit_lens",
+    "paths",
+    "probe",
     "read",
     "show_attention",
+    "steer",
     "tokens",
 ]

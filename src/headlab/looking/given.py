@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from headlab.engine.limits import check_length
-from headlab.engine.model import Lab
+from headlab.engine.model import Lab, loaded
 from headlab.heads import Head, Heads
 from headlab.prompts import Encoded, EncodedPair, Pair, Prompt, PromptError, PromptSet, encode, token_ids
 from headlab.reading import brief
@@ -19,9 +19,10 @@ _FILE = "PromptSet.from_file('pairs.csv') reads them"
 
 def pairs_of(lab: Lab, given: Pairs) -> list[EncodedPair]:
     """Pairs as tokens.  Raises PromptError for what is no pair, ValueError where there is none."""
-    if isinstance(given, str | Path):
+    loaded(lab)
+    if isinstance(given, str | Path) or not isinstance(given, Iterable | Pair | EncodedPair):
         raise PromptError(
-            f"expected pairs of prompts, given {brief(str(given))}; {_FILE}; headlab.read(lab, text) reads a text alone"
+            f"expected pairs of prompts, given {brief(given)}; {_FILE}; headlab.read(lab, text) reads a text alone"
         )
     some = [given] if isinstance(given, Pair | EncodedPair) else list(given)
     for n, one in enumerate(some):
@@ -34,12 +35,15 @@ def pairs_of(lab: Lab, given: Pairs) -> list[EncodedPair]:
 
 def heads_of(lab: Lab, given: HeadsLike) -> Heads:
     """Heads of this model.  Raises ValueError for none, or one that does not exist."""
+    loaded(lab)
     if isinstance(given, Heads):
         named = given
     elif isinstance(given, str | Head):
         named = Heads.parse(str(given))
-    else:
+    elif isinstance(given, Sequence):
         named = Heads.parse(" ".join(map(str, given)))
+    else:
+        raise ValueError(f"expected heads by name, such as 'L1H3 L2H0', given {brief(given)}")
     lab.grid.check(named)
     if not len(named):
         raise ValueError("no heads given; expected names such as 'L1H3'")
@@ -48,6 +52,7 @@ def heads_of(lab: Lab, given: HeadsLike) -> Heads:
 
 def text_of(lab: Lab, text: str) -> Encoded:
     """A text as tokens.  Raises PromptError for one without tokens, or longer than the model reads."""
+    loaded(lab)
     if not isinstance(text, str) or not text:
         raise PromptError(
             f"expected a text, given {brief(text)}; for pairs of prompts see headlab.heatmap and headlab.sweep"
@@ -57,3 +62,9 @@ def text_of(lab: Lab, text: str) -> Encoded:
         raise PromptError(f"{text!r:.60} has no tokens; give a text that has some")
     check_length(lab, "the text", len(ids))
     return Encoded(tuple(ids), len(ids), {"last": (len(ids) - 1,)}, frozenset(), -1, -1, "")
+
+
+def pair_of_text(lab: Lab, text: str) -> EncodedPair:
+    """A text as a pair that has no other run and no answer."""
+    one, prompt = text_of(lab, text), Prompt(text)
+    return EncodedPair(Pair("text", prompt, prompt, "?", "", partner=False), one, one)

@@ -14,11 +14,12 @@ from headlab.engine.model import Lab
 from headlab.engine.recall import recalling
 from headlab.engine.run import sweep
 from headlab.heads import Head, Heads
-from headlab.interventions import InterventionError, World, across
+from headlab.interventions import FROM_OTHERS, InterventionError, World, across
 from headlab.looking.given import HeadsLike, Pairs, heads_of, pairs_of, text_of
 from headlab.looking.look import Look
+from headlab.material import LEAST, Material
 from headlab.prompts import Alignment, EncodedPair
-from headlab.reading import meant
+from headlab.reading import brief, meant
 from headlab.readouts import MARGIN, Readout
 from headlab.stats.intervals import bootstrap_means
 from headlab.trials import scores
@@ -26,6 +27,11 @@ from headlab.trials.fields import SCORES, known_scores
 
 WRITES = ("patch", "mean", "zero", "resample")
 LOOKS = (*WRITES, "attribution")
+AT_READ = ", where the answer is read"
+LOOKED = "looked at"
+"""The population that means and donors come from."""
+BACK = {"write": "patch", "edit": "corrupted"}
+"""How a claim is written of heads that give the answer back."""
 ALONE = ("induction", "duplicate", "successor")
 """Scores that are measured on no prompts of the reader's."""
 ON_PAIRS = ("probe", "attribution")
@@ -51,7 +57,8 @@ def heatmap(
 
     Definition: readout under the edit less the readout without it.  ``patch``: the corrupted run is edited, the head's z
         comes from the clean one; ``attribution`` is its first-order estimate (two passes for all heads).  ``mean``,
-        ``zero``, ``resample``: the clean run is edited.
+        ``zero``, ``resample``: the clean run is edited; what is lent comes from the other clusters' clean prompts, as in a claim
+        (where they have too few tokens in common, only where the answer is read; the title says so).
     Table: ``layer``, ``head``, ``value`` with its 95 % interval ``low`` … ``high`` (clusters of pairs resampled), ``n`` pairs.
     Units: those of the readout (margin: logits).
     Raises: InterventionError for another write, PromptError where pairs do not align, ValueError for no pairs.
@@ -59,7 +66,7 @@ def heatmap(
         of its layer, which only a trial asks; the intervals are of single heads, not of the largest of many.
     """
     _known(what, LOOKS)
-    encoded, kind = pairs_of(lab, pairs), Readout(readout)
+    encoded, kind, at_read = pairs_of(lab, pairs), Readout(readout), False
     if what == "attribution":
         if kind.kind != MARGIN.kind:
             raise InterventionError(
@@ -69,7 +76,7 @@ def heatmap(
         made["change"] = made["attribution"]
     else:
         each = {str(h): h for at in sorted(lab.attentions) for h in (Head(at, n) for n in range(lab.grid.n_heads))}
-        made = _changed(lab, encoded, {name: Heads([h]) for name, h in each.items()}, what, kind, align)
+        made, at_read = _changed(lab, encoded, {name: Heads([h]) for name, h in each.items()}, what, kind, align)
         made["layer"], made["head"] = ([getattr(each[w], k) for w in made["world"]] for k in ("layer", "index"))
     some = tuple(e.pair for e in encoded)
     wide = made.pivot(index="pair", columns=["layer", "head"], values="change")
@@ -78,8 +85,11 @@ def heatmap(
         {"layer": int(at), "head": int(h), "value": m.value, "low": m.low, "high": m.high, "n": m.n}
         for (at, h), m in zip(wide.columns, means, strict=True)  # type: ignore[misc]
     ]
-    title = f"{what} of each head alone: change of the {readout}, {len(some)} pairs"
-    return Look(pd.DataFrame(rows), _grid(rows, title, f"change of the {readout}"), _unit(kind), some)
+    title = f"{what} of each head alone{AT_READ * at_read}: change of the {readout}, {len(some)} pairs"
+    ablates = what not in {"patch", "attribution"}
+    terms = {"write": what, "at_read": at_read} if ablates else BACK
+    figure, best = cells_of(rows, title, f"change of the {readout}"), ranked(rows, -1 if ablates else 1)
+    return Look(pd.DataFrame(rows), figure, unit_of(kind), some, ranked=best, terms=terms, tokenizer=lab.tokenizer)
 
 
 def effect(
@@ -105,7 +115,7 @@ def effect(
     """
     _known(what, WRITES)
     encoded, named, kind = pairs_of(lab, pairs), heads_of(lab, heads), Readout(readout)
-    made = _changed(lab, encoded, {what: named}, what, kind, align)
+    made, at_read = _changed(lab, encoded, {what: named}, what, kind, align)
     named_so = {"pair_id": "pair", "corrupted": "before", "edited": "after", "change": "value", "clean": "other"}
     table = made.drop(columns=["pair", "world"]).rename(columns=named_so)
     cells = tuple(
@@ -114,32 +124,54 @@ def effect(
         for pair, value in zip(table["pair"], table[world], strict=True)
     )
     few = str(named) if len(named) <= 4 else f"{len(named)} heads"
-    options = {"x_title": f"{readout}, {_unit(kind)}", "unit": "pair"}
-    title = f"{what} of {few} together: {readout} of each of {len(encoded)} pairs"
+    options = {"x_title": f"{readout}, {unit_of(kind)}", "unit": "pair"}
+    title = f"{what} of {few} together{AT_READ * at_read}: {readout} of each of {len(encoded)} pairs"
     figure = Figure("pairs", "effect", title, "", cells, options)
-    return Look(table, figure, _unit(kind), tuple(e.pair for e in encoded))
+    terms = {**({"write": what, "at_read": at_read} if what != "patch" else BACK), "heads": len(named)}
+    return Look(
+        table,
+        figure,
+        unit_of(kind),
+        tuple(e.pair for e in encoded),
+        ranked=tuple(named),
+        terms=terms,
+        tokenizer=lab.tokenizer,
+    )
 
 
 def _known(what: str, known: tuple[str, ...]) -> None:
     if what not in known:
-        raise InterventionError(f"no look {what!r}; expected one of {', '.join(known)}")
+        raise InterventionError(f"no look {brief(what)}; expected one of {', '.join(known)}{meant(what, known)}")
 
 
-def _unit(kind: Readout) -> str:
+def unit_of(kind: Readout) -> str:
+    """The unit of a readout."""
     return "logits" if kind.kind == MARGIN.kind else kind.kind
 
 
 def _changed(
     lab: Lab, encoded: list[EncodedPair], sets: dict[str, Heads], what: str, kind: Readout, align: Alignment
-) -> pd.DataFrame:
-    """The effects table of a world for each set, all its heads written, with ``change``."""
-    edit: dict[str, Any] = {"align": align} if what == "patch" else {}
-    worlds = [World(name, across(lab.grid, heads, write=what, **edit)) for name, heads in sets.items()]
+) -> tuple[pd.DataFrame, bool]:
+    """The effects table of a world for each set, all its heads written, with ``change``; and whether they were written where
+    the answer is read alone, because these prompts have too few tokens in common to lend to every one."""
     some = encoded if what == "patch" else [e.swapped() for e in encoded]
+    # so few can lend to no claim; for a glance the mean over all of one length will do
+    material = Material({LOOKED: some}) if what in FROM_OTHERS and len(some) > LEAST else None
+
+    def worlds(**more: Any) -> list[World]:
+        edit: dict[str, Any] = {"align": align} if what == "patch" else {} if material is None else {"over": LOOKED}
+        return [World(name, across(lab.grid, heads, write=what, **edit, **more)) for name, heads in sets.items()]
+
+    made, at_read = worlds(), False
+    if material is not None:
+        try:
+            material.check(some, made[:1])
+        except InterventionError:
+            made, at_read = worlds(roles=("read",)), True
     with recalling(lab):
-        made = sweep(lab, some, worlds, readouts=(kind,))
-    made["change"] = made["edited"] - made["corrupted"]
-    return made
+        table = sweep(lab, some, made, readouts=(kind,), material=material)
+    table["change"] = table["edited"] - table["corrupted"]
+    return table, at_read
 
 
 def head_scores(lab: Lab, name: str = "induction", prompts: Pairs | str | Sequence[str] = ()) -> Look:
@@ -177,10 +209,19 @@ def head_scores(lab: Lab, name: str = "induction", prompts: Pairs | str | Sequen
         found = scores.builtin(SimpleNamespace(lab=lab, grid=lab.grid, chosen=chosen, doc=doc), name)
     rows = [{"layer": h.layer, "head": h.index, "value": v, "n": len(chosen)} for h, v in sorted(found.items())]
     unit = UNITS.get(name, "share of attention" if name in SCORES else "score")
-    return Look(pd.DataFrame(rows), _grid(rows, f"{name} score of each head", unit), unit, tuple(e.pair for e in pairs))
+    figure, seen = cells_of(rows, f"{name} score of each head", unit), tuple(e.pair for e in pairs)
+    read = () if pairs else tuple(map(str, texts))
+    return Look(pd.DataFrame(rows), figure, unit, seen, read, ranked(rows, 1), tokenizer=lab.tokenizer)
 
 
-def _grid(rows: list[dict[str, Any]], title: str, value: str) -> Figure:
+def ranked(rows: list[dict[str, Any]], sign: int) -> tuple[Head, ...]:
+    """The heads of a table, the most promising first: the largest ``sign`` · value."""
+    some = [r for r in rows if r["head"] >= 0 and r["value"] is not None]
+    return tuple(Head(r["layer"], r["head"]) for r in sorted(some, key=lambda r: -sign * r["value"]))
+
+
+def cells_of(rows: list[dict[str, Any]], title: str, value: str) -> Figure:
+    """The figure of a number for each head: layers down, heads across."""
     cells = tuple({"x": f"H{r['head']}", "y": f"L{r['layer']}", "value": r["value"]} for r in rows)
     options = {"x_title": "head", "y_title": "layer", "value_title": value}
     return Figure("heatmap", "heads", title, "", cells, options)

@@ -15,7 +15,9 @@ from headlab.engine.attention import Tape
 from headlab.engine.model import Lab, ModelError
 from headlab.engine.passes import forward
 from headlab.engine.reader import head as unembedded
+from headlab.heads import layer as every_of
 from headlab.looking.given import Pairs, pairs_of
+from headlab.looking.grids import ranked
 from headlab.looking.look import Look
 from headlab.looking.texts import read, said
 from headlab.prompts import Encoded
@@ -70,6 +72,8 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
     Table: ``layer``, ``position`` (of the token), ``rank`` (1 … ``k``), ``token``, ``value`` (probability, 0 … 1).  The
     last layer's is the model's own answer.  ``at``: the token after which is read.
 
+    A claim of it is about all heads of the layer after which the answer's probability has risen most.
+
     Raises ModelError for a family whose layers cannot be left out.
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
     When it misleads: early layers write in a basis that later ones turn (Belrose et al. 2023, arXiv:2303.08112): that a
@@ -81,10 +85,13 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
         raise ModelError(
             f"{lab.name} cannot be entered behind its last layer, so that no layer is read as its own answer"
         )
-    place, rows = range(len(seen.ids))[at], []
+    if not -len(seen.ids) <= at < len(seen.ids):
+        raise ValueError(f"no token {at}: the text has {len(seen.ids)} tokens, 0 to {len(seen.ids) - 1}")
+    place, rows, shares = range(len(seen.ids))[at], [], []
     for layer in range(lab.grid.n_layers):
         logits = unembedded(lab, seen["resid", layer][None], ids, 0)[0, place]
-        best = logits.double().softmax(-1).topk(k)
+        shares.append(logits.double().softmax(-1))
+        best = shares[-1].topk(k)
         rows += [
             {
                 "layer": layer,
@@ -106,7 +113,15 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
     )
     title = f"Likeliest after {seen.tokens[place]!r}, read after each layer"
     options = {"x_title": "token", "y_title": "layer", "value_title": "probability"}
-    return Look(pd.DataFrame(rows), Figure("heatmap", "lens", title, "", cells, options), "probability")
+    said_last = torch.stack(shares)[:, int(shares[-1].argmax())]
+    rises = said_last.diff(prepend=said_last.new_zeros(1))
+    turn = max(lab.attentions, key=lambda layer: float(rises[layer]))
+    whole = {"heads": lab.grid.n_heads, "alternatives": "match: []"}
+    figure = Figure("heatmap", "lens", title, "", cells, options)
+    best = tuple(every_of(lab.grid, turn))
+    return Look(
+        pd.DataFrame(rows), figure, "probability", texts=(text,), ranked=best, terms=whole, tokenizer=lab.tokenizer
+    )
 
 
 @torch.inference_mode()
@@ -140,7 +155,8 @@ def direct_effects(lab: Lab, pairs: Pairs, *, seed: int = 0) -> Look:
     )
     options = {"x_title": "head (rest: MLP)", "y_title": "layer", "value_title": "direct effect, logits"}
     figure = Figure("heatmap", "direct", f"Direct effect on the margin, {len(some)} pairs", "", cells, options)
-    return Look(pd.DataFrame(rows), figure, "logits", some)
+    best = ranked([r for r in rows if r["part"] == "head"], 1)
+    return Look(pd.DataFrame(rows), figure, "logits", some, ranked=best, tokenizer=lab.tokenizer)
 
 
 def _direct(lab: Lab, one: Encoded) -> tuple[list[tuple[str, int, int]], Tensor]:

@@ -17,6 +17,7 @@ from headlab.interventions import SITES
 from headlab.looking.given import HeadsLike, heads_of, text_of
 from headlab.looking.look import Look
 from headlab.prompts import Encoded, PromptError
+from headlab.reading import brief, meant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +59,8 @@ class Text:
 
     def __getitem__(self, at: tuple[str, int]) -> Tensor:
         if not (isinstance(at, tuple) and len(at) == 2 and at[0] in SITES):
-            raise KeyError(f"expected text[site, layer] with a site of {', '.join(SITES)}, given {at!r}")
+            near = meant(at[0] if isinstance(at, tuple) and at else at, SITES)
+            raise KeyError(f"expected text[site, layer] with a site of {', '.join(SITES)}, given {brief(at)}{near}")
         site, layer = at
         self.lab.grid.check_layer(layer)
         if at not in self._kept:
@@ -125,4 +127,12 @@ def show_attention(lab: Lab, text: str, heads: HeadsLike) -> Look:
     figure = Figure(
         "heatmap", "attention", f"Attention of {named}", "From each token (row) to those before it.", cells, options
     )
-    return Look(pd.DataFrame(rows), figure, "share of attention")
+    return Look(
+        pd.DataFrame(rows),
+        figure,
+        "share of attention",
+        texts=(text,),
+        ranked=tuple(named),
+        terms={"heads": len(named)},
+        tokenizer=lab.tokenizer,
+    )

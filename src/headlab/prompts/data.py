@@ -46,6 +46,8 @@ class Prompt:
     scored: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise PromptError(f"a prompt is a text, given {brief(self.text)}")
         for s in self.spans:
             if not 0 <= s.start < s.end <= len(self.text):
                 raise PromptError(
@@ -85,6 +87,10 @@ class Pair:
         return (self.wrong, *self.more_wrongs) if self.wrong else ()
 
     def __post_init__(self) -> None:
+        if loose := [x for x in (self.clean, self.corrupted) if not isinstance(x, Prompt)]:
+            raise PromptError(
+                f"pair {self.id}: expected Prompt('…'), given {brief(loose[0])}; PromptSet.from_rows reads plain texts"
+            )
         if not self.clean.ids and not self.answer.strip():
             raise PromptError(f"pair {self.id}: the answer must not be empty")
         if self.partner and not self.wrong.strip():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -203,8 +203,29 @@ def _roles(prompt: Prompt, offsets: Sequence[tuple[int, int]]) -> tuple[dict[str
     return roles, frozenset({s.role for s in prompt.spans if s.optional} | {"bos"})
 
 
+def each(given: Any, kind: type[Encoded] | type[EncodedPair]) -> list[Any]:
+    """A list of encoded prompts (or pairs of such) as it is given.  Raises PromptError that says what to write instead."""
+    one = "encode(pair, lab.tokenizer)"
+    how = f"[{one} for pair in pairs]" if kind is EncodedPair else f"[{one}.clean]"
+    more = "; headlab.read(lab, text) reads a text" if isinstance(given, str) else ""
+    if isinstance(given, str | Encoded | EncodedPair | Pair | Prompt) or not isinstance(given, Iterable):
+        raise PromptError(f"expected a list of {kind.__name__}, such as {how}, given {brief(given)} alone{more}")
+    for n, x in enumerate(some := list(given)):
+        if not isinstance(x, kind):
+            more = "; headlab.read(lab, text) reads a text" if isinstance(x, str) else ""
+            raise PromptError(f"expected a list of {kind.__name__}, such as {how}; number {n} is {brief(x)}{more}")
+    return some
+
+
 def encode(pair: Pair, tokenizer: Tokenizer) -> EncodedPair:
     """Both prompts of a pair as tokens.  Raises PromptError naming the pair."""
+    if not isinstance(pair, Pair):
+        raise PromptError(
+            f"encode takes a pair of prompts, given {brief(pair)}; for many: [encode(p, lab.tokenizer) for p in pairs]; "
+            "headlab.read(lab, text) reads a text"
+        )
+    if not callable(tokenizer):
+        raise PromptError(f"encode takes a tokenizer, such as lab.tokenizer, given {brief(tokenizer)}")
     try:
         prompts = (pair.clean, pair.corrupted) if pair.partner else (pair.clean,)
         more = (pair.more_answers, pair.more_wrongs)

@@ -30,6 +30,12 @@ class PromptSet:
     meta: Mapping[str, object] = field(default_factory=dict, hash=False, compare=False)
 
     def __post_init__(self) -> None:
+        stranger = next((p for p in self.pairs if not isinstance(p, Pair)), None)
+        if isinstance(self.pairs, str | Path) or stranger is not None:
+            raise PromptError(
+                f"a PromptSet holds pairs, given {brief(self.pairs if stranger is None else stranger)}; PromptSet.from_file, "
+                "from_rows and from_frame read others"
+            )
         seen: set[str] = set()
         for p in self.pairs:
             if p.id in seen:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from headlab.claims import ClaimError
-from headlab.prompts import EncodedPair, PromptError, PromptSet, encode
+from headlab.prompts import EncodedPair, PromptError, PromptSet, encode, prompts_of
+from headlab.reading import brief
 from headlab.tasks import TASKS
 from headlab.trials.document import Document
 from headlab.trials.fields import needs_selection
@@ -27,6 +28,8 @@ def split(
     own = prompts is not None or "file" in doc.task
     if prompts is None:
         prompts = _all(doc, 2 * wanted, tokenizer, folder)
+        if "selection" in doc.task:
+            return _apart(doc, prompts, PromptSet.from_file(beside(folder, doc.task["selection"])))
     share = n / wanted if len(prompts) >= wanted else min(n / wanted, MOST_SELECTED)
     selection, test = prompts.split(share, doc.seed)
     if not own and len(test) < min(doc.pairs, 2):
@@ -37,6 +40,17 @@ def split(
             "share no cluster"
         )
     return test.sample(doc.pairs, doc.seed), selection.sample(max(n, 1), doc.seed)
+
+
+def _apart(doc: Document, test: PromptSet, selection: PromptSet) -> tuple[PromptSet, PromptSet]:
+    """Test and selection prompts of two files.  Raises ClaimError where a prompt of one stands in the other."""
+    seen = {prompts_of(p)[0] for p in selection}
+    if again := [p.id for p in test if prompts_of(p)[0] in seen]:
+        raise ClaimError(
+            f"{len(again)} of {len(test)} test prompts (first {brief(again[0])}) stand among those that heads were found on, "
+            f"{doc.task['selection']}; take them out of {doc.task['file']}"
+        )
+    return test.sample(doc.pairs, doc.seed), selection.sample(doc.selection_pairs, doc.seed)
 
 
 def _all(doc: Document, n: int, tokenizer: Any, folder: Path) -> PromptSet:

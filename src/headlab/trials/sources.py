@@ -39,7 +39,8 @@ def task(doc: Fields) -> Iterator[Fault]:
     if kind == "name" or not isinstance(doc.task[kind], str):
         yield from _named(doc.task, kind, ("task",))
         return
-    allowed = {"split": "text"} if kind == "file" else {"length": 128, "context": 0, "documents": 0, "whole": False}
+    texts = {"split": "text", "selection": "text"}
+    allowed = texts if kind == "file" else {"length": 128, "context": 0, "documents": 0, "whole": False}
     yield from _options(doc.task, kind, allowed, ("task",))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from headlab.claims import ClaimError
@@ -27,6 +28,10 @@ def starting(
     pairs: int = 200,
     selection_pairs: int = 60,
     seed: int = 0,
+    source: str = "a hunch",
+    selection: Path | None = None,
+    worlds: Mapping[str, str] | None = None,
+    alternatives: str = "",
 ) -> str:
     """The YAML of a document about ``heads``.
 
@@ -34,7 +39,9 @@ def starting(
     all three; ``paired``: whether there are corrupted prompts to measure the loss against; ``at_read``: heads are written
     at the token where the answer is read, and nowhere else; ``one_answer``: every prompt has the same right answer, which a
     mean or another prompt's output would say, too: without ``write`` what the other run has is written (zero, if there is
-    none).
+    none).  ``source``: where the hunch is from; ``selection``: a file of the prompts that it was found on; ``worlds``: what is
+    written instead (a write in YAML by name, the last of which is read); ``alternatives``: what sets that
+    nobody named have in common with it (``match: [layer], among: …``).
 
     Raises ClaimError for heads that cannot be read, or neither prompts nor a task.
     """
@@ -51,23 +58,26 @@ def starting(
     patched, asked = write == "patch" or edit == "corrupted", bool(write)
     if one_answer and not write:
         write = "patch" if paired else "zero"
-    source = f"{{file: {_quoted(prompts.name)}}}" if prompts is not None else f"{{name: {task}}}"
+    looked = f", selection: {_quoted(selection.name)}" if selection is not None else ""
+    taken = f"{{file: {_quoted(prompts.name)}{looked}}}" if prompts is not None else f"{{name: {task}}}"
     said = words or f"{named} {'give the answer back' if patched else 'are needed for the answer'}."
     # a lone head has few alternatives in its layer: it is ranked among all heads of the model
-    match = "[]" if len(named) == 1 else "[layer, sharing]"
+    alternatives = alternatives or f"match: {'[]' if len(named) == 1 else '[layer, sharing]'}"
     thinks = task == THINKING
     paired = paired and not thinks
     cell = "patch" if patched else write or "{each: [mean, zero, resample]}"
     word = "recovery" if edit == "corrupted" else "lost" if paired else "drop"
     least = 0 if word == "drop" else LOST
     where = "roles: [read], " if at_read and not patched else ""
+    acts = worlds or {"edited": f"{{heads: named, {where}write: {cell}}}"}
+    *_, read = acts
     lines = [
         "language: 1",
         f"id: claim-{str(named).replace(' ', '-').lower()}",
         f"words: {_quoted(said)}",
-        "source: a hunch",
+        f"source: {_quoted(source)}",
         f"chosen_on: {chosen_on}  # where the heads were found: published | other | these (then nothing is upheld)",
-        f"task: {source}",
+        f"task: {taken}",
         f"edit: {edit}  # the run that is edited: clean (are they needed?) or corrupted (are they enough?)",
         f"pairs: {pairs}  # at most; of a file, what there is",
         f"selection_pairs: {selection_pairs}  # kept apart: means and donors come from them, never from the test",
@@ -85,16 +95,16 @@ def starting(
             if one_answer and not asked
             else []
         ),
-        f"  edited: {{heads: named, {where}write: {cell}}}",
-        *(_only(write, asked) if write in ABLATIONS else []),
+        *(f"  {name}: {text}" for name, text in acts.items()),
+        *(_only(write, asked) if write in ABLATIONS and not worlds else []),
         "readout: text  # greedy; the answer is read as a number"
         if thinks
         else "readout: margin  # logit of the right answer minus the wrong one",
         "reference:  # what the effect is ranked among: sets of the same size that nobody named",
-        f"  {{redraw: named, match: {match}, n: 999}}",
+        f"  {{redraw: named, {alternatives}, n: 999}}",
         "predictions:",
-        f'  - {{statistic: "{word}:edited", op: ">", threshold: {least}, words: {_quoted(_effect(word, least))}}}',
-        f'  - {{statistic: "rank:{word}:edited", op: "rank<", threshold: {LEVEL}, words: more than other sets of heads}}',
+        f'  - {{statistic: "{word}:{read}", op: ">", threshold: {least}, words: {_quoted(_effect(word, least))}}}',
+        f'  - {{statistic: "rank:{word}:{read}", op: "rank<", threshold: {LEVEL}, words: more than other sets of heads}}',
     ]
     return "\n".join(lines) + "\n"
 
@@ -119,10 +129,10 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def saved(text: str, folder: Path, name: str) -> Path:
+def saved(text: str, folder: Path, name: str, suffix: str = ".yaml") -> Path:
     """Write a document into a folder under a name that is free, or that holds the same text already."""
     for number in range(1, 1000):
-        path = folder / (f"{name}.yaml" if number == 1 else f"{name}-{number}.yaml")
+        path = folder / (f"{name}{suffix}" if number == 1 else f"{name}-{number}{suffix}")
         if path.exists() and (not path.is_file() or path.read_bytes() != text.encode()):
             continue
         path.write_bytes(text.encode())
