@@ -85,7 +85,7 @@ def test_what_is_looked_up_is_what_would_be_run(tmp_path: Path) -> None:
     """The second numbering of a model, its worlds remembered from the first, and a plain case on the reindexed model: the same
     outcome and p."""
     lab = load(NULL)
-    at = numbered.ground(lab, "layer-scan", layer=0, matched_sets=20, pairs=24)
+    at = numbered.ground(lab, "layer-scan", layer=0, matched_sets=9, pairs=8, decide="fixed")
     at.tried(numbered.numbering(lab, 1))
     known = len(at.known)
     found = at.tried(numbered.numbering(lab, 2))
@@ -98,8 +98,8 @@ def test_what_is_looked_up_is_what_would_be_run(tmp_path: Path) -> None:
 
 def test_a_killed_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in its second piece, then run out of time, then run to its end: the trials of an unbroken one, each once."""
-    told = {"model": NULL, "trials": 10}
-    monkeypatch.setattr(numbered, "SIZES", {"pairs": 24, "matched_sets": 20, "layer": 0})
+    told = {"model": NULL, "trials": 6}
+    monkeypatch.setattr(numbered, "SIZES", {"pairs": 8, "matched_sets": 9, "layer": 0})
     whole = measured.calibrate(["head-similarity"], store=tmp_path / "whole", **told)
     made = measured.Piece.frame
     calls: list[str] = []
@@ -118,7 +118,7 @@ def test_a_killed_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     last = measured.calibrate(["head-similarity"], store=tmp_path / "broken", **told)
     assert last.record.status == "complete" and len(calls) == 3
     pd.testing.assert_frame_equal(last.tables["trials"], whole.tables["trials"])
-    assert whole.tables["rates"]["null"].iloc[0] == f"heads of {NULL} numbered anew, 24 pairs"
+    assert whole.tables["rates"]["null"].iloc[0] == f"heads of {NULL} numbered anew, 8 pairs"
 
 
 # -- the command --------------------------------------------------------------------------------------------
@@ -211,6 +211,6 @@ def test_beside_a_verdict_stands_how_often_its_rule_errs(tmp_path: Path, monkeyp
         "This rule is wrong in 1.95 [0.53, 4.92] % of 205 trials of false claims (heads of x numbered anew); measured for "
         "the claim as it ships"
     )
-    assert said in report.page(result.record, dict(result.tables), [])
+    assert said in report.page(result.record.updated({"figures": []}), {}, [])
     done = CliRunner().invoke(app, ["show", result.record.id, "--store", str(tmp_path)])
     assert said in done.stdout and Store(tmp_path).record(result.record.id).outcome == result.record.outcome
