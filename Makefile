@@ -21,12 +21,13 @@ PIP_INSTALL := -m pip install -qq -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test accept bench ranges families calibration hub-check wheel-check lint format clean check-python
+.PHONY: help demo test accept docs bench ranges families calibration hub-check wheel-check lint format clean check-python
 
 help:
 	@echo 'make demo         one claim on fourteen small models, with a report    (ARGS="..." is passed on)'
 	@echo 'make test         style, types and the test-suite                      (ARGS="..." goes to pytest)'
 	@echo 'make accept       the same with the slow acceptance checks, and the wheel in a clean environment'
+	@echo 'make docs         the site, offline, in docs/_build/site; broken links and notebooks that fail end it'
 	@echo 'make bench        headlab beside its peers, and docs/benchmarks.md from it (ARGS="--list" tells more)'
 	@echo 'make ranges       part of the suite with the lowest and newest of the ranges, and docs/ranges.md from it'
 	@echo 'make families     every model family against an oracle, and docs/families.md from it   (ARGS="llama" does one)'
@@ -62,6 +63,11 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-torch pyproject.toml constraints.txt
 	@$(BIN)/python $(PIP_INSTALL) -e '.[test]'
 	@touch $(VENV)/.stamp-run $@
 
+$(VENV)/.stamp-docs: $(VENV)/.stamp-torch pyproject.toml constraints.txt
+	@echo "installing headlab with its docs extra (once; a minute) ..."
+	@$(BIN)/python $(PIP_INSTALL) -e '.[docs]'
+	@touch $(VENV)/.stamp-run $@
+
 # -- what a user calls --------------------------------------------------------------------------------------
 
 demo: $(VENV)/.stamp-run
@@ -74,6 +80,10 @@ test: lint
 accept: lint
 	HEADLAB_TYPECHECK=all $(BIN)/python -m pytest -m 'accept or not accept'
 	$(MAKE) wheel-check
+
+docs: $(VENV)/.stamp-docs
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/site $(ARGS)
+	@echo "open docs/_build/site/index.html"
 
 hub-check: $(VENV)/.stamp-run
 	$(BIN)/headlab trial parity --model EleutherAI/pythia-160m $(ARGS)
@@ -121,5 +131,5 @@ format: $(VENV)/.stamp-test
 
 # Leaves .venv, which is dear to rebuild: `rm -rf .venv` starts over.
 clean:
-	rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/_build docs/gallery.md src/*.egg-info .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

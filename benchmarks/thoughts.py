@@ -106,7 +106,7 @@ def measure(name: str, problems: int, rounds: int) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> list[str]:
     first = found["times"]["published loop"]
     lines = [
-        f"### {found['model']}: {found['problems']} problems × {found['worlds']} worlds", "",
+        f"## {found['model']}: {found['problems']} problems × {found['worlds']} worlds", "",
         "| method | ms CPU a row | × published loop | answers |", "|---|---|---|---|",
     ]  # fmt: skip
     for method, times in found["times"].items():

@@ -195,3 +195,43 @@ def test_the_docket_explains_every_control_of_the_decimals() -> None:
         c for s, c in builtin_claims().items() if s in EXPERIMENTS and s not in weights and c.task.name == "decimals"
     ]
     assert len(claims) >= 21 and not {name for c in claims for name in c.controls} - known
+
+
+def run_cells(notebook: Path) -> int:
+    """Every code cell, in order, in this process; how many there were."""
+    import nbformat
+
+    cells = [c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code"]
+    names: dict[str, object] = {"__name__": "__main__"}
+    for source in cells:
+        exec(compile(source, notebook.name, "exec"), names)
+    return len(cells)
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("students", 6),
+        pytest.param("researchers", 6, marks=pytest.mark.accept),
+        pytest.param("referees", 6, marks=pytest.mark.accept),
+    ],
+)
+def test_each_notebook_runs(name: str, cells: int, tmp_path: Path, monkeypatch, capsys) -> None:
+    """``make docs`` runs them too, in a kernel of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADLAB_STORE", str(tmp_path / "runs"))
+    assert run_cells(ROOT / "docs" / "notebooks" / f"{name}.ipynb") >= cells
+    said = capsys.readouterr().out
+    promised = {"students": "Refuted: ", "researchers": "Upheld: ", "referees": "equal: True True"}
+    assert promised[name] in said, said
+
+
+def test_every_page_stands_in_the_contents_of_the_site() -> None:
+    """What ``make docs`` would call a page without a place, without building it."""
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    listed = {
+        line.strip() for block in re.findall(r"```{toctree}\n(.*?)```", index, re.S) for line in block.splitlines()
+    }
+    pages = {p.relative_to(ROOT / "docs").with_suffix("").as_posix() for p in (ROOT / "docs").rglob("*.md")}
+    pages -= {p for p in pages if p.startswith(("docket/", "_build/"))} | {"index"}
+    assert "docket/*" in listed and pages <= listed, f"not in docs/index.md: {sorted(pages - listed)}"

@@ -69,7 +69,7 @@ def _section(doc: Document, case: Mapping[str, Any] | None) -> str:
         null = f"{ref.redraw} drawn anew up to {ref.n} times, with {alike}"
     read = "; ".join(f"{n}: {words.READOUT_WORDS.get(str(s['kind']), s['kind'])}" for n, s in doc.readouts.items())
     lines = [
-        f"\n### {doc.id}\n\n{_wrapped(f'**{doc.words}**')}\n",
+        f"\n## {doc.id}\n\n{_wrapped(f'**{doc.words}**')}\n",
         _wrapped(f"Published: {doc.published}. Source: {doc.source}."),
         _wrapped(f"Needs: {doc.needs}."),
         _wrapped(f"Read: {read}. Null: {null}."),

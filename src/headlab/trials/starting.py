@@ -60,7 +60,9 @@ def starting(
         write = "patch" if paired else "zero"
     looked = f", selection: {_quoted(selection.name)}" if selection is not None else ""
     taken = f"{{file: {_quoted(prompts.name)}{looked}}}" if prompts is not None else f"{{name: {task}}}"
-    said = words or f"{named} {'give the answer back' if patched else 'are needed for the answer'}."
+    one = len(named) == 1
+    does = ("gives" if one else "give") + " the answer back"
+    said = words or f"{named} {does if patched else ('is' if one else 'are') + ' needed for the answer'}."
     # a lone head has few alternatives in its layer: it is ranked among all heads of the model
     alternatives = alternatives or f"match: {'[]' if len(named) == 1 else '[layer, sharing]'}"
     thinks = task == THINKING
