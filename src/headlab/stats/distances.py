@@ -174,10 +174,15 @@ def side_contrasts(mean: Floats, sides: Floats) -> Floats:
     Source: Clarke, Aust. J. Ecol. 18:117 (1993); the contrast of means is ours.
     When it misleads: items that share a KV head are alike for that reason: take sides within groups.
     """
-    left, right = np.triu_indices(len(mean), 1)
+    return side_weights(sides) @ mean[np.triu_indices(len(mean), 1)]
+
+
+def side_weights(sides: Floats) -> Floats:
+    """What `side_contrasts` weighs each entry above the diagonal by, [half, entry]: sides [half, item]."""
+    left, right = np.triu_indices(sides.shape[1], 1)
     same = (sides[:, left] == sides[:, right]).astype(float)
-    entries = mean[left, right]
-    return same @ entries / same.sum(1) - (1 - same) @ entries / (1 - same).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return same / same.sum(1, keepdims=True) - (1 - same) / (1 - same).sum(1, keepdims=True)
 
 
 def _table(x: Values, name: str) -> Floats:

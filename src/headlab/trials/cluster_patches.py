@@ -17,9 +17,11 @@ from headlab.effects import mean_recovery, pivot, recovery
 from headlab.heads import Heads
 from headlab.measures.head_traits import Partition
 from headlab.prompts import EncodedPair
-from headlab.stats import Estimate, Rank, holm, rank
+from headlab.stats import Estimate, Rank, holm
+from headlab.stats.of_means import rank_over_draws
 from headlab.trials.flow import Seen
 from headlab.trials.halves import patched_set
+from headlab.trials.ranks import drawn_by_pair
 
 MOST = 8
 """Clusters patched at most, the largest first."""
@@ -62,9 +64,9 @@ def patched(seen: Seen, parted: Partition, pairs: Sequence[EncodedPair], wanted:
     sets = dict.fromkeys(s for c, h in named.items() for s in (h, *matched[c].sets))
     swept = seen.case.sweep(pairs, [patched_set(s) for s in sets], f"clusters of layer {scope.layer}")
     one = swept.drop_duplicates("pair").sort_values("pair")
-    edited = pivot(swept, [patched_set(s).name for s in sets])
+    edited, clusters = pivot(swept, [patched_set(s).name for s in sets]), one["cluster"].to_numpy()
     means = mean_recovery(edited, one["clean"].to_numpy(), one["corrupted"].to_numpy()).tolist()
-    gained = dict(zip(sets, means, strict=True))
+    gained, by_pair = dict(zip(sets, means, strict=True)), dict(zip(sets, edited, strict=True))
     alpha = claim.alpha / max(1, sum(m.total > 1 for m in matched.values()))
     found = []
     for c, heads in named.items():
@@ -74,8 +76,9 @@ def patched(seen: Seen, parted: Partition, pairs: Sequence[EncodedPair], wanted:
             None,
         )
         if matched[c].total > 1:
-            every = {"enumerated": matched[c].enumerated, "alpha": alpha, "unit": "matched sets", "tolerance": 1e-6}
-            test = rank(gained[heads], null, **every)
+            every: Any = {"enumerated": matched[c].enumerated, "alpha": alpha, "tolerance": 1e-6}
+            ranked = np.stack([by_pair[s] for s in (heads, *matched[c].sets)])  # what all sets share changes no place
+            test = rank_over_draws(drawn_by_pair(ranked, clusters, claim), **every)
         found.append(Patched(c, heads, own, null, test))
     adjusted = holm([np.nan if f.test is None else f.test.p for f in found]).tolist()
     return [replace(f, p_holm=None if f.test is None else p) for f, p in zip(found, adjusted, strict=True)]

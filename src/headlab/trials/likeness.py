@@ -16,8 +16,9 @@ from headlab.measures.edited import copying, edited, of_one_length, two_patterns
 from headlab.measures.similarities import least_alike
 from headlab.prompts import Encoded
 from headlab.stats import Rank, rank
-from headlab.stats.distances import LabelContrast, label_contrast, side_contrasts
+from headlab.stats.distances import LabelContrast, label_contrast, side_contrasts, side_weights
 from headlab.stats.figures import rounded
+from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
 from headlab.trials.attention_scores import Array, even_side, matched_sides
 from headlab.trials.flow import Scope
 from headlab.trials.pairs import clusters_of
@@ -47,18 +48,23 @@ def kv_groups(grid: Grid) -> list[int] | None:
     return None if grid.group_size == 1 else [grid.kv_group_of(h) for h in range(grid.n_heads)]
 
 
+def defined(scope: Scope, tables: Array, apart: bool) -> tuple[Array, list[str]]:
+    """The prompts' tables in which every correlation is defined, and their clusters (``apart``: each its own)."""
+    named = [c for c in clusters_of(scope.pairs) for _ in (0, 1)]
+    whole: Any = ~np.isnan(tables).any(axis=(1, 2))
+    return tables[whole], [str(n) if apart else named[n] for n in np.flatnonzero(whole)]
+
+
 def contrasted(scope: Scope, tables: Array, *, by_kv: bool = False, apart: bool = False) -> LabelContrast:
     """Heads of one parity (``by_kv``: of one KV group) against others, in prompts whose every correlation is defined.
 
     ``apart``: each prompt is a cluster of its own.
     """
-    named = [c for c in clusters_of(scope.pairs) for _ in (0, 1)]
-    whole: Any = ~np.isnan(tables).any(axis=(1, 2))
-    clusters = [str(n) if apart else named[n] for n in np.flatnonzero(whole)]
+    whole, clusters = defined(scope, tables, apart)
     groups, claim = kv_groups(scope.grid), scope.claim
     parity = ["odd" if h % 2 else "even" for h in range(scope.grid.n_heads)]
     return label_contrast(
-        tables[whole],
+        whole,
         groups if by_kv and groups is not None else parity,
         None if by_kv else groups,
         clusters,
@@ -72,14 +78,20 @@ def contrasted(scope: Scope, tables: Array, *, by_kv: bool = False, apart: bool 
 def tested(scope: Scope, tables: Array, at: int, *, apart: bool = False) -> Tested:
     grid, claim = scope.grid, scope.claim
     found = contrasted(scope, tables, apart=apart)
-    rows = tables[~np.isnan(tables).any(axis=(1, 2))]
+    rows, clusters = defined(scope, tables, apart)
     mean = rows.mean(0) if len(rows) else np.zeros((grid.n_heads, grid.n_heads))
     matched, sides = matched_sides(grid, at, claim.matched_sets, claim.seed)
     halves = side_contrasts(mean, sides)
     mirrored = bool((sides == 1 - even_side(grid)).all(1).any())  # a half and its complement are one division
-    own, ties = float(side_contrasts(mean, even_side(grid)[None])[0]), 2 if mirrored else 1
-    counted = {"enumerated": matched.enumerated, "alpha": claim.alpha, "unit": "matched halves"}
-    return found, rank(own, halves, **counted, least_ties=ties), halves
+    counted: Any = {"enumerated": matched.enumerated, "alpha": claim.alpha, "unit": "matched halves"}
+    counted["least_ties"] = 2 if mirrored else 1
+    weights = side_weights(np.concatenate([even_side(grid)[None], sides]))
+    if not len(rows):
+        own = float(side_contrasts(mean, even_side(grid)[None])[0])
+        return found, rank(own, halves, **counted), halves
+    entries = rows[:, *np.triu_indices(grid.n_heads, 1)]
+    drawn = bootstrap_of_means(entries, lambda means: means @ weights.T, clusters, unit="prompts", seed=scope.seed)
+    return found, rank_over_draws(drawn, **counted), halves
 
 
 def checks(scope: Scope) -> list[Control]:
