@@ -18,6 +18,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
+# A report takes a second; tests of reports ask for it.
+os.environ.setdefault("HEADLAB_PAGES", "0")
+
 # Signatures are checked under pytest only: of the modules that declare shapes (types are checked by pyright), of every
 # module with HEADLAB_TYPECHECK=all, which `make accept` does and which takes two thirds longer, of none with 0.
 # Names imported under TYPE_CHECKING pass as Any: import at run time what shall be checked.

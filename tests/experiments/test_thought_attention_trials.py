@@ -18,13 +18,13 @@ from headlab.experiments.trial import EXPERIMENTS, adjusted, find_claim, trial
 from headlab.organisms.thought_making import build_lm, wrap
 from headlab.organisms.thought_recipes import THOUGHT_RECIPES
 from headlab.report.figures import describe, spec
+from headlab.store import Result
 from headlab.tasks.word_problems import ProblemSet, build_word_tokenizer, word_problems
 from headlab.thoughts import compared, metrics
 from headlab.thoughts.attention import ThoughtAttention, attention
 from headlab.thoughts.hubs import even_rows, find_hubs
 from headlab.thoughts.loading import Thinker
 from headlab.trials import row_checks
-from headlab.trials.results import Result
 
 ROOMS = (thought_attention, hubs, head_metrics, compare_models)
 for _room in ROOMS:

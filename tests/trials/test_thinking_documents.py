@@ -17,6 +17,7 @@ import headlab
 from headlab.claims import Claim, ClaimError
 from headlab.engine.checkpoint import ModelError
 from headlab.experiments.trial import adjusted, find_claim
+from headlab.report import page
 from headlab.trials.document import Document
 from headlab.trials.registry import library
 
@@ -163,7 +164,7 @@ def test_every_kind_of_write_runs_and_repeats(tmp_path: Path) -> None:
     worlds = found.tables["effects"].groupby("world")["edited"].mean()
     own = found.tables["effects"].groupby("world")["clean"].mean()
     assert worlds["own"] == own["own"] and worlds["both"] < own["both"]
-    assert "<iframe" in found._repr_html_(), "its page can be made"
+    assert "<html" in page(found.record, dict(found.tables), []), "its page can be made"
     again = repeat(found.record, store=tmp_path / "b")
     assert np.array_equal(again.effects["edited"], found.effects["edited"])
 

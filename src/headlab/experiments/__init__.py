@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from headlab.experiments.docket import catalogue, run, slugs
 from headlab.experiments.known import builtin_claims, find_claim
 from headlab.experiments.trial import load, plan, repeat
-from headlab.trials.results import Result
+from headlab.store import Result
 
 if TYPE_CHECKING:
     from headlab.experiments.demo import demo

@@ -20,10 +20,10 @@ from headlab.experiments.known import adjusted, builtin_claims
 from headlab.experiments.trial import trial
 from headlab.reading.callables import callable_as
 from headlab.stats import Estimate, clopper_pearson
-from headlab.store import Record, Run, Store
+from headlab.store import Record, Result, Run, Store
 from headlab.trials.alternatives import saved
 from headlab.trials.record import versions
-from headlab.trials.results import Result, handed_on
+from headlab.trials.results import handed_on
 
 MODELS = ("decimals-planted-even", "decimals-planted-random", "decimals-natural", "decimals-natural-neox")
 
@@ -77,7 +77,7 @@ def demo(
                 *filter(None, [saved([c.settings for c in children])]),
             ],
         )
-    return Result(record, {"summary": summary}, tuple(children))
+    return handed_on(home, record, {"summary": summary}, children)
 
 
 class _Gauge:

@@ -8,9 +8,9 @@ from headlab.experiments import scorecard, thought_scorecard
 from headlab.experiments.fitting import THINKING, unread
 from headlab.experiments.known import builtin_claims
 from headlab.experiments.trial import _BESIDE, EXPERIMENTS, experiment, trial
+from headlab.store import Result
 from headlab.thoughts.loading import Thinker
 from headlab.trials.loading import ModelLike
-from headlab.trials.results import Result
 
 
 def catalogue() -> list[dict[str, str]]:

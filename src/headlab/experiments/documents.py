@@ -13,7 +13,7 @@ from headlab.effects import Progress, quiet
 from headlab.engine import scale
 from headlab.engine.model import Lab
 from headlab.prompts import PromptSet
-from headlab.store import Record, Run, Store, content_hash
+from headlab.store import Record, Result, Run, Store, content_hash
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
 from headlab.trials import amending, ledger, prompts, thinking
@@ -24,7 +24,6 @@ from headlab.trials.loading import load, load_thinker
 from headlab.trials.material import material
 from headlab.trials.record import BY_RECORD, again, decided
 from headlab.trials.recorded import How, Prepared, recorded
-from headlab.trials.results import Result
 from headlab.trials.run import Trial
 from headlab.trials.stand_ins import MOST
 from headlab.trials.subject import Language, check_answers, oriented

@@ -22,11 +22,11 @@ from headlab.experiments.null_rates import COLUMNS, LABELS, NOMINAL, UNIT, allow
 from headlab.experiments.training.models_table import CANNOT, counted_as, listed
 from headlab.stats import Estimate, bootstrap_mean
 from headlab.stats.figures import percent
-from headlab.store import NamedEstimate, Reading, Record, Store
+from headlab.store import NamedEstimate, Reading, Record, Result, Store
 from headlab.trials.charts import estimates as estimates_figure
 from headlab.trials.pairs import named
 from headlab.trials.record import versions
-from headlab.trials.results import Result, handed_on
+from headlab.trials.results import handed_on
 
 NATURAL = ("decimals-natural", "decimals-natural-neox", "decimals-natural-gemma")
 PLANTED = "decimals-planted-even"
@@ -97,7 +97,8 @@ def over_models(
             notes=[words(pooled), *(f"{m}: {why}" for m, (_, why) in made.items() if why)],
             children=[r.id for r, _ in made.values() if r is not None],
         )
-    return Result(record, {"models": table, "trials": pooled}, tuple(r for r, _ in made.values() if r is not None))
+    tried = [r for r, _ in made.values() if r is not None]
+    return handed_on(home, record, {"models": table, "trials": pooled}, tried)
 
 
 def _plain(loading: dict[str, Any]) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from headlab.experiments.trial import EXPERIMENTS, load, plan, trial
 from headlab.interventions import InterventionError
 from headlab.prompts import PromptError
 from headlab.stats import holm
-from headlab.store import Record, Store
+from headlab.store import Record, Result, Store
 from headlab.trials.record import versions
-from headlab.trials.results import Result, handed_on
+from headlab.trials.results import handed_on
 from headlab.trials.thought_case import TASK as THINKING
 
 QUESTION = "Which claims of the docket stand on this model?"
@@ -158,7 +158,7 @@ def tried(
             sections=[*more.sections, *_SECTIONS],
             notes=[*more.notes, *_notes(rows, model.name)],
         )
-    return Result(record, tables, tuple(children.values()))
+    return handed_on(home, record, tables, list(children.values()))
 
 
 def _tell(progress: Progress, n: int, total: int, _what: str, done: int, of: int) -> None:

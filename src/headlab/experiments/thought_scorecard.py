@@ -22,8 +22,7 @@ from headlab.experiments.scorecard import Added
 from headlab.experiments.thought_claims import ASKED, CAUSAL, REDUNDANT, Asked, Phase
 from headlab.experiments.trial import load_thinker
 from headlab.stats import Estimate
-from headlab.store import Reading, Record, Store
-from headlab.trials.results import Result
+from headlab.store import Reading, Record, Result, Store
 
 SLUG = "thought-scorecard"
 QUESTION = "Which claims about thoughts stand on this model, by their own thresholds?"

@@ -50,7 +50,7 @@ from headlab.interventions import Intervention, World
 from headlab.prompts import PromptSet, remarks
 from headlab.reading import brief, some
 from headlab.reading.callables import callable_as
-from headlab.store import Record, Run, Store
+from headlab.store import Record, Result, Run, Store
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
 from headlab.trials.attainable import of_claim, said_before
@@ -61,7 +61,6 @@ from headlab.trials.findings import Findings
 from headlab.trials.loading import Loading, ModelLike, load, load_thinker
 from headlab.trials.record import BY_RECORD, again, decided
 from headlab.trials.recorded import How, Prepared, recorded
-from headlab.trials.results import Result
 from headlab.trials.thought_case import TASK as THINKING
 from headlab.trials.thought_case import ThoughtBench, draw_problems, read_problems
 

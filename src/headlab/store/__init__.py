@@ -3,6 +3,7 @@
     records   Record, Reading: the JSON part, schema-numbered, with its digest
     files     atomic writes, checksums, Parquet, locks
     folders   what lies in a store's folder, and what is left when a run is settled
+    results   Result: what a run hands back
     runs      Run: a run in the making; shards, resume
     opening   beginning a run, or taking one up
     index     what was read already
@@ -47,6 +48,7 @@ from headlab.store.records import (
     TableInfo,
     content_hash,
 )
+from headlab.store.results import Result
 from headlab.store.runs import Run
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ __all__ = [
     "NamedEstimate",
     "Reading",
     "Record",
+    "Result",
     "Run",
     "Store",
     "StoreError",
@@ -142,6 +145,20 @@ class Store:
     def record(self, id: str) -> Record:
         """The record of a run, by its id or an unambiguous beginning of it."""
         return folders.read_record(self.root, self.find(id))
+
+    def load(self, id: str) -> Result:
+        """The result of a stored run, by its id or an unambiguous beginning of it: record, tables, children, report.
+
+        Raises StoreLookupError for an unknown id, StoreError for a table that is not as it was written.
+        """
+        record = self.record(id)
+        inner = tuple(self.record(child) for child in record.children)
+        return Result(record, self.tables(record.id), inner, self.page(record.id))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is being made here, or runs are held open for whoever will settle them."""
+        return self._hold or any(run.is_open for run in self._runs)
 
     def records(self) -> tuple[list[Record], dict[str, str]]:
         """Every readable record, oldest first, and the reason for each that is not.

@@ -15,13 +15,13 @@ from headlab.engine.identity import identity
 from headlab.engine.model import Lab
 from headlab.engine.scale import Choice
 from headlab.prompts import PromptSet
-from headlab.store import Record, Run, Store, content_hash
+from headlab.store import Record, Result, Run, Store, content_hash
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
 from headlab.trials.findings import Findings
 from headlab.trials.ledger import looked_words
 from headlab.trials.record import model_facts, plain_loading, versions
-from headlab.trials.results import Result, handed_on
+from headlab.trials.results import handed_on
 
 Items = PromptSet | ProblemSet
 
@@ -148,7 +148,7 @@ def recorded(
         if how.looked:
             found.notes = [looked_words(how.looked), *found.notes]
         record = finished(run, found, draft["settings"])
-    return Result(record, found.tables)
+    return handed_on(home, record, found.tables)
 
 
 def finished(run: Run, found: Findings, settings: Mapping[str, Any]) -> Record:

@@ -23,12 +23,12 @@ from headlab.effects import Progress, quiet
 from headlab.experiments.calibration.pieces import COLUMNS, NUMBERED, TRIALS, Piece, pieces
 from headlab.experiments.calibration.rates import hash_of, rates
 from headlab.experiments.known import builtin_claims, find_claim
-from headlab.store import Store
+from headlab.store import Result, Store
 from headlab.trials import registry
 from headlab.trials.document import Document
 from headlab.trials.loading import load
 from headlab.trials.record import versions
-from headlab.trials.results import Result, handed_on
+from headlab.trials.results import handed_on
 
 
 def chosen(names: Sequence[str], model: str | None) -> list[Claim | Document]:
@@ -95,7 +95,7 @@ def calibrate(
             run.fail(f"{len(done)} of {len(work)} pieces are done; the same command goes on", status="interrupted")
             return Result(run.record, tables)
         record = run.finish(notes=[f"{len(tables['trials']):,} trials of {len(claims)} claims."])
-    return Result(record, tables)
+    return handed_on(home, record, tables)
 
 
 def _together(done: Sequence[tuple[Piece, pd.DataFrame]]) -> pd.DataFrame:

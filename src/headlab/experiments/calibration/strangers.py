@@ -13,10 +13,9 @@ from headlab.claims import ClaimError
 from headlab.effects import Progress, quiet
 from headlab.engine import scale
 from headlab.experiments import documents
-from headlab.store import Store
+from headlab.store import Result, Store
 from headlab.trials.document import Document
 from headlab.trials.recorded import How
-from headlab.trials.results import Result
 
 
 def calibrate_document(

@@ -33,11 +33,11 @@ from headlab.stats import (
 )
 from headlab.stats.members import MemberTest, additive, member_tests, separable_by_chance
 from headlab.stats.spacing import Association, Spacing, rank_correlation, spacing
-from headlab.store import NamedEstimate, Reading, Record, Store
+from headlab.store import NamedEstimate, Reading, Record, Result, Store
 from headlab.tasks.outcomes import SHIPPED, SHIPPED_RANDOM, Family, Outcomes, family, read
 from headlab.trials.pairs import named
 from headlab.trials.record import versions
-from headlab.trials.results import Result, handed_on
+from headlab.trials.results import handed_on
 
 SHUFFLES, LABEL_SHUFFLES = 9999, 200
 CLAIM_FIELDS = {
@@ -106,7 +106,7 @@ def reanalyse(
                 "this is a reading of them, not a confirmation on new ones."
             ],
         )
-    return Result(record, found.tables)
+    return handed_on(home, record, found.tables)
 
 
 def repeat(record: Record, store: Store | Path | str | None = None) -> Result:

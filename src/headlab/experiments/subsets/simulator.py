@@ -26,10 +26,10 @@ from headlab.effects import Figure
 from headlab.organisms.additive_margin import DOSES, AdditiveMargin, chain_margins, dose_margins, sets_matrix
 from headlab.stats import Estimate, clopper_pearson, clustered_rate
 from headlab.stats.intervals import bootstrap_means
-from headlab.store import NamedEstimate, Store
+from headlab.store import NamedEstimate, Result, Store
 from headlab.trials.pairs import named
 from headlab.trials.record import versions
-from headlab.trials.results import Result, handed_on
+from headlab.trials.results import handed_on
 
 EIGHTS = (tuple(range(0, 16, 2)), tuple(range(16, 32, 2)), tuple(range(0, 32, 4)))
 """The even 8-sets of the published package: the three on which "any 8 of 12,870" rests."""
@@ -107,7 +107,7 @@ def simulated(*, seed: int = 0, store: Store | Path | str | None = None) -> Resu
             notes=lines,
             settings={**draft["settings"], **found.settings},
         )
-    return Result(record, found.tables)
+    return handed_on(home, record, found.tables)
 
 
 def published_readout(weights: Any, offset: Any) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from headlab.experiments.training.models_table import CANNOT, PRESETS, counted_a
 from headlab.experiments.trial import trial
 from headlab.stats import Estimate, clopper_pearson
 from headlab.stats.heterogeneity import chance_of_pattern, heterogeneity
-from headlab.store import NamedEstimate, Reading, Record, Store
+from headlab.store import NamedEstimate, Reading, Record, Result, Store
 from headlab.trials.charts import estimates as estimates_figure
 from headlab.trials.pairs import named
 from headlab.trials.record import versions
-from headlab.trials.results import Result, handed_on
+from headlab.trials.results import handed_on
 
 EXTRA = ("head-count",)
 
@@ -85,7 +85,7 @@ def cross_model(
             notes=_notes(table),
             children=[r.id for e in every for r in children[e].values()],
         )
-    return Result(record, {"models": table}, tuple(r for e in every for r in children[e].values()))
+    return handed_on(home, record, {"models": table}, [r for e in every for r in children[e].values()])
 
 
 def _call(entries: Sequence[str], head_count: bool, told: Mapping[str, Any]) -> dict[str, str]:

@@ -9,8 +9,7 @@ from typing import Any
 
 from headlab.effects import Progress, quiet
 from headlab.organisms.checkpoint_series import Series, listed
-from headlab.store import Store
-from headlab.trials.results import Result
+from headlab.store import Result, Store
 
 SLUG = "training-dynamics"
 
