@@ -108,6 +108,7 @@ def trial(
     home = how.store if isinstance(how.store, Store) else Store(how.store)
     facts: dict[str, Any] = {
         "design_hash": design,
+        "decide": doc.decide,
         "amended": amended,
         "ledger": ledger.looks(home, tried.lab.fingerprint, test, design),
         "test_clusters": ledger.marks(test),

@@ -249,7 +249,8 @@ def _tried(claim: Any, model: Any, how: How, changes: Mapping[str, Any], amend: 
         return out
 
     # before there was a choice, the number was fixed: such a run is not handed on, nor gone on with, for another
-    return recorded(tried, how, call, find, inputs={} if chosen.decide == "fixed" else {"decide": chosen.decide})
+    told = {"decide": chosen.decide}
+    return recorded(tried, how, call, find, facts=told, inputs={} if chosen.decide == "fixed" else told)
 
 
 def plan(

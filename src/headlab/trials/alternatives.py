@@ -61,7 +61,7 @@ def remark(walk: Walk) -> str:
     stops = "; ".join(f"{name} settled at {n:,}" for name, n in walk.settled.items())
     return (
         f"{walk.drawn:,} of {walk.plan.planned:,} planned alternatives were run (decide: sequential; looks declared at {at}): "
-        f"{stops}."
+        f"{stops}. Prompts are a fixed number."
     )
 
 

@@ -51,7 +51,7 @@ def _rank(stats: Statistics, own: Any, a: Any, found: Estimate | Rank, values: A
     bare: Expression = replace(a.read, rank=False)
     band = stats.estimate(bare, own)
     assert matched is not None and isinstance(found, Rank)
-    how = "all" if matched.enumerated else "a random sample of"
+    how = "all" if found.enumerated else "a random sample of"
     stable = (
         ""
         if found.under is None

@@ -493,7 +493,7 @@ class Declared(Entry):
         out.sections += headed(self.sections)
         out.tables |= {k: stacked(some) for k, some in parts.items()}
         out.eligibility = ground.facts(suited)
-        out.settings |= {"decide": case.claim.decide, **({"walks": walks} if walks else {})}
+        out.settings |= {"walks": walks} if walks else {}
         return out
 
 

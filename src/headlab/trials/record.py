@@ -79,9 +79,9 @@ def source_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def decided(record: Record) -> str | None:
-    """How a record's ranks were decided, where it is from before a claim could say it; else None: its claim says it."""
-    return None if "decide" in record.settings else "fixed"
+def decided(record: Record) -> str:
+    """How a record's ranks were decided: by a fixed number of sets where it is from before a claim could say it."""
+    return str(record.settings.get("decide", "fixed"))
 
 
 BY_RECORD = {"command": "headlab repeat {id}", "python": "headlab.repeat(headlab.Store().record('{id}'))"}

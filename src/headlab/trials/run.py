@@ -505,7 +505,6 @@ class Trial:
             "sets": {n: str(s) if isinstance(s, Heads) else f"{len(s)} sets" for n, s in self.sets.items()},
             "layers": layers,
             **({"layer": layers[0]} if len(layers) == 1 else {}),
-            "decide": self.doc.decide,
             **({"walks": {"alternatives": self.walked.plain()}} if self.walked else {}),
             **(
                 {"alternatives": len(matched.sets), "enumerated": matched.enumerated, "least_p": least_p(matched)}
