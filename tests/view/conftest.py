@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,14 +15,20 @@ from headlab.view.app import make_app
 from headlab.view.guard import Keys
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Store:
+@pytest.fixture(scope="session")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three runs: two of one claim on two models, one of another."""
-    store = Store(tmp_path / "store")
+    store = Store(tmp_path_factory.mktemp("three"))
     kept(store, 97)
     kept(store, 3, model="decimals-null-0")
     kept(store, 50, slug="head-count")
-    return store
+    return store.root
+
+
+@pytest.fixture
+def home(three: Path, tmp_path: Path) -> Store:
+    """A copy of these runs."""
+    return Store(shutil.copytree(three, tmp_path / "store"))
 
 
 @pytest.fixture

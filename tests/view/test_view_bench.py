@@ -9,7 +9,9 @@ job that fails before another, a server that stops while a trial runs.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -24,10 +26,12 @@ from headlab.heads import Head, Heads
 from headlab.interventions import Intervention, World
 from headlab.looking import show_attention
 from headlab.store import Store
+from headlab.trials.ledger import looked_words
 from headlab.view import drafts
 from headlab.view.asked import Asked
 from headlab.view.bench import Bench, edit, grid, opened, pattern
 from headlab.view.guard import Keys
+from headlab.view.looks import Looks
 from headlab.view.worker import Worker
 
 MODEL = "decimals-natural"
@@ -43,9 +47,16 @@ def quick(document: str) -> str:
     return document.replace("n: 999", "n: 19")
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return opened(Asked(MODEL, "decimals", pairs=16, looked_at=8), tmp_path_factory.mktemp("bench"), {})
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return opened(Asked(MODEL, "decimals", pairs=16, looked_at=8), tmp_path, {})
+def bench(once: Bench) -> Bench:
+    """As it is when it is opened."""
+    fresh: dict[str, Any] = {"looks": Looks(), "grids": {}, "chosen": [], "lends": {}, "patterns": OrderedDict()}
+    return replace(once, **fresh)
 
 
 @pytest.fixture
@@ -89,13 +100,22 @@ def test_test_prompts_are_sealed_until_a_claim_is_registered(bench: Bench, read:
     assert (
         record.notes[0].startswith("Looked before: 48 heads looked at on 8 pairs") and "were sealed" in record.notes[0]
     )
-    page = Store(store).page(found["id"])
-    assert page is not None and "48 heads looked at on 8 pairs" in page.read_text()
-    assert not (store / found["id"] / "shards").exists(), "the run is settled"
-
-    again = drafts.register(bench, quick(draft["yaml"]).replace("threshold: 0.2", "threshold: 0.1"), store)
-    note = Store(store).record(again["id"]).notes[0]
+    assert (store / found["id"] / "shards").exists(), "not settled until the report is written"
+    assert bench.looks.tried == [found["id"]]
+    note = looked_words(bench.looks.plain())
     assert "1 claim(s) had been tried on these test prompts before" in note and "sealed" not in note
+
+
+@pytest.mark.accept  # draws a report
+def test_the_report_says_what_was_looked_at_and_ends_the_run(bench: Bench, tmp_path: Path) -> None:
+    edit(bench, [Head(1, 3)], "zero")
+    found = drafts.register(bench, quick(drafts.text(bench)), tmp_path)
+    drafts.keep_report(found["id"], tmp_path)
+    page = Store(tmp_path).page(found["id"])
+    assert page is not None and "1 heads looked at on 8 pairs" in page.read_text()
+    assert not (tmp_path / found["id"] / "shards").exists()
+    again = drafts.register(bench, quick(drafts.text(bench)), tmp_path)
+    assert again["id"] != found["id"] and "1 claim(s) had been tried" in Store(tmp_path).record(again["id"]).notes[0]
 
 
 def test_an_edit_is_what_a_sweep_says_and_a_pattern_what_the_model_attends_to(bench: Bench) -> None:
@@ -122,7 +142,8 @@ def test_own_prompts_are_parted_and_named_in_the_claim(tmp_path: Path) -> None:
     made = drafts.draft(bench)
     assert bench.file is not None and f'task: {{file: "{bench.file.name}"}}' in made["yaml"]
     assert made["says"]["claim"] == ["one head matters"]
-    found = drafts.register(bench, quick(made["yaml"]), tmp_path / "store")
+    made = quick(made["yaml"]).replace("n: 19", "n: 1")
+    found = drafts.register(bench, made, tmp_path / "store")
     assert Store(tmp_path / "store").record(found["id"]).prompts["test"]["n"] == len(bench.test)
 
 

@@ -8,6 +8,9 @@ a page left open after its server ended.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import os
 import shutil
 import threading
@@ -18,6 +21,7 @@ from typing import Any
 import pytest
 from made_runs import kept
 
+from headlab.cli import main
 from headlab.store import Store
 from headlab.view.app import serve
 
@@ -128,17 +132,18 @@ def test_runs_are_filtered_sorted_and_compared(page: Any) -> None:
 
 
 def test_words_of_a_stranger_stay_words(page: Any, home: Store) -> None:
-    """In the table, side by side, and in the report, where scripts may run: no dialog, no picture, the words as they are."""
-    expect = sync.expect
-    expect(page.locator("#runs")).to_contain_text(HOSTILE)
+    """In the table; and a stranger's whole page in the place of a report runs where it reaches nothing."""
+    sync.expect(page.locator("#runs")).to_contain_text(HOSTILE)
     assert page.locator("img[src=x]").count() == 0
+    run = next(p.name for p in home.root.glob("strange*"))
+    home.keep_page(
+        run, "<!DOCTYPE html><h1>forged</h1><script>document.title = 'it ran'</script><img src='/static/view.css'>"
+    )
     page.click("#runs tr:has-text('strange') a")
-    page.wait_for_selector("h1")
-    expect(page.locator("h1")).to_have_text(HOSTILE)
-    assert page.locator("img[src=x]").count() == 0
-    # the report has an origin of its own: it reads nothing of the laboratory and asks nothing of it
+    sync.expect(page).to_have_title("it ran")
     assert page.evaluate("origin") == "null"
     assert page.evaluate("fetch('/').then(() => 'reached', () => 'refused')") == "refused"
+    assert page.evaluate("(() => { try { return document.cookie; } catch { return 'refused'; } })()") == "refused"
     page.complaints.clear()  # that the policy refused this stands in the console
 
 
@@ -165,23 +170,21 @@ def test_a_stranger_s_page_reaches_nothing(browser: Any, page: Any, address: str
     stranger.context.close()
 
 
-def test_from_a_look_to_a_verdict(page: Any, home: Store, address: str) -> None:
-    """Fresh to a verdict by the explorer alone: choose a model, look, click a head, patch, write the claim, register, read the
-    report; then a second tab at the same bench, a model that does not load, and a server that ended."""
-    expect = sync.expect
-    host = address.partition("/?")[0]
+def on_the_bench(page: Any, host: str, looked_at: int = 12, pairs: int = 24) -> None:
+    """Choose a model and a task, and wait for the grid."""
     page.goto(f"{host}/bench")
-    held(page)
-    page.fill("#other", "./no-such-model")
-    page.click("[type=submit]")
-    expect(page.locator("#error")).to_contain_text("no-such-model")
-    page.fill("#other", "")
     page.select_option("#shipped", "decimals-natural")
-    page.fill("#looked_at", "12")
-    page.fill("#pairs", "24")
+    page.fill("#looked_at", str(looked_at))
+    page.fill("#pairs", str(pairs))
     page.click("[type=submit]")
     page.wait_for_url("**/bench/*")
-    expect(page.locator(".cell")).to_have_count(48)
+    sync.expect(page.locator(".cell")).to_have_count(48)
+
+
+def test_a_head_is_opened_by_keyboard_and_patched(page: Any, address: str) -> None:
+    """Choose a model, go to a head by the arrow keys, see its pattern, patch it, another too; the draft follows; a second tab."""
+    expect = sync.expect
+    on_the_bench(page, address.partition("/?")[0])
     page.locator(".cell[tabindex='0']").focus()
     for key in ("ArrowDown", "ArrowRight", "ArrowRight", "ArrowRight", "Enter"):
         page.keyboard.press(key)
@@ -196,12 +199,44 @@ def test_from_a_look_to_a_verdict(page: Any, home: Store, address: str) -> None:
     page.click("#add")
     expect(page.locator("#effect")).to_contain_text("L0H14 L1H3")
     expect(page.locator("#claim")).to_contain_text("L0H14 L1H3 give the answer back")
-    expect(page.locator("#looked")).to_contain_text(
-        "48 heads looked at on 12 pairs (grids: attribution; 2 edit(s) tried"
-    )
+    told = "48 heads looked at on 12 pairs (grids: attribution; 2 edit(s) tried; 2 pattern(s) opened)"
+    expect(page.locator("#looked")).to_contain_text(told)
     held(page)
-    bench = page.url
+    tab = page.context.new_page()
+    tab.set_default_timeout(WAIT)
+    tab.goto(page.url)
+    expect(tab.locator(".cell.chosen")).to_have_count(2)
+    tab.fill("#heads", "L2H1")
+    tab.locator("#heads").press("Enter")
+    expect(tab.locator("#effect")).to_contain_text("L2H1,")
+    page.reload()
+    expect(page.locator("#heads")).to_have_value("L2H1")
 
+
+def test_what_cannot_be_loaded_is_said_on_the_page(page: Any, address: str) -> None:
+    page.goto(address.partition("/?")[0] + "/bench")
+    held(page)
+    page.fill("#other", "./no-such-model")
+    page.click("[type=submit]")
+    sync.expect(page.locator("#error")).to_contain_text("no-such-model")
+    page.fill("#other", "")
+    page.select_option("#task", "")
+    page.fill("#text", "clean,answer\n1 + 1 =,")
+    page.click("[type=submit]")
+    sync.expect(page.locator("#error")).to_contain_text("answer")
+    page.complaints.clear()  # that it was refused stands in the console
+
+
+@pytest.mark.accept  # a trial and its report
+def test_from_a_look_to_a_verdict(page: Any, home: Store, address: str) -> None:
+    """Fresh to a verdict by the explorer alone, the claim a stranger's: hostile words in every field that takes any.  Cancelled
+    once on the way; in the end they are text on the page, in the report, in the table and on the terminal."""
+    expect = sync.expect
+    host = address.partition("/?")[0]
+    on_the_bench(page, host)
+    page.fill("#heads", "L0H14 L1H3")
+    page.locator("#heads").press("Enter")
+    expect(page.locator("#effect")).to_contain_text("L0H14 L1H3")
     page.click("a.button:has-text('To trial')")
     expect(page.locator("#seal")).to_contain_text("24 test prompts are sealed")
     page.fill("#words", HOSTILE)
@@ -210,23 +245,31 @@ def test_from_a_look_to_a_verdict(page: Any, home: Store, address: str) -> None:
     page.select_option("#write", "zero")
     expect(page.locator("#says")).to_contain_text("zero was asked for")
     held(page)
-    page.fill("#yaml", page.input_value("#yaml").replace("n: 999", "n: 19"))
+    yaml, words = page.input_value("#yaml"), json.dumps(HOSTILE)
+    for field in ("source: a hunch", "only_because: zero was asked for"):
+        assert field in yaml
+        yaml = yaml.replace(field, f"{field.partition(':')[0]}: {words}")
+    yaml = yaml.replace('words: "more than 20% of the lead is lost"', f"words: {words}")
+    yaml = yaml.replace("words: more than other sets of heads", f"words: {words}")
+    yaml += f"waive: {{whole: {words}}}\n"
+    page.fill("#yaml", yaml)
+    page.click("#register")
+    page.click("#cancel")
+    expect(page.locator("#error")).to_contain_text("goes on where it stopped")
     page.click("#register")
     expect(page.locator("#verdict")).to_be_visible()
+    expect(page.locator("#sentence")).to_contain_text(HOSTILE)
     expect(page.locator("#counted")).to_contain_text("48 heads looked at on 12 pairs")
     expect(page.locator("#seal")).to_contain_text("were opened")
     held(page)
     page.click("#page")
     expect(page.locator(".claim").first).to_contain_text(HOSTILE)
     assert page.get_by_text("48 heads looked at on 12 pairs").count() == 1
-
-    tab = page.context.new_page()
-    tab.goto(bench)
-    expect(tab.locator(".cell.chosen")).to_have_count(2)
-    tab.fill("#heads", "L2H1")
-    tab.locator("#heads").press("Enter")
-    expect(tab.locator("#effect")).to_contain_text("L2H1,")
-    page.goto(bench)
-    expect(page.locator("#heads")).to_have_value("L2H1")
+    assert page.locator("img[src=x]").count() == 0 and page.evaluate("origin") == "null"
     page.goto(f"{host}/")
     expect(page.locator("#runs tbody tr")).to_have_count(5)
+    assert page.locator("img[src=x]").count() == 0
+    run = next(p.name for p in home.root.glob("claim-*"))
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(["show", run, "--store", str(home.root)]) == 0
+    assert "onerror=alert(1)" in said.getvalue() and "\x1b" not in said.getvalue()

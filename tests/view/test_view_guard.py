@@ -150,6 +150,14 @@ def test_a_report_has_an_origin_of_its_own(known: TestClient, home: Store) -> No
     policy = answer.headers["content-security-policy"]
     assert "kept" in answer.text and policy.startswith("sandbox allow-scripts allow-downloads;")
     assert "allow-same-origin" not in policy and "default-src 'none'" in policy
-    (home.root / run / "report.html").write_text("<script>alert(1)</script>")  # it is not that of the record any more
+
+
+@pytest.mark.accept  # draws a report
+def test_a_report_that_was_changed_is_made_anew(known: TestClient, home: Store) -> None:
+    run = next(p.name for p in home.root.glob("parity*"))
+    home.keep_page(run, "<!DOCTYPE html><p>kept</p>")
+    changed = home.root / run / "report.html"
+    changed.write_text("<script>alert(1)</script>")
     again = known.get(f"/report/{run}")
     assert again.status_code == 200 and "alert(1)" not in again.text and "Even heads repair the bug." in again.text
+    assert changed.read_text() == "<script>alert(1)</script>", "the store is only read"

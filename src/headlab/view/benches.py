@@ -106,6 +106,8 @@ class Benches:
         what, ask = QUESTIONS[name]
         root = self.pages.store.root
         job = self.pages.worker.put(what, lambda progress: ask(bench, given, progress, root))
+        if name == "register":  # the verdict does not wait for its page
+            self.pages.worker.put("write the report", lambda _: _report(job, root))
         return await self.pages.waited(job)
 
     def routes(self) -> list[Route]:
@@ -152,6 +154,13 @@ def _register(bench: Bench, given: Plain, progress: Progress, root: Path) -> Pla
     from headlab.view import drafts
 
     return drafts.register(bench, str(given.get("yaml", "")), root, progress)
+
+
+def _report(job: Job, root: Path) -> None:
+    from headlab.view import drafts
+
+    if isinstance(job.result, dict):
+        drafts.keep_report(job.result["id"], root)
 
 
 QUESTIONS: dict[str, tuple[str, Callable[[Bench, Plain, Progress, Path], Plain]]] = {

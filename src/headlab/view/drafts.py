@@ -84,7 +84,7 @@ def draft(bench: Bench) -> Plain:
 
 
 def register(bench: Bench, given: str, store: Path, progress: Progress = quiet) -> Plain:
-    """Hash the document into a record, open the test prompts, try it, write the report.
+    """Hash the document into a record, open the test prompts, try it; :func:`keep_report` is the end of it.
 
     Raises ClaimError for a document that is about other prompts than those of the bench.
     """
@@ -99,9 +99,6 @@ def register(bench: Bench, given: str, store: Path, progress: Progress = quiet) 
     looks = bench.looks.plain()
     result = trial(doc, bench.lab, prompts=(bench.test, bench.selection), store=home, progress=progress, looked=looks)
     record = result.record
-    if home.page(record.id) is None:
-        home.keep_page(record.id, page(record, dict(result.tables), list(result.children)))
-    home.settle(record.id)
     bench.looks.tried.append(record.id)
     verdict = result.verdict
     return {
@@ -111,3 +108,12 @@ def register(bench: Bench, given: str, store: Path, progress: Progress = quiet) 
         "looked": ledger.looked_words(looks) if looks["pairs"] else "",
         "tried": bench.looks.tried,
     }
+
+
+def keep_report(id: str, store: Path) -> None:
+    """Write a run's report beside its record, and settle the run: the same claim registered again begins another one."""
+    home = Store(store, hold=True)
+    if home.page(id) is None:
+        record = home.record(id)
+        home.keep_page(id, page(record, home.tables(id), [home.record(c) for c in record.children]))
+    home.settle(id)
