@@ -48,13 +48,13 @@ def test_a_click_on_the_shape_of_gpt2(tmp_path: Path) -> None:
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
     from headlab import organisms
-    from headlab.engine.model import open_model
     from headlab.tasks import TASKS
+    from headlab.trials.loading import load
 
     tokenizer = AutoTokenizer.from_pretrained(organisms.path("decimals-natural"))
     torch.manual_seed(0)
-    lab = open_model(GPT2LMHeadModel(GPT2Config()).eval(), tokenizer=tokenizer)
-    selection, test = TASKS["decimals"].pairs(48, seed=0, tokenizer=tokenizer).split(0.5, 0)
+    lab = load(GPT2LMHeadModel(GPT2Config()).eval(), tokenizer=tokenizer)
+    selection, test = TASKS["decimals"].pairs(32, seed=0, tokenizer=tokenizer).split(0.5, 0)
     bench = Bench("k", Asked("gpt2", "decimals"), lab, selection, test, tmp_path, None, Looks())
     bench.encoded = [encode(p, tokenizer) for p in selection]
     by: dict[int, list[tuple[int, ...]]] = {}
@@ -70,8 +70,8 @@ def test_a_click_on_the_shape_of_gpt2(tmp_path: Path) -> None:
     forward(0)
     for write in ("patch", "zero"):
         edit(bench, [Head(0, 0)], write)  # the lowest layer: nothing is left out
-        whole, click = spent(forward, 5), spent(lambda n, write=write: edit(bench, [Head(0, 1 + n)], write), 5)
-        late = spent(lambda n, write=write: edit(bench, [Head(9, 1 + n)], write), 5)
+        whole, click = spent(forward, 3), spent(lambda n, write=write: edit(bench, [Head(0, 1 + n)], write), 3)
+        late = spent(lambda n, write=write: edit(bench, [Head(9, 1 + n)], write), 3)
         print(
             f"{write}: a forward pass {whole:.3f} s, a click {click:.3f} s ({click / whole:.2f}), in layer 9 {late:.3f} s"
         )
