@@ -164,6 +164,13 @@ def test_six_predictions_at_their_thresholds_are_refuted_far_less_often() -> Non
     assert raw / (2 * sims) > 0.11
 
 
+def test_what_is_withheld_is_never_upheld_and_may_be_refuted() -> None:
+    verdict = decide(claim(), findings(), PASSED, withheld="its references are false for any model")
+    assert verdict.outcome == "undecided" and "false for any model" in verdict.sentence
+    against = findings(recovery_even=estimate(0.4, 0.1, 0.45))
+    assert decide(claim(), against, PASSED, withheld="its references are false").outcome == "refuted"
+
+
 def test_what_could_not_have_mattered_is_untestable_unless_refuted() -> None:
     verdict = decide(claim(), findings(), PASSED, idle="all can be cut at no cost")
     assert (

@@ -62,7 +62,8 @@ def test_planted_clusters_differ_and_act_as_a_unit(clustered, store) -> None:
     than any matched half."""
     result = trial(claim(), clustered, store=store)
     assert all(c.passed for c in result.verdict.controls), result.verdict.controls
-    assert result.verdict.outcome == "upheld", result.verdict.sentence
+    assert result.verdict.outcome == "undecided" and "nothing was planted" in result.verdict.sentence
+    assert {r.outcome for r in result.verdict.rulings} == {"upheld"}
     heads = result.tables["heads"]
     assert heads.groupby("weights")["parity"].nunique().tolist() == [1, 1]
     rows = result.tables["properties"].query("clusters == 'clusters by weights'").set_index("property")
@@ -115,7 +116,7 @@ def test_whole_kv_groups_cannot_be_ranked(natural, store) -> None:
 @pytest.mark.accept
 def test_the_shipped_claim_on_organisms(store) -> None:
     for name, outcome in (
-        ("decimals-planted-clustered", "upheld"), ("decimals-natural-neox", None), ("decimals-natural-gemma", None),
+        ("decimals-planted-clustered", "undecided"), ("decimals-natural-neox", None), ("decimals-natural-gemma", None),
     ):  # fmt: skip
         result = trial("mechanism", name, store=store)
         assert all(c.passed for c in result.verdict.controls), result.verdict.controls

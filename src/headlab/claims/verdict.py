@@ -131,6 +131,7 @@ def decide(
     ineligible: str = "",
     impossible: str = "",
     idle: str = "",
+    withheld: str = "",
 ) -> Verdict:
     """The verdict of a claim.  Pure: same findings, same verdict.
 
@@ -138,7 +139,8 @@ def decide(
     was); ``void`` when a control that the claim names failed or is missing (others are shown and bind nothing);
     ``untestable`` when the model is not eligible (``ineligible`` says why) or a prediction cannot be decided by it, and
     when nothing could have shown that something matters (``idle`` says what can be cut at no cost), unless refuted;
-    ``upheld`` when every prediction is; ``refuted`` when any is, at a level that Holm's rule adjusts for their number, so
+    ``upheld`` when every prediction is (``undecided`` where ``withheld`` says why that would show nothing);
+    ``refuted`` when any is, at a level that Holm's rule adjusts for their number, so
     that all together refute falsely no oftener than one alone would (:data:`REFUTES_AT`); else ``undecided``.
     """
     rulings = _refuted_together([(p, findings.get(p.statistic)) for p in claim.predictions])
@@ -165,6 +167,9 @@ def decide(
         if idle and outcome != "refuted":
             outcome, reason = "untestable", idle
             change = "A model in which cutting everything that the claim is about costs something."
+        elif withheld and outcome == "upheld":
+            outcome, reason = "undecided", withheld
+            change = "A reference in which the same is as rare as its level says."
     return Verdict(
         outcome=outcome,
         sentence=f"{outcome.capitalize()}: {reason}.",

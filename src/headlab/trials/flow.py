@@ -276,8 +276,8 @@ class Method:
     ``controls``, ``figures``, ``tables``, ``notes``, ``settings`` (what else the record keeps) and ``sections`` (which come
     before the experiment's own): functions from what ran.  ``impossible``: why it cannot run here, or empty; ``ineligible``
     and ``undefined``: why what was seen is too little to rule on, or says nothing of the claim; ``idle``: why nothing could
-    have mattered.  ``asks``: the predictions it rules.  ``also``: further readings of the same measurement.  ``binds``: the
-    controls that bind it, the claim's where None.
+    have mattered; ``withheld``: why it upholds nothing.  ``asks``: the predictions it rules.  ``also``: further readings of
+    the same measurement.  ``binds``: the controls that bind it, the claim's where None.
     """
 
     words: str | Callable[[Seen], str]
@@ -293,6 +293,7 @@ class Method:
     ineligible: Callable[[Seen], str] = lambda seen: ""
     undefined: Callable[[Seen], str] = lambda seen: ""
     idle: Callable[[Seen], str] = lambda seen: ""
+    withheld: str = ""
     asks: Callable[[Claim, Mapping[str, Found]], Claim] = everything
     also: Sequence[Callable[[Seen, Sequence[Control]], Reading]] = ()
     binds: tuple[str, ...] | None = None
@@ -389,7 +390,8 @@ def read(scope: Scope, method: Method, shared: dict[Any, Any] | None = None) -> 
             found.setdefault(t.name, t.found)
     reason = (scope.able.reason if scope.able else "") or method.ineligible(seen)
     asked, why, idle = method.asks(claim, found), method.undefined(seen), method.idle(seen)
-    verdict = decide(asked, found, controls, ineligible=reason, impossible=why, idle=idle)
+    told = {"ineligible": reason, "impossible": why, "idle": idle, "withheld": method.withheld}
+    verdict = decide(asked, found, controls, **told)
     words = method.words if isinstance(method.words, str) else method.words(seen)
     estimates = tuple(t.estimate() for t in seen.told)
     own = Reading(protocol=name, words=words, verdict=verdict, estimates=estimates)  # type: ignore[arg-type]

@@ -123,6 +123,11 @@ def views(seen: Seen) -> Sequence[Any]:
     return figures.views(chosen(seen), apart, seen.scope)
 
 
+WITHHELD = (
+    "clusters and what is measured of them come of the same weights: in ten models in which nothing was planted, some property "
+    "differs between clusters in 8 of 20 layers and a cluster stands out among matched sets in 5 of 20, so that being upheld "
+    "would show no unit of the model"
+)
 PUBLISHED = "flattened, standardised weights, K and V repeated; one analysis of variance for each property, uncorrected"
 
 EXPERIMENT = OnPairs(
@@ -160,6 +165,7 @@ EXPERIMENT = OnPairs(
                 if t.test.test is None
             ],
             impossible=unparted,
+            withheld=WITHHELD,
         ),
         "published": Method(
             lambda seen: f"{PUBLISHED}; clusters of {seen.once(smallest)[1]} heads",
@@ -171,7 +177,10 @@ EXPERIMENT = OnPairs(
     sections={
         "When this misleads": (
             "A cluster is cut from the same weights whose norms and spectra are then compared: a difference between clusters "
-            "describes them and explains nothing. Groups by effects differ in effect by construction, so effects are left out "
+            "describes them and explains nothing. In ten models in which nothing was planted some property differed (p under "
+            ".05) in 8 of 20 layers and a patched cluster stood out in 5: no reference is known in which these are as rare as "
+            "they say, so the claim can be refuted and is never upheld. "
+            "Groups by effects differ in effect by construction, so effects are left out "
             "there; KV groups share W_K and W_V, so what is made of these is left out. With ten properties the smallest of ten "
             "p is often under .05; the largest share among the largest of every dealing asks about all at once. A large "
             "cluster patched repairs for its size: only sets of its size and its KV groups are a fair comparison, and where a "

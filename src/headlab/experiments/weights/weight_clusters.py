@@ -171,6 +171,9 @@ EXPERIMENT = OnPairs(
     sections={
         "When this misleads": (
             "Any heads can be cut in two, and some cut is always the best; only the null says whether it is a good one. "
+            "Trained heads are more clustered than every null here also where nothing was planted, W_OV almost always: that "
+            "part of the claim can refute it and is no evidence for it. What keeps the claim from being upheld by chance is the "
+            "prediction of the even heads among matched sets, whose reference is exact where names mean nothing. "
             "Against untrained models any structure counts, so a single stretched cloud of the heads' own spread must be "
             "beaten too. Heads of a KV group share W_K and W_V and are alike for that reason even before training: labels "
             "are dealt out inside groups, and the groups themselves are held against untrained models. A cluster of one "
