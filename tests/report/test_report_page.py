@@ -125,7 +125,10 @@ def test_verdict_stands_on_top_in_words(good_page: str, make_record: MakeRecord)
     assert record.readings[0].verdict.outcome == "upheld"
     assert "✓ Upheld" in text
     assert record.readings[0].verdict.sentence in text
-    assert text.index("✓ Upheld") < text.index("Readings side by side") < text.index("Provenance")
+    there = [good_page.index(f'id="{record.id}-{name}"') for name in ("predicted-and-found", "controls", "provenance")]
+    assert [good_page.index("2 of 2 controls passed"), *there] == sorted(
+        [good_page.index("2 of 2 controls passed"), *there]
+    )
     for part in (
         "What would change the verdict",
         "Controls",

@@ -12,6 +12,7 @@ from headlab.reading.shown import csv_text
 from headlab.stats import Estimate
 
 from . import figures, stills, words
+from .read import examples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +52,8 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
         "error": record.error,
         "facts": facts(record),
         "verdict": verdict(binding.verdict) if binding else None,
+        "contents": contents(record),
+        "read": examples(record.prompts.get("first", [])),
         "error_rate": error_rates.words(record.claim, record.claim_hash, record.settings),
         "rulings": [ruling(r, binding) for r in binding.verdict.rulings] if binding else [],
         "headline": first_null,
@@ -67,6 +70,22 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
         "call": record.call,
         "provenance": provenance(record),
     }
+
+
+def contents(record: Record) -> list[str]:
+    """The headings of a page, in its order, that a reader may jump to."""
+    binding = record.readings[0] if record.readings else None
+    there = {
+        "Predicted and found": binding and binding.verdict.rulings,
+        "What the model read": record.prompts.get("first"),
+        "Controls": binding and binding.verdict.controls,
+        "Figures": [f for f in record.figures if f.get("kind") != "null"],
+        "Readings side by side" if len(record.readings) > 1 else "The reading": record.readings,
+        "Eligibility": record.eligibility,
+        "Repeat it": record.call,
+        "Provenance": True,
+    }
+    return [words for words, what in there.items() if what]
 
 
 def facts(record: Record) -> list[tuple[str, str]]:
@@ -97,7 +116,19 @@ def verdict(v: Verdict) -> dict[str, Any]:
         "would_change": v.would_change,
         "refutes_at": None if v.refutes_at is None or not v.rulings else words.refuting(v.refutes_at, len(v.rulings)),
         "failed": [c for c in v.controls if not c.passed],
+        "chip": _chip(v),
+        "ruled": v.outcome not in {"void", "untestable"},
     }
+
+
+def _chip(v: Verdict) -> str:
+    """How the controls stand, in a few words."""
+    failed = [c.name for c in v.controls if not c.passed]
+    if not v.controls:
+        return "no control ran"
+    if failed:
+        return f"{len(failed)} of {len(v.controls)} controls failed: {', '.join(failed)}"
+    return f"{len(v.controls)} of {len(v.controls)} controls passed"
 
 
 def ruling(r: Ruling, source: Reading | None) -> dict[str, Any]:
@@ -335,7 +366,7 @@ def provenance(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Identity", identity),
         ("Seeds", seeds(record)),
         ("Model", words.flat({k: v for k, v in record.model.items() if k != "name"})),
-        ("Prompts", words.flat({k: v for k, v in record.prompts.items() if k != "hash"})),
+        ("Prompts", words.flat({k: v for k, v in record.prompts.items() if k not in {"hash", "first"}})),
         ("Claim, as hashed", words.flat(record.claim or {})),
         ("Settings in effect", words.flat(record.settings)),
         ("Versions", words.flat(record.versions)),

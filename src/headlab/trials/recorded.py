@@ -93,7 +93,27 @@ class Prepared:
         each = {"test": self.test, "selection": self.selection}
         said: dict[str, Any] = {k: {"n": len(s), "hash": s.content_hash()} for k, s in each.items()}
         pairs = {"pairs": (self.test.plain(), self.selection.plain())} if self.kept else {}
-        return {"name": self.test.name, **said, **pairs}
+        return {"name": self.test.name, **said, **pairs, "first": first_of(self.test)}
+
+
+def first_of(items: Items, n: int = 2) -> list[dict[str, Any]]:
+    """The first ``n`` prompts as a page shows them: sides with texts and spans (role, start, end), right and wrong answers."""
+    if isinstance(items, ProblemSet):
+        return [
+            {"id": p.id, "right": [p.answer], "wrong": [], "sides": {"question": {"text": p.question, "spans": []}}}
+            for p in items.problems[:n]
+        ]
+    out = []
+    for p in items.pairs[:n]:
+        sides = {"clean": p.clean, "corrupted": p.corrupted} if p.partner else {"prompt": p.clean}
+        told = {
+            k: {"text": s.text, "spans": [[x.role, x.start, x.end] for x in s.spans]}
+            for k, s in sides.items()
+            if s.text
+        }
+        right, wrong = ([a for a in some if a] for some in (p.answers, (p.wrong, *p.more_wrongs)))
+        out.append({"id": p.id, "right": right, "wrong": wrong, "sides": told})
+    return out
 
 
 def recorded(
