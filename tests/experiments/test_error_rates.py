@@ -20,7 +20,7 @@ from headlab.claims.error_rates import Counted, OfClaim, Rates
 from headlab.cli import app, main
 from headlab.engine.reindexing import reindexed
 from headlab.experiments import trial
-from headlab.experiments.calibration import drawn, measured, numbered, page, shapes
+from headlab.experiments.calibration import drawn, measured, numbered, page, rates, shapes
 from headlab.experiments.calibration.shapes import Asked, Shape
 from headlab.experiments.known import builtin_claims
 from headlab.experiments.trial import experiment
@@ -155,6 +155,20 @@ def test_errors_are_one_line(
     assert main(["calibrate", *given, "--store", str(tmp_path / "runs")]) == 2
     errors = capsys.readouterr().err
     assert said in errors and errors.count("\n") == 1 and errors.startswith("headlab: ")
+
+
+def test_a_scorecard_is_upheld_when_any_claim_is() -> None:
+    """By hand, three numberings of two claims: p of .02 beside .5 is .04 after Holm and stays, .04 beside .6 is .08 and does
+    not, none is upheld in the third; a claim that one numbering of three reached is left out."""
+    seen = [(0, "a", "upheld", 0.02), (0, "b", "refuted", 0.5), (1, "a", "refuted", 0.6), (1, "b", "upheld", 0.04)]
+    seen += [(2, "a", "refuted", 0.9), (2, "b", "undecided", 0.06), (2, "c", "upheld", 0.001)]
+    told = {"source": "numbered", "model": "m", "truth": "false"}
+    cards = rates.scorecards(pd.DataFrame([{**told, "n": n, "claims": c, "outcome": o, "p": p} for n, c, o, p in seen]))
+    assert [(c["claims"], c["holm"], c["any"]) for c in cards] == [
+        (["a", "b"], False, {"hits": 2, "of": 3}),
+        (["a", "b"], True, {"hits": 1, "of": 3}),
+    ]
+    assert rates.scorecards(pd.DataFrame(columns=[*told, "n", "claims", "outcome", "p"])) == []
 
 
 # -- what ships ---------------------------------------------------------------------------------------------
