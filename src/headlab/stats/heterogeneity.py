@@ -61,7 +61,8 @@ def heterogeneity(
     Raises: ValueError on a level outside (0, 1). Whether all are one quantity in one unit is the caller's to know.
     Source: Cochran, Biometrics 10:101 (1954); DerSimonian & Laird, Control. Clin. Trials 7:177 (1986); Hartung & Knapp,
     Stat. Med. 20:3875 (2001); Viechtbauer, Stat. Med. 26:37 (2007); Higgins & Thompson, Stat. Med. 21:1539 (2002).
-    When it misleads: models that were picked are no sample of models, and a middle of yes and no describes none of
+    When it misleads: `expected` holds another of 10 models in 90 % (docs/coverage.md).
+    Models that were picked are no sample of models, and a middle of yes and no describes none of
     them. Few models: Q has little power and I^2 hardly an upper end. Rates near 0 or 1 have lopsided intervals; their
     half-width is not a standard error.
     """

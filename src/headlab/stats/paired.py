@@ -157,7 +157,8 @@ def tost_paired(
     Mean over: rows.
     Raises: ValueError on a margin that is not above 0, alpha outside (0, .5), or a needed seed not given.
     Source: Schuirmann, J. Pharmacokinet. Biopharm. 15:657 (1987).
-    When it misleads: the margin is a judgement and must be fixed before the run. Numbers that never
+    When it misleads: at the margin itself 46 skewed numbers are called equivalent in up to 8 % (docs/coverage.md). The
+    margin is a judgement and must be fixed before the run. Numbers that never
     differ give a bootstrap without width, hence "undefined": compare those item by item instead.
     """
     if not (math.isfinite(margin) and margin > 0):
