@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headlab.claims import Claim, Control, Prediction, Verdict, decide
     from headlab.engine.decode import generate
-    from headlab.engine.model import Lab
     from headlab.engine.run import capture, sweep
-    from headlab.experiments import Result, catalogue, demo, load, repeat, run, trial
+    from headlab.experiments import Result, catalogue, demo, repeat, run, trial
     from headlab.heads import Grid, Head, Heads, KVHeads
     from headlab.interventions import Intervention, World
     from headlab.looking import (
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
         steer,
         tokens,
     )
+    from headlab.looking.lab import Lab, load
     from headlab.prompts import Pair, Prompt, PromptSet, encode
     from headlab.stats import Estimate, Rank
     from headlab.store import Record, Store
@@ -47,7 +47,6 @@ _ROOMS = {
     "headlab.store": ("Record", "Store"),
     "headlab.engine.run": ("capture", "sweep"),
     "headlab.engine.decode": ("generate",),
-    "headlab.engine.model": ("Lab",),
     "headlab.trials.document": ("Document",),
     "headlab.trials.loading": ("load_thinker",),
     "headlab.looking": (
@@ -64,7 +63,8 @@ _ROOMS = {
         "steer",
         "tokens",
     ),
-    "headlab.experiments": ("Result", "catalogue", "load", "repeat", "run"),
+    "headlab.looking.lab": ("Lab", "load"),
+    "headlab.experiments": ("Result", "catalogue", "repeat", "run"),
     "headlab.experiments.demo": ("demo",),
     "headlab.experiments.trial": ("trial",),
 }

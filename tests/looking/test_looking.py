@@ -77,9 +77,30 @@ def test_a_text_as_transformers_reads_it(family: str) -> None:
     assert torch.allclose(seen["resid", 0], own.hidden_states[1][0], atol=1e-5)
     rows = seen["pattern", 1].sum(-1)
     assert torch.allclose(rows, torch.ones_like(rows), atol=1e-5)
+    table = seen.table("z", 1)
+    assert table.index.names == ["position", "token", "head"] and table.shape == (6 * lab.grid.n_heads, lab.head_dim)
+    assert (table.loc[(2, "w11", "L1H3")].to_numpy() == seen["z", 1][2, 3].numpy()).all()
+    pattern, resid, keys = seen.table("pattern", 0), seen.table("resid", 2), seen.table("k", 1)
+    assert list(pattern.columns)[:3] == ["0 w3", "1 w7", "2 w11"] and abs(pattern.sum(axis=1) - 1).max() < 1e-5
+    assert resid.index[1] == (1, "w7", "L2") and keys.index[0] == (0, "w3", "L1KV0") and len(resid) == 6
     best = seen.next(3)
     assert best["token"][0] == lab.tokenizer.decode(own.logits[0, -1].argmax())
     assert abs(best["probability"][0] - own.logits[0, -1].softmax(-1).max().item()) < 1e-6
+
+
+def test_a_loaded_model_reads_and_speaks() -> None:
+    """As methods of what ``headlab.load`` gives; what it says is transformers' own greedy text, and another in another world."""
+    made = headlab.load(tiny.hf_model("llama"), tokenizer=tiny.words())
+    assert isinstance(made, headlab.Lab) and isinstance(made, Lab) and headlab.load(made) is made
+    assert made.tokens(TEXT) == TEXT.split() and torch.equal(made.read(TEXT).logits, headlab.read(made, TEXT).logits)
+    own = made.model.generate(ids(made, TEXT), max_new_tokens=5, do_sample=False, pad_token_id=0)[0, 6:]
+    assert made.generate(TEXT, 5) == made.tokenizer.decode(own, skip_special_tokens=True)
+    without = World(
+        "w", tuple(Intervention(Heads.of(at, range(10)), write="zero", when="every_step") for at in range(3))
+    )
+    assert made.generate(TEXT, 5, without) != made.generate(TEXT, 5)
+    with pytest.raises(ValueError, match="another prompt"):
+        made.generate(TEXT, 5, World("w", (Intervention(Heads.of(1, [0])),)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

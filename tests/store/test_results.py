@@ -17,15 +17,19 @@ from headlab.store import Result, Store, StoreError, StoreLookupError
 SMALL = {"layer": 1, "pairs": 6, "matched_sets": 9}
 
 
-@pytest.fixture
-def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Result, Path]:
-    monkeypatch.setenv("HEADLAB_PAGES", "1")
-    monkeypatch.chdir(tmp_path)
-    return headlab.trial("parity", "decimals-planted-even", store=tmp_path / "runs", **SMALL), tmp_path / "runs"  # type: ignore[arg-type]
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    root = tmp_path_factory.mktemp("here") / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADLAB_PAGES", "1")
+        return headlab.trial("parity", "decimals-planted-even", store=root, **SMALL), root  # type: ignore[arg-type]
 
 
-def test_a_trial_writes_its_report_and_the_store_gives_it_back(tried: tuple[Result, Path]) -> None:
+def test_a_trial_writes_its_report_and_the_store_gives_it_back(
+    tried: tuple[Result, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     result, root = tried
+    monkeypatch.chdir(root.parent)
     store, id = Store(root), result.record.id
     assert result.page == store.page(id) == root / id / "report.html" and not [
         f for f in store.verify(id) if f.state == "broken"

@@ -47,7 +47,7 @@ class Text:
 
     ``logits`` [token, vocabulary] are those of the token after each.  ``text[site, layer]`` is an activation: z, q
     [token, head, d_head]; k, v [token, KV head, d_head]; pattern, scores [query, head, key]; resid, what leaves the layer,
-    [token, d_model].
+    [token, d_model].  ``text.table(site, layer)`` is the same with tokens and heads as labels.
     """
 
     lab: Lab = field(repr=False)
@@ -68,6 +68,21 @@ class Text:
             made = capture(self.lab, [one], [(layer, site)])[layer, site][0]
             self._kept[at] = made[:, 0] if site == "resid" else made
         return self._kept[at]
+
+    def table(self, site: str, layer: int) -> pd.DataFrame:
+        """A site with its labels: rows by ``position``, ``token`` and ``head`` (KV heads as ``L1KV0``; what leaves the layer
+        has one row for a token, ``L1``), columns by channel; at pattern and scores by key, as ``position token``.
+        """
+        import pandas as pd
+
+        held = self[site, layer].float()
+        held = held if held.dim() == 3 else held[:, None]
+        kind = {"k": f"L{layer}KV", "v": f"L{layer}KV"}.get(site, f"L{layer}H")
+        names = [f"L{layer}"] if site == "resid" else [f"{kind}{h}" for h in range(held.shape[1])]
+        rows = [(n, token, name) for n, token in enumerate(self.tokens) for name in names]
+        keys = [f"{n} {t}" for n, t in enumerate(self.tokens)] if site in {"pattern", "scores"} else None
+        index = pd.MultiIndex.from_tuples(rows, names=["position", "token", "head"])
+        return pd.DataFrame(held.flatten(0, 1).numpy(force=True), index=index, columns=keys)
 
     def next(self, k: int = 5, at: int = -1) -> pd.DataFrame:
         """The ``k`` likeliest tokens after token ``at``: ``token``, ``probability``, ``logit``."""
