@@ -178,7 +178,16 @@ def side_contrasts(mean: Floats, sides: Floats) -> Floats:
 
 
 def side_weights(sides: Floats) -> Floats:
-    """What `side_contrasts` weighs each entry above the diagonal by, [half, entry]: sides [half, item]."""
+    """What `side_contrasts` weighs each entry above the diagonal by.
+
+    Definition: 1 / (pairs on one side) for a pair on one side, -1 / (pairs across) for one across.
+    Shapes, units: sides [half, item], 1 on one side, 0 on the other; the result [half, entry].
+    Range: [-1, 1]; each row sums to 0.
+    Mean over: nothing. Undefined: NaN where all items, or all but one, stand on one side.
+    Raises: nothing; shapes are the caller's.
+    Source: as `side_contrasts`.
+    When it misleads: as `side_contrasts`.
+    """
     left, right = np.triu_indices(sides.shape[1], 1)
     same = (sides[:, left] == sides[:, right]).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
