@@ -67,7 +67,7 @@ def test_really_moving_the_heads_gives_the_same_trial(name: str, at: int, tmp_pa
         before = lab.model(ids).logits
         move(lab, at, order)
         assert (lab.model(ids).logits - before).abs().max() < 1e-4
-    parity = adjusted(find_claim("parity"), pairs=100, readings=("standard",), layer=at)
+    parity = adjusted(find_claim("parity"), pairs=100, readings=("standard",), layer=at, decide="fixed")
     result = trial(parity, lab, store=tmp_path / "b")
     found = {e.name: e.estimate["value"] for e in result.record.readings[0].estimates if e.arm == "z"}
     assert result.verdict.outcome == row["outcome"] != "void"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,6 +82,7 @@ def trial(
 
         given["amend"] = amending.read(amend)
     chosen = _model(model)
+    _reach(chosen, claim, given)
     _try(_claim(claim), chosen, given, store, json, dry_run, verbose)
 
 
@@ -118,6 +119,7 @@ def run(
     """Run an experiment of the docket, or `scorecard` for all of them."""
     given = o.trial_options(locals())
     chosen = _model(model)
+    _reach(chosen, experiment, given)
     from headlab import experiments
 
     one_of(experiment, experiments.slugs(), "experiment")
@@ -145,17 +147,27 @@ def _drafted(
 
 
 def _model(given: str | None) -> str:
-    """The model's name as given; that the hub has no way to it is said before anything heavy is loaded.  Raises BadInput."""
     if given is None:
         raise BadInput(
             "no model given; name one with --model: a shipped organism (headlab models), a folder or a hub id"
         )
+    return given
+
+
+def _reach(model: str, claim: str, given: Mapping[str, Any]) -> None:
+    """That the hub has no way to a model is said before anything heavy is loaded, where nothing else can be wrong: the claim
+    ships with headlab and is tried as it stands.  Raises BadInput."""
+    from importlib.resources import files
+
     from headlab import organisms
     from headlab.engine import hub
 
-    if given not in {*organisms.names(), *organisms.names("thoughts")} and not hub.within_reach(given):
-        raise BadInput(f"{hub.no_way_to(given)}{meant(given, organisms.names())}")
-    return given
+    home = files("headlab")
+    shipped = [folder / f"{claim}.yaml" for folder in (home / "experiments" / "claims", home / "trials" / "library")]
+    plain = "/" in model and model not in {*organisms.names(), *organisms.names("thoughts")}
+    alone = not set(given) - {"pairs", "seed", *o.LOADING} and any(f.is_file() for f in shipped)
+    if plain and alone and not hub.within_reach(model):
+        raise BadInput(hub.no_way_to(model))
 
 
 def _claim(given: str) -> str:

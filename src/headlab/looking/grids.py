@@ -210,7 +210,7 @@ def head_scores(lab: Lab, name: str = "induction", prompts: Pairs | str | Sequen
     rows = [{"layer": h.layer, "head": h.index, "value": v, "n": len(chosen)} for h, v in sorted(found.items())]
     unit = UNITS.get(name, "share of attention" if name in SCORES else "score")
     figure, seen = cells_of(rows, f"{name} score of each head", unit), tuple(e.pair for e in pairs)
-    read = () if pairs else tuple(map(str, texts))
+    read = () if pairs else tuple(str(x) for x in list(texts))  # type: ignore[arg-type]
     return Look(pd.DataFrame(rows), figure, unit, seen, read, ranked(rows, 1), tokenizer=lab.tokenizer)
 
 

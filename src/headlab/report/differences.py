@@ -109,8 +109,8 @@ def _numbers(first: Record, second: Record) -> list[Number]:
     for protocol, name in dict.fromkeys([*every[0], *every[1]]):
         one, two = (e.get((protocol, name)) for e in every)
         label = next(x.label for x in (one, two) if x is not None)
-        texts = [view.shown(x.estimate)["text"] if x is not None else "" for x in (one, two)]
-        out.append(Number(protocol, name, label or name, *texts, _apart(one, two)))
+        here, there = (view.shown(x.estimate)["text"] if x is not None else "" for x in (one, two))
+        out.append(Number(protocol, name, label or name, here, there, _apart(one, two)))
     return out
 
 
@@ -118,8 +118,10 @@ def _apart(one: NamedEstimate | None, two: NamedEstimate | None) -> bool:
     if one is None or two is None:
         return False
     a, b = (words.estimate(x.estimate) for x in (one, two))
-    wide = all(x.low is not None and x.high is not None and x.low < x.high for x in (a, b))  # what is exact has none
-    return wide and bool(a.high < b.low or b.high < a.low)
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return False
+    wide = a.low < a.high and b.low < b.high  # what is exact has no width
+    return wide and (a.high < b.low or b.high < a.low)
 
 
 def page(found: Differences) -> str:

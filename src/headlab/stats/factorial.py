@@ -117,7 +117,7 @@ def _fit(design: Floats, y: Floats, codes: Ints, kind: str, level: float) -> tup
     from scipy.stats import t
 
     if kind == "ols":
-        value = np.linalg.lstsq(design, y, rcond=None)[0]
+        value: Floats = np.asarray(np.linalg.lstsq(design, y, rcond=None)[0], dtype=np.float64)
         errors, freedom = _errors(design, y - design @ value, codes)
     else:
         from statsmodels.discrete.discrete_model import Logit

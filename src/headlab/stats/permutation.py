@@ -19,7 +19,7 @@ import numpy as np
 from ._check import Clusters, Floats, Number, Values, cluster_codes, floats, open_unit, whole
 from .estimate import Estimate
 from .intervals import BLOCK, _cluster_sums
-from .tails import p_of, tail_bounds
+from .tails import tail_bounds
 
 Outcome = Literal["upheld", "refuted", "undecided", "untestable"]
 
@@ -110,7 +110,8 @@ def rank(
     Enumerated (the null holds every matched set, the observed one too): p = low = high = c/N.
     Sampled (N sets drawn at random): p = (1+c)/(1+N), [low, high] = Clopper-Pearson of c in N.
     A look of a walk (`sequential`) has the `share` of the tail; one of `total` sets that match, walked without replacement
-    (the null holds others so far), has p = (1 + c(total - 1)/N)/total and hypergeometric bounds.
+    (the null holds others so far), has hypergeometric bounds; its p is (1+c)/(1+N) too, since the observed set is one of
+    1+N drawn from all.
     Outcome: "untestable" when the smallest attainable p is not under alpha; else "upheld" when
     high < alpha, "refuted" when low > alpha, and "undecided" between.
     The smallest attainable p is least_ties/N, or 1/(1+N) when sampled. Set least_ties = 2 when every
@@ -148,7 +149,7 @@ def rank(
         p = low = high = count / n
         smallest = min(1.0, ties / n)
     else:
-        p = float(p_of(np.array(count), n, total))
+        p = (1 + count) / (1 + n)
         low, high = tail_bounds(count, n, (1 - level) / 2 * share, total)
         smallest = 1 / (1 + n) if total is None else 1 / total
     outcome = _outcome(low, high, alpha, smallest >= alpha)

@@ -10,6 +10,7 @@ from typing import Protocol
 from headlab.claims import Prediction
 from headlab.designs import Matched
 from headlab.heads import Heads
+from headlab.stats.figures import percent
 from headlab.stats.sequential import Looks, Walk, enough, fixed, looks
 
 
@@ -73,7 +74,7 @@ def saved(settings: Iterable[Mapping[str, dict[str, dict[str, int]]]]) -> str:
         return ""
     return (
         f"Sets that nobody named took {ran:,} of {planned:,} planned passes of a prompt through a model: "
-        f"{planned - ran:,} ({1 - ran / planned:.0%}) were saved, since ranks stop once they are settled (decide: sequential)."
+        f"{planned - ran:,} ({percent(1 - ran / planned)}) were saved, since ranks stop once they are settled (decide: sequential)."
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from headlab.claims import Claim, Prediction
 from headlab.prompts import PromptError, PromptSet
 from headlab.reading.shown import clean
+from headlab.stats.figures import rounded
 from headlab.trials.case import draw
 from headlab.trials.document import Document
 from headlab.trials.prompts import split
@@ -46,7 +47,7 @@ def out_of_reach(predictions: Sequence[Prediction], have: int, drawn: Callable[[
             end = flawless if p.op == ">" else 1 - flawless
             yield (
                 f"{p.statistic} {p.brief}: nothing could uphold it here: {have} clusters of test prompts without a failure give "
-                f"a bound of {end:.3f}; {needed} are needed: {_enough(needed, drawn)}"
+                f"a bound of {rounded(end, p.limit)}; {needed} are needed: {_enough(needed, drawn)}"
             )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from headlab.claims import Control, Decidable, Prediction, decide
 from headlab.stats import Estimate, Rank, clopper_pearson
-from headlab.stats.figures import interval
+from headlab.stats.figures import interval, percent
 from headlab.stats.of_means import OfMeans, rank_over_draws
 from headlab.trials.expressions import CURVES, Expression
 from headlab.trials.measured import name_of
@@ -198,12 +198,14 @@ def sentence(upheld: Estimate, undecided: float, power: Mapping[str, float], lef
     """The rate and the attainable power in one line."""
     assert upheld.value is not None and upheld.low is not None and upheld.high is not None
     share = interval(100 * upheld.value, 100 * upheld.low, 100 * upheld.high)
-    said = f"Of {upheld.n} sets that nobody named this rule upholds {share} %, and leaves {undecided:.0%} undecided"
+    said = (
+        f"Of {upheld.n} sets that nobody named this rule upholds {share} %, and leaves {percent(undecided)} undecided"
+    )
     if left:
         said += f" ({', '.join(left)} not asked of them)"
     if power:
         least = next((t for t, s in power.items() if s >= POWER), None)
-        said += f"; an effect of 1.25 × the thresholds would be upheld in {power['1.25']:.0%} of trials"
+        said += f"; an effect of 1.25 × the thresholds would be upheld in {percent(power['1.25'])} of trials"
         shown = least or list(power)[-1]
-        said += f", one of {shown} × in {power[shown]:.0%}" if shown != "1.25" else ""
+        said += f", one of {shown} × in {percent(power[shown])}" if shown != "1.25" else ""
     return f"{said}."

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -138,7 +139,7 @@ def grid(bench: Bench, name: str, progress: Progress = quiet) -> Plain:
             look = head_scores(bench.lab, name, bench.encoded)
         else:
             raise ValueError(f"no score {name!r}; expected one of {', '.join((*EFFECTS, *SCORES, 'direct'))}")
-        rows = look.table if "part" not in look.table else look.table[look.table["part"] == "head"]
+        rows: Any = look.table if "part" not in look.table else look.table[look.table["part"] == "head"]
         columns = [c for c in ("layer", "head", "value", "low", "high", "n") if c in rows]
         bench.grids[name] = {"name": name, "unit": look.unit, "rows": rows[columns].to_dict("records")}
         bench.looks.grid(name, bench.heads, bench.ids)
@@ -189,7 +190,7 @@ def edit(bench: Bench, heads: Sequence[Head], write: str, progress: Progress = q
         raise ValueError("no heads chosen; click some")
     bench.lab.grid.check(named)
     progress(f"{write} {named}", 0, 1)
-    table = effect(bench.lab, bench.encoded, named, write).table
+    table: Any = effect(bench.lab, bench.encoded, named, write).table
     (mean,) = bootstrap_means(table[["value"]].to_numpy(), table["cluster"].tolist(), unit="pairs", seed=0)
     bench.chosen, bench.write = sorted(named), write
     bench.looks.edit(named, bench.ids)
@@ -200,6 +201,6 @@ def edit(bench: Bench, heads: Sequence[Head], write: str, progress: Progress = q
         "edited": "corrupted" if write == "patch" else "clean",
         "rows": table[["before", "after", "other"]].astype(float).round(4).to_dict("records"),
         "mean": {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n},
-        "share": mean.value / gap if bench.paired and gap else None,
+        "share": mean.value / gap if bench.paired and gap and mean.value is not None else None,
         "right": [int((table[c] > 0).sum()) for c in ("before", "after")],
     }
