@@ -37,6 +37,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line[:2] == "$ "
 ]
+COMMANDS = list(dict.fromkeys(COMMANDS))
 
 
 def test_the_readme_has_commands_and_code() -> None:

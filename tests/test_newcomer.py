@@ -41,6 +41,7 @@ def test_a_hub_id_out_of_reach_is_said_before_anything_heavy_is_loaded(offline, 
     assert out.stderr.decode().startswith("headlab: cannot reach the hub for 'someone/some-model'")
 
 
+@pytest.mark.accept
 def test_a_scorecard_says_what_it_would_take(capsys):
     assert main(["run", "scorecard", "--model", "decimals-null-0", "--pairs", "2", "--dry-run", "--json"]) == 0
     rows = {row["experiment"]: row for row in json.loads(capsys.readouterr().out)}

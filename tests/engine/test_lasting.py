@@ -115,15 +115,16 @@ print(json.dumps({"shards": len(whole), "seconds": lasted, "moments": out}))
 """
 
 
-def test_kill_9_at_random_moments_loses_nothing_and_changes_nothing(tmp_path: Path) -> None:
-    """25 random moments: the resumed table is the unbroken one's file, bit for bit; no shard is run twice."""
-    found = script(KILL, tmp_path, 25)
+@pytest.mark.parametrize("kills", [8, pytest.param(25, marks=pytest.mark.accept)])
+def test_kill_9_at_random_moments_loses_nothing_and_changes_nothing(kills: int, tmp_path: Path) -> None:
+    """The resumed table is the unbroken one's file, bit for bit; no shard is run twice."""
+    found = script(KILL, tmp_path, kills)
     moments = found["moments"]
-    assert len(moments) == 25 and found["shards"] >= 12
+    assert len(moments) == kills and found["shards"] >= 12
     for m in moments:
         assert m["same"] and m["disjoint"] and m["all"] and m["twice"] == 0, m
     inside = [m for m in moments if m["killed"] and 0 < m["stored"] < found["shards"]]
-    assert len(inside) >= 10, f"too few kills came in the middle of the sweep to show anything: {moments}"
+    assert len(inside) >= 0.4 * kills - 1, f"too few kills came in the middle of the sweep to show anything: {moments}"
 
 
 def some_worlds(n: int = 24) -> list[World]:
@@ -256,6 +257,7 @@ print(json.dumps(seen))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from Linux's /proc")
+@pytest.mark.accept
 def test_fifty_sweeps_leave_the_process_as_large_as_ten() -> None:
     seen = script(SOAK, 50)
     assert max(seen[40:]) - max(seen[5:15]) < 5, f"resident memory grew, MiB: {seen}"
