@@ -10,14 +10,14 @@ import pytest
 import house
 
 CEILINGS = {
-    "lines": 66_000,
-    "median file": 140,
+    "lines": 65_970,
+    "median file": 135,
     "over 200 in experiments": 24,
-    "over 300": 40,
+    "over 300": 34,
     "functions over 60": 16,
     "fmt: skip": 0,
-    "Any": 1_700,
-    "pandas inside": 44,
+    "Any": 1_515,
+    "pandas inside": 41,
     "alike": 0,
 }
 """What is allowed.  Whoever makes a figure smaller lowers its ceiling.  Lines were raised twice: when the formatter took
