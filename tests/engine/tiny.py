@@ -133,6 +133,19 @@ def save(model: Any, folder: Path) -> Path:
     return folder
 
 
+def word_rows(n: int) -> list[dict[str, str]]:
+    """Pairs of four words that differ in the first, with answers of one word."""
+    return [
+        {
+            "clean": f"w{3 + i} w7 w{11 + i} w5",
+            "corrupted": f"w{30 + i} w7 w{11 + i} w5",
+            "answer": f" w{40 + i}",
+            "wrong": f" w{60 + i}",
+        }
+        for i in range(n)
+    ]
+
+
 def encoded(ids: Sequence[int], *, forced: int = 0, roles: Mapping[str, Sequence[int]] | None = None) -> Encoded:
     """A prompt given as tokens: the last ``forced`` are the shared start of the answer; w1 is right, w2 wrong."""
     n = len(ids) - forced

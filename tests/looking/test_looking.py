@@ -27,15 +27,7 @@ from headlab.prompts import PromptError, PromptSet, encode
 from headlab.trials.document import Document
 
 TEXT = "w3 w7 w11 w7 w20 w3"
-ROWS = [
-    {
-        "clean": f"w{3 + i} w7 w{11 + i} w5",
-        "corrupted": f"w{30 + i} w7 w{11 + i} w5",
-        "answer": f" w{40 + i}",
-        "wrong": f" w{60 + i}",
-    }
-    for i in range(6)
-]
+ROWS = tiny.word_rows(6)
 PAIRS = PromptSet.from_rows(ROWS, name="rows")
 FAMILIES = ("llama", "gpt2", "gpt_neox", "gemma", "qwen3")
 PROJECTION = {"llama": "self_attn.o_proj", "gpt2": "attn.c_proj", "gpt_neox": "attention.dense", "gemma": "self_attn.o_proj",

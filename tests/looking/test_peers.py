@@ -22,15 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 pytest.importorskip("transformer_lens.model_bridge", reason="the test extra brings TransformerLens")
 from benchmarks import daily
 
-ROWS = [
-    {
-        "clean": f"w{3 + i} w7 w{11 + i} w5",
-        "corrupted": f"w{30 + i} w7 w{11 + i} w5",
-        "answer": f" w{40 + i}",
-        "wrong": f" w{60 + i}",
-    }
-    for i in range(15)
-]
+ROWS = tiny.word_rows(15)
 PAIRS = PromptSet.from_rows(ROWS, name="rows")
 LIKE_LLAMA = ("llama", "gemma", "qwen3")
 CASES = [(family, job) for family in tiny.SIX for job in daily.JOBS if job != "direct effects" or family in LIKE_LLAMA]

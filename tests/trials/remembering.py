@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headlab.engine.model import Lab
+from headlab.heads import Heads
 from headlab.interventions import World
 from headlab.store import Run, Store
 from headlab.trials import prompts
@@ -23,6 +24,37 @@ from headlab.trials.material import material
 from headlab.trials.measured import Measured
 from headlab.trials.run import Trial
 from headlab.trials.subject import UNEDITED, Language, oriented
+
+
+def document(
+    named: Heads,
+    *,
+    n: int,
+    seed: int = 0,
+    pairs: int = 100,
+    predicted: list[dict[str, Any]],
+    match: Sequence[str] = ("layer", "sharing"),
+    fields: Mapping[str, Any] | None = None,
+    **sets: Any,
+) -> dict[str, Any]:
+    """A claim that patching these heads recovers the answer; ``fields`` beside, and further ``sets`` with a world each."""
+    worlds = {name: {"heads": name, "write": "patch"} for name in ("named", *sets)}
+    return {
+        "id": "calibration",
+        "words": "These heads carry the format.",
+        "source": "drawn at random, or planted",
+        "chosen_on": "other",
+        "task": {"name": "decimals"},
+        "edit": "corrupted",
+        "pairs": pairs,
+        "eligible": {"pairs": pairs},
+        "seed": seed,
+        "sets": {"named": str(named), **sets},
+        "worlds": worlds,
+        "reference": {"redraw": "named", "match": list(match), "n": n},
+        "predictions": predicted,
+        **(fields or {}),
+    }
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from remembering import Bench, bench
+from remembering import Bench, bench, document
 
 from headlab.engine.reindexing import random_relabelling
 from headlab.heads import Grid, Head, Heads
@@ -27,27 +27,6 @@ NULL = Grid(2, 8, 4)
 SHAPES = {"one layer": Heads.parse("L0H0 L0H1 L0H2 L0H4"), "two layers": Heads.parse("L0H0 L0H2 L1H1")}
 SETS = {"one layer": 48, "two layers": 192}
 RECIPE = BUILT_RECIPES["heads-planted-two-layers"]
-
-
-def document(
-    named: Heads, *, n: int, seed: int = 0, pairs: int = 100, predicted: list[dict[str, Any]], **sets: Any
-) -> dict[str, Any]:
-    worlds = {name: {"heads": name, "write": "patch"} for name in ("named", *sets)}
-    return {
-        "id": "calibration",
-        "words": "These heads carry the format.",
-        "source": "drawn at random, or planted",
-        "chosen_on": "other",
-        "task": {"name": "decimals"},
-        "edit": "corrupted",
-        "pairs": pairs,
-        "eligible": {"pairs": pairs},
-        "seed": seed,
-        "sets": {"named": str(named), **sets},
-        "worlds": worlds,
-        "reference": {"redraw": "named", "match": ["layer", "sharing"], "n": n},
-        "predictions": predicted,
-    }
 
 
 def outcome(at: Bench, data: dict[str, Any]) -> str:

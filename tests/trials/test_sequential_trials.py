@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from remembering import bench
+from remembering import bench, document
 
 from headlab.claims import Prediction, decide
 from headlab.experiments.trial import repeat, trial
@@ -144,28 +144,15 @@ KINDS = [f"{what}, {among}" for what in ("null", "planted") for among in ("sampl
 # -- on models ----------------------------------------------------------------------------------------------
 
 
-def document(named: Heads, match: list[str], seed: int, pairs: int, decide: str) -> dict[str, Any]:
-    return {
-        "id": "sequential",
-        "words": "These heads carry the format.",
-        "source": "drawn at random, or planted",
-        "chosen_on": "other",
-        "task": {"name": "decimals"},
-        "edit": "corrupted",
-        "pairs": pairs,
-        "eligible": {"pairs": pairs},
-        "seed": seed,
-        "decide": decide,
-        "sets": {"named": str(named)},
-        "worlds": {"named": {"heads": "named", "write": "patch"}},
-        "reference": {"redraw": "named", "match": match, "n": FIXED},
-        "predictions": [{"statistic": "rank:recovery:named", "op": "rank<", "threshold": ALPHA}],
-    }
+def claim_of(named: Heads, match: list[str], seed: int, pairs: int, decide: str) -> dict[str, Any]:
+    predicted = [{"statistic": "rank:recovery:named", "op": "rank<", "threshold": ALPHA}]
+    given = {"seed": seed, "pairs": pairs, "predicted": predicted, "match": match}
+    return document(named, n=FIXED, fields={"decide": decide}, **given)
 
 
 def twice(at: Any, kind: str, named: Heads, match: list[str], seed: int, pairs: int) -> Both:
     """One document on a bench, sequential first."""
-    both = {how: at.tried(document(named, match, seed, pairs, how)) for how in ("sequential", "fixed")}
+    both = {how: at.tried(claim_of(named, match, seed, pairs, how)) for how in ("sequential", "fixed")}
     path = both["sequential"].settings["walks"]["alternatives"]
     outcome = {how: f.readings[0].verdict.outcome for how, f in both.items()}
     p = next(e for e in both["fixed"].readings[0].estimates if e.name.startswith("rank:")).estimate["value"]
@@ -209,7 +196,7 @@ def law_1(one: Any, other: Any) -> None:
         pd.testing.assert_frame_equal(frame, other.tables[name], atol=1e-4, rtol=1e-4)
 
 
-WALKED = document(Heads.parse("L0H12 L0H15 L1H11"), ["layer", "sharing"], 0, 12, "sequential")
+WALKED = claim_of(Heads.parse("L0H12 L0H15 L1H11"), ["layer", "sharing"], 0, 12, "sequential")
 """Of 384 such sets (by hand: 24 ways for two heads of one KV group of four, times 16 of the other layer), some sixty do more."""
 
 

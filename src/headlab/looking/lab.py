@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from headlab.engine import model as engine
 from headlab.engine.decode import generate
@@ -13,7 +13,7 @@ from headlab.looking.given import pair_of_text
 from headlab.trials import loading
 
 if TYPE_CHECKING:
-    from headlab.trials.loading import ModelLike, TokenizerLike
+    from headlab.trials.loading import ModelLike, Opening
 
 
 class Lab(engine.Lab):
@@ -39,28 +39,11 @@ class Lab(engine.Lab):
         return str(made["text"][0])
 
 
-def load(
-    model: ModelLike,
-    *,
-    tokenizer: TokenizerLike | None = None,
-    revision: str | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
-    device_map: str | dict[str, int | str] | None = None,
-    adapter: str | None = None,
-) -> Lab:
+def load(model: ModelLike, **opening: Unpack[Opening]) -> Lab:
     """A model ready for trial, which reads and speaks: a shipped organism's name, a local folder, a hub id, or a Hugging Face
-    model in memory (then with ``tokenizer``).  See :func:`headlab.trials.loading.load`.
+    model in memory (then with ``tokenizer``).  Options and errors: :func:`headlab.trials.loading.load`.
 
     Raises ModelError with one clear sentence.
     """
-    found = loading.load(
-        model,
-        tokenizer=tokenizer,
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        adapter=adapter,
-    )
+    found = loading.load(model, **opening)
     return found if isinstance(found, Lab) else Lab(**{f.name: getattr(found, f.name) for f in fields(found)})

@@ -21,8 +21,8 @@ else:  # what is no model or tokenizer is refused in one sentence, not by its ty
     ModelLike = TokenizerLike = object
 
 
-class Loading(TypedDict, total=False):
-    """How a model is loaded: what :func:`load` takes beside the model.  ``base`` and ``lora`` are for CODI models."""
+class Opening(TypedDict, total=False):
+    """How a language model is loaded: what :func:`load` takes beside the model."""
 
     tokenizer: TokenizerLike | None
     revision: str | None
@@ -30,6 +30,11 @@ class Loading(TypedDict, total=False):
     device: str | None
     device_map: str | dict[str, int | str] | None
     adapter: str | None
+
+
+class Loading(Opening, total=False):
+    """How a model is loaded, a thinking one too: ``base`` and ``lora`` are for CODI models."""
+
     base: str | None
     lora: str | None
 

@@ -154,7 +154,9 @@ class Guard:
         if headers.get("content-type", [""])[0].partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "expected JSON")
         if not _equal(headers.get("x-headlab", [""])[0], self.keys.form):
-            raise Refused(403, "the request does not come from a page of this session; reload the page")
+            raise Refused(
+                403, "the request does not come from a page that was served here since it started; reload the page"
+            )
         length = headers.get("content-length", [""])[0]
         if not length.isdecimal() or int(length) > MOST_BYTES:
             raise Refused(413, f"expected at most {MOST_BYTES // 2**20} MB")
