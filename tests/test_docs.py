@@ -111,7 +111,7 @@ assert means["six of the planted heads"] > 0 > means["five of them"], means
 def test_the_python_about_looking_makes_a_claim_that_is_tried(tmp_path: Path, monkeypatch, capsys) -> None:
     executed("\n".join(blocks(ROOT / "docs" / "looking.md", "python")), tmp_path, monkeypatch)
     capsys.readouterr()
-    assert "pheld" in headlab(["trial", "claims/claim-l0h4.yaml", "--model", "ioi-small"], capsys)
+    assert "Upheld: " in headlab(["trial", "claims/claim-l0h4.yaml", "--model", "ioi-small"], capsys)
     assert "chosen_on: other" in Path("claims/claim-l0h4.yaml").read_text("utf-8")
 
 

@@ -21,7 +21,8 @@ CEILINGS = {
     "alike": 0,
 }
 """What is allowed.  Whoever makes a figure smaller lowers its ceiling.  Lines were raised twice: when the formatter took
-apart what 422 marks had kept together, and when calibration, sequential trials and the laboratory in a browser came."""
+apart what 422 marks had kept together, and when calibration, sequential trials and the laboratory in a browser came; with
+them one long function, 90 times Any and 3 imports of pandas."""
 
 
 @pytest.fixture(scope="module")

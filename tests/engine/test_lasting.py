@@ -124,7 +124,7 @@ def test_kill_9_at_random_moments_loses_nothing_and_changes_nothing(kills: int, 
     for m in moments:
         assert m["same"] and m["disjoint"] and m["all"] and m["twice"] == 0, m
     inside = [m for m in moments if m["killed"] and 0 < m["stored"] < found["shards"]]
-    assert len(inside) >= 0.4 * kills - 1, f"too few kills came in the middle of the sweep to show anything: {moments}"
+    assert len(inside) >= 2 * kills // 5, f"too few kills came in the middle of the sweep to show anything: {moments}"
 
 
 def some_worlds(n: int = 24) -> list[World]:

@@ -24,7 +24,6 @@ from headlab.experiments.calibration import drawn, measured, numbered, page, rat
 from headlab.experiments.calibration.shapes import Asked, Shape
 from headlab.experiments.known import builtin_claims
 from headlab.experiments.trial import experiment
-from headlab.store import Store
 from headlab.trials import registry
 from headlab.trials.case import Bench
 from headlab.trials.loading import load
@@ -181,6 +180,8 @@ def _shipped() -> list[object]:
 def test_every_shipped_claim_stands_in_the_file() -> None:
     """Measured, or why not; and the page says the same."""
     found = error_rates.shipped()
+    stale = [c.id for c in _shipped() if found.claims[c.id].hash != rates.hash_of(c)]  # type: ignore[attr-defined]
+    assert not stale, f"changed since `make calibration`: {stale}"
     assert set(found.claims) == {c.id for c in _shipped()}  # type: ignore[attr-defined]
     for name, one in found.claims.items():
         assert bool(one.rows) != bool(one.why), name
@@ -227,4 +228,4 @@ def test_beside_a_verdict_stands_how_often_its_rule_errs(tmp_path: Path, monkeyp
     )
     assert said in report.page(result.record.updated({"figures": []}), {}, [])
     done = CliRunner().invoke(app, ["show", result.record.id, "--store", str(tmp_path)])
-    assert said in done.stdout and Store(tmp_path).record(result.record.id).outcome == result.record.outcome
+    assert said in done.stdout

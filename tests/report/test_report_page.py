@@ -123,7 +123,11 @@ def test_verdict_stands_on_top_in_words(good_page: str, make_record: MakeRecord)
     text = Page(good_page).text
     record = make_record()
     assert record.readings[0].verdict.outcome == "upheld"
-    assert "✓ Upheld" in text
+    assert text.index("✓ Upheld") < text.index("2 of 2 controls passed")
+    order = [
+        good_page.index(f'id="{record.id}-{name}"') for name in ("controls", "readings-side-by-side", "provenance")
+    ]
+    assert order == sorted(order)
     assert record.readings[0].verdict.sentence in text
     there = [good_page.index(f'id="{record.id}-{name}"') for name in ("predicted-and-found", "controls", "provenance")]
     assert [good_page.index("2 of 2 controls passed"), *there] == sorted(

@@ -81,7 +81,9 @@ def holds(trials: list[Both]) -> None:
     """What must hold of any number of trials: they agree where the fixed number decides, and none is decided against it."""
     decided = [t for t in trials if t.fixed in DECIDED]
     drawn = np.array([t.drawn for t in trials]) / FIXED
+    assert {t.fixed for t in trials} >= DECIDED, "nothing to agree on"
     assert sum(t.fixed == t.sequential for t in decided) >= 0.98 * len(decided)
+    assert not any(t.sequential == "upheld" and t.over for t in trials)
     assert not any({t.fixed, t.sequential} == DECIDED for t in trials)
     assert np.median(drawn) <= 1 / 5 and drawn.mean() <= 1 / 3
 

@@ -12,10 +12,12 @@ from typing import Any
 
 from remembering import Bench, bench
 
+from headlab.claims import Prediction
 from headlab.designs import Matched
 from headlab.heads import Grid, Heads
+from headlab.stats import clopper_pearson
 from headlab.trials.references import Matching, redrawn
-from headlab.trials.stand_ins import TIMES
+from headlab.trials.stand_ins import TIMES, _fits
 
 MODEL = "decimals-null-3"
 GRID = Grid(2, 16, 4)
@@ -74,6 +76,27 @@ def test_what_ranks_did_not_run_is_said(tmp_path: Path) -> None:
         assert "stand_ins" not in at.tried(few).settings  # seven sets say nothing
         able = {**document("L0H2 L0H5"), "eligible": {"pairs": 60}}
         assert "stand_ins" not in at.tried(able).settings
+
+
+def test_a_walk_that_stopped_early_says_no_rate(tmp_path: Path) -> None:
+    """Twenty sets ranked among each other could not be upheld at .05, whatever they do: that says nothing of the rule."""
+    early = document("L0H1 L0H3")
+    early["reference"] = {"redraw": "named", "match": ["layer"], "n": 99}
+    early["predictions"][1]["threshold"] = 0.05
+    with bench(MODEL, tmp_path) as at:
+        found = at.tried(early)
+        drawn = found.settings["walks"]["alternatives"]["drawn"]
+        assert 20 < drawn < 73 and "stand_ins" not in found.settings
+        assert "stand_ins" in at.tried({**early, "decide": "fixed"}).settings
+
+
+def test_as_many_may_lie_above_as_the_bound_of_p_allows() -> None:
+    """Each count by itself, by Clopper and Pearson's interval; of all sets that match, by the share."""
+    for n, alpha in ((20, 0.05), (72, 0.05), (73, 0.05), (199, 0.05), (99, 0.2)):
+        p = Prediction(statistic="rank:recovery:named", op="rank<", threshold=alpha)
+        bounds = [clopper_pearson(c, n, unit="sets").high for c in range(n)]
+        assert list(_fits(p, n, False)) == [c for c, high in enumerate(bounds) if high < alpha], n
+        assert list(_fits(p, n, True)) == [c for c in range(n) if (c + 1) / n < alpha], n
 
 
 def test_what_could_be_upheld_rises_with_the_effect(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from .statement import (
     read_file,
     read_text,
 )
-from .verdict import REFUTES_AT, Control, Decidable, Ruling, Verdict, decide, rule
+from .verdict import REFUTES_AT, Control, Decidable, Ruled, Ruling, Verdict, decide, rule
 
 __all__ = [
     "MOST",
@@ -32,6 +32,7 @@ __all__ = [
     "Prediction",
     "Protocol",
     "ProtocolName",
+    "Ruled",
     "Ruling",
     "TaskSpec",
     "Verdict",

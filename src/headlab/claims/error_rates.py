@@ -37,6 +37,11 @@ class Counted(_Row):
         """With Clopper and Pearson's interval; undefined of no trial."""
         return clopper_pearson(self.hits, self.of, unit=unit)
 
+    def within(self, allowed: float) -> bool | None:
+        """Whether so many are explained by this rate: no more than it and two standard errors; None of no trial."""
+        n = self.of
+        return self.hits <= allowed * n + 2 * (allowed * (1 - allowed) * n) ** 0.5 if n else None
+
     def __str__(self) -> str:
         found = self.share()
         if found.value is None or found.low is None or found.high is None:
@@ -61,15 +66,9 @@ class Rates(_Row):
     commit: str = ""
 
     @property
-    def bound(self) -> float | None:
-        """The largest share upheld that an error rate as allowed explains: allowed + 2 standard errors."""
-        n = self.upheld.of
-        return self.allowed + 2 * (self.allowed * (1 - self.allowed) / n) ** 0.5 if n else None
-
-    @property
     def holds(self) -> bool | None:
         """Whether the rule errs no oftener than it may; None where no trial was decided."""
-        return None if self.bound is None else self.upheld.hits <= self.bound * self.upheld.of
+        return self.upheld.within(self.allowed)
 
 
 class OfClaim(_Row):

@@ -56,6 +56,26 @@ class Verdict(Frozen):
     refutes_at: float | None = None
     """The chance, at most, that any of the predictions is refuted when each holds just so (Holm over all of them)."""
 
+    @property
+    def failed(self) -> list[Control]:
+        """The controls that did not pass."""
+        return [c for c in self.controls if not c.passed]
+
+    @property
+    def ruled(self) -> bool:
+        """Whether its predictions are ruled; what was measured of a void or untestable claim says nothing."""
+        return self.outcome not in {"void", "untestable"}
+
+    @property
+    def controls_words(self) -> str:
+        """How the controls stand, in a few words."""
+        n, failed = len(self.controls), [c.name for c in self.failed]
+        if not n:
+            return "no control ran"
+        if failed:
+            return f"{len(failed)} of {n} controls failed: {', '.join(failed)}"
+        return f"{n} of {n} controls passed"
+
 
 def _shown(finding: Estimate | Rank) -> str:
     """A statistic as sentences say it: with interval, n and unit; its method stands beside it in the report."""
@@ -121,6 +141,13 @@ class Decidable(Protocol_):
 
     @property
     def controls(self) -> tuple[str, ...]: ...
+
+
+class Ruled(Frozen):
+    """What is decided, where it is neither: predictions, and the names of the controls that bind."""
+
+    predictions: tuple[Prediction, ...] = ()
+    controls: tuple[str, ...] = ()
 
 
 def decide(

@@ -31,7 +31,7 @@ from headlab.trials.thought_case import TASK as THINKING
 QUESTION = "Which claims of the docket stand on this model?"
 _CANNOT = (ClaimError, PromptError, InterventionError, EngineError, ValueError)
 """What an experiment raises that cannot run on a model."""
-FULL = {"pairs": 500, "matched_sets": 9999}
+FULL = {"pairs": 500, "matched_sets": 9999, "decide": "fixed"}
 """Publication sizes (``--full``)."""
 
 
@@ -225,7 +225,8 @@ _SECTIONS = [
         "text": (
             "Prompts within one model are one model: a verdict here is about these weights. Rows share prompts and heads, so "
             "they are not independent; Holm's correction is over the rows that rank a set among matched sets and keeps the "
-            "chance that any of them is upheld by luck under α."
+            "chance that any of them is upheld by luck under α. A rank that stopped early says no smaller p than its sets "
+            "allow (1 in 139 of 138), so many rows at once can keep it over α however large the effect: `--full` runs all sets."
         ),
     },
 ]

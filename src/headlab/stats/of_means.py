@@ -17,7 +17,6 @@ from ._check import Clusters, Floats, Ints, Values, cluster_codes, floats, open_
 from .estimate import Estimate
 from .intervals import _bootstrap_name, _cluster_note, _cluster_sums, _percentile, _too_few, _weights
 from .permutation import Rank, rank
-from .tails import p_of
 
 DRAWS = 1000
 """Efron and Tibshirani (1993, section 13.3) ask for at least 1000 draws for a percentile interval."""
@@ -135,7 +134,7 @@ def rank_over_draws(
         total=total,
     )
     count, n = _as_extreme(found, tail, tolerance), place.n_sets
-    p = count / n if enumerated else p_of(count, n, total)
+    p = count / n if enumerated else (1 + count) / (1 + n)
     sampled = found.clusters > 1
     under, over = (float((p < alpha).mean()), float((p > alpha).mean())) if sampled else (0.0, 0.0)
     place = replace(place, under=under, over=over, resampled_at=alpha)

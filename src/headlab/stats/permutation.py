@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -153,8 +153,8 @@ def rank(
         low, high = tail_bounds(count, n, (1 - level) / 2 * share, total)
         smallest = 1 / (1 + n) if total is None else 1 / total
     outcome = _outcome(low, high, alpha, smallest >= alpha)
-    found = Rank(p, low, high, n, count, enumerated, smallest, most_extreme, outcome, alpha, unit, level)
-    return replace(found, share=share, total=total)
+    found = (p, low, high, n, count, enumerated, smallest, most_extreme, outcome, alpha, unit, level)
+    return Rank(*found, share=share, total=total)
 
 
 def sign_flip(

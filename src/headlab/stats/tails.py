@@ -1,4 +1,4 @@
-"""What a count of extreme sets says of p: its estimate and its exact bounds, where the sets were drawn at random and where
+"""What a count of extreme sets says of p: its exact bounds, where the sets were drawn at random and where
 they are a part of all that match.
 
 Of n sets c are at least as extreme as the named one.  Drawn at random, c is binomial with p.  In a walk without replacement
@@ -8,18 +8,12 @@ through a `total` that holds the named set, p is (1 + extreme ones)/total and c 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect_left
 
 import numpy as np
 
 from ._check import Floats, Ints
 from .rates import _clopper_pearson_bounds
-
-
-def p_of(counts: Ints, n: int, total: int | None = None) -> Floats:
-    """p where so many of n sampled sets are at least as extreme: (1 + c)/(1 + n), or of a part of a `total` that holds the
-    observed set, (1 + c(total - 1)/n)/total."""
-    return (1 + counts) / (1 + n) if total is None else (1 + counts * (total - 1) / n) / total
 
 
 def tail_of(counts: Ints, n: int, alpha: float, total: int | None = None, *, above: bool) -> Floats:
@@ -60,17 +54,8 @@ def tail_bounds(count: int, n: int, chance: float, total: int | None = None) -> 
     replacement, the least and the greatest p under which so many extreme ones among n are no rarer than that."""
     if total is None:
         return _clopper_pearson_bounds(count, n, 1 - 2 * chance)
-    others = total - 1
-    seen = np.array(count)
-    low, high = count, others - (n - count)
-
-    def first(good: Callable[[int], bool], a: int, b: int) -> int:
-        """The least of a … b that is good, where all after a good one are."""
-        while a < b:
-            middle = (a + b) // 2
-            a, b = (a, middle) if good(middle) else (middle + 1, b)
-        return a
-
-    low = first(lambda k: float(_drawn(seen, n, k, others, True)) >= chance, count, high)
-    high = first(lambda k: float(_drawn(seen, n, k, others, False)) < chance, low, high + 1) - 1
-    return (1 + low) / total, (1 + max(low, high)) / total
+    others, seen = total - 1, np.array(count)
+    high = others - (n - count)
+    low = count + bisect_left(range(count, high), True, key=lambda k: float(_drawn(seen, n, k, others, True)) >= chance)
+    over = bisect_left(range(low, high + 1), True, key=lambda k: float(_drawn(seen, n, k, others, False)) < chance)
+    return (1 + low) / total, (1 + max(low, low + over - 1)) / total

@@ -9,9 +9,10 @@ from typing import Protocol
 
 from headlab.claims import Prediction
 from headlab.designs import Matched
-from headlab.heads import Heads
+from headlab.heads import Grid, Heads
 from headlab.stats.figures import percent
 from headlab.stats.sequential import Looks, Walk, enough, fixed, looks
+from headlab.trials.references import Matching, redrawn
 
 
 class Deciding(Protocol):
@@ -19,6 +20,9 @@ class Deciding(Protocol):
 
     @property
     def decide(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
 
     @property
     def predictions(self) -> tuple[Prediction, ...]: ...
@@ -37,6 +41,20 @@ def wanted(claim: Deciding, n: int, statistics: Iterable[str] | None = None) -> 
     """How many alternatives are planned where ``n`` were asked for: where they are drawn until the claim is decided, as many
     more as can decide it."""
     return n if claim.decide == "fixed" else enough(n, levels(claim, statistics).values())
+
+
+def planned(claim: Deciding, grid: Grid, named: Heads, matching: Matching, n: int) -> Matched:
+    """The sets of a reference: as many as :func:`wanted`, or the ``n`` asked for where there are no more that match.
+
+    Raises ValueError as :func:`headlab.trials.references.redrawn`.
+    """
+    more = wanted(claim, n)
+    try:
+        return redrawn(grid, named, matching, n=more, seed=claim.seed)
+    except ValueError:
+        if more == n:
+            raise
+        return redrawn(grid, named, matching, n=n, seed=claim.seed)
 
 
 def in_order(claim: Deciding, matched: Matched, named: Heads, seed: int) -> Matched:

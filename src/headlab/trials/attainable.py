@@ -19,7 +19,7 @@ from headlab.reading.shown import clean
 from headlab.stats.figures import rounded
 from headlab.trials.case import draw
 from headlab.trials.document import Document
-from headlab.trials.prompts import split
+from headlab.trials.prompts import clusters, split
 
 RATES = ("repair", "repair:*", "break:*", "bug:*", "accuracy:*")
 """Statistics that are rates over prompts."""
@@ -81,13 +81,13 @@ def of_claim(claim: Claim, tokenizer: Any, test: PromptSet | None = None, *, own
     own = own or bool(claim.task.file)
 
     def drawn(pairs: int) -> int:
-        return _clusters(draw(claim.model_copy(update={"pairs": pairs}), tokenizer, None)[0])
+        return len(clusters(draw(claim.model_copy(update={"pairs": pairs}), tokenizer, None)[0]))
 
     if not any(map(clusters_needed, claim.predictions)) or claim.task.name == "word-problems":
         return []
     if test is None:
         test = draw(claim, tokenizer, None)[0]
-    return list(out_of_reach(claim.predictions, _clusters(test), None if own else drawn))
+    return list(out_of_reach(claim.predictions, len(clusters(test)), None if own else drawn))
 
 
 def of_document(
@@ -97,20 +97,16 @@ def of_document(
     own = own or bool({"file", "corpus"} & set(doc.task))
 
     def drawn(pairs: int) -> int:
-        return _clusters(split(doc.model_copy(update={"pairs": pairs}), tokenizer, None, folder)[0])
+        return len(clusters(split(doc.model_copy(update={"pairs": pairs}), tokenizer, None, folder)[0]))
 
     if doc.thinking or not any(map(clusters_needed, doc.predictions)):
         return []
     if test is None:
         test = split(doc, tokenizer, None, folder)[0]
-    return list(out_of_reach(doc.predictions, _clusters(test), None if own else drawn))
+    return list(out_of_reach(doc.predictions, len(clusters(test)), None if own else drawn))
 
 
 def said_before(lines: Sequence[str]) -> None:
     """Say them at once, on stderr or wherever the logger ``headlab`` writes; they stand in the record's notes too."""
     for line in lines:
         logging.getLogger("headlab").warning("%s", clean(line))
-
-
-def _clusters(prompts: PromptSet) -> int:
-    return len({p.cluster or p.id for p in prompts})

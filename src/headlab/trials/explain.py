@@ -12,13 +12,13 @@ from headlab.heads import Grid, Heads
 from headlab.prompts import PromptError
 from headlab.stats.power import detectable_mean, detectable_rate
 from headlab.trials import words
-from headlab.trials.alternatives import plan_of, wanted
+from headlab.trials.alternatives import plan_of, planned
 from headlab.trials.attainable import of_document, out_of_reach
 from headlab.trials.consistency import ablations_left_out
 from headlab.trials.document import Document
 from headlab.trials.fields import ALWAYS, needs_selection
 from headlab.trials.lending import cannot_lend
-from headlab.trials.references import Matching, least_p, redrawn
+from headlab.trials.references import Matching, least_p
 from headlab.trials.sets import Family, Scene, SetError, everything, resolve
 
 
@@ -141,7 +141,7 @@ def _on(doc: Document, grid: Grid, folder: Path, faults: list[str]) -> Iterator[
         yield "the alternatives depend on selection prompts; their number is known when it runs"
         return
     try:
-        matched = redrawn(grid, observed, Matching(frozenset(ref.match)), n=wanted(doc, ref.n), seed=doc.seed)
+        matched = planned(doc, grid, observed, Matching(frozenset(ref.match)), ref.n)
     except ValueError as error:
         faults.append(str(error))
         return

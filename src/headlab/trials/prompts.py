@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,6 @@ def encoded(prompts: PromptSet, tokenizer: Any) -> list[EncodedPair]:
     return [encode(p, tokenizer) for p in prompts]
 
 
-def clusters(pairs: Sequence[Any]) -> list[str]:
+def clusters(pairs: Iterable[Any]) -> list[str]:
     """The clusters of some pairs, in order."""
     return sorted({p.cluster or p.id for p in pairs})

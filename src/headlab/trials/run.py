@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headlab.claims import Control, Prediction, Verdict, decide
+from headlab.claims import Control, Prediction, Ruled, Verdict, decide
 from headlab.designs import Matched
 from headlab.heads import Heads
 from headlab.interventions import World
@@ -23,7 +23,7 @@ from headlab.stats import Estimate, Rank
 from headlab.stats.sequential import Walk, walk
 from headlab.store import NamedEstimate, Reading, content_hash
 from headlab.trials import controls, expressions, over, scores, sets, words
-from headlab.trials.alternatives import in_order, plan_of, remark, wanted
+from headlab.trials.alternatives import in_order, plan_of, planned, remark
 from headlab.trials.choices import Choices
 from headlab.trials.consistency import ablations_left_out
 from headlab.trials.document import Document
@@ -32,7 +32,7 @@ from headlab.trials.expressions import Expression
 from headlab.trials.figures import drawn
 from headlab.trials.findings import Findings
 from headlab.trials.measured import Array, Measured, name_of
-from headlab.trials.references import Matching, least_p, redrawn
+from headlab.trials.references import Matching, least_p
 from headlab.trials.sets import Family, Resolved
 from headlab.trials.sources import partnerless
 from headlab.trials.stand_ins import MOST, StandIns, judged
@@ -95,14 +95,9 @@ class Trial:
         exclude = Heads(h for name in ref.exclude for h in self._flat(name))
         norms = scores.norms(self.subject) if "norm" in ref.match else None
         matching = Matching(frozenset(ref.match), ref.norm_within, norms, among, exclude)
-        more = wanted(self.doc, ref.n)
-        try:
-            found = redrawn(self.subject.grid, observed, matching, n=more, seed=self.doc.seed)
-        except ValueError:
-            if more == ref.n:
-                raise
-            found = redrawn(self.subject.grid, observed, matching, n=ref.n, seed=self.doc.seed)
-        return in_order(self.doc, found, observed, self.doc.seed)
+        return in_order(
+            self.doc, planned(self.doc, self.subject.grid, observed, matching, ref.n), observed, self.doc.seed
+        )
 
     def _flat(self, name: str) -> Heads:
         found = self.sets[name]
@@ -369,16 +364,16 @@ class Trial:
         # a model that does not show the behaviour has nothing for every head to take away: it is untestable, not void
         aside = {*doc.waive, *(["whole"] if able.reason else [])}
         binding = [c.name for c in checks if c.name not in aside]
-        case = _Case(tuple(a.prediction for a in ruled), tuple(binding))
+        case = Ruled(predictions=tuple(a.prediction for a in ruled), controls=tuple(binding))
         waived = able.reason if "eligible" in doc.waive and able.reason else ""
-        verdict = decide(case, found, _typed(checks), ineligible="" if waived else able.reason)
+        verdict = decide(case, found, checks, ineligible="" if waived else able.reason)
         return self._qualified(ruled, verdict, checks, waived)
 
     def _error_rate(self, stats: Statistics, own: Arms, checks: Sequence[Control], able: Eligibility) -> dict[str, Any]:
         """How often this rule is upheld of sets that nobody named, where enough were run to say so."""
         if self.matched is None or able.reason or self.doc.over or self.stand_ins == 0:
             return {}  # in strata a rule is another one
-        binding = _Case((), tuple(c.name for c in checks if c.name not in self.doc.waive))
+        binding = tuple(c.name for c in checks if c.name not in self.doc.waive)
         asked = [(a.prediction, a.read) for a in self.asked]
         every = self.matched.enumerated and len(self.drawn) == len(self.matched.sets)
         some = StandIns(stats, asked, own, self.drawn, every, self.stand_ins)
@@ -525,18 +520,6 @@ class Trial:
         if self.walked is not None and len(self.walked.plan.at) > 1:
             out.append(remark(self.walked))
         return out
-
-
-@dataclass(frozen=True)
-class _Case:
-    """What is decided: predictions in every cell, and the controls that bind."""
-
-    predictions: tuple[Prediction, ...]
-    controls: tuple[str, ...]
-
-
-def _typed(checks: Sequence[Control]) -> list[Control]:
-    return list(checks)
 
 
 def _heads(arm: Arm) -> str:

@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from headlab.claims import Control, Decidable, Prediction, decide
+from headlab.claims import Control, Prediction, Ruled, decide
 from headlab.stats import Estimate, Rank, clopper_pearson
 from headlab.stats.figures import interval, percent
 from headlab.stats.of_means import OfMeans, rank_over_draws
+from headlab.stats.tails import tail_of
 from headlab.trials.expressions import CURVES, Expression
 from headlab.trials.measured import name_of
 from headlab.trials.statistics import Arms, Statistics
@@ -31,15 +33,8 @@ MOST = 40
 LEAST = 20
 TIMES = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 POWER = 0.9
+TAIL = 0.025
 Asked = tuple[Prediction, Expression]
-
-
-@dataclass(frozen=True)
-class _Ruled:
-    """What is decided of a stand-in."""
-
-    predictions: tuple[Prediction, ...]
-    controls: tuple[str, ...]
 
 
 @dataclass
@@ -78,10 +73,10 @@ class StandIns:
             self._ranked[p.statistic] = self.stats.together(read, [self.own, *self.others])
         return self._ranked[p.statistic]
 
-    def decided(self, controls: Sequence[Control], binding: Decidable) -> Counter[str]:
+    def decided(self, controls: Sequence[Control], binding: Sequence[str]) -> Counter[str]:
         """Outcomes of stand-ins."""
         out: Counter[str] = Counter()
-        ruled = _Ruled(tuple(p for p, _ in self.read), binding.controls)
+        ruled = Ruled(predictions=tuple(p for p, _ in self.read), controls=tuple(binding))
         drawn = [i for i, arms in enumerate(self.others) if not self._is_own(arms)]
         for i in drawn[: self.most]:
             out[decide(ruled, self._findings(i), controls).outcome] += 1
@@ -151,8 +146,8 @@ class StandIns:
         sign = 1.0 if p.tail == "greater" else -1.0
         values, draws = sign * found.value, sign * found.draws
         n = len(values) - 1
-        fits = [c for c in range(n) if _upheld(c + self.enumerated, n, self.enumerated, p.limit)]
-        if not fits:
+        fits = _fits(p, n, self.enumerated)
+        if not len(fits):
             return np.zeros((len(TIMES), len(draws)), bool)
         bar = np.sort(values[1:])[::-1][fits[-1]]  # so many may lie above, and this one not
         middle = float(np.median(values[1:]))
@@ -162,19 +157,23 @@ class StandIns:
         return at[:, None] + scatter + slack > bar
 
 
-def _upheld(c: int, n: int, enumerated: bool, alpha: float) -> bool:
-    if enumerated:
-        return c / n < alpha
-    high = clopper_pearson(c, n, unit="sets").high
-    return high is not None and high < alpha
+def _fits(p: Prediction, n: int, enumerated: bool) -> NDArray[np.int64]:
+    """How many of ``n`` sets may be as extreme beside one that is upheld: every such count."""
+    counts = np.arange(n)
+    under = (counts + 1) / n < p.limit if enumerated else tail_of(counts, n, p.limit, above=False) < TAIL
+    return np.flatnonzero(under)
 
 
-def judged(some: StandIns, controls: Sequence[Control], binding: Decidable) -> dict[str, Any] | None:
+def judged(some: StandIns, controls: Sequence[Control], binding: Sequence[str]) -> dict[str, Any] | None:
     """What the record keeps: outcomes of stand-ins, the share upheld with its interval, what is attainable, in words.
 
-    None where too few sets were drawn to say anything, or no prediction can be read of them.
+    None where too few sets were drawn to say anything, or no prediction can be read of them: a walk that stopped early leaves
+    so few that none of them, ranked among the others, could be upheld.
     """
     if len(some.others) < LEAST or not some.read:
+        return None
+    n = len(some.others) - 1
+    if not some.enumerated and any(r.rank and not len(_fits(p, n, False)) for p, r in some.read):
         return None
     outcomes = some.decided(controls, binding)
     decided = sum(outcomes[o] for o in ("upheld", "refuted", "undecided"))
@@ -188,7 +187,6 @@ def judged(some: StandIns, controls: Sequence[Control], binding: Decidable) -> d
         "upheld": upheld.to_dict(),
         "undecided": outcomes["undecided"] / decided,
         "power": power,
-        "least": next((t for t, share in power.items() if share >= POWER), None),
         "left_out": left,
         "words": sentence(upheld, outcomes["undecided"] / decided, power, left),
     }

@@ -16,13 +16,13 @@ threshold.  *Power*: all lie beyond.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 
-from headlab.claims import Outcome, Prediction, decide
+from headlab.claims import Outcome, Prediction, Ruled, decide
 from headlab.experiments.calibration.shapes import Asked, Shape
 from headlab.stats import (
     Estimate,
@@ -53,14 +53,6 @@ Truth = Literal["false", "just so"]
 Rng = np.random.Generator
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is decided."""
-
-    predictions: tuple[Prediction, ...]
-    controls: tuple[str, ...] = ()
-
-
 def trial(shape: Shape, truth: Truth | float, seed: int, n: int) -> Outcome:
     """The outcome of the ``n``-th trial of a rule: false, just so, or true by so many times."""
     rng = np.random.default_rng([seed, n, 0 if truth == "false" else 1 if truth == "just so" else round(100 * truth)])
@@ -73,7 +65,7 @@ def trial(shape: Shape, truth: Truth | float, seed: int, n: int) -> Outcome:
             times = None if one.op == "rank<" else 1.0
         predictions.append(Prediction(statistic=str(i), op=one.op, threshold=one.threshold))  # type: ignore[arg-type]
         found[str(i)] = _finding(one, times, shape, clusters, rng)
-    return decide(Case(tuple(predictions)), found, []).outcome
+    return decide(Ruled(predictions=tuple(predictions)), found, []).outcome
 
 
 def _finding(a: Asked, times: float | None, shape: Shape, clusters: Any, rng: Rng) -> Estimate | Rank:

@@ -51,17 +51,12 @@ def written(found: Calibration) -> str:
     tally = (
         f"Of {len(names)} claims {done} were measured; the rule errs oftener than it may in {', '.join(bad) or 'none'}."
     )
-    if often := [n for n in names if any(_refutes_often(r) for r in found.claims[n].rows)]:
+    if often := [n for n in names if any(r.refuted and r.refuted.within(0.05) is False for r in found.claims[n].rows)]:
         tally += f" Just so true, oftener than 5 % and two standard errors refuted: {', '.join(often)}."
     parts = [_HEAD + tally, "\n".join(lines)]
     parts += ["## Not calibrated\n\n" + "\n".join(without)] if without else []
     parts += ["## Whole scorecards\n\n" + _cards(found)]
     return "\n\n".join(parts) + "\n"
-
-
-def _refutes_often(r: Rates) -> bool:
-    n = r.refuted.of if r.refuted else 0
-    return bool(n) and r.refuted is not None and r.refuted.hits > 0.05 * n + 2 * (0.05 * 0.95 * n) ** 0.5
 
 
 def _line(name: str, r: Rates) -> str:

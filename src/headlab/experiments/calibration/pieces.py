@@ -78,8 +78,8 @@ def _row(
 ) -> dict[str, Any]:
     try:
         found = at.tried(order, pairs, seed=n)
-    except CANNOT as error:  # a trial that cannot be made is counted as one
-        found = {"outcome": "untestable", "p": None, "why": str(error)}
+    except CANNOT:  # a trial that cannot be made is counted as one
+        found = {"outcome": "untestable", "p": None}
     return {"source": source, "model": model, "truth": truth, "n": n, "outcome": found["outcome"], "p": found["p"]}
 
 
