@@ -17,7 +17,7 @@ from headlab.stats.dose import crossing
 from headlab.tasks.decimals import decimals
 from headlab.trials.case import Bench
 from headlab.trials.crossings import crossing_table, dose_world, grid_of, measure, narrowed, read
-from headlab.trials.flow import Scope, Seen
+from headlab.trials.sweeps import Scope, Seen
 
 EXPERIMENTS.setdefault("pattern-threshold", pattern_threshold.EXPERIMENT)
 SMALL = {"pairs": 20}

@@ -17,7 +17,7 @@ from headlab.store import Store
 from headlab.view.guard import MOST_BYTES, Keys
 
 OWN = f"http://127.0.0.1:{PORT}"
-PAGES = ["/", "/bench", "/compare?a=parity&b=head-count", "/static/view.js", "/jobs/1"]
+PAGES = ["/", "/bench", "/compare?a=head-count&b=head-count", "/static/view.js", "/jobs/1"]
 
 
 @pytest.mark.parametrize("path", PAGES)

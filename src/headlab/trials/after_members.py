@@ -15,8 +15,8 @@ from headlab.heads import Grid, Heads, pool
 from headlab.stats import Estimate, Rank, clopper_pearson, holm, rank
 from headlab.stats.after_members import Partial
 from headlab.stats.spacing import rank_correlation, spacing
-from headlab.trials.flow import Scope, Seen
 from headlab.trials.halves import patched_set
+from headlab.trials.sweeps import Scope, Seen
 
 
 def renamings(grid: Grid, model: Partial, drawn: Sequence[tuple[str, Heads]], outcome: Any, n: int, seed: int) -> Any:

@@ -27,8 +27,8 @@ from headlab.stats import Estimate, Rank, bootstrap_mean, holm
 from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
 from headlab.store import Reading
 from headlab.trials import charts
-from headlab.trials.flow import Scope, Seen, Told
 from headlab.trials.pairs import clusters_of, named
+from headlab.trials.sweeps import Scope, Seen, Told
 
 Array = np.ndarray
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from headlab.claims import Control
-from headlab.trials.flow import Seen
 from headlab.trials.pairs import no_op_control, patch_all_control
+from headlab.trials.sweeps import Seen
 
 Check = Callable[[Seen], Control]
 

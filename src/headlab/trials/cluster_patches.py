@@ -19,9 +19,9 @@ from headlab.measures.head_traits import Partition
 from headlab.prompts import EncodedPair
 from headlab.stats import Estimate, Rank, holm
 from headlab.stats.of_means import rank_over_draws
-from headlab.trials.flow import Seen
 from headlab.trials.halves import patched_set
 from headlab.trials.ranks import drawn_by_pair
+from headlab.trials.sweeps import Seen
 
 MOST = 8
 """Clusters patched at most, the largest first."""

@@ -32,7 +32,7 @@ from headlab.stats.dose import Bisection, Crossings, crossing, crossing_quantile
 from headlab.stats.linear_null import AgainstLinear, LinearNull, against_linear, linear_margin_null
 from headlab.stats.psychometric import Psychometric, psychometric
 from headlab.trials.case import Bench
-from headlab.trials.flow import Seen
+from headlab.trials.sweeps import Seen
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from headlab.stats import Estimate
 from headlab.stats.psychometric import psychometric
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.doses import AmongHalves, Arm, Doses, fixed, gain, lacking, named_halves, roles_of
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told, what_is_measured
+from headlab.trials.flow import Method, OnPairs, what_is_measured
+from headlab.trials.sweeps import Scope, Seen, Sweep, Told
 
 Make = Callable[[Sequence[EncodedPair], tuple[str, ...]], Arm]
 """The write, from the pairs and the keys that it takes weight from."""

@@ -24,7 +24,7 @@ from headlab.stats.crossed import rate_over_sets
 from headlab.tasks.decimals import NUMERIC_ROLES
 from headlab.trials import charts
 from headlab.trials.alternatives import in_order, wanted
-from headlab.trials.flow import Alternatives, Placed, Scope, Seen, Told
+from headlab.trials.sweeps import Alternatives, Placed, Scope, Seen, Told
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "numeric": NUMERIC_ROLES,

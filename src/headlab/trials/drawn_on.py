@@ -16,7 +16,7 @@ from headlab.thoughts.attributions import attended, attributed, mean_embedding, 
 from headlab.thoughts.loading import Thinker
 from headlab.thoughts.roles import mean_of, ratios
 from headlab.thoughts.untrained import untrained
-from headlab.trials.flow import Seen, Told
+from headlab.trials.sweeps import Seen, Told
 from headlab.trials.thought_heads import Needed, needed_heads
 
 Array = np.ndarray

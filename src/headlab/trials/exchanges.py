@@ -18,7 +18,7 @@ from headlab.engine.selfcheck import TOLERANCE
 from headlab.stats import bootstrap_mean
 from headlab.trials.checks import Check
 from headlab.trials.families import Families
-from headlab.trials.flow import Seen
+from headlab.trials.sweeps import Seen
 
 
 def identity_control(effects: Any, lab: Lab, without: str, words: str) -> Control:

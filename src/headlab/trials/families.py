@@ -12,7 +12,7 @@ import numpy as np
 from headlab.effects import Table, mean_recovery
 from headlab.interventions import World
 from headlab.stats import Estimate, bootstrap_mean, bootstrap_ratio
-from headlab.trials.flow import Alternatives, Placed, Scope, Seen, Sweep, Told
+from headlab.trials.sweeps import Alternatives, Placed, Scope, Seen, Sweep, Told
 
 Tail = Literal["greater", "less"]
 

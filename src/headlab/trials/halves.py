@@ -17,7 +17,7 @@ from headlab.heads import Grid, Heads
 from headlab.interventions import Intervention, World
 from headlab.stats import Estimate, Rank, bootstrap_ratio, clopper_pearson, clustered_rate
 from headlab.trials.alternatives import in_order, wanted
-from headlab.trials.flow import Alternatives, Placed, Scope, Seen, Sweep, Told
+from headlab.trials.sweeps import Alternatives, Placed, Scope, Seen, Sweep, Told
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from headlab.stats import Estimate, Rank, clopper_pearson, rank
 from headlab.stats.factorial import factorial_regression
 from headlab.thoughts.worlds import ablation
 from headlab.trials.answers import of_world
-from headlab.trials.flow import Scope, Seen, Told
 from headlab.trials.strata import (
     EASY,
     HARD,
@@ -30,6 +29,7 @@ from headlab.trials.strata import (
     shuffled_gaps,
     within,
 )
+from headlab.trials.sweeps import Scope, Seen, Told
 from headlab.trials.thinking import BASE
 from headlab.trials.thought_checks import parse_control
 from headlab.trials.thought_effects import Costs, measured

@@ -10,8 +10,8 @@ from headlab.heads import layer as all_heads
 from headlab.interventions import World
 from headlab.measures.head_effects import Profiles
 from headlab.prompts import EncodedPair
-from headlab.trials.flow import Scope, Seen, Sweep
 from headlab.trials.halves import patched_set
+from headlab.trials.sweeps import Scope, Seen, Sweep
 
 
 def each_head(scope: Scope, layer: int, pairs: Sequence[EncodedPair]) -> Sweep:

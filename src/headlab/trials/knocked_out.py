@@ -13,7 +13,7 @@ from headlab.effects import Table
 from headlab.interventions import Intervention, World
 from headlab.measures.edges import role_edges
 from headlab.prompts import EncodedPair
-from headlab.trials.flow import Scope, Seen
+from headlab.trials.sweeps import Scope, Seen
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from headlab.heads import layer as all_heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import encode
 from headlab.stats import clopper_pearson
-from headlab.trials.flow import Scope, Seen, Told
+from headlab.trials.sweeps import Scope, Seen, Told
 
 RESAMPLES = 1000
 

@@ -20,8 +20,8 @@ from headlab.stats.distances import LabelContrast, label_contrast, side_contrast
 from headlab.stats.figures import rounded
 from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
 from headlab.trials.attention_scores import Array, even_side, matched_sides
-from headlab.trials.flow import Scope
 from headlab.trials.pairs import clusters_of
+from headlab.trials.sweeps import Scope
 
 EXACT = 1e-6
 

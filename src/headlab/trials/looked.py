@@ -21,8 +21,9 @@ from headlab.measures.changes import (
     unplanted_control,
 )
 from headlab.organisms.checkpoint_series import Series, of_organism, siblings
-from headlab.trials.flow import Scope, Seen, layer_of
+from headlab.trials.flow import layer_of
 from headlab.trials.series_looks import AGAIN, looks_of, prompts_of
+from headlab.trials.sweeps import Scope, Seen
 
 PLANTED = "decimals-series-planted"
 

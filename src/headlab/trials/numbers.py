@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from headlab.effects import of_world, recovery, repair
 from headlab.stats import Estimate, mcnemar
-from headlab.trials.flow import Seen, Told
 from headlab.trials.pairs import contrast
+from headlab.trials.sweeps import Seen, Told
 
 Number = Callable[[Seen], Iterator[Told]]
 

@@ -20,8 +20,8 @@ from headlab.stats.figures import percent
 from headlab.tasks.grading import first_number
 from headlab.tasks.padding import Cell, design_cells, padded
 from headlab.trials.attention_scores import grids, to_numbers
-from headlab.trials.flow import Scope, Seen
 from headlab.trials.pairs import clusters_of
+from headlab.trials.sweeps import Scope, Seen
 
 OUTCOMES = {"attention": "attention to the numbers, times uniform", "accuracy": "share of right answers"}
 

@@ -20,9 +20,10 @@ from headlab.measures.weights import HeadWeights, head_weights
 from headlab.prompts import EncodedPair
 from headlab.stats.groups import GroupTest, groups_differ
 from headlab.trials.cluster_patches import Patched, patched
-from headlab.trials.flow import Scope, Seen, Sweep, Undefined
+from headlab.trials.flow import Undefined
 from headlab.trials.head_profiles import each_head, profiles
 from headlab.trials.pairs import clusters_of
+from headlab.trials.sweeps import Scope, Seen, Sweep
 
 EXACT = 1e-9
 

@@ -11,9 +11,9 @@ from headlab.effects import mean_recovery
 from headlab.heads import Heads, group_position
 from headlab.stats import Rank
 from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
-from headlab.trials.flow import Scope, Seen
 from headlab.trials.halves import patched_set
 from headlab.trials.ranks import rank_by_pair
+from headlab.trials.sweeps import Scope, Seen
 
 
 def own(scope: Scope) -> list[Heads]:

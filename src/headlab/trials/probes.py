@@ -25,7 +25,7 @@ from headlab.thoughts.probing import (
     right,
     targets,
 )
-from headlab.trials.flow import Seen, Told
+from headlab.trials.sweeps import Seen, Told
 from headlab.trials.thinking import BASE, FEW
 from headlab.trials.thought_case import ThoughtBench, thoughts_at_least
 from headlab.trials.thought_heads import Needed, hub_of, needed_heads

@@ -15,7 +15,7 @@ from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, Pair, encode_prompt
 from headlab.tasks.decimals import decimals, fill, get_format, right_answer
 from headlab.tasks.grading import grade
-from headlab.trials.flow import Scope
+from headlab.trials.sweeps import Scope
 
 FREE = PROTOCOLS["standard"].model_copy(update={"name": "free", "decode_from": "prompt"})
 """One scoring rule: the first number of what is written after the prompt."""

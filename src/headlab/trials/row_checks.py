@@ -14,7 +14,7 @@ from headlab.stats.figures import percent, rounded
 from headlab.thoughts.attention import SLACK, ThoughtAttention
 from headlab.thoughts.forcing import EXACT, SHARE, on_hub, on_last
 from headlab.thoughts.hubs import Hubs, corrected, find_hubs
-from headlab.trials.flow import Scope, Seen
+from headlab.trials.sweeps import Scope, Seen
 from headlab.trials.thought_rows import clusters_of, few, forced, read, rows_of
 
 Array = np.ndarray

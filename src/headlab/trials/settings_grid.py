@@ -23,7 +23,7 @@ from headlab.interventions import Intervention, World
 from headlab.prompts import EncodedPair, encode
 from headlab.stats import Estimate, clustered_rate
 from headlab.trials.case import Bench, draw
-from headlab.trials.flow import Scope
+from headlab.trials.sweeps import Scope
 
 OPTIONS: Mapping[str, Any] = {
     "dtypes": ("float32", "bfloat16", "float16"),

@@ -14,7 +14,7 @@ from headlab.stats.figures import percent
 from headlab.thoughts.loop import touched_by
 from headlab.thoughts.worlds import ThoughtWorld, ablation
 from headlab.trials.answers import Effect
-from headlab.trials.flow import Scope, Seen
+from headlab.trials.sweeps import Scope, Seen
 from headlab.trials.thinking import BASE, FEW, PARSED_AT_LEAST
 from headlab.trials.thought_case import ThoughtBench
 from headlab.trials.thought_effects import Edits, measured

@@ -13,7 +13,7 @@ from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loop import touched_by
 from headlab.thoughts.worlds import ThoughtWorld
 from headlab.trials.answers import SAID, Adjust, Effect, clusters_of, effects, lost, tabled
-from headlab.trials.flow import Seen, Told
+from headlab.trials.sweeps import Seen, Told
 from headlab.trials.thinking import BASE
 from headlab.trials.thought_case import ThoughtBench
 

@@ -18,7 +18,7 @@ from headlab.thoughts import metrics
 from headlab.thoughts.scores import norms
 from headlab.thoughts.worlds import ablation
 from headlab.trials.answers import of_world
-from headlab.trials.flow import Scope, Seen
+from headlab.trials.sweeps import Scope, Seen
 from headlab.trials.thought_case import ThoughtBench
 from headlab.trials.thought_effects import measured
 from headlab.trials.thought_rows import read

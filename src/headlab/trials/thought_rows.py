@@ -16,7 +16,7 @@ from headlab.thoughts.loading import Thinker
 from headlab.thoughts.loop import Asked
 from headlab.thoughts.untrained import untrained
 from headlab.thoughts.worlds import Force, ThoughtWorld
-from headlab.trials.flow import Scope
+from headlab.trials.sweeps import Scope
 from headlab.trials.thought_case import ThoughtBench, stem
 
 Array = np.ndarray

@@ -15,8 +15,8 @@ import pandas as pd
 from headlab.heads import Grid, Head, Heads
 from headlab.stats import Rank
 from headlab.thoughts.worlds import ablation
-from headlab.trials.flow import Seen
 from headlab.trials.ranks import rank_by_pair
+from headlab.trials.sweeps import Seen
 from headlab.trials.thought_effects import Costs, Edits
 from headlab.trials.thought_heads import output_norms
 

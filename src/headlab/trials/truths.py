@@ -10,7 +10,7 @@ from headlab import organisms
 from headlab.organisms.cards import Truth
 from headlab.stats import Estimate, auroc
 from headlab.trials.attention_scores import Watched
-from headlab.trials.flow import Seen, Told
+from headlab.trials.sweeps import Seen, Told
 
 
 def tells_causal_heads(watched: Watched, label: str) -> Callable[[Seen], Iterator[Told]]:

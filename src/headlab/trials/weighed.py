@@ -22,7 +22,8 @@ from headlab.stats import holm, rank
 from headlab.stats.agreement import adjusted_rand, cluster_test
 from headlab.stats.clustering import hierarchical
 from headlab.trials.charts import heads_apart
-from headlab.trials.flow import Scope, Seen, Undefined
+from headlab.trials.flow import Undefined
+from headlab.trials.sweeps import Scope, Seen
 from headlab.trials.weight_halves import Subsets, members_of, subsets
 
 CIRCUITS = {"qk": "W_QK", "ov": "W_OV"}

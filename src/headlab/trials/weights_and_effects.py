@@ -27,8 +27,8 @@ from headlab.prompts import EncodedPair
 from headlab.stats import Estimate
 from headlab.stats.agreement import ClusterTest
 from headlab.stats.distances import Mantel
-from headlab.trials.flow import Scope, Seen, Sweep
 from headlab.trials.head_profiles import each_head, profiles
+from headlab.trials.sweeps import Scope, Seen, Sweep
 
 EXACT = 1e-9
 

@@ -24,10 +24,11 @@ from headlab.measures.machine import facts_table
 from headlab.stats import Estimate, holm
 from headlab.trials.charts import estimates, null
 from headlab.trials.checks import no_op, patch_all
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told
+from headlab.trials.flow import Method, OnPairs
 from headlab.trials.halves import Halves, patched_set
 from headlab.trials.numbers import repaired
 from headlab.trials.position_pools import own, pools, ranks, recovered, spreads
+from headlab.trials.sweeps import Scope, Seen, Sweep, Told
 
 HALVES = Halves(even, "the even heads", "even − odd", rank="rank:parity")
 

@@ -27,8 +27,9 @@ from headlab.stats import holm
 from headlab.stats.permutation import flips
 from headlab.trials import charts
 from headlab.trials.attention_scores import Watched, grids, naive, no_halves, share_of, sides, to_numbers, written
-from headlab.trials.flow import NO_ANSWERS, Method, OnPairs, Scope, Seen, Told, without_ranks
+from headlab.trials.flow import NO_ANSWERS, Method, OnPairs, without_ranks
 from headlab.trials.pairs import clusters_of
+from headlab.trials.sweeps import Scope, Seen, Told
 from headlab.trials.truths import tells_causal_heads
 
 NAMES = ("share", "relative", "output")

@@ -24,10 +24,11 @@ from headlab.engine.selfcheck import TOLERANCE
 from headlab.stats import Estimate
 from headlab.stats.figures import percent
 from headlab.trials.charts import estimates, null
-from headlab.trials.flow import Method, OnPairs, Seen, Told
+from headlab.trials.flow import Method, OnPairs
 from headlab.trials.knocked_out import chosen, drawn, halves, knocked_out, scaled
 from headlab.trials.lost import Lost
 from headlab.trials.ranks import rank_by_pair
+from headlab.trials.sweeps import Seen, Told
 
 
 def losses(seen: Seen) -> Lost:

@@ -22,8 +22,9 @@ from headlab.stats import Estimate, holm
 from headlab.stats.distances import LabelContrast
 from headlab.trials.attention_scores import Array, naive, no_halves
 from headlab.trials.charts import estimates, null
-from headlab.trials.flow import NO_ANSWERS, Method, OnPairs, Seen, Told, without_ranks
+from headlab.trials.flow import NO_ANSWERS, Method, OnPairs, without_ranks
 from headlab.trials.likeness import Tested, alike, asked, checks, contrasted, kv_groups, tested
+from headlab.trials.sweeps import Seen, Told
 
 
 def too_few(case: Any) -> str:

@@ -25,7 +25,8 @@ from headlab.stats import holm
 from headlab.tasks.decimals import NUMERIC_ROLES
 from headlab.trials.attention_scores import Array, Sides, Watched, grids, naive, no_halves, sides
 from headlab.trials.charts import estimates
-from headlab.trials.flow import NO_ANSWERS, Method, OnPairs, Scope, Seen, Told, without_ranks
+from headlab.trials.flow import NO_ANSWERS, Method, OnPairs, without_ranks
+from headlab.trials.sweeps import Scope, Seen, Told
 
 ROLES = {
     "a_int": "integer of the first number",

@@ -28,7 +28,8 @@ from headlab.stats import Estimate, clustered_rate
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.dose_repair import called_right
 from headlab.trials.doses import AmongHalves, Arm, Doses, clean_side, fixed, gain, lacking, named_halves, roles_of
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told, what_is_measured
+from headlab.trials.flow import Method, OnPairs, what_is_measured
+from headlab.trials.sweeps import Scope, Seen, Sweep, Told
 
 SIDES = ("corrupted", "clean")
 OWN_SHARE_PAIRS = 24

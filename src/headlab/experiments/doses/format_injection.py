@@ -26,7 +26,7 @@ from headlab.stats import bootstrap_mean, clustered_rate
 from headlab.stats.factorial import factorial_regression
 from headlab.trials.attention_scores import grids, no_halves, share_of, to_numbers
 from headlab.trials.charts import curve
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Told
+from headlab.trials.flow import Method, OnPairs
 from headlab.trials.padded_prompts import (
     BASE,
     CLASSES,
@@ -45,6 +45,7 @@ from headlab.trials.padded_prompts import (
     together,
 )
 from headlab.trials.pairs import clusters_of, distinct, in_format
+from headlab.trials.sweeps import Scope, Seen, Told
 
 LABELS = {
     "accuracy:base": "right answers without padding",

@@ -25,7 +25,8 @@ from headlab.stats.psychometric import psychometric
 from headlab.trials import charts
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.crossings import Curve, crossing_table, dose_world, final_norms, findings_of, grid_of, measure
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told, unsliced, what_is_measured
+from headlab.trials.flow import Method, OnPairs, unsliced, what_is_measured
+from headlab.trials.sweeps import Scope, Seen, Sweep, Told
 
 ARMS: dict[Site, str] = {"pattern": "patterns replaced", "z": "heads' outputs replaced"}
 PUBLISHED_DOSES = (0.2, 0.4, 0.6, 0.8, 1.0)

@@ -26,8 +26,9 @@ from headlab.prompts import Encoded
 from headlab.stats import Estimate, bootstrap_mean, bootstrap_ratio
 from headlab.trials.attention_scores import Array, Watched, grids, naive, no_halves, share_of, sides, to_numbers
 from headlab.trials.charts import estimates
-from headlab.trials.flow import NO_ANSWERS, Method, OnPairs, Scope, Seen, Told, without_ranks
+from headlab.trials.flow import NO_ANSWERS, Method, OnPairs, without_ranks
 from headlab.trials.pairs import clusters_of, in_format
+from headlab.trials.sweeps import Scope, Seen, Told
 
 VARIANTS = {
     "simple": "original",

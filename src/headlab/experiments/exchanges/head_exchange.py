@@ -28,8 +28,9 @@ from headlab.trials.alternatives import wanted
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.exchanges import identity, takes_hold
 from headlab.trials.families import Families, Place, Tail
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, unsliced, without_ranks
+from headlab.trials.flow import Method, OnPairs, unsliced, without_ranks
 from headlab.trials.numbers import repaired
+from headlab.trials.sweeps import Scope, Seen, Sweep
 
 LABELS = {
     "within-even": "shuffled among the even heads",

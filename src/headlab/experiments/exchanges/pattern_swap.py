@@ -25,8 +25,9 @@ from headlab.trials.alternatives import wanted
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.exchanges import identity, rows, takes_hold
 from headlab.trials.families import Families, Place
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, unsliced, without_ranks
+from headlab.trials.flow import Method, OnPairs, unsliced, without_ranks
 from headlab.trials.numbers import difference, repaired
+from headlab.trials.sweeps import Scope, Seen, Sweep
 
 LABELS = {
     "even-on-odd": "even patterns on odd values",

@@ -32,8 +32,9 @@ from headlab.store import Reading
 from headlab.trials.case import Bench
 from headlab.trials.experiment import Program
 from headlab.trials.findings import Findings as Outcome
-from headlab.trials.flow import Scope, layer_of, unsliced
+from headlab.trials.flow import layer_of, unsliced
 from headlab.trials.pairs import eligibility, named, protocol_patch, with_texts
+from headlab.trials.sweeps import Scope
 
 STATISTICS = (
     "changed:logits",

@@ -22,7 +22,7 @@ from headlab.prompts import Pair
 from headlab.stats import Estimate, clopper_pearson, clustered_rate, paired_difference
 from headlab.stats.figures import percent
 from headlab.tasks.decimals import CATEGORIES, fill, get_format
-from headlab.trials.flow import Method, OnPairs, Seen, Told
+from headlab.trials.flow import Method, OnPairs
 from headlab.trials.questions import (
     CELL,
     ORDERS,
@@ -34,6 +34,7 @@ from headlab.trials.questions import (
     own,
     scoring,
 )
+from headlab.trials.sweeps import Seen, Told
 
 PARSED_AT_LEAST = 0.95
 RATES = {"accuracy": "right", "bug": "bug", "parsed": "parsed"}

@@ -26,8 +26,9 @@ from headlab.stats import Estimate, bootstrap_mean, held_out_deviance
 from headlab.stats.crossed import rate_over_sets
 from headlab.trials import charts
 from headlab.trials.checks import no_op, patch_all
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told
+from headlab.trials.flow import Method, OnPairs
 from headlab.trials.halves import patched_set
+from headlab.trials.sweeps import Scope, Seen, Sweep, Told
 
 Drawn = list[tuple[str, int, Heads]]
 """Pool, size and subset."""

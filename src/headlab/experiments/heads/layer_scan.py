@@ -22,9 +22,10 @@ from headlab.heads import layer as all_heads
 from headlab.interventions import World
 from headlab.stats import Estimate, clustered_rate, holm, sign_flip
 from headlab.trials.checks import no_op, patch_all
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told, unsliced, without_ranks
+from headlab.trials.flow import Method, OnPairs, unsliced, without_ranks
 from headlab.trials.halves import Halves
 from headlab.trials.layer_choice import layers, steady
+from headlab.trials.sweeps import Scope, Seen, Sweep, Told
 
 SETS = {"all": "all heads", "even": "even heads", "odd": "odd heads"}
 MADE = {"all": all_heads, "even": even, "odd": odd}

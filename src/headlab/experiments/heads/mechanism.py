@@ -30,7 +30,7 @@ from headlab.stats.clustering import LEAST
 from headlab.stats.figures import rounded
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.cluster_patches import foremost
-from headlab.trials.flow import Found, Method, OnPairs, Seen, Told, Undefined
+from headlab.trials.flow import Method, OnPairs, Undefined
 from headlab.trials.numbers import counted
 from headlab.trials.parted import (
     acted,
@@ -46,6 +46,7 @@ from headlab.trials.parted import (
     unparted,
     weights,
 )
+from headlab.trials.sweeps import Found, Seen, Told
 
 
 def too_few(case: Any) -> str:

@@ -9,8 +9,8 @@ from headlab.effects import Figure
 from headlab.measures.head_traits import KINDS, TRAITS
 from headlab.trials.charts import heads_apart, null
 from headlab.trials.cluster_patches import Patched, foremost
-from headlab.trials.flow import Scope
 from headlab.trials.numbers import counted
+from headlab.trials.sweeps import Scope
 
 
 def shares(chosen: Any, at: int) -> list[Figure]:

@@ -20,9 +20,10 @@ from headlab.heads import Heads, even, odd
 from headlab.stats.figures import rounded
 from headlab.store import Reading
 from headlab.trials.checks import no_op, patch_all
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, unsliced, without_ranks
+from headlab.trials.flow import Method, OnPairs, unsliced, without_ranks
 from headlab.trials.halves import Halves, dose_curve, dose_worlds
 from headlab.trials.numbers import difference, discordance, repaired
+from headlab.trials.sweeps import Scope, Seen, Sweep
 
 NAMED = {"all": "all heads", "even": "even heads", "odd": "odd heads"}
 ARMS = ("z", "out_block", "subspace")

@@ -28,8 +28,9 @@ from headlab.stats.spacing import rank_correlation
 from headlab.trials.after_members import Regressed, drawn, planted_control, renamed, size, tests
 from headlab.trials.charts import estimates, null
 from headlab.trials.checks import no_op, patch_all
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told, unsliced, without_ranks
+from headlab.trials.flow import Method, OnPairs, unsliced, without_ranks
 from headlab.trials.halves import patched_set
+from headlab.trials.sweeps import Scope, Seen, Sweep, Told
 
 PUBLISHED = {"consecutive": 5, "uniform": 4, "balanced": 3, "irregular": 3}
 PUBLISHED_PAIRS = 20

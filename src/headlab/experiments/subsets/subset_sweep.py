@@ -41,8 +41,9 @@ from headlab.stats import (
 from headlab.stats.coalitions import fisher, late_gains, marginals
 from headlab.trials import charts
 from headlab.trials.checks import no_op, patch_all
-from headlab.trials.flow import Method, OnPairs, Scope, Seen, Sweep, Told, unsliced
+from headlab.trials.flow import Method, OnPairs, unsliced
 from headlab.trials.halves import patched_set
+from headlab.trials.sweeps import Scope, Seen, Sweep, Told
 
 FAMILIES = ("subsets", "masks", "chains", "singles", "left")
 LABELS = {

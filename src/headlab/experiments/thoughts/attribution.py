@@ -40,7 +40,8 @@ from headlab.trials.drawn_on import (
     ranked,
     words_of,
 )
-from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, Seen
+from headlab.trials.flow import NO_ANSWERS, Method, OnProblems
+from headlab.trials.sweeps import Seen
 from headlab.trials.thought_case import thoughts_at_least
 
 # -- tables, figures, words ---------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ from headlab.thoughts.hub_numbers import most_received
 from headlab.thoughts.loading import Thinker
 from headlab.thoughts.profiles import TOP
 from headlab.thoughts.summaries import by_problem
-from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, Scope, Seen, Told, what_is_measured
+from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, what_is_measured
+from headlab.trials.sweeps import Scope, Seen, Told
 from headlab.trials.thought_case import ThoughtBench, stem, thoughts_at_least
 from headlab.trials.thought_rows import clusters_of, few, forced, read
 

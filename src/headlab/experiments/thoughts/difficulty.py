@@ -21,7 +21,7 @@ from headlab.effects import Figure
 from headlab.stats.figures import percent, rounded
 from headlab.trials import charts
 from headlab.trials import thought_charts as draw
-from headlab.trials.flow import Method, OnProblems, Seen, what_is_measured
+from headlab.trials.flow import Method, OnProblems, what_is_measured
 from headlab.trials.hardness import (
     as_published,
     by_world,
@@ -42,6 +42,7 @@ from headlab.trials.strata import (
     errors,
     table_of,
 )
+from headlab.trials.sweeps import Seen
 from headlab.trials.thought_case import thoughts_at_least
 from headlab.trials.thought_checks import silenced, written_back
 

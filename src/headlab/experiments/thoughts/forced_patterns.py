@@ -26,8 +26,9 @@ from headlab.thoughts.worlds import Force, ThoughtWorld
 from headlab.trials import charts
 from headlab.trials import thought_charts as draw
 from headlab.trials.answers import Effect, shares
-from headlab.trials.flow import Method, OnProblems, Seen, Told, never
+from headlab.trials.flow import Method, OnProblems, never
 from headlab.trials.row_checks import judged_hold
+from headlab.trials.sweeps import Seen, Told
 from headlab.trials.thought_case import thoughts_at_least
 from headlab.trials.thought_checks import exact, parsed, silenced
 from headlab.trials.thought_effects import Edits, costs, table

@@ -27,7 +27,8 @@ from headlab.thoughts.worlds import ThoughtWorld, ablation
 from headlab.trials import charts
 from headlab.trials import thought_charts as draw
 from headlab.trials.answers import Effect
-from headlab.trials.flow import Method, OnProblems, Seen, Told, unsliced, what_is_measured
+from headlab.trials.flow import Method, OnProblems, unsliced, what_is_measured
+from headlab.trials.sweeps import Seen, Told
 from headlab.trials.thought_case import thoughts_at_least
 from headlab.trials.thought_checks import parsed, silenced, written_back
 from headlab.trials.thought_effects import Edits, costs, table

@@ -27,8 +27,9 @@ from headlab.thoughts.published_heads import PRINTED, recomputed
 from headlab.thoughts.summaries import shuffled_rows
 from headlab.trials import charts
 from headlab.trials import thought_charts as draw
-from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, Scope, Seen, Told, what_is_measured
+from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, what_is_measured
 from headlab.trials.row_checks import batches, rows_sum
+from headlab.trials.sweeps import Scope, Seen, Told
 from headlab.trials.thought_case import thoughts_at_least
 from headlab.trials.thought_rows import references, rows_of
 

@@ -23,8 +23,9 @@ from headlab.thoughts.worlds import Force, ThoughtWorld
 from headlab.trials import charts
 from headlab.trials import thought_charts as draw
 from headlab.trials.answers import Effect
-from headlab.trials.flow import Method, OnProblems, Seen
+from headlab.trials.flow import Method, OnProblems
 from headlab.trials.row_checks import judged_hold
+from headlab.trials.sweeps import Seen
 from headlab.trials.thought_case import thoughts_at_least
 from headlab.trials.thought_checks import could_matter, exact, parsed, silenced
 from headlab.trials.thought_effects import Edits, costs, table

@@ -29,8 +29,9 @@ from headlab.thoughts import metrics
 from headlab.thoughts.hub_numbers import Looked, look, most_received, published_places
 from headlab.thoughts.hubs import Hubs, find_hubs
 from headlab.thoughts.summaries import summary
-from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, Scope, Seen, Told, what_is_measured
+from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, what_is_measured
 from headlab.trials.row_checks import batches, judged_untrained, planted, rows_sum, uniform
+from headlab.trials.sweeps import Scope, Seen, Told
 from headlab.trials.thought_case import thoughts_at_least
 from headlab.trials.thought_rows import plain, read, references, rows_of
 

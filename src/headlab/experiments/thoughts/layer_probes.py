@@ -23,7 +23,7 @@ from headlab.thoughts.probing import (
 )
 from headlab.thoughts.summaries import by_problem
 from headlab.trials import charts
-from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, Seen
+from headlab.trials.flow import NO_ANSWERS, Method, OnProblems
 from headlab.trials.probes import (
     FOLDS,
     SAID,
@@ -39,6 +39,7 @@ from headlab.trials.probes import (
     shuffled,
     token_fed,
 )
+from headlab.trials.sweeps import Seen
 
 # -- tables, figures, words ---------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ from headlab.stats import Estimate, bootstrap_mean, holm
 from headlab.thoughts.worlds import Content, Replace, ThoughtWorld
 from headlab.trials import thought_charts as draw
 from headlab.trials.answers import Effect
-from headlab.trials.flow import Method, OnProblems, Scope, Seen, Told, never
+from headlab.trials.flow import Method, OnProblems, never
+from headlab.trials.sweeps import Scope, Seen, Told
 from headlab.trials.thought_case import thoughts_at_least
 from headlab.trials.thought_checks import exact, lowers, parsed
 from headlab.trials.thought_effects import Costs, Edits, Number, costs, table

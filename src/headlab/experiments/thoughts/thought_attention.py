@@ -26,8 +26,9 @@ from headlab.thoughts import metrics
 from headlab.thoughts.summaries import by_problem, cells, masses, shuffled_rows, summary, uniform_rows
 from headlab.trials import charts
 from headlab.trials import thought_charts as draw
-from headlab.trials.flow import NO_ANSWERS, Method, OnProblems, Scope, Seen, Told
+from headlab.trials.flow import NO_ANSWERS, Method, OnProblems
 from headlab.trials.row_checks import batches, judged_chain, rows_sum
+from headlab.trials.sweeps import Scope, Seen, Told
 from headlab.trials.thought_case import thoughts_at_least
 from headlab.trials.thought_rows import few, forced, lengths, plain, references, rows_of
 

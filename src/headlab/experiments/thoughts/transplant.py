@@ -32,7 +32,8 @@ from headlab.thoughts.worlds import ThoughtWorld, ablation
 from headlab.trials import charts
 from headlab.trials import thought_charts as draw
 from headlab.trials.answers import Effect, clusters_of, drop, effects, lost, of_world, shares, tabled
-from headlab.trials.flow import Method, OnProblems, Scope, Seen, Told
+from headlab.trials.flow import Method, OnProblems
+from headlab.trials.sweeps import Scope, Seen, Told
 from headlab.trials.thinking import BASE
 from headlab.trials.thought_case import ThoughtBench
 from headlab.trials.thought_checks import parsed, same_answers

@@ -30,8 +30,9 @@ from headlab.measures.changes import (
 from headlab.measures.checkpoints import WHOLE
 from headlab.stats import Estimate
 from headlab.stats.change_point import change_point
-from headlab.trials.flow import Method, OnPairs, Seen, Told, what_is_measured
+from headlab.trials.flow import Method, OnPairs, what_is_measured
 from headlab.trials.looked import PLANTED, controls, looked, notes, parity_layer, series_of, which_steps
+from headlab.trials.sweeps import Seen, Told
 
 
 def no_series(case: Any) -> str:

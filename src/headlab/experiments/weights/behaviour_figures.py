@@ -11,7 +11,7 @@ from headlab.effects import Figure
 from headlab.measures.correspondence import FEATURES, FIRST, rank_correlations
 from headlab.measures.head_effects import effect_distances
 from headlab.stats.figures import rounded
-from headlab.trials.flow import Seen
+from headlab.trials.sweeps import Seen
 
 
 def figures(seen: Seen, here: Any, found: Sequence[Any]) -> list[Figure]:

@@ -36,8 +36,9 @@ from headlab.stats import holm
 from headlab.stats.clustering import LEAST
 from headlab.stats.figures import rounded
 from headlab.trials.checks import no_op, patch_all
-from headlab.trials.flow import Method, OnPairs, Seen, Told
+from headlab.trials.flow import Method, OnPairs
 from headlab.trials.numbers import counted
+from headlab.trials.sweeps import Seen, Told
 from headlab.trials.weights_and_effects import (
     OWN,
     by_layer,

@@ -20,9 +20,10 @@ from headlab.heads import Heads
 from headlab.measures.weights import head_weights
 from headlab.stats import clopper_pearson
 from headlab.stats.clustering import euclidean, k_means
-from headlab.trials.flow import Found, Method, Scope, Seen, Told, Undefined, unsliced
+from headlab.trials.flow import Method, Undefined, unsliced
 from headlab.trials.halves import patched_set
 from headlab.trials.pairs import Eligibility, eligibility
+from headlab.trials.sweeps import Found, Scope, Seen, Told
 
 BLOCKS = {"q": "W_Q", "k": "W_K", "v": "W_V"}
 PAIRS, UNNAMED = 20, 12

@@ -27,8 +27,9 @@ from headlab.measures.weight_sets import TRAITS
 from headlab.stats.clustering import LEAST
 from headlab.stats.figures import rounded
 from headlab.trials.charts import heads_apart
-from headlab.trials.flow import Method, OnPairs, Seen, Told, Undefined, without_ranks
+from headlab.trials.flow import Method, OnPairs, Undefined, without_ranks
 from headlab.trials.numbers import counted
+from headlab.trials.sweeps import Seen, Told
 from headlab.trials.weighed import (
     CIRCUITS,
     among,
