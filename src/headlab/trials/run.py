@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from headlab.claims import Control, Prediction, Ruled, Verdict, decide
+from headlab.claims import Control, Ruled, Verdict, decide
 from headlab.designs import Matched
 from headlab.heads import Heads
 from headlab.interventions import World
 from headlab.stats import Estimate, Rank
 from headlab.stats.sequential import Walk, walk
-from headlab.store import NamedEstimate, Reading, content_hash
-from headlab.trials import controls, expressions, over, scores, sets, words
+from headlab.store import Reading, content_hash
+from headlab.trials import controls, expressions, kept, over, scores, sets, words
 from headlab.trials.alternatives import in_order, plan_of, planned, remark
 from headlab.trials.choices import Choices
 from headlab.trials.consistency import ablations_left_out
@@ -31,6 +32,7 @@ from headlab.trials.eligibility import Eligibility, eligibility, gate
 from headlab.trials.expressions import Expression
 from headlab.trials.figures import drawn
 from headlab.trials.findings import Findings
+from headlab.trials.kept import Asked
 from headlab.trials.measured import Array, Measured, name_of
 from headlab.trials.references import Matching, least_p
 from headlab.trials.sets import Family, Resolved
@@ -42,15 +44,6 @@ from headlab.trials.thinking import Thinking
 from headlab.trials.worlds import Arm, arms
 
 Arms = dict[str, list[Arm]]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A prediction in one cell: its expression pinned, and the prediction as it is ruled."""
-
-    prediction: Prediction
-    read: Expression
-    written: str
 
 
 @dataclass
@@ -189,12 +182,15 @@ class Trial:
                     found[over.within(a.prediction.statistic, name) if name else a.prediction.statistic] = told
         checks = self._checks(stats, seen, flat, everything, idle, mirrored)
         verdict = self._verdict(ruled, found, checks, able)
-        estimates = self._estimates(stats, own, found, ruled)
+        estimates = kept.estimates(doc, stats, own, found, ruled)
+        tables = kept.tables(doc, self.subject.items, seen, own, matched, values) | kept.members(self.asked, stats, own)
+        if self.choices.scan:
+            tables["layers"] = pd.DataFrame(self.choices.scan)
         reading = Reading(protocol="standard", words=words.method(doc), verdict=verdict, estimates=tuple(estimates))
         return Findings(
             readings=[reading],
             figures=drawn(doc, stats, own, estimates, found, values, matched, self.asked),
-            tables=self._tables(seen, own, matched, values) | self._members(stats, own),
+            tables=tables,
             eligibility=able.plain(),
             settings=self._settings(matched) | self._error_rate(stats, own, checks, able),
             sections=words.sections(doc, named),
@@ -203,8 +199,6 @@ class Trial:
 
     def _keep_selection(self, matched: Matched | None) -> None:
         """What was chosen stands in the run before the first test prompt is seen (rule 26)."""
-        import pandas as pd
-
         rows = []
         for name, found in self.sets.items():
             members = found.members if isinstance(found, Family) else (found,)
@@ -404,95 +398,6 @@ class Trial:
 
     # -- what the record keeps --------------------------------------------------------------------------------
 
-    def _estimates(
-        self, stats: Statistics, own: Arms, found: Mapping[str, Estimate | Rank], ruled: Sequence[Asked]
-    ) -> list[NamedEstimate]:
-        """Every predicted number, then what every world does in every cell, predicted or not."""
-        out = []
-        for a in ruled:
-            got = found[a.prediction.statistic]
-            estimate = got.estimate if isinstance(got, Rank) else got
-            label = a.prediction.words or words.said(a.read)
-            out.append(NamedEstimate(name=a.prediction.statistic, label=label, arm="", estimate=estimate.to_dict()))
-        have = {e.name for e in out}
-        for world, found_arms in own.items():
-            if any(x.member >= 0 for x in found_arms):
-                continue
-            for arm in found_arms:
-                for name in self.doc.readouts:
-                    if not stats.seen.has(arm, name):
-                        continue
-                    for word in words.shown_words(self.doc, name, stats.paired(name)):
-                        term = expressions.Term(word, world, arm.values, name if name != name_of(self.doc, "") else "")
-                        if str(term) in have:
-                            continue
-                        have.add(str(term))
-                        got = stats.estimate(Expression((term,)), own)
-                        out.append(
-                            NamedEstimate(
-                                name=str(term), label=words.said(Expression((term,))), arm=world, estimate=got.to_dict()
-                            )
-                        )
-        return out
-
-    def _tables(self, seen: Measured, own: Arms, matched: Matched | None, values: Mapping[str, Any]) -> dict[str, Any]:
-        import pandas as pd
-
-        items, rows = self.subject.items, []
-        flat = [a for found in own.values() for a in found]
-        for arm in flat:
-            frame: dict[str, Any] = {
-                "pair": range(seen.n),
-                "pair_id": [p.id for p in items],
-                "cluster": list(seen.clusters),
-                "world": arm.label,
-            }
-            for n, name in enumerate(self.doc.readouts):
-                mark = "" if n == 0 else f"@{name}"
-                clean, corrupted = seen.other[name], seen.base[name]
-                if self.doc.edit == "clean":
-                    clean, corrupted = corrupted, clean
-                edited = seen.arm(arm, name) if seen.has(arm, name) else np.full(seen.n, np.nan)
-                frame |= {f"clean{mark}": clean, f"corrupted{mark}": corrupted, f"edited{mark}": edited}
-            rows.append(pd.DataFrame(frame))
-        worlds = [
-            {
-                "world": a.label,
-                "heads": _heads(a),
-                "size": len(_heads(a).split()),
-                "family": a.world,
-                "draws": len(a.draws),
-                "does": words.does(a),
-            }
-            for a in flat
-        ]
-        out = {"effects": pd.concat(rows, ignore_index=True), "worlds": pd.DataFrame(worlds)}
-        if matched is not None and values:
-            listed = [str(s) for s in matched.sets]
-            parts = [
-                pd.DataFrame({"statistic": name, "heads": listed[: len(v) - 1], "value": v[1:], "named": float(v[0])})
-                for name, v in values.items()
-            ]
-            out["alternatives"] = pd.concat(parts, ignore_index=True)
-        if self.choices.scan:
-            out["layers"] = pd.DataFrame(self.choices.scan)
-        return out
-
-    def _members(self, stats: Statistics, own: Arms) -> dict[str, Any]:
-        """Each member of a family that ``least:`` or ``most:`` speaks of, with p as adjusted by Holm."""
-        import pandas as pd
-
-        parts = []
-        for a in self.asked:
-            p = a.prediction
-            if a.read.family not in {"least", "most"} or a.read.rank or p.op not in {"<", ">"}:
-                continue
-            family = next(t for t in a.read.terms if any(x.member >= 0 for x in own[t.world]))
-            heads = [_heads(x) for x in own[family.world] if x.values == family.cell]
-            frame = pd.DataFrame({"heads": heads, **stats.members(a.read, own, p.limit, p.op)})
-            parts.append(frame.assign(statistic=p.statistic, member=range(len(frame)), threshold=p.limit))
-        return {"members": pd.concat(parts, ignore_index=True)} if parts else {}
-
     def _settings(self, matched: Matched | None) -> dict[str, Any]:
         layers = list(self.choices.layers)
         return {
@@ -520,11 +425,6 @@ class Trial:
         if self.walked is not None and len(self.walked.plan.at) > 1:
             out.append(remark(self.walked))
         return out
-
-
-def _heads(arm: Arm) -> str:
-    first = arm.draws[0]
-    return " ".join(str(one.heads) for one in (*first.interventions, *getattr(first, "forces", ())))
 
 
 __all__ = ["Trial"]
