@@ -16,7 +16,9 @@ import pytest
 import headlab
 from headlab import looking
 from headlab.claims import ClaimError
+from headlab.heads import Head, Heads
 from headlab.looking import Look, effect
+from headlab.looking.look import _csv as look_csv
 from headlab.prompts import PromptSet, prompts_of
 from headlab.store import Store
 from headlab.tasks import TASKS
@@ -104,3 +106,41 @@ def test_prompts_that_were_looked_at_are_left_out_or_refused(tmp_path: Path) -> 
     (tmp_path / "same.yaml").write_text(both)
     with pytest.raises(ClaimError, match="20 of 20 test prompts"):
         headlab.trial(tmp_path / "same.yaml", LAB, store=Store(tmp_path / "store"))
+
+
+def rows(n: int, **columns: Callable[[int], str]) -> PromptSet:
+    """``n`` pairs of one length: the same names, an answer each, and what ``columns`` say."""
+    given = {"clean": lambda i: f"{SEEN[0].clean.text} {i}", "corrupted": lambda i: f"{SEEN[0].corrupted.text} {i}",
+             "answer": lambda i: SEEN[0].answer, "wrong": lambda i: SEEN[0].wrong}  # fmt: skip
+    return PromptSet.from_rows([{k: of(i) for k, of in (given | columns).items()} for i in range(n)], name="rows")
+
+
+def test_no_prompt_of_a_cluster_that_was_looked_at_is_tried(tmp_path: Path) -> None:
+    """Two prompts of each cluster; the first one of clusters 0 to 3 was looked at."""
+    some = rows(16, cluster=lambda i: f"cluster {i // 2}")
+    look = headlab.heatmap(LAB, some.subset(p for i, p in enumerate(some) if i in (0, 2, 4, 6)), "attribution")
+    doc = Document.from_file(look.to_trial(tmp_path, some))
+    tried = PromptSet.from_file(tmp_path / doc.task["file"])
+    assert {p.cluster for p in tried} == {f"cluster {n}" for n in range(4, 8)} and len(tried) == 8
+    with pytest.raises(ClaimError, match=r"8 of 8 prompts .* share a cluster"):
+        look.to_trial(tmp_path, some.subset(p for i, p in enumerate(some) if i < 8))
+
+
+def test_prompts_that_share_one_answer_are_written_from_the_other_run(tmp_path: Path) -> None:
+    """A mean, or what another prompt has, would say the answer, too; ``headlab new`` writes the same."""
+    look = headlab.head_scores(LAB)
+    doc = Document.from_file(look.to_trial(tmp_path, rows(16)))
+    assert "each" not in str(doc.plain()["worlds"]) and doc.world_axes()["edited"][0].at({}).write == "patch"
+    other = Document.from_file(look.to_trial(tmp_path, OTHERS))
+    assert "each" in str(other.plain()["worlds"])
+
+
+def test_heads_of_a_claim_are_named_as_those_of_a_look(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.csv"
+    file.write_text(look_csv(OTHERS))
+    look = headlab.head_scores(LAB)
+    one = look.claim("L1H3", file)
+    assert look.claim(Head(1, 3), file) == look.claim(Heads.of(1, [3]), file) == look.claim(["L1H3"], file) == one
+    for wrong in (3, "L1", [], [3]):
+        with pytest.raises(ClaimError, match=r"not a head|no heads|heads by name"):
+            look.claim(wrong, file)  # type: ignore[arg-type]

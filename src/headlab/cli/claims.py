@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,37 +126,20 @@ def new(
 def draft(
     heads: str, prompts: Path | None, task: str | None, write: str | None, chosen_on: str, model: str | None = None
 ) -> str:
-    """The YAML of a document about these heads; it is checked before it is handed out.
-
-    Where the prompts cannot lend a mean to every token of each other (natural length, no roles in common) in the model's
-    tokenizer, heads are written where the answer is read, and where all have one answer, what the other run has is written; the
-    document says why.
-    """
+    """The YAML of a document about these heads, as :func:`headlab.trials.lending.drafted` writes it for their prompts."""
     from headlab.cli.errors import one_of
     from headlab.prompts import PromptSet
-    from headlab.trials.document import Document
-    from headlab.trials.lending import cannot_lend, tokenizer_of
-    from headlab.trials.starting import starting
+    from headlab.trials.lending import drafted, tokenizer_of
 
     one_of(chosen_on, ("published", "other", "these"), "place")
-    paired, one_answer = True, False
-    if prompts is not None:
-        pairs = list(PromptSet.from_file(prompts))
-        paired = all(p.partner for p in pairs)
-        one_answer = bool(pairs) and bool(frozenset.intersection(*(frozenset(p.answers) for p in pairs)))
-    edit = "corrupted" if write == "patch" else "clean"
-    made = partial(
-        starting,
+    return drafted(
         heads,
+        [] if prompts is None else list(PromptSet.from_file(prompts)),
+        tokenizer_of(model) if model else None,
+        prompts.parent if prompts else Path("."),
         prompts=prompts,
         task=task or "",
         write=write or "",
-        edit=edit,
-        paired=paired,
+        edit="corrupted" if write == "patch" else "clean",
         chosen_on=chosen_on,
-        one_answer=one_answer,
     )
-    doc = Document.from_text(made(), name="the document")
-    tokenizer = tokenizer_of(model) if model else None
-    reason = cannot_lend(doc, tokenizer, prompts.parent if prompts else Path(".")) if tokenizer is not None else ""
-    return made(at_read=bool(reason))

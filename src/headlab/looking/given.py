@@ -33,9 +33,8 @@ def pairs_of(lab: Lab, given: Pairs) -> list[EncodedPair]:
     return [one if isinstance(one, EncodedPair) else encode(one, lab.tokenizer) for one in some]
 
 
-def heads_of(lab: Lab, given: HeadsLike) -> Heads:
-    """Heads of this model.  Raises ValueError for none, or one that does not exist."""
-    loaded(lab)
+def named_of(given: HeadsLike) -> Heads:
+    """Heads by name, of any model.  Raises ValueError for what names none."""
     if isinstance(given, Heads):
         named = given
     elif isinstance(given, str | Head):
@@ -44,10 +43,15 @@ def heads_of(lab: Lab, given: HeadsLike) -> Heads:
         named = Heads.parse(" ".join(map(str, given)))
     else:
         raise ValueError(f"expected heads by name, such as 'L1H3 L2H0', given {brief(given)}")
-    lab.grid.check(named)
     if not len(named):
         raise ValueError("no heads given; expected names such as 'L1H3'")
     return named
+
+
+def heads_of(lab: Lab, given: HeadsLike) -> Heads:
+    """Heads of this model.  Raises ValueError for none, or one that does not exist."""
+    loaded(lab)
+    return lab.grid.check(named_of(given))
 
 
 def text_of(lab: Lab, text: str) -> Encoded:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 
-from headlab.effects import Figure
+from headlab.effects import Figure, Progress, quiet
 from headlab.engine.gradients import attribution_patching
 from headlab.engine.model import Lab
 from headlab.engine.recall import recalling
 from headlab.engine.run import sweep
 from headlab.heads import Head, Heads
+from headlab.heads import layer as every_of
 from headlab.interventions import FROM_OTHERS, InterventionError, World, across
 from headlab.looking.given import HeadsLike, Pairs, heads_of, pairs_of, text_of
 from headlab.looking.look import Look
-from headlab.material import LEAST, Material
+from headlab.material import LEAST, Material, cluster_of
 from headlab.prompts import Alignment, EncodedPair
 from headlab.reading import brief, meant
 from headlab.readouts import MARGIN, Readout
@@ -52,6 +53,7 @@ def heatmap(
     readout: str = "margin",
     align: Alignment = "role",
     seed: int = 0,
+    progress: Progress = quiet,
 ) -> Look:
     """What writing each head alone does to a readout: a cell for each head, the mean over pairs.
 
@@ -76,15 +78,11 @@ def heatmap(
         made["change"] = made["attribution"]
     else:
         each = {str(h): h for at in sorted(lab.attentions) for h in (Head(at, n) for n in range(lab.grid.n_heads))}
-        made, at_read = _changed(lab, encoded, {name: Heads([h]) for name, h in each.items()}, what, kind, align)
-        made["layer"], made["head"] = ([getattr(each[w], k) for w in made["world"]] for k in ("layer", "index"))
+        sets = {name: Heads([h]) for name, h in each.items()}
+        made, at_read = _changed(lab, encoded, sets, what, kind, align, progress)
+        made = placed(made, each)
     some = tuple(e.pair for e in encoded)
-    wide = made.pivot(index="pair", columns=["layer", "head"], values="change")
-    means = bootstrap_means(wide.to_numpy(), [p.cluster or p.id for p in some], unit="pairs", seed=seed)
-    rows = [
-        {"layer": int(at), "head": int(h), "value": m.value, "low": m.low, "high": m.high, "n": m.n}
-        for (at, h), m in zip(wide.columns, means, strict=True)  # type: ignore[misc]
-    ]
+    rows = means_of(made, encoded, seed)
     title = f"{what} of each head alone{AT_READ * at_read}: change of the {readout}, {len(some)} pairs"
     ablates = what not in {"patch", "attribution"}
     terms = {"write": what, "at_read": at_read} if ablates else BACK
@@ -100,6 +98,7 @@ def effect(
     *,
     readout: str = "margin",
     align: Alignment = "role",
+    progress: Progress = quiet,
 ) -> Look:
     """What writing some heads together does on each prompt: the click of an explorer.
 
@@ -115,7 +114,7 @@ def effect(
     """
     _known(what, WRITES)
     encoded, named, kind = pairs_of(lab, pairs), heads_of(lab, heads), Readout(readout)
-    made, at_read = _changed(lab, encoded, {what: named}, what, kind, align)
+    made, at_read = _changed(lab, encoded, {what: named}, what, kind, align, progress)
     named_so = {"pair_id": "pair", "corrupted": "before", "edited": "after", "change": "value", "clean": "other"}
     table = made.drop(columns=["pair", "world"]).rename(columns=named_so)
     cells = tuple(
@@ -150,7 +149,13 @@ def unit_of(kind: Readout) -> str:
 
 
 def _changed(
-    lab: Lab, encoded: list[EncodedPair], sets: dict[str, Heads], what: str, kind: Readout, align: Alignment
+    lab: Lab,
+    encoded: list[EncodedPair],
+    sets: dict[str, Heads],
+    what: str,
+    kind: Readout,
+    align: Alignment,
+    progress: Progress,
 ) -> tuple[pd.DataFrame, bool]:
     """The effects table of a world for each set, all its heads written, with ``change``; and whether they were written where
     the answer is read alone, because these prompts have too few tokens in common to lend to every one."""
@@ -169,7 +174,7 @@ def _changed(
         except InterventionError:
             made, at_read = worlds(roles=("read",)), True
     with recalling(lab):
-        table = sweep(lab, some, made, readouts=(kind,), material=material)
+        table = sweep(lab, some, made, readouts=(kind,), material=material, progress=progress, what=what)
     table["change"] = table["edited"] - table["corrupted"]
     return table, at_read
 
@@ -212,6 +217,27 @@ def head_scores(lab: Lab, name: str = "induction", prompts: Pairs | str | Sequen
     figure, seen = cells_of(rows, f"{name} score of each head", unit), tuple(e.pair for e in pairs)
     read = () if pairs else tuple(str(x) for x in list(texts))  # type: ignore[arg-type]
     return Look(pd.DataFrame(rows), figure, unit, seen, read, ranked(rows, 1), tokenizer=lab.tokenizer)
+
+
+def placed(made: pd.DataFrame, of: Mapping[str, Head]) -> pd.DataFrame:
+    """A table of worlds that are a head each, with ``layer`` and ``head``."""
+    heads = [of[world] for world in made["world"]]
+    return made.assign(layer=[h.layer for h in heads], head=[h.index for h in heads])
+
+
+def means_of(made: pd.DataFrame, encoded: Sequence[EncodedPair], seed: int) -> list[dict[str, Any]]:
+    """The mean ``change`` of each head over pairs, with its interval: clusters resampled."""
+    wide = made.pivot(index="pair", columns=["layer", "head"], values="change")
+    means = bootstrap_means(wide.to_numpy(), [cluster_of(e) for e in encoded], unit="pairs", seed=seed)
+    return [
+        {"layer": int(at), "head": int(h), "value": m.value, "low": m.low, "high": m.high, "n": m.n}
+        for (at, h), m in zip(wide.columns, means, strict=True)  # type: ignore[misc]
+    ]
+
+
+def whole_layer(lab: Lab, layer: int) -> tuple[tuple[Head, ...], dict[str, object]]:
+    """What a look that points to a layer ranks, and how a claim of it is written: all its heads, among those of any layer."""
+    return tuple(every_of(lab.grid, layer)), {"heads": lab.grid.n_heads, "alternatives": "match: []"}
 
 
 def ranked(rows: list[dict[str, Any]], sign: int) -> tuple[Head, ...]:

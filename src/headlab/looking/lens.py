@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -15,17 +15,14 @@ from headlab.engine.attention import Tape
 from headlab.engine.model import Lab, ModelError
 from headlab.engine.passes import forward
 from headlab.engine.reader import head as unembedded
-from headlab.heads import layer as every_of
 from headlab.looking.given import Pairs, pairs_of
-from headlab.looking.grids import ranked
+from headlab.looking.grids import ranked, whole_layer
 from headlab.looking.look import Look
 from headlab.looking.texts import read, said
+from headlab.material import cluster_of
 from headlab.prompts import Encoded
 from headlab.stats.figures import rounded
 from headlab.stats.intervals import bootstrap_means
-
-if TYPE_CHECKING:
-    pass
 
 CLOSE = 1e-3
 """How far the parts of a model may miss its logits, as a share of the largest."""
@@ -116,9 +113,8 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
     said_last = torch.stack(shares)[:, int(shares[-1].argmax())]
     rises = said_last.diff(prepend=said_last.new_zeros(1))
     turn = max(lab.attentions, key=lambda layer: float(rises[layer]))
-    whole = {"heads": lab.grid.n_heads, "alternatives": "match: []"}
     figure = Figure("heatmap", "lens", title, "", cells, options)
-    best = tuple(every_of(lab.grid, turn))
+    best, whole = whole_layer(lab, turn)
     return Look(
         pd.DataFrame(rows), figure, "probability", texts=(text,), ranked=best, terms=whole, tokenizer=lab.tokenizer
     )
@@ -143,7 +139,7 @@ def direct_effects(lab: Lab, pairs: Pairs, *, seed: int = 0) -> Look:
     some = tuple(e.pair for e in encoded)
     made = [_direct(lab, e.clean) for e in encoded]
     names, values = made[0][0], torch.stack([v for _, v in made]).double().cpu().numpy()
-    means = bootstrap_means(values, [p.cluster or p.id for p in some], unit="pairs", seed=seed)
+    means = bootstrap_means(values, [cluster_of(e) for e in encoded], unit="pairs", seed=seed)
     rows = [
         {"part": part, "layer": layer, "head": head, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
         for (part, layer, head), m in zip(names, means, strict=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 from headlab.claims import ClaimError
 from headlab.effects import Figure
 from headlab.heads import Head, Heads
+from headlab.looking.given import HeadsLike, named_of
 from headlab.prompts import Pair, Prompt, PromptSet, prompts_of
-from headlab.trials.document import Document
-from headlab.trials.lending import cannot_lend
-from headlab.trials.starting import saved, starting
+from headlab.trials.lending import drafted
+from headlab.trials.starting import saved
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Named = str | Sequence[str | Head] | Heads | None
+Named = HeadsLike | None
 MOST_SHOWN = 30_000
 """Bytes of what a notebook shows."""
 
@@ -118,17 +118,20 @@ class Look:
     ) -> Path:
         """Put what was seen on trial: a document about ``heads`` (None: those it points to) in ``folder``, with its prompts.
 
-        ``prompts``: pairs that nobody has looked at (a file of them, too); those that were looked at here are left out, and stand
-        in a file of their own as the selection prompts of the claim, which lend means and directions and are never tried.
+        ``prompts``: pairs that nobody has looked at (a file of them, too); those that were looked at here, and those of their
+        clusters, are left out; what was looked at stands in a file of its own as the selection prompts of the claim, which lend
+        means and directions and are never tried.
         ``fields`` as for :meth:`claim`.  Gives the document's path: ``headlab.trial(path, model)``, or ``headlab check PATH``.
 
         Raises ClaimError for heads that cannot be read, or where every prompt was looked at; PromptError for unreadable ones.
         """
         some = PromptSet.from_file(prompts) if isinstance(prompts, str | Path) else PromptSet(tuple(prompts), "prompts")
-        test = some.subset(p for p in some if prompts_of(p)[0] not in self._seen)
+        clusters = {p.cluster or p.id for p in some if prompts_of(p)[0] in self._seen}
+        test = some.subset(p for p in some if (p.cluster or p.id) not in clusters)
         if len(test) < 2:
             raise ClaimError(
-                f"{len(some) - len(test)} of {len(some)} prompts were looked at, so that {len(test)} are left to try; give others"
+                f"{len(some) - len(test)} of {len(some)} prompts were looked at or share a cluster with one that was, so that "
+                f"{len(test)} are left to try; give others"
             )
         place = Path(folder)
         if not place.is_dir():
@@ -154,11 +157,10 @@ class Look:
     def _named(self, heads: Named) -> Heads:
         if heads is None:
             return self.heads(int(str(self.terms.get("heads", 1))))
-        return (
-            heads
-            if isinstance(heads, Heads)
-            else Heads.parse(heads if isinstance(heads, str) else " ".join(map(str, heads)))
-        )
+        try:
+            return named_of(heads)
+        except ValueError as error:
+            raise ClaimError(str(error)) from error
 
     def _document(
         self,
@@ -168,22 +170,11 @@ class Look:
         chosen_on: str,
         fields: Mapping[str, object],
     ) -> str:
-        """Where the prompts cannot lend a mean to every token of each other, heads are written where the answer is read."""
         on = f"{len(self.pairs)} pairs" if self.pairs else f"{len(self.texts)} text(s)"
         source = f"a look: {self.figure.title} ({len(self.ranked)} heads looked at on {on})"
         terms = {"source": source, **{k: v for k, v in self.terms.items() if k != "heads"}, **fields}
-        made = partial(
-            starting,
-            str(self._named(heads)),
-            prompts=file,
-            paired=all(p.partner for p in given),
-            chosen_on=chosen_on,
-            **terms,  # type: ignore[arg-type]
-        )
-        doc = Document.from_text(text := made(), name="the document")
-        if self.tokenizer is None or not cannot_lend(doc, self.tokenizer, file.parent):
-            return text
-        return made(at_read=True)
+        named = str(self._named(heads))
+        return drafted(named, list(given), self.tokenizer, file.parent, prompts=file, chosen_on=chosen_on, **terms)
 
 
 def _csv(some: PromptSet) -> str:

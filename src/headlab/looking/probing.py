@@ -12,10 +12,10 @@ from headlab.engine.directions import contrast
 from headlab.engine.model import Lab
 from headlab.engine.recall import recalling
 from headlab.heads import Head, Heads
-from headlab.heads import layer as every_of
 from headlab.looking.given import HeadsLike, Pairs, heads_of, pairs_of
-from headlab.looking.grids import ranked
+from headlab.looking.grids import ranked, whole_layer
 from headlab.looking.look import Look
+from headlab.material import cluster_of
 from headlab.prompts import PromptError
 from headlab.stats.rates import clustered_rate
 from headlab.thoughts import probing
@@ -51,7 +51,7 @@ def probe(
     encoded = pairs_of(lab, pairs)
     whole = heads is None
     named = Heads(Head(at, 0) for at in range(lab.grid.n_layers)) if heads is None else heads_of(lab, heads)
-    names = [e.pair.cluster or e.pair.id for e in encoded]
+    names = [cluster_of(e) for e in encoded]
     if labels is None:
         y, groups = np.repeat(["clean", "corrupted"], len(encoded)), np.array(names * 2)
     else:
@@ -102,6 +102,6 @@ def probe(
     best, terms = ranked(rows, 1), {}
     if whole:
         top = max((r for r in rows if r["layer"] in lab.attentions), key=lambda r: r["value"] or 0.0)["layer"]
-        best, terms = tuple(every_of(lab.grid, top)), {"heads": lab.grid.n_heads, "alternatives": "match: []"}
+        best, terms = whole_layer(lab, top)
     seen = tuple(e.pair for e in encoded)
     return Look(pd.DataFrame(rows), figure, "share of prompts", seen, ranked=best, terms=terms, tokenizer=lab.tokenizer)

@@ -10,11 +10,10 @@ from headlab.engine.run import sweep
 from headlab.heads import Head, Heads
 from headlab.interventions import PATH_SITES, Intervention, InterventionError, Site, World, across
 from headlab.looking.given import HeadsLike, Pairs, heads_of, pairs_of
-from headlab.looking.grids import BACK, cells_of, ranked, unit_of
+from headlab.looking.grids import BACK, cells_of, means_of, placed, ranked, unit_of
 from headlab.looking.look import Look
 from headlab.prompts import Alignment
 from headlab.readouts import Readout
-from headlab.stats.intervals import bootstrap_means
 
 
 def paths(
@@ -54,13 +53,7 @@ def paths(
     with recalling(lab):
         made = sweep(lab, encoded, worlds, readouts=(kind,))
     made["change"] = made["edited"] - made["corrupted"]
-    wide = made.pivot(index="pair", columns="world", values="change")[list(of)]
-    some = tuple(e.pair for e in encoded)
-    means = bootstrap_means(wide.to_numpy(), [p.cluster or p.id for p in some], unit="pairs", seed=seed)
-    rows = [
-        {"layer": h.layer, "head": h.index, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
-        for h, m in zip(of.values(), means, strict=True)
-    ]
+    rows, some = means_of(placed(made, of), encoded, seed), tuple(e.pair for e in encoded)
     title = f"From each head to {site} of {named}: change of the {readout}, {len(some)} pairs"
     figure = cells_of(rows, title, f"change of the {readout}")
     arrived = f"{{heads: {named}, site: {site}, write: patch, computed_in: sent}}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import pandas as pd
 
@@ -13,12 +14,11 @@ from headlab.engine.model import Lab
 from headlab.engine.recall import recalling
 from headlab.engine.run import sweep
 from headlab.heads import Heads
-from headlab.heads import layer as every_of
 from headlab.interventions import World, across
 from headlab.looking.given import HeadsLike, Pairs, heads_of, pair_of_text, pairs_of
-from headlab.looking.grids import BACK, unit_of
+from headlab.looking.grids import BACK, unit_of, whole_layer
 from headlab.looking.look import Look
-from headlab.material import Direction, Material
+from headlab.material import Direction, Material, cluster_of
 from headlab.prompts import EncodedPair, PromptError
 from headlab.reading import brief
 from headlab.readouts import Readout
@@ -58,10 +58,11 @@ def steer(
     doses = [float(a) for a in amounts] if isinstance(amounts, Iterable) and not isinstance(amounts, str) else []
     if not doses or len(set(doses)) != len(doses):
         raise ValueError(f"amounts are different numbers such as (-1, 0, 1), given {brief(amounts)}")
-    if isinstance(where, int):
-        site, named = "resid", Heads.of(lab.grid.check_layer(where), [0])
+    layer = int(lab.grid.check_layer(where)) if isinstance(where, Integral) else None
+    if layer is None:
+        site, named = "z", heads_of(lab, where)  # type: ignore[arg-type]
     else:
-        site, named = "z", heads_of(lab, where)
+        site, named = "resid", Heads.of(layer, [0])
     tried = encoded
     if direction is None:
         lent, tried = _halves(encoded)
@@ -75,8 +76,7 @@ def steer(
     with recalling(lab):
         made = sweep(lab, tried, worlds(roles=("read",)), material=material, readouts=(kind,))
     wide = made.pivot(index="pair", columns="world", values="edited")[[f"{a:g}" for a in doses]]
-    some = tuple(e.pair for e in tried)
-    means = bootstrap_means(wide.to_numpy(), [p.cluster or p.id for p in some], unit="pairs", seed=seed)
+    means = bootstrap_means(wide.to_numpy(), [cluster_of(e) for e in tried], unit="pairs", seed=seed)
     rows = [
         {"amount": a, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
         for a, m in zip(doses, means, strict=True)
@@ -88,30 +88,30 @@ def steer(
             lab, [pair_of_text(lab, text)], lasting, start="prompt", max_new_tokens=tokens, material=material
         )
         table["text"] = list(said["text"])
-    place = f"layer {where}" if isinstance(where, int) else str(named)
+    place = f"layer {layer}" if layer is not None else str(named)
     points = tuple(
         {**{k: r[k] for k in ("low", "high")}, "x": r["amount"], "y": r["value"], "series": place} for r in rows
     )
-    title = f"A direction added at {place}: {readout}, {len(some)} pairs"
+    title = f"A direction added at {place}: {readout}, {len(tried)} pairs"
     options = {"x_title": "amount (differences of means)", "y_title": f"{readout}, {unit_of(kind)}"}
     figure = Figure("curve", "steering", title, "", points, options)
-    at = "site: resid, " if isinstance(where, int) else ""
+    at = "" if layer is None else "site: resid, "
+    best, ranks = (tuple(named), {"heads": len(named)}) if layer is None else whole_layer(lab, layer)
     terms: dict[str, object] = {
         **BACK,
         "worlds": {"steered": f"{{heads: named, {at}write: add, direction: other, roles: [read]}}"},
         "words": f"What the two runs differ by at {place} gives the answer back.",
-        "heads": lab.grid.n_heads if at else len(named),
-        **({"alternatives": "match: []"} if at else {}),
+        **ranks,
     }
-    seen, best = tuple(e.pair for e in encoded), every_of(lab.grid, where) if isinstance(where, int) else named
-    return Look(table, figure, unit_of(kind), seen, (text,) if text else (), tuple(best), terms, lab.tokenizer)
+    seen = tuple(e.pair for e in encoded)
+    return Look(table, figure, unit_of(kind), seen, (text,) if text else (), best, terms, lab.tokenizer)
 
 
 def _halves(encoded: Sequence[EncodedPair]) -> tuple[list[EncodedPair], list[EncodedPair]]:
     """Pairs that lend and pairs that are tried: every other cluster.  Raises PromptError for a single cluster."""
-    names = list(dict.fromkeys(e.pair.cluster or e.pair.id for e in encoded))
+    names = list(dict.fromkeys(cluster_of(e) for e in encoded))
     if len(names) < 2:
         raise PromptError("a direction from pairs needs two clusters: one lends, the other is tried; give more pairs")
     lends = set(names[::2])
-    lent = [e for e in encoded if (e.pair.cluster or e.pair.id) in lends]
-    return lent, [e for e in encoded if (e.pair.cluster or e.pair.id) not in lends]
+    lent = [e for e in encoded if cluster_of(e) in lends]
+    return lent, [e for e in encoded if cluster_of(e) not in lends]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +11,11 @@ from typing import Any
 from headlab.heads import Grid, Heads
 from headlab.interventions import InterventionError
 from headlab.material import Population
-from headlab.prompts import PromptError
+from headlab.prompts import Pair, PromptError
 from headlab.trials.document import Document
 from headlab.trials.material import population
 from headlab.trials.prompts import encoded, split
+from headlab.trials.starting import starting
 from headlab.trials.subject import oriented
 from headlab.trials.worlds import FITTED, interventions, populations
 
@@ -36,6 +39,32 @@ def cannot_lend(doc: Document, tokenizer: Any, folder: Path) -> str:
     except (InterventionError, PromptError) as error:
         return str(error)
     return ""
+
+
+def drafted(
+    heads: str,
+    given: Sequence[Pair],
+    tokenizer: Any,
+    folder: Path,
+    *,
+    lends: dict[str, bool] | None = None,
+    **terms: Any,
+) -> str:
+    """The YAML of a document about ``heads`` (:func:`headlab.trials.starting.starting`, which ``terms`` are for) that the
+    prompts ``given`` can be tried with; it is checked before it is handed out.
+
+    Where they cannot lend a mean to every token of each other (natural length, no roles in common) in this tokenizer, heads are
+    written where the answer is read, and where all have one answer, what the other run has is written; the document says why.
+    ``lends``: whether they can, by write, kept from one draft about them to the next.
+    """
+    answers, known = [frozenset(p.answers) for p in given], {} if lends is None else lends
+    one_answer = bool(answers) and bool(frozenset.intersection(*answers))
+    made = partial(starting, heads, paired=all(p.partner for p in given), one_answer=one_answer, **terms)
+    text, write = made(), str(terms.get("write", ""))
+    if write not in known:
+        doc = Document.from_text(text, name="the document")
+        known[write] = tokenizer is None or not cannot_lend(doc, tokenizer, folder)
+    return text if known[write] else made(at_read=True)
 
 
 def tokenizer_of(model: str) -> Any:

@@ -64,8 +64,8 @@ class Bench:
         return all(p.partner for p in [*self.selection, *self.test])
 
     @property
-    def heads(self) -> list[Head]:
-        return [Head(layer, h) for layer in sorted(self.lab.attentions) for h in range(self.lab.grid.n_heads)]
+    def writes(self) -> list[str]:
+        return [w for w in WRITES if self.paired or w != "patch"]
 
     @property
     def ids(self) -> list[str]:
@@ -91,7 +91,7 @@ class Bench:
             "prompts": prompts,
             "sealed": len(self.test),
             "effects": [e for e in EFFECTS if self.paired or e not in {"patch", "attribution"}],
-            "writes": [w for w in WRITES if self.paired or w != "patch"],
+            "writes": self.writes,
             "scores": list(SCORES),
             "chosen": [str(h) for h in self.chosen],
             "write": self.write,
@@ -99,7 +99,7 @@ class Bench:
 
 
 def opened(asked: Asked, folder: Path, looks: dict[tuple[str, str], Looks], progress: Progress = quiet) -> Bench:
-    """Load the model, draw the prompts, part test from selection, read both unedited runs of the selection.
+    """Load the model, draw the prompts, part test from selection; the model reads none of them yet.
 
     Raises ModelError, PromptError or ClaimError, each with one sentence.
     """
@@ -132,7 +132,7 @@ def grid(bench: Bench, name: str, progress: Progress = quiet) -> Plain:
     if name not in bench.grids:
         progress(f"{name}, every head", 0, 1)
         if name in EFFECTS:
-            look = heatmap(bench.lab, bench.encoded, name)
+            look = heatmap(bench.lab, bench.encoded, name, progress=progress)
         elif name == "direct":
             look = direct_effects(bench.lab, bench.encoded)
         elif name in SCORES:
@@ -142,7 +142,8 @@ def grid(bench: Bench, name: str, progress: Progress = quiet) -> Plain:
         rows: Any = look.table if "part" not in look.table else look.table[look.table["part"] == "head"]
         columns = [c for c in ("layer", "head", "value", "low", "high", "n") if c in rows]
         bench.grids[name] = {"name": name, "unit": look.unit, "rows": rows[columns].to_dict("records")}
-        bench.looks.grid(name, bench.heads, bench.ids)
+        heads = [Head(layer, h) for layer in sorted(bench.lab.attentions) for h in range(bench.lab.grid.n_heads)]
+        bench.looks.grid(name, heads, bench.ids)
     return bench.grids[name]
 
 
@@ -183,14 +184,14 @@ def edit(bench: Bench, heads: Sequence[Head], write: str, progress: Progress = q
 
     ``patch``: the corrupted run is edited, z comes from the clean one; else the clean run is edited.
     """
-    if write not in bench.plain()["writes"]:
-        raise ValueError(f"no write {write!r} on these prompts; expected one of {', '.join(bench.plain()['writes'])}")
+    if write not in bench.writes:
+        raise ValueError(f"no write {write!r} on these prompts; expected one of {', '.join(bench.writes)}")
     named = Heads(heads)
     if not len(named):
         raise ValueError("no heads chosen; click some")
     bench.lab.grid.check(named)
     progress(f"{write} {named}", 0, 1)
-    table: Any = effect(bench.lab, bench.encoded, named, write).table
+    table: Any = effect(bench.lab, bench.encoded, named, write, progress=progress).table
     (mean,) = bootstrap_means(table[["value"]].to_numpy(), table["cluster"].tolist(), unit="pairs", seed=0)
     bench.chosen, bench.write = sorted(named), write
     bench.looks.edit(named, bench.ids)
