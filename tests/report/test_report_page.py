@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from headlab import report
-from headlab.report import words
+from headlab.report import view, words
 from headlab.stats import Estimate
 from headlab.store import Record
 
@@ -294,3 +294,18 @@ def test_spans_agree_with_the_estimate() -> None:
     e = Estimate(0.98, 0.95, 1.0, 100, "pairs", "bootstrap", seed=0)
     assert str(e).startswith(words.span(e.value, e.low, e.high) + " (")
     assert words.drawn(e) == "bootstrap, 95 %, seed 0"
+
+
+def test_the_contents_are_the_headings_in_their_order(make_record: MakeRecord, frames: Frames) -> None:
+    """Of a whole page; of one whose only other figure is a second null; of one that has little."""
+    null = make_record().figures[0]
+    second = {**null, "name": "null-2"}
+    for record, tables in (
+        (make_record(), frames),
+        (make_record(figures=[null, second]), {}),
+        (make_record(readings=[], figures=[], eligibility={}), {}),
+    ):
+        made = view.trial(record, tables)
+        page = Page(report.page(record, tables))
+        anchors = [a["id"].removeprefix(f"{record.id}-") for t, a in page.tags if t == "h2" and "id" in a]
+        assert [words.lower().replace(" ", "-") for words in made["contents"]] == anchors

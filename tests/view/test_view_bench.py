@@ -25,14 +25,14 @@ from headlab.engine.run import sweep
 from headlab.heads import Head, Heads
 from headlab.interventions import Intervention, World
 from headlab.looking import show_attention
-from headlab.store import Store
+from headlab.store import Store, StoreError
 from headlab.trials.ledger import looked_words
 from headlab.view import drafts
 from headlab.view.asked import Asked
 from headlab.view.bench import Bench, edit, grid, opened, pattern
 from headlab.view.guard import Keys
 from headlab.view.looks import Looks
-from headlab.view.worker import Worker
+from headlab.view.worker import Cancelled, Worker
 
 MODEL = "decimals-natural"
 ROWS = "clean,corrupted,answer,wrong\n" + "".join(
@@ -276,3 +276,30 @@ def test_a_job_that_fails_is_one_line_and_the_next_one_runs() -> None:
         worker.put("late", lambda _: 1)
     with pytest.raises(KeyError, match="no job"):
         worker.job("0")
+
+
+def test_a_grid_and_an_edit_can_be_cancelled(bench: Bench) -> None:
+    """Progress is told from within the passes, where a cancelled job raises."""
+
+    def told(what: str, done: int, total: int) -> None:
+        if total > 1:
+            raise Cancelled
+
+    for ask in (lambda: grid(bench, "zero", told), lambda: edit(bench, [Head(1, 3)], "zero", told)):
+        with pytest.raises(Cancelled):
+            ask()
+    assert not bench.grids and not bench.chosen and not bench.looks.plain()["edits"]
+
+
+def test_a_run_is_settled_where_its_page_cannot_be_kept(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: list[str] = []
+
+    def full(*_: object) -> None:
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(Store, "keep_page", full)
+    monkeypatch.setattr(Store, "settle", lambda _, id: settled.append(id))
+    monkeypatch.setattr(drafts, "of_run", lambda *_: "<html>")
+    id = home.records()[0][0].id
+    drafts.keep_report(id, home.root)
+    assert settled == [id]

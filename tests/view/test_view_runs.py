@@ -56,6 +56,13 @@ def test_what_differs_by_hand(home: Store) -> None:
     assert not differences(even, even).numbers[0].apart and not any(differences(even, even).parts.values())
 
 
+def test_what_was_read_differs_by_its_hash_alone(home: Store) -> None:
+    """The first prompts with their spans are on the report; no cell of a comparison holds them."""
+    (record, *_), _ = home.records()
+    other = record.model_copy(update={"prompts": {**record.prompts, "hash": "ab", "first": [{"id": "1", "sides": {}}]}})
+    assert [field for field, *_ in differences(record, other).parts["prompts"]] == ["hash"]
+
+
 def test_compare_on_the_command_line(home: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = sorted(r["run_id"] for r in table(home).runs if r["slug"] == "parity")
     page = tmp_path / "both.html"

@@ -88,7 +88,7 @@ def make_page(record: Record, home: Store) -> str:
     """The HTML report of a stored run."""
     from headlab import report
 
-    return report.page(record, home.tables(record.id), [home.record(child) for child in record.children])
+    return report.of_run(home, record.id)
 
 
 def print_record(record: Record, home: Store, json: bool, page: Path | None = None, *, whole: bool = True) -> None:

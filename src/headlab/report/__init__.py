@@ -8,6 +8,6 @@ summary    what a demo's page says on top
 render     the HTML file, and saving
 """
 
-from headlab.report.render import chart, page, save
+from headlab.report.render import chart, of_run, page, save
 
-__all__ = ["chart", "page", "save"]
+__all__ = ["chart", "of_run", "page", "save"]

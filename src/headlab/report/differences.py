@@ -15,7 +15,7 @@ from . import view, words
 PARTS = ("claim", "model", "prompts", "settings", "versions")
 LONG = 160
 """Characters of a value that is shown."""
-HIDDEN = {"settings.test_clusters", "prompts.pairs", "model.identity", "model.selfcheck"}
+HIDDEN = {"settings.test_clusters", "prompts.pairs", "prompts.first", "model.identity", "model.selfcheck"}
 """What has a hash or a count of its own beside it."""
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import jinja2
     import pandas as pd
 
-    from headlab.store import Record
+    from headlab.store import Record, Store
 
 FORMATS = ("html", "png", "svg", "csv")
 
@@ -52,6 +52,12 @@ def page(record: Record, tables: Mapping[str, pd.DataFrame], children: Sequence[
             meanings=view.MEANINGS,
         )
     )
+
+
+def of_run(home: Store, id: str) -> str:
+    """The page of a stored run.  Raises StoreError where the run, or a child of it, cannot be read."""
+    record = home.record(id)
+    return page(record, home.tables(id), [home.record(child) for child in record.children])
 
 
 def chart(figure: Figure | Mapping[str, Any]) -> alt.LayerChart:

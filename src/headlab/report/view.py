@@ -41,7 +41,7 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
     drawn = [figure(Figure.from_plain(f), record.id) for f in record.figures]
     binding = record.readings[0] if record.readings else None
     first_null = next((f for f in drawn if f["kind"] == "null"), None)
-    return {
+    made = {
         "id": record.id,
         "name": str(record.model.get("name") or record.title),
         "title": record.title,
@@ -52,7 +52,6 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
         "error": record.error,
         "facts": facts(record),
         "verdict": verdict(binding.verdict) if binding else None,
-        "contents": contents(record),
         "read": examples(record.prompts.get("first", [])),
         "error_rate": error_rates.words(record.claim, record.claim_hash, record.settings),
         "rulings": [ruling(r, binding) for r in binding.verdict.rulings] if binding else [],
@@ -70,19 +69,22 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
         "call": record.call,
         "provenance": provenance(record),
     }
+    return {**made, "contents": contents(made)}
 
 
-def contents(record: Record) -> list[str]:
+def contents(made: Mapping[str, Any]) -> list[str]:
     """The headings of a page, in its order, that a reader may jump to."""
-    binding = record.readings[0] if record.readings else None
+    unit = (made["prompts"] or {}).get("unit") or "pair"
     there = {
-        "Predicted and found": binding and binding.verdict.rulings,
-        "What the model read": record.prompts.get("first"),
-        "Controls": binding and binding.verdict.controls,
-        "Figures": [f for f in record.figures if f.get("kind") != "null"],
-        "Readings side by side" if len(record.readings) > 1 else "The reading": record.readings,
-        "Eligibility": record.eligibility,
-        "Repeat it": record.call,
+        "Predicted and found": made["rulings"],
+        "What would change the verdict": made["verdict"],
+        "What the model read": made["read"],
+        "Controls": made["controls"],
+        "Figures": made["figures"],
+        "Readings side by side" if len(made["readings"]) > 1 else "The reading": made["readings"],
+        "Eligibility": made["eligibility"],
+        f"{unit.capitalize()} by {unit}": made["prompts"],
+        "Repeat it": made["call"],
         "Provenance": True,
     }
     return [words for words, what in there.items() if what]

@@ -4,8 +4,10 @@
     app      pages and answers
     runs     the store as tables
     worker   the one thread in which models run
+    asked    what a bench is opened with
+    benches  the benches that are open, and what their pages ask
     bench    a model and prompts on the table: grids, patterns, live edits
-    live     what an edit starts from, kept between clicks
+    looks    how much was looked at before a claim is tried
     drafts   the claim that fills itself while one looks, and its trial
 
 It binds to loopback only.  Nothing is written but by *Register and try*, and then into the store.

@@ -22,6 +22,7 @@ from headlab import report
 from headlab.reading.shown import cleaned
 from headlab.report import differences
 from headlab.report.render import environment
+from headlab.report.view import MEANINGS, SIGNS
 from headlab.store import Store, StoreError, StoreLookupError
 from headlab.view import runs
 from headlab.view.benches import Benches
@@ -52,7 +53,7 @@ class Pages:
 
     def page(self, name: str, status: int = 200, **values: object) -> HTMLResponse:
         """A template, filled in."""
-        more = {"csrf": self.keys.form, "signs": runs.SIGNS, "meanings": runs.MEANINGS, "place": ""}
+        more = {"csrf": self.keys.form, "signs": SIGNS, "meanings": MEANINGS, "place": ""}
         return HTMLResponse(self._templates.get_template(name).render({**more, **values}), status)
 
     def json(self, data: object, status: int = 200) -> JSONResponse:
@@ -74,11 +75,7 @@ class Pages:
         """A run's page: the stored one where it is that of the record, else made now (and not stored)."""
         id = self.store.find(request.path_params["id"])
         kept = self.store.page(id)
-        if kept is not None:
-            made = kept.read_text("utf-8")
-        else:
-            record = self.store.record(id)
-            made = report.page(record, self.store.tables(id), [self.store.record(c) for c in record.children])
+        made = report.of_run(self.store, id) if kept is None else kept.read_text("utf-8")
         return HTMLResponse(made, headers={"content-security-policy": REPORT_POLICY})
 
     def compare(self, request: Request) -> Response:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from headlab.claims import ClaimError
 from headlab.effects import Progress, quiet
 from headlab.experiments.trial import trial
 from headlab.heads import Heads
-from headlab.report import page
-from headlab.store import Store
+from headlab.report import of_run
+from headlab.store import Store, StoreError
 from headlab.store.records import Plain
 from headlab.trials import ledger
 from headlab.trials.document import Document
 from headlab.trials.explain import explain
-from headlab.trials.lending import cannot_lend
-from headlab.trials.starting import starting
+from headlab.trials.lending import drafted
 from headlab.view.bench import WRITES, Bench
 
 ALL = "all"
@@ -42,29 +42,22 @@ def text(bench: Bench) -> str:
     """The document about the heads that are chosen, as YAML; empty where none are."""
     if not bench.chosen:
         return ""
-    every = [*bench.selection, *bench.test]
-    write = "" if bench.write == ALL else bench.write
-    asked, made = bench.asked, {}
-    for at_read in (False, True):
-        made[at_read] = starting(
-            str(Heads(bench.chosen)),
-            prompts=bench.file,
-            task=asked.task,
-            write=write,
-            edit="corrupted" if write == "patch" else "clean",
-            paired=bench.paired,
-            chosen_on="other",
-            words=bench.words,
-            at_read=at_read,
-            one_answer=bool(frozenset.intersection(*(frozenset(p.answers) for p in every))),
-            pairs=asked.pairs,
-            selection_pairs=asked.looked_at,
-            seed=asked.seed,
-        )
-    if write not in bench.lends:
-        doc = Document.from_text(made[False], name="the draft")
-        bench.lends[write] = not cannot_lend(doc, bench.lab.tokenizer, bench.folder)
-    return made[not bench.lends[write]]
+    write, asked = "" if bench.write == ALL else bench.write, bench.asked
+    return drafted(
+        str(Heads(bench.chosen)),
+        [*bench.selection, *bench.test],
+        bench.lab.tokenizer,
+        bench.folder,
+        lends=bench.lends,
+        prompts=bench.file,
+        task=asked.task,
+        write=write,
+        edit="corrupted" if write == "patch" else "clean",
+        words=bench.words,
+        pairs=asked.pairs,
+        selection_pairs=asked.looked_at,
+        seed=asked.seed,
+    )
 
 
 def draft(bench: Bench) -> Plain:
@@ -113,7 +106,7 @@ def register(bench: Bench, given: str, store: Path, progress: Progress = quiet) 
 def keep_report(id: str, store: Path) -> None:
     """Write a run's report beside its record, and settle the run: the same claim registered again begins another one."""
     home = Store(store, hold=True)
-    if home.page(id) is None:
-        record = home.record(id)
-        home.keep_page(id, page(record, home.tables(id), [home.record(c) for c in record.children]))
+    with suppress(StoreError):  # where no page can be kept, the report is made when it is asked for
+        if home.page(id) is None:
+            home.keep_page(id, of_run(home, id))
     home.settle(id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headlab.report.view import MEANINGS, SIGNS
+from headlab.report.view import SIGNS
 from headlab.store import Store
 from headlab.store.records import Plain
 from headlab.store.survey import VIEWS, survey
@@ -46,6 +46,3 @@ def table(store: Store) -> Table:
 
 def _when(run: Plain) -> str:
     return str(run["finished"] or run["created"] or "").replace("T", " ")[:16]
-
-
-__all__ = ["MEANINGS", "SIGNS", "Table", "table"]

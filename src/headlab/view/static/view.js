@@ -25,11 +25,7 @@ const lab = {
   // Post, and wait until the job that it began has ended.  `told(job)` is called while it runs.
   async job(path, body, told) {
     if (told) told({ state: "sent" });
-    const job = await lab.ask(path, body);
-    return lab.ended(job, told);
-  },
-
-  async ended(job, told) {
+    let job = await lab.ask(path, body);
     while (job.state === "waiting" || job.state === "running") {
       if (told) told(job);
       await new Promise((go) => setTimeout(go, 400));
