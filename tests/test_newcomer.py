@@ -21,13 +21,13 @@ def test_the_version_says_what_decides_numbers(capsys):
     assert all(word in said for word in (version("headlab"), version("torch"), version("transformers"), "Python 3."))
 
 
-@pytest.mark.parametrize("offline", ["1", "0"])
-def test_a_hub_id_out_of_reach_is_said_before_anything_heavy_is_loaded(offline, tmp_path, monkeypatch):
-    """Offline by choice, and with a hub at which nobody listens."""
-    script = """
+@pytest.mark.parametrize(("offline", "claim"), [("1", "parity"), ("0", "parity"), ("1", "head-count-as-document")])
+def test_a_hub_id_out_of_reach_is_said_before_anything_heavy_is_loaded(offline, claim, tmp_path, monkeypatch):
+    """Offline by choice, and with a hub at which nobody listens; a claim of the docket, and one of the library by its id."""
+    script = f"""
         import sys
         from headlab.cli import main
-        code = main(["trial", "parity", "--model", "someone/some-model"])
+        code = main(["trial", "{claim}", "--model", "someone/some-model"])
         sys.exit(10 * ("torch" in sys.modules) + code)
     """
     for name, value in {
@@ -39,6 +39,24 @@ def test_a_hub_id_out_of_reach_is_said_before_anything_heavy_is_loaded(offline, 
     out = subprocess.run([sys.executable, "-c", "\n".join(map(str.strip, script.splitlines()))], capture_output=True)
     assert out.returncode == 2, out.stderr
     assert out.stderr.decode().startswith("headlab: cannot reach the hub for 'someone/some-model'")
+
+
+def test_a_claim_of_the_library_is_no_experiment_whatever_the_model(capsys):
+    assert main(["run", "ioi-circuit", "--model", "someone/some-model"]) == 2
+    said = capsys.readouterr().err
+    assert "no experiment 'ioi-circuit'" in said and "hub" not in said
+
+
+def test_what_is_cached_is_within_reach_and_a_data_set_is_no_model(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    from headlab.engine.hub import within_reach
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for kind in ("models--someone--a-model", "datasets--someone--a-set"):
+        (tmp_path / kind / "snapshots" / "0123").mkdir(parents=True)
+    assert within_reach("someone/a-model") and not within_reach("someone/a-set") and not within_reach("someone/other")
 
 
 @pytest.mark.accept

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import tiny
 from test_looking import PAIRS, TEXT
@@ -62,6 +63,7 @@ TYPED: dict[str, tuple[Callable[[], object], str]] = {
     "W_O": (lambda: LAB.weight("W_O", 1), "did you mean 'o'"),
     "weight with its arguments swapped": (lambda: LAB.weight(1, "o"), "expected one of q, k, v, o"),
     "bias of b_Q": (lambda: LAB.bias("b_Q", 1), "did you mean 'q'"),
+    "projections in a list": (lambda: LAB.weight(["q", "k"], 1), "expected one of q, k, v, o"),
     "Heads of a name": (lambda: Heads("L1H3"), "Heads.parse"),
     "Heads of pairs of numbers": (lambda: Heads([(1, 3)]), r"Head\(1, 3\)"),
     "Heads.parse of a list": (lambda: Heads.parse(["L1H3"]), "reads names"),
@@ -113,3 +115,10 @@ def test_what_can_only_mean_one_thing_is_taken() -> None:
     assert Heads(Head(1, 3)) == Heads.of(1, 3) == Heads([Head(1.0, 3.0)]) and KVHeads(1, 0) == KVHeads(1, (0,))  # type: ignore[arg-type]
     assert str(Head(1.0, 3.0)) == "L1H3"  # type: ignore[arg-type]
     assert len(effect(LAB, PAIR, Head(1, 3)).table) == 1
+
+
+def test_a_layer_is_taken_as_a_table_gives_it() -> None:
+    (place,) = headlab.capture(LAB, [CODED.clean], [(np.int64(1), "z")])  # type: ignore[list-item]
+    assert place == (1, "z") and type(place[0]) is int
+    one, other = (headlab.steer(LAB, PAIRS, at, (0, 1)) for at in (1, np.int64(1)))  # type: ignore[arg-type]
+    assert one.table.equals(other.table) and one.terms == other.terms and one.ranked == other.ranked

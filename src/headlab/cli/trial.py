@@ -82,7 +82,7 @@ def trial(
 
         given["amend"] = amending.read(amend)
     chosen = _model(model)
-    _reach(chosen, claim, given)
+    _reach(chosen, claim, given, library=True)
     _try(_claim(claim), chosen, given, store, json, dry_run, verbose)
 
 
@@ -154,19 +154,19 @@ def _model(given: str | None) -> str:
     return given
 
 
-def _reach(model: str, claim: str, given: Mapping[str, Any]) -> None:
+def _reach(model: str, claim: str, given: Mapping[str, Any], *, library: bool = False) -> None:
     """That the hub has no way to a model is said before anything heavy is loaded, where nothing else can be wrong: the claim
-    ships with headlab and is tried as it stands.  Raises BadInput."""
+    ships with headlab (in the docket, whose files are asked because it is heavy, or in the library) and is tried as it stands.
+    Raises BadInput."""
+    if "/" not in model or set(given) - {"pairs", "seed", *o.LOADING}:
+        return
     from importlib.resources import files
 
-    from headlab import organisms
     from headlab.engine import hub
+    from headlab.trials import registry
 
-    home = files("headlab")
-    shipped = [folder / f"{claim}.yaml" for folder in (home / "experiments" / "claims", home / "trials" / "library")]
-    plain = "/" in model and model not in {*organisms.names(), *organisms.names("thoughts")}
-    alone = not set(given) - {"pairs", "seed", *o.LOADING} and any(f.is_file() for f in shipped)
-    if plain and alone and not hub.within_reach(model):
+    ships = (files("headlab") / "experiments" / "claims" / f"{claim}.yaml").is_file()
+    if (ships or (library and claim in registry.library())) and not hub.within_reach(model):
         raise BadInput(hub.no_way_to(model))
 
 

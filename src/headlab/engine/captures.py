@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -78,12 +79,12 @@ def _places(given: Any) -> list[Any]:
 
 def _place(lab: Lab, given: Any) -> tuple[int, str]:
     """A layer and a site of this model.  Raises InterventionError for what is none, ValueError for a layer that is not there."""
-    if not (isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], int)):
+    if not (isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], Integral)):
         raise InterventionError(f"expected (layer, site), such as (1, 'z'), given {brief(given)}")
     layer, site = given
     if site not in SITES:
         raise InterventionError(f"unknown site {brief(site)}; expected one of {', '.join(SITES)}{meant(site, SITES)}")
-    return lab.grid.check_layer(layer), site
+    return int(lab.grid.check_layer(layer)), site
 
 
 def seen(lab: Lab, ids: Tensor, wanted: Collection[Site]) -> dict[Site, Tensor]:

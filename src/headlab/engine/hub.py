@@ -18,14 +18,12 @@ def within_reach(name: str) -> bool:
     say."""
     if is_local(name):
         return True
-    from huggingface_hub import HfApi, constants, scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, HFValidationError
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.file_download import repo_folder_name
 
-    try:
-        if any(repo.repo_id == name for repo in scan_cache_dir().repos):
-            return True
-    except (CacheNotFound, OSError):
-        pass
+    if (Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "snapshots").is_dir():
+        return True
     if constants.HF_HUB_OFFLINE:
         return False
     try:

@@ -178,7 +178,7 @@ def loaded(lab: object) -> None:
 
 def _letter(which: object, known: str) -> str:
     """``which`` of the projections.  Raises ValueError that says which was meant."""
-    if which in set(known):
+    if which in tuple(known):
         return str(which)
     last = str(which)[-1:].lower()
     hint = f"; did you mean {last!r}?" if last in set(known) else ""
