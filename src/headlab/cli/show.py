@@ -140,11 +140,12 @@ def _predictions(record: Record) -> Table:
     from rich.table import Table
 
     verdict = record.readings[0].verdict
-    idle = verdict.outcome in {"void", "untestable"}
     table = Table(title="predictions", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
     for r in verdict.rulings:
         said = r.prediction.words or r.prediction.statistic
-        mark = shown("measured, not ruled" if idle else r.outcome, style="dim" if idle else _COLOURS[r.outcome])
+        mark = (
+            shown(r.outcome, style=_COLOURS[r.outcome]) if verdict.ruled else shown("measured, not ruled", style="dim")
+        )
         table.add_row(
             mark, shown(said), shown(f"{r.prediction.statistic} {r.prediction.brief}: {r.shown}", style="dim")
         )

@@ -117,20 +117,10 @@ def verdict(v: Verdict) -> dict[str, Any]:
         "sentence": v.sentence,
         "would_change": v.would_change,
         "refutes_at": None if v.refutes_at is None or not v.rulings else words.refuting(v.refutes_at, len(v.rulings)),
-        "failed": [c for c in v.controls if not c.passed],
-        "chip": _chip(v),
-        "ruled": v.outcome not in {"void", "untestable"},
+        "failed": v.failed,
+        "chip": v.controls_words,
+        "ruled": v.ruled,
     }
-
-
-def _chip(v: Verdict) -> str:
-    """How the controls stand, in a few words."""
-    failed = [c.name for c in v.controls if not c.passed]
-    if not v.controls:
-        return "no control ran"
-    if failed:
-        return f"{len(failed)} of {len(v.controls)} controls failed: {', '.join(failed)}"
-    return f"{len(v.controls)} of {len(v.controls)} controls passed"
 
 
 def ruling(r: Ruling, source: Reading | None) -> dict[str, Any]:

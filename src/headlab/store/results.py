@@ -66,9 +66,7 @@ class Result:
         outcome = found.outcome if found else self.record.status
         lines = [f"<b>{_short(self.record.title)}</b> {_chip(outcome)}"]
         if found:
-            failed = [c.name for c in found.controls if not c.passed]
-            passed = f"{len(found.controls) - len(failed)} of {len(found.controls)} controls passed"
-            lines += [_short(found.sentence), _short(passed + (f"; failed: {', '.join(failed)}" if failed else ""))]
+            lines += [_short(found.sentence), _short(found.controls_words)]
             rows = [(r.prediction.words or r.prediction.statistic, r.shown, r.outcome) for r in found.rulings]
         else:
             rows = [(r.title, "", r.readings[0].verdict.outcome if r.readings else r.status) for r in self.children]
