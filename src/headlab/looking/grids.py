@@ -63,6 +63,7 @@ def heatmap(
         (where they have too few tokens in common, only where the answer is read; the title says so).
     Table: ``layer``, ``head``, ``value`` with its 95 % interval ``low`` … ``high`` (clusters of pairs resampled), ``n`` pairs.
     Units: those of the readout (margin: logits).
+    ``progress`` is told of every batch; what it raises ends the look.
     Raises: InterventionError for another write, PromptError where pairs do not align, ValueError for no pairs.
     When it misleads: heads that back each other up do nothing alone; a head may be large here and no larger than any other
         of its layer, which only a trial asks; the intervals are of single heads, not of the largest of many.

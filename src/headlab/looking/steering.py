@@ -58,7 +58,7 @@ def steer(
     doses = [float(a) for a in amounts] if isinstance(amounts, Iterable) and not isinstance(amounts, str) else []
     if not doses or len(set(doses)) != len(doses):
         raise ValueError(f"amounts are different numbers such as (-1, 0, 1), given {brief(amounts)}")
-    layer = int(lab.grid.check_layer(where)) if isinstance(where, Integral) else None
+    layer = lab.grid.check_layer(int(where)) if isinstance(where, Integral) else None
     if layer is None:
         site, named = "z", heads_of(lab, where)  # type: ignore[arg-type]
     else:
