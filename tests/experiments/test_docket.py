@@ -16,7 +16,7 @@ from sizes import small as sized
 from headlab.experiments import load, trial
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
 from headlab.measures import edited
-from headlab.trials import flow
+from headlab.trials import sweeps
 from headlab.trials.pairs import protocol_patch
 
 EXACT = ("no-op", "identity", "own-share")
@@ -66,7 +66,7 @@ def test_where_nothing_repairs_the_positive_control_stays_silent(slug: str, natu
     """At the last layer of the organism patching every head repairs nothing: the trial must be void, whatever it found.
     ``layer-scan`` patches all layers at once; there the patch is broken instead."""
     if slug == "layer-scan":
-        monkeypatch.setattr(flow, "protocol_patch", lambda *a, amount=0.0, **f: patches_nothing(*a, **f))
+        monkeypatch.setattr(sweeps, "protocol_patch", lambda *a, amount=0.0, **f: patches_nothing(*a, **f))
     result = trial(small(slug, layer=2), natural, store=store)
     silent = [c for c in result.verdict.controls if c.name == "patch-all"]
     assert silent and not any(c.passed for c in silent)

@@ -12,7 +12,7 @@ from headlab.experiments import load, trial
 from headlab.experiments.attention import architecture as room
 from headlab.experiments.trial import EXPERIMENTS
 from headlab.heads import Grid
-from headlab.trials import flow
+from headlab.trials import sweeps
 
 EXPERIMENTS.setdefault("architecture", room.EXPERIMENT)
 SMALL: dict[str, Any] = {"pairs": 100, "layer": 0, "matched_sets": 128}
@@ -69,12 +69,12 @@ def test_heads_with_keys_of_their_own_have_no_positions(store) -> None:
 
 
 def test_a_patch_that_patches_nothing_voids_the_trial(store, monkeypatch) -> None:
-    real = flow.protocol_patch
+    real = sweeps.protocol_patch
 
     def idle(protocol, name, heads, **fields):
         return real(protocol, name, heads, **{**fields, "amount": 0.0})
 
-    monkeypatch.setattr(flow, "protocol_patch", idle)
+    monkeypatch.setattr(sweeps, "protocol_patch", idle)
     fields: dict[str, Any] = {**SMALL, "matched_sets": 8, "protocol": "standard"}
     result = trial("architecture", "decimals-planted-even", store=store, **fields)
     assert result.verdict.outcome == "void" and "patch-all" in result.verdict.sentence

@@ -71,9 +71,9 @@ def test_the_contrast_by_hand() -> None:
     import numpy as np
     import pytest
 
-    from headlab.stats.distances import side_contrasts
+    from headlab.stats.distances import side_weights
 
     mean = np.array([[1, 0.1, 0.9, 0.2], [0.1, 1, 0.3, 0.7], [0.9, 0.3, 1, 0.4], [0.2, 0.7, 0.4, 1.0]])
-    assert side_contrasts(mean, np.array([[1, 0, 1, 0]]))[0] == pytest.approx(
+    assert (side_weights(np.array([[1, 0, 1, 0]])) @ mean[np.triu_indices(4, 1)])[0] == pytest.approx(
         (0.9 + 0.7) / 2 - (0.1 + 0.2 + 0.3 + 0.4) / 4
     )

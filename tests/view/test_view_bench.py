@@ -9,7 +9,6 @@ job that fails before another, a server that stops while a trial runs.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +54,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture
 def bench(once: Bench) -> Bench:
     """As it is when it is opened."""
-    fresh: dict[str, Any] = {"looks": Looks(), "grids": {}, "chosen": [], "lends": {}, "patterns": OrderedDict()}
+    fresh: dict[str, Any] = {"looks": Looks(), "grids": {}, "chosen": [], "lends": {}}
     return replace(once, **fresh)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,36 +15,9 @@ from headlab.engine.limits import beyond
 from headlab.engine.model import Lab
 from headlab.engine.run import Engine
 from headlab.experiments import documents, null_rates
-from headlab.experiments.attention import architecture, bandwidth, critical_paths, head_similarity, routing
-from headlab.experiments.doses import (
-    bandwidth_dose,
-    bandwidth_repair,
-    format_injection,
-    format_masking,
-    pattern_threshold,
-    position_sensitivity,
-)
-from headlab.experiments.exchanges import head_exchange, pattern_swap, reindexing
 from headlab.experiments.fitting import check_fit, check_prompts
-from headlab.experiments.heads import bug_rate, head_count, layer_scan, mechanism, parity, robustness
 from headlab.experiments.known import adjusted, builtin_claims, find_claim
-from headlab.experiments.subsets import reanalysis, simulator, spatial_patterns, subset_sweep
-from headlab.experiments.thoughts import (
-    attribution,
-    compare_models,
-    difficulty,
-    forced_patterns,
-    head_ablation,
-    head_metrics,
-    hub_rerouting,
-    hubs,
-    layer_probes,
-    position_patching,
-    thought_attention,
-    transplant,
-)
-from headlab.experiments.training import cross_model, training_dynamics
-from headlab.experiments.weights import cluster_behaviour, weight_clusters
+from headlab.experiments.subsets import reanalysis, simulator
 from headlab.heads import layer as all_heads
 from headlab.heads import pool
 from headlab.interventions import Intervention, World
@@ -64,49 +38,30 @@ from headlab.trials.recorded import How, Prepared, recorded
 from headlab.trials.thought_case import TASK as THINKING
 from headlab.trials.thought_case import ThoughtBench, draw_problems, read_problems
 
-_ROOMS = (
-    parity,
-    head_count,
-    layer_scan,
-    bug_rate,
-    robustness,
-    subset_sweep,
-    spatial_patterns,
-    pattern_threshold,
-    bandwidth,
-    bandwidth_dose,
-    bandwidth_repair,
-    format_masking,
-    format_injection,
-    routing,
-    critical_paths,
-    position_sensitivity,
-    head_similarity,
-    pattern_swap,
-    head_exchange,
-    cross_model,
-    architecture,
-    reindexing,
-    training_dynamics,
-    weight_clusters,
-    mechanism,
-    cluster_behaviour,
-    head_ablation,
-    position_patching,
-    forced_patterns,
-    hub_rerouting,
-    transplant,
-    thought_attention,
-    hubs,
-    head_metrics,
-    compare_models,
-    layer_probes,
-    attribution,
-    difficulty,
+_DOCKET = (
+    ("heads", "parity head_count layer_scan bug_rate robustness"),
+    ("subsets", "subset_sweep spatial_patterns"),
+    ("doses", "pattern_threshold"),
+    ("attention", "bandwidth"),
+    ("doses", "bandwidth_dose bandwidth_repair format_masking format_injection"),
+    ("attention", "routing critical_paths"),
+    ("doses", "position_sensitivity"),
+    ("attention", "head_similarity"),
+    ("exchanges", "pattern_swap head_exchange"),
+    ("training", "cross_model"),
+    ("attention", "architecture"),
+    ("exchanges", "reindexing"),
+    ("training", "training_dynamics"),
+    ("weights", "weight_clusters"),
+    ("heads", "mechanism"),
+    ("weights", "cluster_behaviour"),
+    ("thoughts", "head_ablation position_patching forced_patterns hub_rerouting transplant thought_attention hubs"),
+    ("thoughts", "head_metrics compare_models layer_probes attribution difficulty"),
 )
+"""The docket in its order, by folder.  A new module is added here; its claim stands in ``claims/SLUG.yaml``."""
+_ROOMS = [import_module(f"headlab.experiments.{folder}.{name}") for folder, some in _DOCKET for name in some.split()]
 ROOMS = {room.EXPERIMENT.slug: room for room in _ROOMS}
 EXPERIMENTS: dict[str, Entry] = {slug: room.EXPERIMENT for slug, room in ROOMS.items()}
-"""The docket.  A new module is added here; its claim stands in ``claims/SLUG.yaml``."""
 _BESIDE = {null_rates.EXPERIMENT.slug: null_rates.EXPERIMENT}
 """What checks headlab's own rule and is no published claim: tried like the others, in no scorecard."""
 

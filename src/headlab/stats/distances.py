@@ -162,31 +162,17 @@ def label_contrast(
     return LabelContrast(within, between, contrast, test)
 
 
-def side_contrasts(mean: Floats, sides: Floats) -> Floats:
-    """How much more alike items of one side are than items of two, for many ways of taking sides at once.
-
-    Definition: mean similarity over pairs of items on one side - mean over pairs across, for each row of ``sides``.
-    Shapes, units: mean [item, item], symmetric, the diagonal never read; sides [half, item], 1 on one side, 0 on the
-    other; the result [half], in the unit of the similarity.
-    Range: that of the similarity; above zero means more alike within a side.
-    Mean over: pairs of items. Undefined: NaN where all items, or all but one, stand on one side.
-    Raises: nothing; shapes are the caller's.
-    Source: Clarke, Aust. J. Ecol. 18:117 (1993); the contrast of means is ours.
-    When it misleads: items that share a KV head are alike for that reason: take sides within groups.
-    """
-    return side_weights(sides) @ mean[np.triu_indices(len(mean), 1)]
-
-
 def side_weights(sides: Floats) -> Floats:
-    """What `side_contrasts` weighs each entry above the diagonal by.
+    """What weighs each entry above the diagonal, so that the sum is how much more alike items of one side are than items of
+    two, for many ways of taking sides at once.
 
     Definition: 1 / (pairs on one side) for a pair on one side, -1 / (pairs across) for one across.
     Shapes, units: sides [half, item], 1 on one side, 0 on the other; the result [half, entry].
-    Range: [-1, 1]; each row sums to 0.
+    Range: [-1, 1]; each row sums to 0. A sum above zero means more alike within a side.
     Mean over: nothing. Undefined: NaN where all items, or all but one, stand on one side.
     Raises: nothing; shapes are the caller's.
-    Source: as `side_contrasts`.
-    When it misleads: as `side_contrasts`.
+    Source: Clarke, Aust. J. Ecol. 18:117 (1993); the contrast of means is ours.
+    When it misleads: items that share a KV head are alike for that reason: take sides within groups.
     """
     left, right = np.triu_indices(sides.shape[1], 1)
     same = (sides[:, left] == sides[:, right]).astype(float)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from headlab.claims import Prediction
-from headlab.designs import Matched
+from headlab.designs import Matched, matched_sets
 from headlab.heads import Grid, Heads
 from headlab.stats.figures import percent
 from headlab.stats.sequential import Looks, Walk, enough, fixed, looks
@@ -67,6 +67,11 @@ def in_order(claim: Deciding, matched: Matched, named: Heads, seed: int) -> Matc
     return replace(matched, sets=(named, *others))
 
 
+def matched_halves(claim: Deciding, n: int, grid: Grid, own: Heads, statistic: str, seed: int) -> Matched:
+    """The matched halves of one's own, as many as can decide this statistic where ``n`` were asked for, as they are walked."""
+    return in_order(claim, matched_sets(grid, own, n=wanted(claim, n, [statistic]), seed=seed), own, seed)
+
+
 def plan_of(claim: Deciding, n: int, every: bool, statistics: Iterable[str] | None = None) -> Looks:
     """The looks that are declared; one where the claim wants a fixed number, or predicts none of these ranks."""
     if claim.decide == "fixed" or not levels(claim, statistics):
@@ -96,4 +101,4 @@ def saved(settings: Iterable[Mapping[str, dict[str, dict[str, int]]]]) -> str:
     )
 
 
-__all__ = ["in_order", "levels", "plan_of", "remark", "saved", "wanted"]
+__all__ = ["in_order", "levels", "matched_halves", "plan_of", "remark", "saved", "wanted"]

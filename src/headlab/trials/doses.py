@@ -23,7 +23,7 @@ from headlab.stats import Estimate, Rank, bootstrap_ratio, paired_difference
 from headlab.stats.crossed import rate_over_sets
 from headlab.tasks.decimals import NUMERIC_ROLES
 from headlab.trials import charts
-from headlab.trials.alternatives import in_order, wanted
+from headlab.trials.alternatives import matched_halves
 from headlab.trials.sweeps import Alternatives, Placed, Scope, Seen, Told
 
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -195,8 +195,7 @@ class AmongHalves:
     def sets(self, scope: Scope) -> Matched:
         """The matched halves, in the order in which they are walked."""
         own, claim = odd(scope.grid, scope.layer), scope.claim
-        n = wanted(claim, claim.matched_sets, ["rank:odd"])
-        return in_order(claim, matched_sets(scope.grid, own, n=n, seed=scope.seed), own, scope.seed)
+        return matched_halves(claim, claim.matched_sets, scope.grid, own, "rank:odd", scope.seed)
 
     def worlds(self, scope: Scope, sets: Sequence[Heads]) -> list[World]:
         arm, dose = self.arm(scope), float(scope.options[self.dose])

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from headlab.designs import Matched, complement, matched_sets
+from headlab.designs import Matched, complement
 from headlab.effects import Figure, Table, mean_recovery
 from headlab.heads import Grid, Heads
 from headlab.interventions import Intervention, World
 from headlab.stats import Estimate, Rank, bootstrap_ratio, clopper_pearson, clustered_rate
-from headlab.trials.alternatives import in_order, wanted
+from headlab.trials.alternatives import matched_halves
 from headlab.trials.sweeps import Alternatives, Placed, Scope, Seen, Sweep, Told
 
 
@@ -55,8 +55,7 @@ class Halves:
     def matched(self, scope: Scope) -> Matched:
         """The matched halves, in the order in which they are walked."""
         own, claim = self.pool(scope.grid, self.at(scope)), scope.claim
-        n = wanted(claim, claim.matched_sets, [self.name(scope)])
-        return in_order(claim, matched_sets(scope.grid, own, n=n, seed=scope.seed), own, scope.seed)
+        return matched_halves(claim, claim.matched_sets, scope.grid, own, self.name(scope), scope.seed)
 
     def name(self, scope: Scope) -> str:
         """What its place is called: no claim predicts that of another layer than its own."""

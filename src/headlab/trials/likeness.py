@@ -16,7 +16,7 @@ from headlab.measures.edited import copying, edited, of_one_length, two_patterns
 from headlab.measures.similarities import least_alike
 from headlab.prompts import Encoded
 from headlab.stats import Rank, rank
-from headlab.stats.distances import LabelContrast, label_contrast, side_contrasts, side_weights
+from headlab.stats.distances import LabelContrast, label_contrast, side_weights
 from headlab.stats.figures import rounded
 from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
 from headlab.trials.attention_scores import Array, even_side, matched_sides
@@ -81,17 +81,16 @@ def tested(scope: Scope, tables: Array, at: int, *, apart: bool = False) -> Test
     rows, clusters = defined(scope, tables, apart)
     mean = rows.mean(0) if len(rows) else np.zeros((grid.n_heads, grid.n_heads))
     matched, sides = matched_sides(grid, at, claim.matched_sets, claim.seed)
-    halves = side_contrasts(mean, sides)
+    weights = side_weights(np.concatenate([even_side(grid)[None], sides]))
+    own, *halves = weights @ mean[np.triu_indices(grid.n_heads, 1)]
     mirrored = bool((sides == 1 - even_side(grid)).all(1).any())  # a half and its complement are one division
     counted: Any = {"enumerated": matched.enumerated, "alpha": claim.alpha, "unit": "matched halves"}
     counted["least_ties"] = 2 if mirrored else 1
-    weights = side_weights(np.concatenate([even_side(grid)[None], sides]))
     if not len(rows):
-        own = float(side_contrasts(mean, even_side(grid)[None])[0])
-        return found, rank(own, halves, **counted), halves
+        return found, rank(float(own), halves, **counted), np.array(halves)
     entries = rows[:, *np.triu_indices(grid.n_heads, 1)]
     drawn = bootstrap_of_means(entries, lambda means: means @ weights.T, clusters, unit="prompts", seed=scope.seed)
-    return found, rank_over_draws(drawn, **counted), halves
+    return found, rank_over_draws(drawn, **counted), np.array(halves)
 
 
 def checks(scope: Scope) -> list[Control]:

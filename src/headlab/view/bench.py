@@ -7,17 +7,15 @@ opened, and nothing of this file reads one of them before :func:`headlab.view.dr
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from headlab.effects import Progress, quiet
 from headlab.engine.captures import capture
 from headlab.engine.model import Lab
+from headlab.engine.recall import recalling
 from headlab.heads import Head, Heads
 from headlab.looking import direct_effects, effect, head_scores, heatmap
 from headlab.looking.texts import MOST_SHOWN, said
@@ -34,8 +32,6 @@ from headlab.view.looks import Looks
 WRITES = ("zero", "mean", "resample", "patch")
 EFFECTS = ("attribution", *WRITES)
 SCORES = ("previous", "sink", "induction", "duplicate", "successor", "copying", "norm", "probe")
-PROMPTS_KEPT = 8
-"""Prompts whose patterns are kept."""
 
 
 @dataclass
@@ -57,7 +53,6 @@ class Bench:
     write: str = ""
     words: str = ""
     lends: dict[str, bool] = field(default_factory=dict)
-    patterns: OrderedDict[tuple[int, str], dict[int, torch.Tensor]] = field(default_factory=OrderedDict, repr=False)
 
     @property
     def paired(self) -> bool:
@@ -159,14 +154,10 @@ def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress 
     one = pair.clean if run == "clean" else pair.corrupted
     if len(one.ids) > MOST_SHOWN:
         raise PromptError(f"the prompt has {len(one.ids)} tokens; a pattern is drawn of at most {MOST_SHOWN}")
-    if (prompt, run) not in bench.patterns:
-        progress("reading the prompt", 0, 1)
-        sites = [(layer, "pattern") for layer in sorted(bench.lab.attentions)]
-        kept = capture(bench.lab, [one], sites)
-        bench.patterns[prompt, run] = {layer: kept[layer, "pattern"][0].float().cpu() for layer, _ in sites}
-        while len(bench.patterns) > PROMPTS_KEPT:
-            bench.patterns.popitem(last=False)
-    weights = bench.patterns[prompt, run][head.layer][:, head.index]
+    progress("reading the prompt", 0, 1)
+    with recalling(bench.lab):
+        kept = capture(bench.lab, [one], [(head.layer, "pattern")])
+    weights = kept[head.layer, "pattern"][0][:, head.index].float()
     bench.looks.pattern(head, pair.pair.id)
     return {
         "head": str(head),
