@@ -2,7 +2,7 @@
 
     tree       the command tree, and what its commands share
     trial      demo, trial, run
-    claims     check, new
+    claims     check, new, schema
     reanalysis  reanalyse, simulate
     cross_model  cross-model
     emergence  emergence

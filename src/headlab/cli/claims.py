@@ -1,4 +1,4 @@
-"""Commands about claims before they are tried: check, new."""
+"""Commands about claims before they are tried: check, new, schema."""
 
 from __future__ import annotations
 
@@ -121,6 +121,18 @@ def new(
         raise BadInput(f"there is no folder {out.parent}; make it first")
     write_out(out, text.encode())
     say(out)
+
+
+@app.command()
+def schema(
+    what: Annotated[str, typer.Argument(metavar="claim|record", help="What is read: a claim, or a run's record.")],
+) -> None:
+    """Print the JSON Schema of a claim or a record, for editors and other tools."""
+    from headlab.cli.errors import one_of
+    from headlab.trials.schema import NAMES, shipped
+
+    one_of(what, NAMES, "schema")
+    print(shipped(what), end="")
 
 
 def draft(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _ORDER = (
-    *("demo", "trial", "check", "new", "run", "cross-model", "emergence", "null-rates", "calibrate"),
+    *("demo", "trial", "check", "new", "schema", "run", "cross-model", "emergence", "null-rates", "calibrate"),
     *("reanalyse", "simulate"),
     *("view", "list", "show", "compare", "repeat", "verify", "export", "query", "models", "organism"),
 )
@@ -54,7 +54,7 @@ organism = typer.Typer(cls=_Commands, rich_markup_mode=None, help="The shipped m
 app.add_typer(organism, name="organism")
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     """headlab, Python and the libraries that decide numbers, in one line."""
     if asked:
         import platform
@@ -63,6 +63,7 @@ def _version(asked: bool) -> None:
         beside = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
         say(f"headlab {version('headlab')} (Python {platform.python_version()}, {beside})")
         raise typer.Exit()
+    return asked
 
 
 @app.callback()

@@ -21,7 +21,7 @@ from headlab.trials.expressions import NAME
 
 HEADS = re.compile(r"L\d+H\d+([\s,]+L\d+H\d+)*")
 FAMILIES = ("draw", "singles", "leave_one_out", "chains")
-_SHAPES: dict[str, tuple[set[str], set[str]]] = {  # what must stand in a specification, and what may
+SHAPES: dict[str, tuple[set[str], set[str]]] = {  # what must stand in a specification, and what may
     "pool": ({"pool"}, {"layer"}),
     "top": ({"top", "by"}, {"among"}),
     "above": ({"above", "by"}, {"among"}),
@@ -58,7 +58,7 @@ Resolved = Heads | Family
 
 @dataclass(frozen=True)
 class SetSpec:
-    """A set as written.  ``kind``: heads, name, union, or one of the keys of ``_SHAPES``; ``parts`` are inner sets."""
+    """A set as written.  ``kind``: heads, name, union, or one of the keys of ``SHAPES``; ``parts`` are inner sets."""
 
     kind: str
     heads: Heads | None = None
@@ -107,12 +107,12 @@ def parse(value: Any) -> SetSpec:
         return SetSpec("union", parts=tuple(map(parse, value)))
     if not isinstance(value, Mapping):
         raise SetError(f"{value!r} is no set; expected heads, a name, a list of sets, or one of {_kinds()}")
-    kind = next((k for k in _SHAPES if k in value), None)
+    kind = next((k for k in SHAPES if k in value), None)
     if "file" in value:
         kind = "file"
     if kind is None:
         raise SetError(f"a set with {', '.join(map(str, value))}; expected one of {_kinds()}")
-    must, may = _SHAPES[kind]
+    must, may = SHAPES[kind]
     wrong = [k for k in value if k not in must | may] or sorted(must - set(value))
     if wrong:
         lacks = "has no" if wrong[0] in value else "needs"
@@ -122,7 +122,7 @@ def parse(value: Any) -> SetSpec:
 
 
 def _kinds() -> str:
-    return ", ".join(f"{{{k}: …}}" for k in _SHAPES)
+    return ", ".join(f"{{{k}: …}}" for k in SHAPES)
 
 
 def _of_kind(kind: str, value: Mapping[str, Any]) -> SetSpec:
