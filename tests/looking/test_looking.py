@@ -161,6 +161,48 @@ def test_scores_by_their_definitions() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_a_head_writes_for_a_token_alone_is_its_value_through_the_models_own_modules(family: str) -> None:
+    """By plain hooks: every other head's z at the token taken out of what the output projection reads, its bias left out, the
+    rest through the model's own norm and output embedding.  Others of the kind looked for: GQA (llama: 10 heads, 2 KV)."""
+    lab, at = tiny.lab(family), 1
+    h = lab.grid.n_heads - 1
+    body = lab.model.model if family == "llama" else lab.model.transformer
+    norm = body.norm if family == "llama" else body.ln_f
+    projection = lab.attentions[at].get_submodule(PROJECTION[family].split(".")[1])
+    ids, first = list(dict.fromkeys(headlab.read(lab, TEXT).ids)), lab.tokenizer.bos_token_id
+    ids = [i for i in ids if i != first]
+    wanted = []
+    for token in ids:
+        held: list[Any] = []
+        value = (
+            lab.attentions[at].get_submodule("v_proj")
+            if family == "llama"
+            else lab.attentions[at].get_submodule("c_attn")
+        )
+        handle = value.register_forward_hook(lambda _, a, out, held=held: held.append(out[0, -1]))
+        with torch.inference_mode():
+            lab.model(torch.tensor([[i for i in (first, token) if i is not None]]))
+        handle.remove()
+        d, groups = lab.head_dim, lab.grid.n_heads // lab.grid.group_size
+        v = held[0][-groups * d :].view(groups, d)[h // lab.grid.group_size]
+        z = torch.zeros(lab.grid.n_heads, d)
+        z[h] = v
+        with torch.inference_mode():
+            made = projection(z.flatten()) - projection(torch.zeros_like(z.flatten()))
+            logits = lab.model.lm_head(norm(made)).double()
+        wanted.append(logits - logits.mean())
+    look = headlab.ov_circuit(lab, f"L{at}H{h}", TEXT, k=2)
+    assert list(look.table["value"]) == pytest.approx([float(x) for w in wanted for x in w.topk(2).values], abs=1e-5)
+    best = [int(i) for w in wanted for i in w.topk(2).indices]
+    assert list(look.table["toward"]) == [headlab.looking.texts.said(lab, i) for i in best]
+    cells = {(c["y"], c["x"]): c["value"] for c in look.figure.data}
+    names = [repr(headlab.looking.texts.said(lab, i)) for i in ids]
+    assert cells[names[0], names[-1]] == pytest.approx(float(wanted[0][ids[-1]]), abs=1e-5)
+    with pytest.raises(ValueError, match="an OV circuit is of one"):
+        headlab.ov_circuit(lab, "L0H1 L0H2", TEXT)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_direct_effects_are_the_parts_of_the_margin(family: str) -> None:
     lab = tiny.lab(family)
     found = direct_effects(lab, PAIRS).table

@@ -23,7 +23,7 @@ from headlab.claims import ClaimError
 from headlab.engine.run import sweep
 from headlab.heads import Head, Heads
 from headlab.interventions import Intervention, World
-from headlab.looking import show_attention
+from headlab.looking import ov_circuit, show_attention
 from headlab.store import Store, StoreError
 from headlab.trials.ledger import looked_words
 from headlab.view import drafts
@@ -130,6 +130,8 @@ def test_an_edit_is_what_a_sweep_says_and_a_pattern_what_the_model_attends_to(be
     text = bench.lab.tokenizer.decode(one.ids[1:])
     rows = show_attention(bench.lab, text, "L1H3").table
     assert len(seen["tokens"]) == len(one.ids) and seen["read"] == len(one.ids) - 1
+    writes = ov_circuit(bench.lab, "L1H3", text).table.groupby("token", sort=False)["toward"].agg(list)
+    assert not seen["why"] and dict(zip(seen["tokens"][1:], seen["writes"][1:], strict=True)) == dict(writes)
     for (q, k), w in rows.set_index(["query", "key"])["value"].items():
         assert seen["weights"][q][k] == pytest.approx(w, abs=2e-4)
 

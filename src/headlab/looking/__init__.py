@@ -10,6 +10,7 @@ from headlab.looking.probing import probe
 from headlab.looking.routes import paths
 from headlab.looking.steering import steer
 from headlab.looking.texts import Text, read, show_attention, tokens
+from headlab.looking.written import ov_circuit
 
 __all__ = [
     "Look",
@@ -19,6 +20,7 @@ __all__ = [
     "head_scores",
     "heatmap",
     "logit_lens",
+    "ov_circuit",
     "paths",
     "probe",
     "read",

@@ -13,11 +13,12 @@ Each lies in [0, 1].  A token stands alone, after the tokenizer's own start toke
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from headlab.claims import ClaimError
 from headlab.engine.captures import capture
@@ -85,27 +86,36 @@ def _last(word: str, tokenizer: Any) -> int:
     return int(tokenizer(f"a a {word}", add_special_tokens=False)["input_ids"][-1])
 
 
+def raised(
+    lab: Lab, layer: int, tokens: Sequence[int], heads: Sequence[int] | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """Each head of a layer (or these), with the logits [token, vocabulary] of what it writes for its value at each token alone:
+    v·W_O behind the final norm and the unembedding.  Raises ModelError where the family has no output matrix of a head."""
+    first = [lab.tokenizer.bos_token_id] if lab.tokenizer.bos_token_id is not None else []
+    every = [Encoded((*first, t), len(first) + 1, {}, frozenset(), -1, -1, "") for t in tokens]
+    w = lab.weight("o", layer)
+    kept = capture(lab, every, [(layer, "v")])[layer, "v"]
+    v = torch.stack([x[-1] for x in kept]).repeat_interleave(lab.grid.group_size, dim=1)
+    ids = torch.tensor([[t] for t in tokens], device=lab.device)
+    for h in range(lab.grid.n_heads) if heads is None else heads:
+        yield h, unembedded(lab, (v[:, h] @ w[h].to(v))[:, None], ids, 0)[:, -1]
+
+
 @torch.inference_mode()
 def _moved(lab: Lab, asked: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> dict[Head, float]:
     """The share of tokens of ``asked`` for which, among the group's tokens, a head raises the ``wanted`` one most."""
-    first = [lab.tokenizer.bos_token_id] if lab.tokenizer.bos_token_id is not None else []
-    every = [Encoded((*first, t), len(first) + 1, {}, frozenset(), -1, -1, "") for group in asked for t in group]
+    every = [t for group in asked for t in group]
     choices = [sorted({*a, *b}) for a, b in zip(asked, wanted, strict=True)]
     out: dict[Head, float] = {}
     for slot in lab.slots:
         try:
-            w = lab.weight("o", slot.layer)
+            for h, logits in raised(lab, slot.layer, every):
+                at, right = 0, 0
+                for some, next_, group in zip(asked, wanted, choices, strict=True):
+                    best = logits[at : at + len(some), group].argmax(1).tolist()
+                    right += sum(group[b] == w_ for b, w_ in zip(best, next_, strict=True))
+                    at += len(some)
+                out[Head(slot.layer, h)] = right / len(every)
         except ModelError as error:
             raise ClaimError(str(error)) from error
-        kept = capture(lab, every, [(slot.layer, "v")])[slot.layer, "v"]
-        v = torch.stack([x[-1] for x in kept]).repeat_interleave(lab.grid.group_size, dim=1)
-        for h in range(lab.grid.n_heads):
-            hidden = (v[:, h] @ w[h].to(v))[:, None]
-            ids = torch.tensor([[e.ids[-1]] for e in every], device=lab.device)
-            logits, at, right = unembedded(lab, hidden, ids, 0)[:, -1], 0, 0
-            for some, next_, group in zip(asked, wanted, choices, strict=True):
-                best = logits[at : at + len(some), group].argmax(1).tolist()
-                right += sum(group[b] == w_ for b, w_ in zip(best, next_, strict=True))
-                at += len(some)
-            out[Head(slot.layer, h)] = right / len(every)
     return out

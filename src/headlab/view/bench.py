@@ -14,11 +14,12 @@ from typing import Any
 
 from headlab.effects import Progress, quiet
 from headlab.engine.captures import capture
-from headlab.engine.model import Lab
+from headlab.engine.model import Lab, ModelError
 from headlab.engine.recall import recalling
 from headlab.heads import Head, Heads
 from headlab.looking import direct_effects, effect, head_scores, heatmap
 from headlab.looking.texts import MOST_SHOWN, said
+from headlab.looking.written import above_mean
 from headlab.prompts import EncodedPair, PromptError, PromptSet, encode
 from headlab.stats.intervals import bootstrap_means
 from headlab.store.records import Plain
@@ -143,7 +144,8 @@ def grid(bench: Bench, name: str, progress: Progress = quiet) -> Plain:
 
 
 def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress = quiet) -> Plain:
-    """The pattern of a head over one prompt: tokens, the row of weights of each query, where the answer is read.
+    """The pattern of a head over one prompt: tokens, the row of weights of each query, where the answer is read; ``writes``: the
+    three tokens that the head's weights write toward most for each token alone, or ``why`` there are none.
 
     Raises ValueError for a head, prompt or run that is not there, PromptError for a prompt that is too long to be drawn.
     """
@@ -159,6 +161,12 @@ def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress 
         kept = capture(bench.lab, [one], [(head.layer, "pattern")])
     weights = kept[head.layer, "pattern"][0][:, head.index].float()
     bench.looks.pattern(head, pair.pair.id)
+    writes, why = [], ""
+    try:
+        for row in above_mean(bench.lab, head, one.ids).topk(3).indices.tolist():
+            writes.append([said(bench.lab, i) for i in row])
+    except ModelError as error:
+        why = str(error)
     return {
         "head": str(head),
         "prompt": prompt,
@@ -166,6 +174,8 @@ def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress 
         "tokens": [said(bench.lab, i) for i in one.ids],
         "weights": [[round(float(w), 4) for w in row[: q + 1]] for q, row in enumerate(weights)],
         "read": len(one.ids) - 1,
+        "writes": writes,
+        "why": why,
     }
 
 

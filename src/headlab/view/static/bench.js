@@ -121,6 +121,9 @@
       const strong = p.weights[q].map((w, k) => [w, k]).sort((a, b) => b[0] - a[0]).slice(0, 3).filter(([w]) => w > 0.005);
       at("from").textContent = `From ${q === p.read ? "the token where the answer is read, " : ""}“${text(p.tokens[q])}” (token ${q}): ` +
         strong.map(([w, k]) => `${(100 * w).toFixed(0)} % to “${text(p.tokens[k])}” (${k})`).join(", ");
+      at("writes").textContent = p.writes.length
+        ? `Where it attends to “${text(p.tokens[q])}”, its weights write toward ${p.writes[q].map((t) => `“${text(t)}”`).join(", ")} (the token alone, straight into the logits).`
+        : p.why;
     }
     at("tokens").replaceChildren(...buttons);
     from(p.read);
