@@ -21,7 +21,7 @@ PIP_INSTALL := -m pip install -qq -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test accept docs bench ranges families calibration hub-check wheel-check lint format clean check-python
+.PHONY: help demo test accept docs bench ranges families calibration hub-check wheel-check package lint format clean check-python
 
 help:
 	@echo 'make demo         one claim on fourteen small models, with a report    (ARGS="..." is passed on)'
@@ -34,6 +34,7 @@ help:
 	@echo 'make calibration  how often the rules are wrong, for an hour at a time, and docs/calibration.md from it'
 	@echo 'make hub-check    the parity trial on a model from the Hugging Face hub (needs a network)'
 	@echo 'make wheel-check  build the wheel and run its demo in a clean environment'
+	@echo 'make package      what the package index takes, in dist: wheel and source distribution, checked'
 	@echo 'make lint | format | clean'
 
 # -- what the targets stand on ------------------------------------------------------------------------------
@@ -119,6 +120,16 @@ wheel-check: $(VENV)/.stamp-torch
 	  || { echo "headlab was not imported from the wheel" >&2; exit 1; }; \
 	venv/bin/headlab demo $(ARGS); \
 	echo "the wheel runs outside $$here"
+
+# In an environment of its own; the wheel is built from the source distribution, and 40 MB is the most it may take.
+package: check-python
+	@test -x $(VENV)/package/bin/python || $(PYTHON) -m venv $(VENV)/package
+	@$(VENV)/package/bin/python -m pip install -qq build twine
+	@rm -rf dist
+	$(VENV)/package/bin/python -m build --outdir dist .
+	$(VENV)/package/bin/python -m twine check --strict dist/*
+	@ls -l dist; size=$$(cat dist/*.whl | wc -c); test $$size -le 40000000 \
+	  || { echo "the wheel takes $$size bytes; 40,000,000 is the most" >&2; exit 1; }
 
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check .
