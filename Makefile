@@ -21,7 +21,7 @@ PIP_INSTALL := -m pip install -qq -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test accept docs bench ranges families calibration hub-check wheel-check package lint format clean check-python
+.PHONY: help demo test suite accept docs bench ranges families calibration hub-check wheel-check package lint style types format clean check-python
 
 help:
 	@echo 'make demo         one claim on fourteen small models, with a report    (ARGS="..." is passed on)'
@@ -74,8 +74,11 @@ $(VENV)/.stamp-docs: $(VENV)/.stamp-torch pyproject.toml constraints.txt
 demo: $(VENV)/.stamp-run
 	$(BIN)/headlab demo $(ARGS)
 
-# On all cores (at most 8), a file of tests at a time; ARGS="-n 0" runs them one after another.
-test: lint
+# On all cores (at most 8), a file of tests at a time; ARGS="-n 0" runs them one after another.  Types are checked meanwhile.
+test: style
+	@$(MAKE) --no-print-directory -j 2 types suite
+
+suite: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 accept: lint
@@ -131,9 +134,13 @@ package: check-python
 	@ls -l dist; size=$$(cat dist/*.whl | wc -c); test $$size -le 40000000 \
 	  || { echo "the wheel takes $$size bytes; 40,000,000 is the most" >&2; exit 1; }
 
-lint: $(VENV)/.stamp-test
+lint: style types
+
+style: $(VENV)/.stamp-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.stamp-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.stamp-test
