@@ -129,6 +129,14 @@ def test_the_rule(changes: dict[str, Any], outcome: str) -> None:
     assert verdict == decide(claim(), given, PASSED)
 
 
+def test_what_cannot_be_decided_blames_what_was_measured() -> None:
+    """The model is no reason where too few sets were drawn; nor where a number is undefined, or was not measured."""
+    few = decide(claim(), findings(even_among_matched=rank(0.9, [0.1] * 9, enumerated=False)), PASSED)
+    assert "what was measured cannot decide whether" in few.sentence
+    assert "the least p that so many can give is 0.1)" in few.sentence
+    assert "the least p" not in decide(claim(), findings(), PASSED).sentence
+
+
 def many(n: int) -> Claim:
     asked = [{"statistic": f"s{i}", "op": ">", "threshold": 0.5} for i in range(n)]
     return claim().model_copy(update={"predictions": tuple(Prediction.model_validate(p) for p in asked)})

@@ -8,6 +8,7 @@ import re
 import shlex
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,11 +57,13 @@ def headlab(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def executed(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a page's Python as a script would be, in a folder and with a store of its own."""
+def executed(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run a page's Python as a script would be, in a folder and with a store of its own; the names that it leaves."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HEADLAB_STORE", str(folder / "runs"))
-    exec(compile(script, "page.py", "exec"), {"__name__": "__main__"})
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(script, "page.py", "exec"), names)
+    return names
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -126,16 +129,12 @@ assert (text["baseline"] != text["another problem's thought 0"]).mean() > 0.4, t
 
 def test_the_experiment_that_is_added_is_tried(tmp_path: Path, monkeypatch) -> None:
     """docs/add-an-experiment.md: its code is an entry of the docket, its claim a claim; the planted model answers it."""
-    from headlab.claims import Claim
-    from headlab.experiments.trial import EXPERIMENTS, adjusted, trial
+    from headlab.experiments.trial import EXPERIMENTS
 
     page = ROOT / "docs" / "add-an-experiment.md"
-    room: dict[str, object] = {}
-    exec(compile(blocks(page, "python")[0], "second_half.py", "exec"), room)
-    monkeypatch.setitem(EXPERIMENTS, "second-half", room["EXPERIMENT"])
-    claim = Claim.from_text(blocks(page, "yaml")[0], ".yaml", "second-half.yaml")
-    small = adjusted(claim, pairs=24, selection_pairs=12, matched_sets=19)
-    result = trial(small, "decimals-planted-even", store=tmp_path)
+    monkeypatch.setitem(EXPERIMENTS, "second-half", None)  # so that it is taken out again
+    (tmp_path / "second-half.yaml").write_text(blocks(page, "yaml")[0], "utf-8")
+    result = executed("\n".join(blocks(page, "python")), tmp_path, monkeypatch)["result"]
     assert result.verdict.outcome == "untestable" and "100 pairs" in result.verdict.sentence
     told = {e.name: e.estimate["value"] for e in result.record.readings[0].estimates}
     assert {"repair:first", "repair:second", "rank:second"} <= told.keys()

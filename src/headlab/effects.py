@@ -68,6 +68,15 @@ def of_world(effects: pd.DataFrame, world: str) -> Any:
     return rows
 
 
+def graded(effects: pd.DataFrame, world: str) -> Any:
+    """The rows of one world, in the order of pairs, with ``right``.  Raises KeyError when it was not run or no text was graded."""
+    if "right" not in effects:
+        raise KeyError(
+            f"no text of world {world!r} was graded; expected a sweep that asks for it: Sweep(…, texts=True)"
+        )
+    return of_world(effects, world).sort_values("pair")
+
+
 def recovery(effects: pd.DataFrame, world: str, *, seed: int) -> Estimate:
     """Mean recovery of the logit difference, ``Σ(edited − corrupted) / Σ(clean − corrupted)`` over pairs.
 
@@ -92,7 +101,7 @@ def repair(effects: pd.DataFrame, world: str) -> Estimate:
     Interval: `clustered_rate`.  It misleads near a decision
     boundary, where a small shift of every margin turns 0 into 1: read it beside :func:`recovery`.
     """
-    rows = of_world(effects, world)
+    rows = graded(effects, world)
     return clustered_rate(rows["right"].to_numpy(dtype=bool), clusters=rows["cluster"].to_numpy(), unit="pairs")
 
 

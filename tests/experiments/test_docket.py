@@ -6,13 +6,16 @@ The experiments are those of :data:`sizes.DECIMALS`; what is about weights or th
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from sizes import DECIMALS as SMALL
 from sizes import small as sized
 
+from headlab.effects import repair
 from headlab.experiments import load, trial
 from headlab.experiments.trial import EXPERIMENTS, builtin_claims
 from headlab.measures import edited
@@ -84,3 +87,19 @@ def test_every_positive_control_is_held_silent_somewhere() -> None:
     """The others have controls of their own kind: test_bug_rate (scoring), test_critical_paths (knock-out-all),
     test_head_similarity (duplicate)."""
     assert set(SMALL) - {*PATCHED, *POINTED} == {"bug-rate", "critical-paths", "head-similarity"}
+
+
+def test_what_is_asked_under_a_name_that_nothing_has_says_which_there_are() -> None:
+    """Sweeps, ranks, numbers, and text where none was graded; worlds said so before (``of_world``).  Left as they are: an
+    option that the experiment does not declare, which its own line of code names."""
+    rows = pd.DataFrame({"pair": [0], "world": ["all"], "cluster": ["a"], "edited": [1.0]})
+    seen: Any = sweeps.Seen(None, {"named": rows})  # type: ignore[arg-type]
+    for ask, said in (
+        (lambda: seen["nmaed"], "no sweep ran as 'nmaed'; expected one of named; did you mean named?"),
+        (lambda: seen.values("sets", ["all"]), "no sweep ran as 'sets'; expected one of named"),
+        (lambda: seen.place("rank:odd"), "nothing was ranked as 'rank:odd'; expected one of none"),
+        (lambda: seen.estimate("repair:odd"), "no number was told before as 'repair:odd'"),
+        (lambda: repair(seen["named"], "all"), "no text of world 'all' was graded; expected a sweep that asks for it"),
+    ):
+        with pytest.raises(KeyError, match=re.escape(said)):
+            ask()

@@ -98,10 +98,11 @@ def rule(prediction: Prediction, finding: Estimate | Rank | None) -> Ruling:
                 f"{prediction.statistic} is a rank; its prediction must use 'rank<', not {prediction.op!r}"
             )
         outcome: Outcome = finding.against(prediction.limit)
+        few = f"; the least p that so many can give is {finding.smallest_attainable:.2g}"
         return Ruling(
             prediction=prediction,
             outcome=outcome,
-            shown=_shown(finding),
+            shown=_shown(finding) + (few if outcome == "untestable" else ""),
             value=finding.p,
             low=finding.low,
             high=finding.high,
@@ -245,7 +246,7 @@ def _weigh(rulings: Sequence[Ruling]) -> tuple[Outcome, str]:
     if len(those("upheld")) == len(rulings):
         return "upheld", "; ".join(map(_says, rulings))
     if cannot := those("untestable"):
-        return "untestable", "this model cannot decide whether " + "; ".join(map(_says, cannot))
+        return "untestable", "what was measured cannot decide whether " + "; ".join(map(_says, cannot))
     return "undecided", "the interval straddles the threshold: " + "; ".join(map(_says, those("undecided")))
 
 

@@ -20,7 +20,7 @@ from headlab.prompts import EncodedPair
 from headlab.stats import Estimate
 from headlab.stats.psychometric import psychometric
 from headlab.trials.checks import no_op, patch_all
-from headlab.trials.doses import AmongHalves, Arm, Doses, fixed, gain, lacking, named_halves, roles_of
+from headlab.trials.doses import AmongHalves, Arm, Doses, checked, gain, lacking, named_halves, roles_of
 from headlab.trials.flow import Method, OnPairs, what_is_measured
 from headlab.trials.sweeps import Scope, Seen, Sweep, Told
 
@@ -107,7 +107,7 @@ def repair_by_dose(
         ]
         idle = found.claimed.edit(scope.whole, 0.0)
         return {
-            "claimed": Sweep((*fixed(scope, idle), *told), texts=True, arm="pattern"),
+            "claimed": Sweep((*checked(scope, idle), *told), texts=True, arm="pattern"),
             "doses": Sweep(every.worlds(scope), arm="pattern"),
             "matched": Sweep((), arm="pattern", among=odd_heads.among(scope)),
         }
@@ -116,7 +116,7 @@ def repair_by_dose(
         claimed, heads = arms(scope).claimed, odd(scope.grid, scope.layer)
         world = World("odd", (claimed.edit(heads, float(scope.options[dose]), when="every_step"),))
         idle = claimed.edit(scope.whole, 0.0, when="every_step")
-        return {"claimed": Sweep((*fixed(scope, idle), world), texts=True, arm="pattern")}
+        return {"claimed": Sweep((*checked(scope, idle), world), texts=True, arm="pattern")}
 
     def numbers(seen: Seen) -> Iterator[Told]:
         found, seed = arms(seen.scope), seen.scope.seed

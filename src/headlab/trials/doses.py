@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from headlab.designs import Matched, matched_sets
-from headlab.effects import Figure, Table, mean_recovery, of_world
+from headlab.effects import Figure, Table, graded, mean_recovery
 from headlab.heads import Grid, Heads, even, odd
 from headlab.interventions import Intervention, InterventionError, When, World, Write, key_positions
 from headlab.prompts import EncodedPair
@@ -38,7 +38,9 @@ EVERY_HALF = "random halves"
 
 @dataclass(frozen=True)
 class Arm:
-    """One write between keys: ``name`` in tables, ``label`` in figures."""
+    """One write between keys, by their token roles: ``name`` in tables, ``label`` in figures.  ``mask`` scales the weight of
+    ``keys`` by 1 − amount, ``force`` makes amount their share of the row, ``redistribute`` moves that share of ``from_keys`` to
+    them; ``decoy``: on as many other keys of the prompt."""
 
     name: str
     label: str
@@ -115,8 +117,9 @@ def named_halves(scope: Scope) -> dict[str, Heads]:
     return {"even": even(scope.grid, scope.layer), "odd": odd(scope.grid, scope.layer)}
 
 
-def fixed(scope: Scope, idle: Intervention | None = None) -> tuple[World, ...]:
-    """Every head patched; a write of nothing new (``idle``, or a patch by nothing); the own pattern written back."""
+def checked(scope: Scope, idle: Intervention | None = None) -> tuple[World, ...]:
+    """The worlds that ``no_op`` and ``patch_all`` read: every head patched (``all``); a write of nothing new, ``idle`` or a patch
+    by nothing (``baseline``); the own pattern written back (``noop``)."""
     nothing = idle or Intervention(scope.whole, "pattern", "patch", amount=0.0)
     own = (Intervention(scope.whole, "pattern", "noop"),) if scope.protocol.when == "prefill" else ()
     return scope.edit("all", scope.whole), World("baseline", (nothing,)), World("noop", own)
@@ -124,7 +127,8 @@ def fixed(scope: Scope, idle: Intervention | None = None) -> tuple[World, ...]:
 
 @dataclass(frozen=True)
 class Doses:
-    """Each of ``arms(scope)`` at each of ``doses(scope)``, in even, odd and random halves (these in the first arm alone)."""
+    """Each of ``arms(scope)`` at each of ``doses(scope)``, in even, odd and random halves (these in the first arm alone; how many
+    is the option ``random_halves``).  Its worlds run under the name ``sweep`` in a method's sweeps."""
 
     arms: Callable[[Scope], list[Arm]]
     doses: Callable[[Scope], list[float]]
@@ -184,7 +188,8 @@ class Doses:
 
 @dataclass(frozen=True)
 class AmongHalves:
-    """The odd heads under one write among the size- and KV-matched halves, by recovery of the logit difference."""
+    """The odd heads under one write among the size- and KV-matched halves, by recovery of the logit difference (of the half
+    alone: nothing is taken off for the other heads).  It runs under the name ``sweep`` in a method's sweeps."""
 
     arm: Callable[[Scope], Arm]
     dose: str
@@ -224,7 +229,7 @@ class AmongHalves:
             edited[0] - corrupted, clean - corrupted, clusters=clusters, unit="pairs", seed=scope.seed
         )
         rows = {"heads": [str(s) for s in sets], "recovery": mean_recovery(edited, clean, corrupted)[1:]}
-        return band, seen.places["rank:odd"], pd.DataFrame(rows)
+        return band, seen.place("rank:odd"), pd.DataFrame(rows)
 
     def told(self, recovery: str) -> Callable[[Seen], Iterator[Told]]:
         """``rank:odd``, and ``recovery:odd`` under this label."""
@@ -253,7 +258,7 @@ class AmongHalves:
 
 def gain(effects: Any, world: str, other: str, seed: int) -> Estimate:
     """Pairs answered rightly in one world minus those in another, paired by prompt pair."""
-    a, b = (of_world(effects, w).sort_values("pair") for w in (world, other))
+    a, b = (graded(effects, w) for w in (world, other))
     return paired_difference(
         a["right"].to_numpy(bool), b["right"].to_numpy(bool), clusters=a["cluster"].to_numpy(), unit="pairs", seed=seed
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from headlab.claims import Control
 from headlab.designs.exchanges import Mapped
-from headlab.effects import of_world
+from headlab.effects import graded, of_world
 from headlab.engine.model import Lab
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.stats import bootstrap_mean
@@ -23,7 +23,7 @@ from headlab.trials.sweeps import Seen
 
 def identity_control(effects: Any, lab: Lab, without: str, words: str) -> Control:
     """World ``identity`` exchanges every head with itself: the same answers and logit differences as ``without``."""
-    same, base = (of_world(effects, w).sort_values("pair") for w in ("identity", without))
+    same, base = (graded(effects, w) for w in ("identity", without))
     gap = float(abs(same["edited"].to_numpy() - base["edited"].to_numpy()).max())
     texts = bool((base["edited_text"].to_numpy() == same["edited_text"].to_numpy()).all())
     scale = max(1.0, float(base["edited"].abs().max()))

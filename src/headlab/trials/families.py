@@ -30,8 +30,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Families:
-    """``make(scope)`` gives the worlds of each kind; they run in ``sweep``.  ``arm``: where their numbers stand; ``ranks``:
-    what is ranked, by its statistic, among kinds of which as many are drawn as it takes."""
+    """``make(scope)`` gives the worlds of each kind; ``sweep`` is the name under which :meth:`run` stands in a method's sweeps.
+    ``arm``: where their numbers stand; ``ranks``: what is ranked, by its statistic, among kinds of which as many are drawn as
+    it takes."""
 
     make: Callable[[Scope], Mapping[str, Sequence[World]]]
     sweep: str
@@ -106,4 +107,4 @@ class Families:
     def ranked(self, seen: Seen) -> Iterator[Told]:
         """Where everything that is ranked stands."""
         for name, place in self.ranks.items():
-            yield Told(name, place.label, seen.places[name], self.arm)
+            yield Told(name, place.label, seen.place(name), self.arm)

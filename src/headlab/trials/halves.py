@@ -36,9 +36,10 @@ class Half:
 
 @dataclass(frozen=True)
 class Halves:
-    """``pool(grid, layer)`` among its matched halves; ``words`` name it and ``label`` the contrast in figures.  ``sweep`` is
-    where its worlds run, ``layer`` a layer that is named whatever the claim's is (its worlds then bear its name); ``rank``
-    what its place among them is called, ``share`` what the share of those past the naive threshold is."""
+    """``pool(grid, layer)``, a half or any other set of a layer, among the sets that match it; ``words`` name it and ``label``
+    the contrast in figures.  ``sweep`` is the name under which :meth:`run` stands in a method's sweeps, ``layer`` a layer that
+    is named whatever the claim's is (its worlds then bear its name); ``rank`` what its place among them is called, ``share``
+    what the share of those past the naive threshold is (empty: not told)."""
 
     pool: Callable[[Grid, int], Heads]
     words: str
@@ -106,7 +107,7 @@ class Halves:
         gaps = np.array([float(gap(recovered, s)) for s in matched.sets])
         return Half(
             bootstrap_ratio(gap(rows, observed), clean - corrupted, clusters=clusters, unit="pairs", seed=scope.seed),
-            seen.places[self.name(scope)],
+            seen.place(self.name(scope)),
             _share(
                 [abs(gap(repaired, s)) >= self.naive for s in matched.sets],
                 matched.enumerated and len(matched.sets) == matched.total,
@@ -137,7 +138,11 @@ class Halves:
             found = self.found(seen)
             yield Told(contrast, f"{self.label.replace('−', 'minus')}: logit difference recovered", found.contrast)
             yield Told(self.rank, "matched halves at least as extreme", found.rank)
-            words = f"matched halves with a repair contrast of at least {self.naive:g}".replace("0.", ".")
+            words = (
+                f"matched halves whose pairs repaired (by logit difference) differ by {self.naive:g} or more".replace(
+                    "0.", "."
+                )
+            )
             if self.share:
                 yield Told(self.share, words, found.naive)
 

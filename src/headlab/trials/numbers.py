@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from headlab.effects import of_world, recovery, repair
+from headlab.effects import graded, recovery, repair
 from headlab.stats import Estimate, mcnemar
 from headlab.trials.pairs import contrast
 from headlab.trials.sweeps import Seen, Told
@@ -40,7 +40,7 @@ def discordance(name: str, label: str, sweep: str, a: str, b: str) -> Number:
     """Exact McNemar p of two worlds."""
 
     def told(seen: Seen) -> Iterator[Told]:
-        one, other = (of_world(seen[sweep], w).sort_values("pair") for w in (a, b))
+        one, other = (graded(seen[sweep], w) for w in (a, b))
         found = mcnemar(one["right"].to_numpy(bool), other["right"].to_numpy(bool), one["cluster"].to_numpy())
         p = Estimate(found.p, found.p, found.p, found.discordant, "discordant pairs", "exact McNemar")
         yield Told(name, label, p)

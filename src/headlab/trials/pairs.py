@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from headlab.claims import Control, Protocol
-from headlab.effects import Table, of_world, repair
+from headlab.effects import Table, graded, of_world, repair
 from headlab.engine.model import Lab
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.heads import Heads
@@ -155,7 +155,7 @@ def named(name: str, label: str, estimate: Estimate, arm: str = "z") -> NamedEst
 def no_op_control(effects: pd.DataFrame, lab: Lab) -> Control:
     """A patch by nothing (amount 0), the no-op world and the unedited run must agree pair by pair: the same text, and
     the same logit difference to the tolerance of the dtype."""
-    base, same = (of_world(effects, w).sort_values("pair") for w in ("baseline", "noop"))
+    base, same = (graded(effects, w) for w in ("baseline", "noop"))
     gap = float(abs(base["edited"].to_numpy() - same["edited"].to_numpy()).max())
     drift = float((base["edited"] - base["corrupted"]).abs().max())
     scale = max(1.0, float(base["corrupted"].abs().max()))
@@ -186,7 +186,7 @@ def patch_all_control(effects: pd.DataFrame, seed: int, label: str = "every head
 
 def contrast(effects: pd.DataFrame, a: str, b: str, seed: int) -> Estimate:
     """Repair rate of world ``a`` minus that of ``b``, paired by prompt pair."""
-    rows = [of_world(effects, w).sort_values("pair") for w in (a, b)]
+    rows = [graded(effects, w) for w in (a, b)]
     return paired_difference(
         rows[0]["right"].to_numpy(bool),
         rows[1]["right"].to_numpy(bool),

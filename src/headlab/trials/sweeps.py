@@ -16,6 +16,7 @@ from headlab.heads import Grid, Heads
 from headlab.heads import layer as all_heads
 from headlab.interventions import World
 from headlab.prompts import EncodedPair
+from headlab.reading import meant, some
 from headlab.stats import Estimate, Rank
 from headlab.stats.sequential import Looks, Walk, rank_at, walk
 from headlab.store import NamedEstimate
@@ -160,9 +161,19 @@ class Told:
         return NamedEstimate(name=self.name, label=self.label, arm=self.arm, estimate=self.plain.to_dict())
 
 
+def under(name: str, known: Mapping[str, T], what: str) -> T:
+    """What stands under a name.  Raises KeyError that says which names there are."""
+    if name not in known:
+        raise KeyError(f"{what} {name!r}; expected one of {some(known, 12) or 'none'}{meant(name, known)}")
+    return known[name]
+
+
 @dataclass
 class Seen:
-    """What ran: a table of effects for each sweep by its name, and what was made of them."""
+    """What ran: a table of effects for each sweep by its name, and what was made of them.
+
+    Raises KeyError where a sweep, rank or number is asked for under a name that none has.
+    """
 
     scope: Scope
     tables: dict[str, Any]
@@ -181,7 +192,7 @@ class Seen:
         return self.scope.case
 
     def __getitem__(self, name: str) -> Any:
-        return self.tables[name]
+        return under(name, self.tables, "no sweep ran as")
 
     def once(self, make: Callable[[Seen], T]) -> T:
         """What ``make`` gives, made once."""
@@ -215,13 +226,20 @@ class Seen:
 
     def estimate(self, name: str) -> Estimate:
         """A number told before, by its name (the first of that name)."""
-        found = next(t.found for t in self.told if t.name == name)
+        found = self._told(name)
         return found.estimate if isinstance(found, Rank) else found
 
     def rank(self, name: str) -> Rank:
-        found = next(t.found for t in self.told if t.name == name)
+        found = self._told(name)
         assert isinstance(found, Rank)
         return found
+
+    def _told(self, name: str) -> Found:
+        return under(name, {t.name: t.found for t in reversed(self.told)}, "no number was told before as")
+
+    def place(self, name: str) -> Rank:
+        """Where what is ranked among alternatives stands."""
+        return under(name, self.places, "nothing was ranked as")
 
 
 def swept(scope: Scope, name: str, one: Sweep, worlds: Sequence[World], mark: str = "") -> Table:

@@ -1,24 +1,32 @@
 """Does less attention on the numbers break even heads, and does more of it repair odd ones?
 
-1. Eligible pairs and the layer as in ``parity``.
-2. Corrupted prompt: the share of every query's attention that lies on the numbers is forced to 0, 0.1 … 1 in the even,
-   the odd and random halves of the layer (the rest keeps its proportions).  Which doses repair?
-3. Clean prompt: the same.  Which doses break the answer?
-4. Both again with as many other keys of the prompt in the numbers' place.
-5. The two doses that were claimed (a low one for even heads, a high one for odd heads): greedy text, the gain over other
-   keys, and the rank of the odd heads among matched halves.
+1. Eligible pairs (the greedy answer is right from the clean prompt, wrong from the corrupted one) and the layer (the
+   claim's, or the one whose heads, all patched from the clean run, repair most of other pairs) are those of ``parity``.
+2. A dose: in every row of a head's attention pattern the weights on the tokens of both numbers are scaled so that they make
+   up a given share of the row, 0, 0.1 … 1; its other weights keep their proportions.  In the even heads, the odd ones and
+   some random halves of the layer.
+3. On the corrupted prompt: which doses repair?  On the clean prompt: which break the answer?
+4. Both again with as many other keys of the prompt in the numbers' place, in the even and the odd heads.
+5. The two doses that were claimed, by greedy text, in even and in odd heads: ``high`` on the corrupted prompt (repair: the
+   share of pairs now right) and ``low`` on the clean one (break: the share now wrong).  Gain: the share by the numbers minus
+   the share by as many other keys, in the same pairs.
+6. The null: halves that nobody named with as many heads of each KV group, given ``high`` on the numbers.  Ranked is how much
+   of the logit difference a half recovers; p is the share of halves with at least as much.
+7. Controls: an edit that writes nothing new, and every head forced to the share that it has, change nothing; all heads
+   patched from the clean run repair surely more than half of the pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from headlab.claims import Control
-from headlab.effects import Table, of_world, repair
+from headlab.effects import Table, graded, repair
 from headlab.engine.captures import capture
 from headlab.engine.selfcheck import TOLERANCE
 from headlab.heads import Heads, odd
@@ -27,7 +35,7 @@ from headlab.prompts import EncodedPair
 from headlab.stats import Estimate, clustered_rate
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.dose_repair import called_right
-from headlab.trials.doses import AmongHalves, Arm, Doses, clean_side, fixed, gain, lacking, named_halves, roles_of
+from headlab.trials.doses import AmongHalves, Arm, Doses, checked, clean_side, gain, lacking, named_halves, roles_of
 from headlab.trials.flow import Method, OnPairs, what_is_measured
 from headlab.trials.sweeps import Scope, Seen, Sweep, Told
 
@@ -44,11 +52,12 @@ LABELS = {
 
 
 def numbers_of(scope: Scope) -> Arm:
-    """The share of attention on the numbers, forced."""
+    """The write: the share of attention that lies on the numbers, forced."""
     return Arm("numbers", "numbers", "force", roles_of(scope.pairs, "numeric"))
 
 
 def pairs_of(scope: Scope, side: str) -> list[EncodedPair]:
+    """The eligible pairs as a side is edited: what is edited stands as ``corrupted``, also where it is the clean prompt."""
     return scope.pairs if side == "corrupted" else clean_side(scope.pairs)
 
 
@@ -63,12 +72,13 @@ def doses(scope: Scope) -> list[float]:
     return [n / steps for n in range(steps + 1)]
 
 
-DOSED = {side: Doses(lambda scope, side=side: arms(scope, side), doses, f"doses, {side}") for side in SIDES}  # type: ignore[misc]
+DOSED = {side: Doses(partial(arms, side=side), doses, f"doses, {side}") for side in SIDES}
 ODD = AmongHalves(numbers_of, "high", "Odd heads given the high share")
 
 
 def claimed(scope: Scope, side: str) -> list[World]:
-    """Even and odd heads at the claimed dose of this side: high repairs, low breaks."""
+    """Even and odd heads at the claimed dose of this side: high (said to repair) on the corrupted prompt, low (said to break)
+    on the clean one."""
     dose = float(scope.options["high" if side == "corrupted" else "low"])
     return [
         World(f"{arm.name} | {s}", (arm.edit(heads, dose, seed=scope.seed),))
@@ -81,7 +91,7 @@ def standard(scope: Scope) -> dict[str, Sweep]:
     def swept(side: str, worlds: Sequence[World], texts: bool = False) -> Sweep:
         return Sweep(worlds, texts, "pattern", {"side": side}, pairs_of(scope, side))
 
-    out = {"fixed": swept("corrupted", fixed(scope), texts=True)}
+    out = {"fixed": swept("corrupted", checked(scope), texts=True)}
     out["matched"] = replace(swept("corrupted", ()), among=ODD.among(scope))
     for side in SIDES:
         out[f"doses, {side}"] = swept(side, DOSED[side].worlds(scope))
@@ -92,7 +102,7 @@ def standard(scope: Scope) -> dict[str, Sweep]:
 def published(scope: Scope) -> dict[str, Sweep]:
     up = numbers_of(scope).edit(odd(scope.grid, scope.layer), float(scope.options["high"]), when="every_step")
     idle = Arm("idle", "", "mask", numbers_of(scope).keys).edit(scope.whole, 0.0, when="every_step")
-    worlds = (*fixed(scope, idle), World("odd up", (up,)))
+    worlds = (*checked(scope, idle), World("odd up", (up,)))
     return {"fixed": Sweep(worlds, texts=True, arm="pattern", labels={"side": "corrupted"})}
 
 
@@ -109,7 +119,7 @@ def told(seen: Seen) -> Iterator[Told]:
 
 def wrong(effects: Any, world: str) -> Estimate:
     """Share of pairs answered wrongly in a world."""
-    rows = of_world(effects, world)
+    rows = graded(effects, world)
     return clustered_rate(~rows["right"].to_numpy(bool), clusters=rows["cluster"].to_numpy(), unit="pairs")
 
 
@@ -185,8 +195,9 @@ EXPERIMENT = OnPairs(
         ),
         "published": Method(
             "odd heads forced to the high share at every query and every generated token, free decoding, any mention of the "
-            "right number counted; the published factors (½ on numbers, 1¾ on format tokens) reach the share they aim at only "
-            "where a head happens to start at 60 %, so the share itself is forced; the published code could not run",
+            "right number counted; the published code multiplied weights by fixed factors (numbers by ½, format tokens by 1¾), "
+            "which reach the share they aim at only in a head that starts with 60 % on the numbers and the rest on format "
+            "tokens, so the share itself is forced; it could not run as published",
             published,
             numbers=(called_right("fixed", {"odd up": "repair:odd"}),),
             controls=(no_op("fixed"), patch_all("fixed", "every slice of the layer"), own_share_control),

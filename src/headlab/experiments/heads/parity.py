@@ -1,12 +1,20 @@
 """Do the even heads of one layer repair the bug, and the odd ones not?
 
-1. Eligible pairs: right from the clean prompt, wrong from the corrupted one.
-2. The layer is the claim's, or chosen on other pairs by patching all heads.
-3. All, even and odd heads are patched from the clean run at z (heads), at out_block (slices of the module's output,
-   which the published scripts called heads) and at a random subspace of the same rank.
-4. The null: every size- and KV-matched half that nobody named.  Statistic: recovery of the logit difference by a set
-   minus that by its complement.
-5. The same claim under the published protocol, and under the naive reading (a fixed threshold, no null).
+1. A pair asks about the same two numbers twice: in a format that the model answers rightly (clean) and in one that brings
+   out the bug (corrupted).  Eligible pairs: the greedy answer is right from the clean prompt and wrong from the other.
+2. The layer is the claim's, or the one whose heads, all patched, repair most of the selection pairs (by logit difference).
+3. All, even and odd heads are patched: the run on the corrupted prompt goes on with what they gave in the clean one, token
+   by token of the same role (first number, question mark …), up to the start that both answers share ("9." of 9.8 and
+   9.11).  At z, the heads themselves; at out_block, slices of the attention module's output, which the published scripts
+   called heads; and at subspace, such slices in a random basis, the control for out_block.
+4. Repair: the share of eligible pairs whose greedy answer is now right.  Recovery: the share of the logit difference (the
+   right answer's logit minus the wrong one's) between the clean and the corrupted run that comes back, over all pairs.
+5. The null: halves that nobody named with as many heads of each KV group (heads that share keys and values); all of them
+   where there are at most twice ``matched_sets``, else drawn at random until the rank is settled.  Ranked is recovery by a
+   half minus recovery by the other heads of the layer; p is the share of halves with at least as much.
+6. Controls: patched with what was there, nothing changes; all heads patched repair surely more than half of the pairs.
+7. Beside it: the same heads moved to the clean run in ten steps; the claim by the published protocol; and the naive
+   reading, in which a contrast of .5 in pairs repaired, whichever side wins, is parity.
 """
 
 from __future__ import annotations
@@ -42,7 +50,7 @@ def patched(scope: Scope, arm: str) -> Sweep:
 
 
 def standard(scope: Scope) -> dict[str, Sweep]:
-    arms = [arm for arm in ARMS if arm == "z" or not unsliced(scope)]
+    arms = [arm for arm in ARMS if arm == "z" or not unsliced(scope)]  # some widths do not divide into slices
     return {
         **{arm: patched(scope, arm) for arm in arms},
         "dose": Sweep(dose_worlds(sets(scope))),
@@ -51,7 +59,11 @@ def standard(scope: Scope) -> dict[str, Sweep]:
 
 
 def naive(seen: Seen, controls: Sequence[Control]) -> Reading:
-    """A fixed threshold on one contrast, no null: what finds parity by chance."""
+    """A fixed threshold on one contrast, no null: what finds parity by chance.
+
+    The contrast is of pairs repaired by greedy text.  ``null:naive``, how many matched halves pass the same threshold, goes
+    by the sign of the logit difference: no text is decoded for them.
+    """
     gap = next(t for t in seen.told if t.name == "contrast:repair")
     found, value = seen.estimate(gap.name), seen.estimate(gap.name).value
     assert value is not None
