@@ -36,31 +36,30 @@ def check(
 ) -> None:
     """Say what a claim says, what will run and what cannot, without running it."""
     from headlab.claims import Claim
-    from headlab.trials import explain
+    from headlab.trials import check_cells
     from headlab.trials.attainable import of_claim
     from headlab.trials.lending import tokenizer_of
 
-    found: Any = _found(claim)
+    chosen: Any = found(claim)
     if amend:
         from headlab.trials import amending
         from headlab.trials.document import Document
 
-        if isinstance(found, Claim):
-            raise BadInput(f"{found.id} is an entry of the docket; --amend is for documents (headlab list claims)")
-        found = Document.from_data(amending.by_hand(found.plain(), amending.read(amend), f"{claim}, --amend"))
-    if isinstance(found, Claim):
+        if isinstance(chosen, Claim):
+            raise BadInput(f"{chosen.id} is an entry of the docket; --amend is for documents (headlab list claims)")
+        chosen = Document.from_data(amending.by_hand(chosen.plain(), amending.read(amend), f"{claim}, --amend"))
+    if isinstance(chosen, Claim):
         said = {
-            "claim": [found.words],
-            "experiment": [found.experiment],
-            "predictions": [f"{p.words or p.statistic}: {p.asked}" for p in found.predictions],
-            "controls": list(found.controls),
+            "claim": [chosen.words],
+            "experiment": [chosen.experiment],
+            "predictions": [f"{p.words or p.statistic}: {p.asked}" for p in chosen.predictions],
+            "controls": list(chosen.controls),
         }
         tokenizer = tokenizer_of(model) if model else None
-        faults = [] if tokenizer is None else of_claim(found, tokenizer)
+        faults = [] if tokenizer is None else of_claim(chosen, tokenizer)
     else:
         folder = Path(claim).parent if Path(claim).is_file() else Path(".")
-        grid, tokenizer = (explain.grid_of(model), tokenizer_of(model)) if model else (None, None)
-        got = explain.explain(found, grid, folder, tokenizer)
+        got = check_cells.explained(chosen, model, folder)
         said, faults = got.lines, got.faults
     if json:
         print_json({**said, "faults": faults})
@@ -78,7 +77,8 @@ def check(
         raise typer.Exit(3)
 
 
-def _found(claim: str) -> Any:
+def found(claim: str) -> Any:
+    """A claim by name or file.  Raises BadInput or ClaimError."""
     from headlab.trials import registry
 
     if Path(claim).suffix in {".yaml", ".yml", ".toml"}:

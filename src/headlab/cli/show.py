@@ -181,7 +181,7 @@ def _children(children: Sequence[Record]) -> Table:
         said = {r.protocol: r.verdict.outcome for r in child.readings} or {p: child.status for p in protocols[:1]}
         rulings = {r.prediction.statistic: r for reading in child.readings[:1] for r in reading.verdict.rulings}
         table.add_row(
-            child.slug if several else str(child.model.get("name", "")),
+            child.slug if several else child.tried_on,
             *(shown(said.get(p, "–"), style=_COLOURS.get(said.get(p, ""), "")) for p in protocols),
             *(_ruling(rulings[s]) if s in rulings else "–" for s in statistics),
             child.id,

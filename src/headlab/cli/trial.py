@@ -81,9 +81,11 @@ def trial(
         from headlab.trials import amending
 
         given["amend"] = amending.read(amend)
-    chosen = _model(model)
-    _reach(chosen, claim, given, library=True)
-    _try(_claim(claim), chosen, given, store, json, dry_run, verbose)
+    named = _claim(claim)
+    chosen = model if _names_models(named, given.get("amend", {})) else _model(model)
+    if chosen is not None:
+        _reach(chosen, claim, given, library=True)
+    _try(named, chosen, given, store, json, dry_run, verbose)
 
 
 @app.command()
@@ -154,6 +156,13 @@ def _model(given: str | None) -> str:
     return given
 
 
+def _names_models(claim: str, amend: Mapping[str, Any]) -> bool:
+    """Whether a claim names the models that it is tried on, so that none needs to be given."""
+    from headlab.cli.claims import found
+
+    return "models" in getattr(found(claim), "over", {}) or "over.models" in amend
+
+
 def _reach(model: str, claim: str, given: Mapping[str, Any], *, library: bool = False) -> None:
     """That the hub has no way to a model is said before anything heavy is loaded, where nothing else can be wrong: the claim
     ships with headlab (in the docket, whose files are asked because it is heavy, or in the library) and is tried as it stands.
@@ -192,7 +201,7 @@ def _claim(given: str) -> str:
 
 def _try(
     claim: str,
-    model: str,
+    model: str | None,
     given: dict[str, Any],
     store: Path | None,
     json: bool,
@@ -214,7 +223,7 @@ def _try(
     except ModelError as error:
         from headlab import organisms
 
-        known = model in organisms.names() or "did you mean" in str(error)
+        known = model is None or model in organisms.names() or "did you mean" in str(error)
         raise BadInput(f"{error}{'' if known else meant(model, organisms.names())}") from error
     print_record(result.record, home, json, whole=verbose)
 

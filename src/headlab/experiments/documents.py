@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from headlab.claims import ClaimError
-from headlab.effects import Progress, quiet
-from headlab.engine import scale
 from headlab.engine.model import Lab
 from headlab.prompts import PromptSet
 from headlab.store import Record, Result, Run, Store, content_hash
@@ -18,11 +16,12 @@ from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
 from headlab.trials import amending, ledger, prompts, thinking
 from headlab.trials.attainable import of_document, said_before
+from headlab.trials.cells import is_over, one_cell
 from headlab.trials.document import Document
 from headlab.trials.findings import Findings
 from headlab.trials.loading import load, load_thinker
 from headlab.trials.material import material
-from headlab.trials.record import BY_RECORD, again, decided
+from headlab.trials.record import BY_RECORD, again
 from headlab.trials.recorded import How, Prepared, recorded
 from headlab.trials.run import Trial
 from headlab.trials.stand_ins import MOST
@@ -96,8 +95,8 @@ def trial(
 ) -> Result:
     """Try a document on a model and store the record (see :func:`headlab.trial`).  ``own``: prompts of the reader's;
     ``stand_ins``: how many drawn sets are decided in place of the named one (None: all, every world of theirs run)."""
-    doc, amended = adjusted(doc, changes)
-    folder = folder or (Path(given).parent if isinstance(given, str | Path) and Path(given).is_file() else Path("."))
+    whole, amended = adjusted(doc, changes)
+    doc, folder = one_cell(whole), folder or folder_of(given)
     loaded, test, selection = prepared(doc, model, own, how.loading, folder)
     kept = own is not None or bool(set(doc.task) & {"file", "corpus"})
     short = [] if isinstance(loaded, Thinker) else of_document(doc, loaded.tokenizer, folder, test, own=own is not None)
@@ -126,7 +125,7 @@ def trial(
         found = Trial(doc, subject, folder, facts=facts, stand_ins=stand_ins).findings()
         if doc.as_published is not None:
             _read_as_published(doc, subject, folder, found)
-        found.notes += [*short, *ledger.words(facts["ledger"]), *_amended(amended)]
+        found.notes += [*short, *ledger.words(facts["ledger"]), *amended_words(amended), *_of_several(whole)]
         return found
 
     call = _call(how.kind, given, tried.lab, own, how.told, changes)
@@ -189,7 +188,15 @@ def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _amended(changes: Mapping[str, Any]) -> list[str]:
+def _of_several(doc: Document) -> list[str]:
+    """What stands beside a cell alone."""
+    axis = is_over(doc)
+    names = ", ".join(map(str, doc.over[axis])) if axis else ""
+    return [f"One cell of a claim over {axis} ({names}): it says nothing of the others."] if axis else []
+
+
+def amended_words(changes: Mapping[str, Any]) -> list[str]:
+    """What was changed beside the document, as a note."""
     return (
         [f"As amended on the command line: {', '.join(f'{k} = {v}' for k, v in changes.items())}."] if changes else []
     )
@@ -206,7 +213,7 @@ def _call(
     return again(kind, str(given), lab.name, {**flags, **told}, ("prompts", prompts if file else None), amend)
 
 
-def repeat(record: Record, *, store: Store | Path | str | None = None, progress: Progress = quiet) -> Result:
+def repeat(record: Record, how: How) -> Result:
     """Run a record's document again, on the same model and prompts."""
     assert record.claim is not None
     doc = Document.from_data(record.claim, name=record.id)
@@ -214,20 +221,15 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
     if stored := record.prompts.get("pairs"):
         test, selection = ((ProblemSet if doc.thinking else PromptSet).from_plain(p) for p in stored)
         own = (test, selection)
-    how = How(
-        scale.pick("here", None, None),
-        store,
-        record.settings.get("memory_bytes"),
-        progress,
-        record.kind,
-        record.call,
-        dict(record.settings.get("loading", {})),
-        decide=decided(record),
-    )
-    return trial(doc, doc, record.model["name"], how, changes={}, own=own, folder=_folder(record))
+    return trial(doc, doc, record.model["name"], how, changes={}, own=own, folder=folder_of_record(record))
 
 
-def _folder(record: Record) -> Path:
+def folder_of(given: Any) -> Path:
+    """Where a claim given as a file lies: files that it names lie beside it."""
+    return Path(given).parent if isinstance(given, str | Path) and Path(given).is_file() else Path(".")
+
+
+def folder_of_record(record: Record) -> Path:
     """Where the claim of a record lay: files that it names lie beside it."""
     words = shlex.split(record.call.get("command", ""))
     return Path(words[2]).parent if len(words) > 2 else Path(".")

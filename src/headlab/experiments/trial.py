@@ -14,7 +14,7 @@ from headlab.engine import scale
 from headlab.engine.limits import beyond
 from headlab.engine.model import Lab
 from headlab.engine.run import Engine
-from headlab.experiments import documents, null_rates
+from headlab.experiments import documents, null_rates, over_models
 from headlab.experiments.fitting import check_fit, check_prompts
 from headlab.experiments.known import adjusted, builtin_claims, find_claim
 from headlab.experiments.subsets import reanalysis, simulator
@@ -120,7 +120,7 @@ def experiment(slug: str) -> Entry:
 
 def trial(
     claim: Claim | Document | Mapping[str, object] | str | Path,
-    model: ModelLike | Thinker,
+    model: ModelLike | Thinker | None = None,
     *,
     protocol: str | None = None,
     layer: int | str | None = None,
@@ -151,7 +151,8 @@ def trial(
     """Try a claim on a model and store the record.
 
     ``claim``: a :class:`Claim` or :class:`Document`, a mapping that declares ``worlds``, a built-in name ("parity",
-    "ioi-name-movers"), or a YAML/TOML file.  ``model``: whatever :func:`load` takes; ``loading`` goes to it (revision,
+    "ioi-name-movers"), or a YAML/TOML file.  ``model``: whatever :func:`load` takes (left out where a document names its models
+    itself, ``over: {models: [...]}``; given, it is the one of them that is tried); ``loading`` goes to it (revision,
     dtype, device, adapter, tokenizer).  ``amend``: fields of a document by path with other values, such as
     ``{"sets.movers": "L0H4", "chosen_on": "other"}``; they stand in the record.  ``protocol`` "standard" or
     "published" runs that one only.  ``decide``: "sequential" stops drawing sets once no more could change what a rank
@@ -182,7 +183,9 @@ def _tried(claim: Any, model: Any, how: How, changes: Mapping[str, Any], amend: 
     """:func:`trial`, told how it is run."""
     found = find_claim(claim)
     if isinstance(found, Document):
-        return documents.trial(found, claim, model, how, changes={**changes, "amend": amend}, own=prompts)
+        return over_models.trial(found, claim, model, how, changes={**changes, "amend": amend}, own=prompts)
+    if model is None:
+        raise ClaimError(f"{found.id}: no model given; name a shipped organism (headlab models), a folder or a hub id")
     if amend:
         raise ClaimError(f"{found.id} is an entry of the docket; amend is for documents (headlab list claims)")
     chosen, subject, test, selection = _prepared(found, model, prompts, how.loading, changes)
@@ -249,26 +252,26 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
         return reanalysis.repeat(record, store)
     if record.slug == "simulator":
         return simulator.simulated(seed=record.settings["seed"], store=store)
-    if record.claim is None or not record.model:
+    if record.claim is None or not (record.model or "cells" in record.settings):
         raise ClaimError(f"{record.id} is no trial; repeat one of its trials instead ({', '.join(record.children)})")
+    how = How(
+        scale.pick("here", None, None),
+        store if isinstance(store, Store) else Store(store),
+        record.settings.get("memory_bytes"),
+        progress,
+        record.kind,
+        record.call if "worlds" in record.claim else None,
+        dict(record.settings.get("loading", {})),
+        decide=decided(record),
+    )
     if "worlds" in record.claim:
-        return documents.repeat(record, store=store, progress=progress)
+        return (documents if record.model else over_models).repeat(record, how)
     claim = Claim.model_validate_json(json.dumps(record.claim))
     prompts = None
     if stored := record.prompts.get("pairs"):
         kind = ProblemSet if claim.task.name == THINKING else PromptSet
         test, selection = (kind.from_plain(p) for p in stored)
         prompts = (test, selection)
-    how = How(
-        scale.pick("here", None, None),
-        store,
-        record.settings.get("memory_bytes"),
-        progress,
-        record.kind,
-        None,
-        dict(record.settings.get("loading", {})),
-        decide=decided(record),
-    )
     return _tried(claim, record.model["name"], how, {}, None, prompts)
 
 

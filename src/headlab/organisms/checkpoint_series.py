@@ -182,12 +182,7 @@ def open_checkpoint(
 ) -> Lab:
     """The checkpoint as a Lab.  The load-time proof is about code and shapes: it is run where ``prompts`` will be, unless
     a ``proven`` Lab of the same architecture hands on what it found.  Raises ModelError."""
-    folder = Path(one.model)
-    bare = folder.is_dir() and not (folder / "tokenizer_config.json").is_file()
-    tokenizer = None
-    if bare and one.tokenizer is not None and one.tokenizer != one.model:
-        tokenizer = _tokenizer(one.tokenizer)
-    lab = open_model(one.model, tokenizer=tokenizer, revision=one.revision, device=device, dtype=dtype)
+    lab = open_model(one.model, tokenizer=beside(one), revision=one.revision, device=device, dtype=dtype)
     if proven is not None and _alike(lab) == _alike(proven):
         for able in _ABILITIES:
             setattr(lab, able, getattr(proven, able))
@@ -206,6 +201,14 @@ def _alike(lab: Lab) -> tuple[Any, ...]:
     """What the proof depends on."""
     made = {k: v for k, v in lab.model.config.to_dict().items() if k not in {"_name_or_path", "dtype", "torch_dtype"}}
     return (lab.info["architecture"], lab.grid, lab.d_model, lab.head_dim, lab.dtype, lab.device, made)
+
+
+def beside(one: Checkpoint) -> Any:
+    """The tokenizer of a checkpoint whose folder has none: that of the last step; None where it has its own.  Raises
+    ModelError."""
+    folder = Path(one.model)
+    bare = folder.is_dir() and not (folder / "tokenizer_config.json").is_file()
+    return _tokenizer(one.tokenizer) if bare and one.tokenizer is not None and one.tokenizer != one.model else None
 
 
 def _tokenizer(folder: str) -> Any:
@@ -237,6 +240,7 @@ __all__ = [
     "ModelError",
     "Series",
     "SeriesError",
+    "beside",
     "listed",
     "of_folders",
     "of_hub",

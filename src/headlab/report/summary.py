@@ -85,7 +85,7 @@ def outcomes(children: Sequence[Record]) -> str:
     """The answer in one sentence: on how many models each outcome, and on which."""
     parts = []
     for outcome in view.SIGNS:
-        names = [str(c.model.get("name", c.title)) for c in children if c.outcome == outcome]
+        names = [c.tried_on for c in children if c.outcome == outcome]
         if names:
             shown = words.listed(names) if len(names) <= 3 else f"{', '.join(names[:3])} and {len(names) - 3} more"
             parts.append(f"{outcome} on {len(names)} of {len(children)} ({shown})")
@@ -97,7 +97,7 @@ def _row(child: Record, protocols: Sequence[str], statistics: Sequence[str]) -> 
     rulings = view.rulings_by_statistic(child.readings[0].verdict) if child.readings else {}
     return {
         "id": child.id,
-        "model": str(child.model.get("name", child.title)),
+        "model": child.tried_on,
         "truth": truth(child),
         "layer": words.plain(child.settings.get("layer")),
         "outcomes": [_badge(by_protocol.get(p)) for p in protocols],

@@ -43,7 +43,7 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
     first_null = next((f for f in drawn if f["kind"] == "null"), None)
     made = {
         "id": record.id,
-        "name": str(record.model.get("name") or record.title),
+        "name": record.tried_on,
         "title": record.title,
         "slug": record.slug,
         "kind": record.kind,

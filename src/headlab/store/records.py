@@ -144,6 +144,12 @@ class Record(BaseModel):
         """The binding verdict's outcome, or None when there is no verdict (yet)."""
         return self.readings[0].verdict.outcome if self.readings else None
 
+    @property
+    def tried_on(self) -> str:
+        """The model as readers name it, ``NAME@REVISION`` where it has one; the title where there is none."""
+        name, revision = str(self.model.get("name") or self.title), self.model.get("revision")
+        return f"{name}@{revision}" if revision else name
+
     def updated(self, fields: Mapping[str, object]) -> Record:
         """A copy with ``fields`` replaced and made JSON-ready.  Raises StoreError on what does not fit."""
         lost: list[str] = []

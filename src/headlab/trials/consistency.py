@@ -261,6 +261,8 @@ def _predictions(doc: Fields) -> Iterator[Fault]:
         text = p.statistic
         if doc.over:
             text = text.removeprefix("pooled:")
+        if text == "upheld:cells":
+            continue
         try:
             read = expressions.parse(text)
         except ExpressionError as error:

@@ -33,7 +33,7 @@ class Explained:
         return {**self.lines, "faults": self.faults}
 
 
-def grid_of(model: str) -> Grid:
+def grid_of(model: str, revision: str | None = None) -> Grid:
     """Layers, heads and KV heads as a model's config states them; no weight is read.  Raises ClaimError."""
     from transformers import AutoConfig
 
@@ -42,7 +42,9 @@ def grid_of(model: str) -> Grid:
     shipped = {*organisms.names(), *organisms.names("thoughts")}
     where = str(organisms.path(model)) if model in shipped else model
     try:
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False).get_text_config()
+        config = AutoConfig.from_pretrained(
+            where, revision=revision or "main", trust_remote_code=False
+        ).get_text_config()
     except Exception as error:
         raise ClaimError(
             f"{model}: its config cannot be read ({type(error).__name__}); check without --model"
@@ -159,32 +161,46 @@ def _on(doc: Document, grid: Grid, folder: Path, faults: list[str]) -> Iterator[
             )
 
 
-def _resolved(doc: Document, grid: Grid, folder: Path, faults: list[str]) -> dict[str, Any]:
-    """Sets that need no prompts."""
-    every = tuple(range(grid.n_layers))
-    layers = (
-        every
-        if doc.layer_rule == "every"
-        else (
-            (doc.layer if isinstance(doc.layer, tuple) else (doc.layer,))
-            if doc.layer != "auto"
-            else (grid.n_layers // 2,)
-        )
-    )
-    known: dict[str, Any] = {"all": everything(grid)}
+def misfit(doc: Document, grid: Grid, folder: Path) -> str:
+    """Why a model of this shape has not the heads or layers that a document names; empty where it has them."""
+    why: list[str] = []
+    known = _resolved(doc, grid, folder, why)
+    try:
+        for at in () if doc.layer == "auto" else doc.layer if isinstance(doc.layer, tuple) else (doc.layer,):
+            grid.check_layer(int(at))
+        for spec in (w.spec for writes in doc.world_axes().values() for w in writes if not why):
+            if spec.names <= set(known):
+                resolve(spec, _scene(doc, grid, folder, known), "a set in a world")
+    except KeyError:
+        pass  # a set by score, known once it is measured
+    except (SetError, ValueError) as error:
+        why.append(str(error))
+    return why[0] if why else ""
+
+
+def _scene(doc: Document, grid: Grid, folder: Path, known: dict[str, Any]) -> Scene:
+    """What sets are resolved in, without any score."""
+    at = (grid.n_layers // 2,) if doc.layer == "auto" else doc.layer if isinstance(doc.layer, tuple) else (doc.layer,)
+    layers = tuple(range(grid.n_layers)) if doc.layer_rule == "every" else tuple(map(int, at))
 
     def score(_: str) -> Any:
         raise KeyError
 
+    return Scene(grid, layers, {"all": everything(grid), **known}, score, doc.seed, folder)
+
+
+def _resolved(doc: Document, grid: Grid, folder: Path, faults: list[str]) -> dict[str, Any]:
+    """Sets that need no prompts."""
+    known: dict[str, Any] = {}
     for _ in doc.sets:
         for name, spec in doc.set_specs().items():
-            if name in known or not spec.names <= set(known):
+            if name in known or not spec.names <= {"all", *known}:
                 continue
             try:
-                known[name] = resolve(spec, Scene(grid, tuple(map(int, layers)), known, score, doc.seed, folder), name)
+                known[name] = resolve(spec, _scene(doc, grid, folder, known), name)
             except KeyError:
                 continue
             except (SetError, ValueError) as error:
                 faults.append(str(error))
-                return {k: v for k, v in known.items() if k != "all"}
-    return {k: v for k, v in known.items() if k != "all"}
+                return known
+    return known

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from headlab.trials import expressions, words
 from headlab.trials.document import Document
 from headlab.trials.expressions import Expression
 from headlab.trials.measured import Measured, name_of
-from headlab.trials.statistics import Arms, Statistics
+from headlab.trials.over import UPHELD
+from headlab.trials.statistics import Arms, Statistics, cells
 from headlab.trials.worlds import Arm
 
 
@@ -28,6 +29,21 @@ class Asked:
     prediction: Prediction
     read: Expression
     written: str
+
+
+def asked(doc: Document) -> list[Asked]:
+    """Every prediction of one model in every cell of its bare worlds."""
+    out = []
+    for p in doc.predictions:
+        if p.statistic == UPHELD:
+            continue
+        pinned = cells(doc, expressions.parse(p.statistic.removeprefix("pooled:")))
+        for one in pinned:
+            name = p.statistic if len(pinned) == 1 else str(one)
+            cell = "" if len(pinned) == 1 else words.cell_of(one)
+            said = f"{p.words} ({cell})" if p.words and cell else p.words
+            out.append(Asked(p.model_copy(update={"statistic": name, "words": said}), one, p.statistic))
+    return out
 
 
 def estimates(
@@ -108,6 +124,12 @@ def tables(
         ]
         out["alternatives"] = pd.concat(parts, ignore_index=True)
     return out
+
+
+def ranks(found: Mapping[str, Estimate | Rank]) -> dict[str, Any]:
+    """Everything of each rank, so that a verdict over several models decides on it as this one does."""
+    got = {name: asdict(r) for name, r in found.items() if isinstance(r, Rank)}
+    return {"ranks": got} if got else {}
 
 
 def members(asked: Sequence[Asked], stats: Statistics, own: Arms) -> dict[str, pd.DataFrame]:

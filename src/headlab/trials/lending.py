@@ -67,14 +67,14 @@ def drafted(
     return text if known[write] else made(at_read=True)
 
 
-def tokenizer_of(model: str) -> Any:
-    """The tokenizer of a shipped organism, a folder or a hub id; no weight is read.  None where there is none."""
+def tokenizer_of(model: str, revision: str | None = None) -> Any:
+    """The tokenizer of a shipped organism, a folder or a hub id (at a revision); no weight is read.  None where there is none."""
     from transformers import AutoTokenizer
 
     from headlab import organisms
 
     try:
         where = str(organisms.path(model)) if model in organisms.names() else model
-        return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(where, revision=revision or "main", trust_remote_code=False)
     except Exception:
         return None

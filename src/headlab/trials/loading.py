@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from headlab import organisms
+from headlab.engine.hub import is_local
 from headlab.engine.model import Lab, ModelError, open_model
 from headlab.engine.selfcheck import prove
+from headlab.organisms.checkpoint_series import Checkpoint, beside, of_organism
+from headlab.organisms.steps import SeriesError, steps_of
+from headlab.reading import some
 from headlab.thoughts.loading import Thinker
 from headlab.thoughts.loading import load as load_thoughts
 
@@ -65,23 +70,49 @@ def load(
             f"{organisms.names('decimals')[0]}. Claims about thoughts: headlab run hubs --model {name}; in Python, "
             f"headlab.experiments.trial.load_thinker({name!r})"
         )
-    if shipped and revision:
-        raise ModelError(f"{name} is a shipped organism, which has no revision {revision!r}")
     if near := get_close_matches(name, organisms.names(), 1, 0.85) if name and not shipped else []:
         raise ModelError(f"no model {name!r}; did you mean the shipped organism {near[0]}? (headlab models lists them)")
+    look = revised(name, revision)
     lab = open_model(
-        str(organisms.path(name)) if shipped else model,
-        tokenizer=tokenizer,
-        revision=revision,
+        look.model if look else str(organisms.path(name)) if shipped else model,
+        tokenizer=tokenizer or (beside(look) if look else None),
+        revision=None if look else revision,
         dtype=dtype,
         device=device,
         device_map=device_map,
         adapter=adapter,
     )
     if name:
-        lab.name = name
+        lab.name, lab.revision = name, revision
     prove(lab)
     return lab
+
+
+def revised(name: str, revision: str | None) -> Checkpoint | None:
+    """The checkpoint that is a revision of a shipped run or of a folder of checkpoint folders: that folder by its name, or by
+    the step that it says.  None without a revision, and of a hub id, whose revisions the hub knows.
+
+    Raises ModelError where there is no such checkpoint.
+    """
+    if not revision or not (name in {*organisms.names(), *organisms.names("thoughts")} or is_local(name)):
+        return None
+    folder = Path(name).expanduser()
+    if name in organisms.names():
+        series = of_organism(name)
+        known = {} if series is None else {f"step{c.step}": c for c in series.checkpoints}
+        kind = "a shipped organism"
+    else:
+        inside = sorted(p.parent for p in folder.glob("*/config.json"))
+        known = {p.name: Checkpoint(0, str(p), None, str(inside[-1])) for p in inside}
+        kind = "a local folder"
+    if revision in known:
+        return known[revision]
+    with suppress(SeriesError):
+        by_step = dict(zip(steps_of(list(known)), known.values(), strict=True)) if known else {}
+        if (step := steps_of([revision])[0]) in by_step:
+            return by_step[step]
+    has = f"it holds {some(known, 12)}" if known else "it holds no folders of checkpoints; drop the revision"
+    raise ModelError(f"{name} is {kind}, which has no revision {revision!r}; {has}")
 
 
 def load_thinker(model: ModelLike | Thinker, **loading: object) -> Thinker:

@@ -1,7 +1,8 @@
-"""A document over strata of its prompts: every prediction must hold in each (rule 25).
+"""A document over strata of its prompts, over models or over revisions: every prediction must hold in each (rule 25).
 
 ``over: {stratum: LABEL}`` parts the test prompts by a label (or by ``category``); a prediction ``pooled:…`` is of all
 prompts together.  A stratum in which the model is not eligible makes the whole untestable; none is left out.
+What is said ``over`` models and revisions is understood here, and run in :mod:`headlab.experiments.over_models`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headlab.claims import ClaimError, Prediction
+from headlab.reading import brief, meant
 from headlab.trials.fields import THINKING, Fields
 from headlab.trials.sources import Fault
 
+CELLS = ("models", "revisions")
+"""Axes whose cells are trials of their own."""
+EXAMPLE = {"models": "gpt2, distilgpt2", "revisions": "step1000, step143000"}
+UPHELD = "upheld:cells"
 Strata = list[tuple[str, NDArray[np.bool_]]]
 LEAST = 2
 """Prompts that a stratum needs: with one there is no interval."""
@@ -23,29 +29,64 @@ LEAST = 2
 
 def faults(doc: Fields) -> Iterator[Fault]:
     """What ``over`` says that is not understood."""
-    label = doc.over.get("stratum")
-    if doc.task.get("name") == THINKING and (doc.over or doc.as_published is not None):
+    of_models = bool(set(doc.over) & set(CELLS))
+    if doc.task.get("name") == THINKING and ("stratum" in doc.over or doc.as_published is not None):
         yield (
             ("over" if doc.over else "as_published",),
             "is for language models; problems of thinking models have no such reading",
         )
-    if doc.over and (set(doc.over) != {"stratum"} or not isinstance(label, str)):
+    if doc.over:
+        yield from _axis(doc)
+    for n, p in enumerate(doc.predictions):
+        place = ("predictions", n, "statistic")
+        if p.statistic.startswith("upheld:") and (p.statistic != UPHELD or not of_models or p.op == "rank<"):
+            yield (
+                place,
+                f"{p.statistic!r} with {p.op!r}: upheld:cells, the share of cells in which all else is upheld, stands with >, < "
+                "or within in a document with over: {models: [...]}",
+            )
+        if p.statistic.startswith("pooled:") and not doc.over:
+            yield (place, f"{p.statistic!r}: pooled: stands in a document with over: {{stratum: LABEL}} or models")
+        if p.statistic.startswith("pooled:rank:") and of_models:
+            yield (place, f"{p.statistic!r}: a rank is among the sets of one model; pool the number that is ranked")
+    if of_models and not own_predictions(doc):
+        yield (("predictions",), "upheld:cells counts the cells in which the other predictions are upheld; give one")
+
+
+def _axis(doc: Fields) -> Iterator[Fault]:
+    """The one axis, and what it holds."""
+    axis = next(iter(doc.over))
+    known = ("stratum", *CELLS)
+    value = doc.over[axis]
+    if len(doc.over) > 1 or axis not in known:
         yield (
             ("over",),
-            f"given {', '.join(map(str, doc.over))}; expected {{stratum: LABEL}}, a label of the prompts or category (models, "
-            "revisions and settings are tried one at a time)",
+            f"given {', '.join(map(str, doc.over))}; expected one of {{stratum: LABEL}} (a label of the prompts, or category), "
+            f"{{models: [NAME, …]}}, {{revisions: [step0, …]}}{meant(axis, known)}",
         )
-    for n, p in enumerate(doc.predictions):
-        if p.statistic.startswith(("pooled:", "upheld:")) and (not doc.over or p.statistic.startswith("upheld:")):
-            yield (
-                ("predictions", n, "statistic"),
-                f"{p.statistic!r}: pooled: stands in a document with over: {{stratum: LABEL}}; all strata count otherwise",
-            )
+    elif axis == "stratum" and not isinstance(value, str):
+        yield (("over",), f"stratum: given {brief(value)}; expected a label of the prompts, or category")
+    elif axis in CELLS:
+        if not isinstance(value, list | tuple) or not value or not all(isinstance(v, str) and v.strip() for v in value):
+            yield (("over", axis), f"given {brief(value)}; expected a list of names, such as [{EXAMPLE[axis]}]")
+        elif twice := [v for v in value if list(value).count(v) > 1]:
+            yield (("over", axis), f"{twice[0]} is named twice; a cell counts once")
+
+
+def own_predictions(doc: Fields) -> list[Prediction]:
+    """What is predicted in each cell over models or revisions: every prediction but ``upheld:cells``, a pooled one of the cell
+    alone, each once."""
+    found: dict[str, Prediction] = {}
+    for p in sorted(doc.predictions, key=lambda p: p.statistic.startswith("pooled:")):
+        if p.statistic != UPHELD:
+            one = p.model_copy(update={"statistic": p.statistic.removeprefix("pooled:")})
+            found.setdefault(f"{one.statistic} {one.brief}", one)
+    return list(found.values())
 
 
 def strata(doc: Fields, subject: Any) -> Strata:
     """The strata by name, each with the prompts in it; none without ``over``.  Raises ClaimError for an unknown label."""
-    if not doc.over:
+    if "stratum" not in doc.over:
         return []
     label, encoded = str(doc.over["stratum"]), subject.encoded
     values = [p.pair.category if label == "category" else dict(p.pair.labels).get(label, "") for p in encoded]

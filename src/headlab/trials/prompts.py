@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,19 @@ def split(
             "share no cluster"
         )
     return test.sample(doc.pairs, doc.seed), selection.sample(max(n, 1), doc.seed)
+
+
+def split_for_all(doc: Document, tokenizers: Sequence[Any], folder: Path) -> tuple[PromptSet, PromptSet] | None:
+    """:func:`split` of the prompts of a task that come out the same in every tokenizer; None where all of them do, so that
+    nothing needs to be shared, and where they are fewer than asked for."""
+    wanted = doc.pairs + (doc.selection_pairs if needs_selection(doc) else 0)
+    drawn = [_all(doc, 2 * wanted, t, folder) for t in tokenizers]
+    first, *others = drawn
+    if all(s.content_hash() == first.content_hash() for s in others):
+        return None
+    known = [{p.id: p for p in s} for s in others]
+    common = first.subset(p for p in first if all(k.get(p.id) == p for k in known))
+    return split(doc, tokenizers[0], common, folder) if len(common) >= wanted else None
 
 
 def _apart(doc: Document, test: PromptSet, selection: PromptSet) -> tuple[PromptSet, PromptSet]:

@@ -91,7 +91,7 @@ BY_RECORD = {"command": "headlab repeat {id}", "python": "headlab.repeat(headlab
 def again(
     kind: str,
     named: str,
-    model: str,
+    model: str | None,
     told: Mapping[str, Any],
     own: tuple[str, Any] = ("", None),
     amend: Mapping[str, Any] = MappingProxyType({}),
@@ -101,7 +101,7 @@ def again(
     the file of own prompts, and that file; ``amend``: what was changed inside a document."""
     flags = {k: v for k, v in told.items() if isinstance(v, str | int) and (k, v) != ("engine", "here")}
     option, file = own
-    words = ["headlab", kind if kind == "run" else "trial", named, "--model", model]
+    words = ["headlab", kind if kind == "run" else "trial", named, *(() if model is None else ("--model", model))]
     for key, value in {**flags, **({option: file} if file is not None else {})}.items():
         words += [ADDRESS if key == "address" else f"--{key.replace('_', '-')}", str(value)]
     for change in amending.written(amend):
@@ -113,4 +113,7 @@ def again(
         **({"amend": dict(amend)} if amend else {}),
     }
     python = "".join(f", {k}={v!r}" for k, v in given.items())
-    return {"command": shlex.join(words), "python": f"headlab.trial({named!r}, {model!r}{python})"}
+    return {
+        "command": shlex.join(words),
+        "python": f"headlab.trial({named!r}{'' if model is None else f', {model!r}'}{python})",
+    }

@@ -23,7 +23,7 @@ from headlab.interventions import World
 from headlab.stats import Estimate, Rank
 from headlab.stats.sequential import Walk, walk
 from headlab.store import Reading, content_hash
-from headlab.trials import controls, expressions, kept, over, scores, sets, words
+from headlab.trials import controls, kept, over, scores, sets, words
 from headlab.trials.alternatives import in_order, plan_of, planned, remark
 from headlab.trials.choices import Choices
 from headlab.trials.consistency import ablations_left_out
@@ -38,7 +38,7 @@ from headlab.trials.references import Matching, least_p
 from headlab.trials.sets import Family, Resolved
 from headlab.trials.sources import partnerless
 from headlab.trials.stand_ins import MOST, StandIns, judged
-from headlab.trials.statistics import Statistics, cells
+from headlab.trials.statistics import Statistics
 from headlab.trials.subject import Language
 from headlab.trials.thinking import Thinking
 from headlab.trials.worlds import Arm, arms
@@ -99,18 +99,7 @@ class Trial:
     @cached_property
     def asked(self) -> list[Asked]:
         """Every prediction in every cell of its bare worlds."""
-        out = []
-        for p in self.doc.predictions:
-            read = expressions.parse(p.statistic.removeprefix("pooled:")) if p.statistic != "upheld:cells" else None
-            if read is None:
-                continue
-            pinned = cells(self.doc, read)
-            for one in pinned:
-                name = p.statistic if len(pinned) == 1 else str(one)
-                cell = "" if len(pinned) == 1 else words.cell_of(one)
-                said = f"{p.words} ({cell})" if p.words and cell else p.words
-                out.append(Asked(p.model_copy(update={"statistic": name, "words": said}), one, p.statistic))
-        return out
+        return kept.asked(self.doc)
 
     def worlds_run(self) -> list[str]:
         """Declared worlds that run on test prompts: those of predictions, and every one that is no family."""
@@ -192,7 +181,7 @@ class Trial:
             figures=drawn(doc, stats, own, estimates, found, values, matched, self.asked),
             tables=tables,
             eligibility=able.plain(),
-            settings=self._settings(matched) | self._error_rate(stats, own, checks, able),
+            settings=self._settings(matched) | kept.ranks(found) | self._error_rate(stats, own, checks, able),
             sections=words.sections(doc, named),
             notes=self._notes(matched),
         )

@@ -1,0 +1,63 @@
+"""What `headlab check` says of a document, for each model that it is tried on: no weight is read, nothing runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from headlab.stats import clopper_pearson
+from headlab.trials.cells import Cell, cells, is_over, lacking, one_cell, shared
+from headlab.trials.document import Document
+from headlab.trials.explain import Explained, explain, grid_of
+from headlab.trials.lending import tokenizer_of
+from headlab.trials.over import UPHELD
+
+
+def explained(doc: Document, model: str | None, folder: Path) -> Explained:
+    """Everything that can be said of a document, for ``model`` or, where it is tried over models or revisions, for each of
+    them.  Raises ClaimError as :func:`headlab.trials.cells.lacking`."""
+    axis = is_over(doc)
+    if not axis:
+        grid, tokenizer = (grid_of(model), tokenizer_of(model)) if model else (None, None)
+        return explain(doc, grid, folder, tokenizer)
+    alone, named = one_cell(doc), [str(n) for n in doc.over[axis]]
+    if axis == "revisions" and model is None:
+        got = explain(alone, None, folder, None)
+        got.lines["over"] = [f"revisions {', '.join(named)} of the model that it will be given"]
+        return got
+    some = cells(doc, model, folder)
+    grids = lacking(doc, some, folder)
+    got = explain(alone, None, folder, None)
+    got.lines["over"] = list(_said(doc, some, axis, folder))
+    for cell in some:
+        one = explain(alone, grids[cell.name], folder, tokenizer_of(cell.where))
+        got.lines[f"on {cell.name}"] = one.lines.get("model") or ["as said above"]
+        got.faults.extend(f"over {cell.name}: {why}" for why in one.faults if why not in got.faults)
+    got.faults.extend(_undefined(doc, some))
+    return got
+
+
+def _said(doc: Document, some: list[Cell], axis: str, folder: Path) -> list[str]:
+    """How many trials will run, on which, and what their tokenizers mean for the prompts."""
+    out = [f"{len(some)} trials, one model in memory at a time: {', '.join(c.name for c in some)}"]
+    if len(some) < len(doc.over[axis]):
+        out.append(f"narrowed from {len(doc.over[axis])} {axis}: it says nothing of the others")
+    if shared(one_cell(doc), some, folder) is not None:
+        out.append("their tokenizers differ: all read the prompts that each of them can take")
+    return out
+
+
+def _undefined(doc: Document, some: list[Cell]) -> list[str]:
+    """What so few models can never decide."""
+    n, out = len({c.model for c in some}), []
+    for p in doc.predictions:
+        over_all = p.statistic == UPHELD or p.statistic.startswith("pooled:")
+        if over_all and (n < 2 or n < len(some)):
+            out.append(
+                f"{p.statistic}: {len(some)} cells of {n} model(s); models are the unit, and at least 2 are needed, one cell each"
+            )
+        elif p.statistic == UPHELD and p.op != "within" and not isinstance(p.threshold, tuple):
+            best = clopper_pearson(n if p.op == ">" else 0, n, unit="models")
+            bound = (best.low if p.op == ">" else best.high) or 0.0
+            if bound <= p.limit if p.op == ">" else bound >= p.limit:
+                out.append(f"{p.statistic} {p.brief}: {n} models at best give a bound of {bound:.3g}; name more")
+    return out

@@ -1,0 +1,282 @@
+"""The verdict over cells that are trials of their own: every prediction in each, pooled ones over all, and the share of cells
+in which the claim is upheld (rule 25).
+
+Models are the unit of what is pooled: revisions of one model are no further models.  A cell that cannot decide is counted and
+never dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from headlab.claims import Control, Prediction, Ruled, Verdict, decide
+from headlab.effects import Figure
+from headlab.stats import Estimate, Rank, clopper_pearson
+from headlab.stats.heterogeneity import heterogeneity
+from headlab.store import NamedEstimate, Reading, Record
+from headlab.trials import charts, words
+from headlab.trials.cells import Cell, is_over, one_cell
+from headlab.trials.document import Document
+from headlab.trials.kept import Asked, asked
+from headlab.trials.over import UPHELD, within
+
+Found = Estimate | Rank
+UNIT, LEAST = "models", 2
+"""Models from which something is pooled: with one there is no interval."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A cell, and the record of its trial; ``reason``: why there is none."""
+
+    cell: Cell
+    record: Record | None
+    reason: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """The outcome of the cell's own trial."""
+        return str(self.record.outcome) if self.record else "untestable"
+
+    @property
+    def short(self) -> str:
+        """Why the cell cannot decide anything: its model does not show the behaviour, or it could not be tried."""
+        return str(self.record.eligibility.get("reason", "")) if self.record else self.reason
+
+    def found(self, statistic: str) -> Found:
+        """A statistic of this cell; undefined, with the reason, where the cell cannot decide."""
+        if self.record is None or self.short:
+            return Estimate.undefined("pairs", 0, self.short)
+        if statistic in (ranks := self.record.settings.get("ranks", {})):
+            return Rank(**ranks[statistic])
+        read = {e.name: e.estimate for e in self.record.readings[0].estimates}
+        return Estimate.from_dict(read[statistic])
+
+
+@dataclass(frozen=True)
+class Over:
+    """A document over all its cells, each tried."""
+
+    doc: Document
+    tried: Sequence[Tried]
+
+    @cached_property
+    def each(self) -> list[Asked]:
+        """What is predicted in every cell; nothing where the share of upheld cells is predicted instead."""
+        if any(p.statistic == UPHELD for p in self.doc.predictions):
+            return []
+        return self._asked(pooled=False)
+
+    @cached_property
+    def pooled(self) -> list[Asked]:
+        return self._asked(pooled=True)
+
+    def _asked(self, *, pooled: bool) -> list[Asked]:
+        kept = [
+            p for p in self.doc.predictions if p.statistic.startswith("pooled:") == pooled and p.statistic != UPHELD
+        ]
+        plain = [p.model_copy(update={"statistic": p.statistic.removeprefix("pooled:")}) for p in kept]
+        return asked(self.doc.model_copy(update={"predictions": tuple(plain)}))
+
+    # -- numbers ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def alone(self) -> str:
+        """Why nothing is pooled over these cells; empty where something can be."""
+        models = {t.cell.model for t in self.tried}
+        if len(models) < LEAST:
+            return (
+                f"{len(models)} model: revisions of one model are no further models; at least {LEAST} models are needed"
+            )
+        if len(models) < len(self.tried):
+            return f"{len(self.tried)} cells of {len(models)} models: name one revision of each"
+        return ""
+
+    def over_models(self, statistic: str) -> tuple[Estimate, Estimate]:
+        """The middle of the models, and the share of variance that is between them.  Undefined for fewer than two models, and
+        where a cell cannot decide."""
+        found = [t.found(statistic) for t in self.tried]
+        lacks = next((f"{t.cell.name}: {e.note}" for t, e in zip(self.tried, found, strict=True) if not _known(e)), "")
+        if why := self.alone or lacks:
+            nothing = Estimate.undefined(UNIT, len({t.cell.model for t in self.tried}), why, method="random effects")
+            return nothing, nothing
+        spread = heterogeneity([e for e in found if isinstance(e, Estimate)], unit=UNIT)
+        return spread.pooled, spread.i_squared
+
+    @cached_property
+    def share(self) -> Estimate:
+        """The share of models in which all else is upheld; those that cannot decide widen the interval to both sides."""
+        n, k = len(self.tried), sum(t.outcome == "upheld" for t in self.tried)
+        open_ = sum(t.outcome in {"untestable", "void"} for t in self.tried)
+        if self.alone:
+            return Estimate.undefined(UNIT, len({t.cell.model for t in self.tried}), self.alone)
+        low, high = clopper_pearson(k, n, unit=UNIT), clopper_pearson(k + open_, n, unit=UNIT)
+        note = f"{open_} could not decide: counted as not upheld below, as upheld above" if open_ else ""
+        return replace(low, high=high.high, note=note)
+
+    def findings(self) -> Iterator[tuple[Prediction, str, Found]]:
+        """Every prediction that is ruled, what it is called in words, and what was found."""
+        for a in self.each:
+            for t in self.tried:
+                p, said = a.prediction, a.prediction.words or words.said(a.read)
+                name = within(p.statistic, t.cell.name)
+                label = f"{said} [{t.cell.name}]"
+                yield (
+                    p.model_copy(update={"statistic": name, "words": label if p.words else ""}),
+                    label,
+                    t.found(p.statistic),
+                )
+        for a in self.pooled:
+            p, said = a.prediction, a.prediction.words or words.said(a.read)
+            label = f"{said}, pooled over models"
+            yield (
+                p.model_copy(update={"statistic": f"pooled:{p.statistic}", "words": label if p.words else ""}),
+                label,
+                self.over_models(p.statistic)[0],
+            )
+        for p in self.doc.predictions:
+            if p.statistic == UPHELD:
+                yield p, p.words or "share of models in which the claim is upheld", self.share
+
+    # -- the verdict ------------------------------------------------------------------------------------------
+
+    def verdict(self) -> Verdict:
+        """Void where any cell is, refuted where any prediction is (Holm over all cells), upheld where every one is in every
+        cell; never more than the cells' own verdicts allow."""
+        found = list(self.findings())
+        checks = [c for t in self.tried for c in _controls(t)]
+        binding = tuple(c.name for t in self.tried for c in _controls(t) if c.passed or t.outcome == "void")
+        case = Ruled(predictions=tuple(p for p, _, _ in found), controls=binding)
+        verdict = decide(case, {p.statistic: e for p, _, e in found}, checks)
+        outcome, sentence = verdict.outcome, verdict.sentence.split(": ", 1)[1]
+        sentence = sentence.replace("this model cannot decide", "these models cannot decide")
+        if outcome == "untestable" and (short := [f"{t.cell.name}: {t.short}" for t in self.tried if t.short]):
+            sentence = f"not every cell can decide: {'; '.join(short)}."
+        capped = [t for t in self.tried if t.outcome == "undecided"] if self.each else []
+        if outcome == "upheld" and (capped or self.doc.chosen_on == "these"):
+            why = capped[0].record.readings[0].verdict.sentence if capped and capped[0].record else ""
+            outcome = "undecided"
+            sentence = (
+                f"exploratory, or undecided in a cell of its own{f' ({capped[0].cell.name}: {why})' if why else ''}."
+            )
+        return verdict.model_copy(
+            update={"outcome": outcome, "sentence": f"{outcome.capitalize()} {self.counts}: {sentence}"}
+        )
+
+    @property
+    def counts(self) -> str:
+        """How the cells' own trials ended, in words."""
+        ended = [t.outcome for t in self.tried]
+        said = ", ".join(f"{ended.count(o)} {o}" for o in dict.fromkeys(ended))
+        return f"over {len(ended)} {is_over(self.doc)} (each by itself: {said})"
+
+    # -- what is shown ----------------------------------------------------------------------------------------
+
+    def reading(self) -> Reading:
+        """The binding reading."""
+        estimates = [NamedEstimate(name=p.statistic, label=s, estimate=_plain(e)) for p, s, e in self.findings()]
+        for a in self.pooled:
+            name = f"between:{a.prediction.statistic}"
+            label = f"share of the variance of {words.said(a.read)} that is between models"
+            estimates.append(
+                NamedEstimate(name=name, label=label, estimate=self.over_models(a.prediction.statistic)[1].to_dict())
+            )
+        return Reading(
+            protocol="standard",
+            verdict=self.verdict(),
+            estimates=tuple(estimates),
+            words=f"{words.method(one_cell(self.doc))} Over {len(self.tried)} {is_over(self.doc)}, each a trial of its own.",
+        )
+
+    def figures(self) -> list[Figure]:
+        """One for each expression: a row for each cell with its interval, the pooled one last."""
+        out = []
+        for n, a in enumerate({a.prediction.statistic: a for a in asked(one_cell(self.doc))}.values()):
+            statistic, said = a.prediction.statistic, words.said(a.read)
+            found = [(t.cell.name, t.found(statistic)) for t in self.tried]
+            rows = [(name, is_over(self.doc), e) for name, e in ((k, _estimate(e)) for k, e in found) if e.defined]
+            if (
+                statistic in {x.prediction.statistic for x in self.pooled}
+                and (middle := self.over_models(statistic)[0]).defined
+            ):
+                rows.append(("all models", "pooled", middle))
+            bound = a.prediction.threshold
+            left = [t.cell.name for t, (_, e) in zip(self.tried, found, strict=True) if not _known(e)]
+            out.append(
+                charts.estimates(
+                    f"cells {n}",
+                    f"{(a.prediction.words or said)[:1].upper()}{(a.prediction.words or said)[1:]}, by {is_over(self.doc)[:-1]}",
+                    "A row for each cell with its 95 % interval over prompts (of a rank, over the sets drawn)."
+                    + (f" Not defined: {', '.join(left)}." if left else ""),
+                    rows,
+                    f"p of {said}" if a.read.rank else said,
+                    None if isinstance(bound, tuple) else bound,
+                )
+            )
+        return [f for f in out if f.data]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """``cells``: a row for each; ``by_cell``: each statistic in each, with the cell's own ruling."""
+        cells, numbers = [], []
+        for t in self.tried:
+            r, c = t.record, t.cell
+            said = {
+                "cell": c.name,
+                "model": c.model,
+                "revision": c.revision or "",
+                "outcome": t.outcome,
+                "reason": t.short,
+            }
+            test = r.prompts.get("test", {}) if r else {}
+            cells.append({**said, "prompts": test.get("n", 0), "prompts_hash": test.get("hash", "")})
+            for x in r.readings[0].verdict.rulings if r else ():
+                row = {
+                    "cell": c.name,
+                    "statistic": x.prediction.statistic,
+                    "value": x.value,
+                    "low": x.low,
+                    "high": x.high,
+                }
+                numbers.append({**row, "outcome": x.outcome})
+        return {"cells": pd.DataFrame(cells), "by_cell": pd.DataFrame(numbers)}
+
+    def notes(self) -> list[str]:
+        """Whether all cells read the same prompts, and which cells could not decide."""
+        records = [t.record for t in self.tried if t.record]
+        hashes = {r.prompts["test"]["hash"] for r in records}
+        marks: list[set[str]] = [set(r.settings.get("test_clusters", ())) for r in records]
+        if len(hashes) <= 1:
+            said = "All cells read the same prompts."
+        else:
+            alike = len(set.intersection(*marks)) if marks else 0
+            said = (
+                f"The cells read {len(hashes)} different lists of prompts, since their tokenizers take different ones; "
+                f"{alike} clusters are in all of them (of {min(map(len, marks))} to {max(map(len, marks))})."
+            )
+        return [said, *(f"{t.cell.name}: {t.short}" for t in self.tried if t.short)]
+
+
+def _controls(t: Tried) -> list[Control]:
+    """A cell's controls under its name."""
+    seen = t.record.readings[0].verdict.controls if t.record else ()
+    return [c.model_copy(update={"name": within(c.name, t.cell.name)}) for c in seen]
+
+
+def _known(e: Found) -> bool:
+    return isinstance(e, Rank) or e.defined
+
+
+def _estimate(e: Found) -> Estimate:
+    return e.estimate if isinstance(e, Rank) else e
+
+
+def _plain(e: Found) -> Mapping[str, Any]:
+    return _estimate(e).to_dict()
+
+
+__all__ = ["Over", "Tried"]
