@@ -91,7 +91,7 @@ def categories_of(found: Any) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"over": {"models": ["a"]}}, "stratum"),
+        ({"over": {"model": ["a"]}}, "stratum.*did you mean models"),
         ({"predictions": [{"statistic": "pooled:drop:cut", "op": ">", "threshold": 0}]}, "pooled"),
         ({"as_published": {"task.name": "decimals"}}, "same prompts"),
         ({"as_published": {"edit": "sideways"}}, "edit"),

@@ -93,7 +93,7 @@ def grids(doc: Document, some: Sequence[Cell]) -> dict[str, Grid]:
     for cell in some:
         if why := _not_there(cell) or _of_other_kind(doc, cell):
             raise ClaimError(f"{doc.id}, over {cell.name}: {why}")
-        place = f"{Path(cell.where).resolve() if hub.is_local(cell.where) else cell.where}@{cell.revision}"
+        place = str(Path(cell.where).resolve()) if hub.is_local(cell.where) else f"{cell.where}@{cell.revision}"
         if place in seen:
             raise ClaimError(f"{doc.id}: over names one model twice, as {seen[place]} and as {cell.name}; name it once")
         seen[place] = cell.name

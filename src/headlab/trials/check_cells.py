@@ -10,6 +10,7 @@ from headlab.trials.document import Document
 from headlab.trials.explain import Explained, explain, grid_of
 from headlab.trials.lending import tokenizer_of
 from headlab.trials.over import UPHELD
+from headlab.trials.words import prediction_words
 
 
 def explained(doc: Document, model: str | None, folder: Path) -> Explained:
@@ -27,6 +28,7 @@ def explained(doc: Document, model: str | None, folder: Path) -> Explained:
     some = cells(doc, model, folder)
     grids = lacking(doc, some, folder)
     got = explain(alone, None, folder, None)
+    got.lines["predictions"] = [prediction_words(p) for p in doc.predictions]
     got.lines["over"] = list(_said(doc, some, axis, folder))
     for cell in some:
         one = explain(alone, grids[cell.name], folder, tokenizer_of(cell.where))

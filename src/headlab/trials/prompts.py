@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from headlab.claims import ClaimError
-from headlab.prompts import EncodedPair, PromptError, PromptSet, encode, prompts_of
+from headlab.prompts import EncodedPair, Pair, PromptError, PromptSet, encode, prompts_of
 from headlab.reading import brief
 from headlab.tasks import TASKS
+from headlab.tasks.building import stands
 from headlab.trials.document import Document
 from headlab.trials.fields import needs_selection
 
@@ -43,16 +44,26 @@ def split(
 
 
 def split_for_all(doc: Document, tokenizers: Sequence[Any], folder: Path) -> tuple[PromptSet, PromptSet] | None:
-    """:func:`split` of the prompts of a task that come out the same in every tokenizer; None where all of them do, so that
-    nothing needs to be shared, and where they are fewer than asked for."""
+    """:func:`split` of prompts of a task that stand in every tokenizer: those that the first one gives and the others can read.
+    None where each gives the same anyhow, and where too few stand in all."""
     wanted = doc.pairs + (doc.selection_pairs if needs_selection(doc) else 0)
-    drawn = [_all(doc, 2 * wanted, t, folder) for t in tokenizers]
-    first, *others = drawn
-    if all(s.content_hash() == first.content_hash() for s in others):
+    first, *others = tokenizers
+    if len({_all(doc, 2 * wanted, t, folder).content_hash() for t in tokenizers}) == 1:
         return None
-    known = [{p.id: p for p in s} for s in others]
-    common = first.subset(p for p in first if all(k.get(p.id) == p for k in known))
-    return split(doc, tokenizers[0], common, folder) if len(common) >= wanted else None
+    for more in (2, 4, 8):
+        drawn = _all(doc, more * wanted, first, folder)
+        common = drawn.subset(p for p in drawn if all(_stands(p, first, t) for t in others))
+        if len(common) >= wanted:
+            return split(doc, first, common, folder)
+    return None
+
+
+def _stands(pair: Pair, first: Any, other: Any) -> bool:
+    """Whether a pair of one tokenizer can be read by another: it is text, and its sides are as long as each other if they were."""
+    if pair.clean.ids or pair.corrupted.ids:
+        return False
+    one = encode(pair, first)
+    return stands(pair, other, same_length=len(one.clean.ids) == len(one.corrupted.ids))
 
 
 def _apart(doc: Document, test: PromptSet, selection: PromptSet) -> tuple[PromptSet, PromptSet]:

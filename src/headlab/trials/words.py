@@ -143,7 +143,8 @@ def prediction_words(p: Prediction) -> str:
         read = said(expressions.parse(p.statistic.removeprefix("pooled:")))
     except ValueError:
         read = p.statistic
-    return f"{p.words or read}: upheld by the {p.asked}"
+    pooled = " (pooled)" if p.statistic.startswith("pooled:") else ""
+    return f"{p.words or read}{pooled}: upheld by the {p.asked}"
 
 
 def said(read: Expression) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from headlab.claims import Claim, Prediction
 from headlab.stats.sequential import enough
 from headlab.trials import expressions
+from headlab.trials.cells import is_over
 from headlab.trials.document import Document
 from headlab.trials.expressions import CURVES, RATIOS, Expression
 from headlab.trials.measured import kind_of
@@ -132,9 +133,9 @@ def _asked(kind: str, p: Prediction) -> Asked:
 
 def _of_document(doc: Document) -> Shape | str:
     asked: list[Asked] = []
+    if is_over(doc):
+        return f"it is tried over {is_over(doc)}, several trials of which the generator draws one"
     for p in doc.predictions:
-        if p.statistic == "upheld:cells":
-            return "cells that are counted are no numbers of the generator's"
         read = expressions.parse(p.statistic.removeprefix("pooled:"))
         for one in cells(doc, read):
             kind = ("walk" if doc.decide == "sequential" else "rank") if one.rank else _kind(doc, one)
