@@ -34,7 +34,8 @@ def quiet(what: str, done: int, total: int) -> None:
 class Figure:
     """A figure as data; the report draws it.
 
-    ``null``: ``data`` rows ``{"value": x}`` (the matched sets), options ``observed``, ``low``, ``high``, ``label``.
+    ``null``: ``data`` rows ``{"value": x}`` (the matched sets; ``heads`` where no table has them), options ``observed``, ``low``,
+    ``high``, ``label``, ``named`` (heads).
     ``curve``: rows ``{"x", "y", "low", "high", "series"}``, options ``threshold``.
     ``estimates``: rows ``{"label", "value", "low", "high", "group"}``, options ``threshold``.
     ``pairs``: rows ``{"pair", "world", "value"}`` (one dot per pair).

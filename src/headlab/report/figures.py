@@ -159,7 +159,7 @@ def _null(figure: Figure) -> Any:
     extent, step = _bins(marks.extent(*values, observed, low, high, o.get("threshold"), zero_one=False))
     x_title, sets = o.get("x_title") or "value", o.get("unit") or "matched random sets"
     bars = (
-        alt.Chart(marks.data(figure.data))
+        alt.Chart(marks.data([{"value": r.get("value")} for r in figure.data]))
         .transform_bin(["bin", "bin_end"], "value", bin=alt.Bin(step=step, extent=extent))
         .transform_aggregate(count="count()", groupby=["bin", "bin_end"])
         .encode(

@@ -34,7 +34,7 @@ FORMATS = ("html", "png", "svg", "csv")
 
 def page(record: Record, tables: Mapping[str, pd.DataFrame], children: Sequence[Record] = ()) -> str:
     """One self-contained HTML file of a record; a demo's page holds its children's reports too."""
-    script, bundle = text("page.js"), _bundle()
+    script, bundle = f"{text('page.js')}{text('touch.js')}", _bundle()
     return (
         environment()
         .get_template("page.html.j2")

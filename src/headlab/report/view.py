@@ -11,7 +11,7 @@ from headlab.effects import Figure
 from headlab.reading.shown import csv_text
 from headlab.stats import Estimate
 
-from . import figures, stills, words
+from . import figures, heads, nulls, stills, words
 from .read import examples
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
     claim = (
         {"published": "", **record.claim} if record.claim else {}
     )  # a document leaves out what stands at its default
-    drawn = [figure(Figure.from_plain(f), record.id) for f in record.figures]
+    given = [Figure.from_plain(f) for f in record.figures]
+    kept = {f.name: found for f in given if (found := nulls.null(f, record, tables or {}))}
+    drawn = [figure(f, record.id) | {"sets": kept[f.name].plain() if f.name in kept else None} for f in given]
     binding = record.readings[0] if record.readings else None
     first_null = next((f for f in drawn if f["kind"] == "null"), None)
     made = {
@@ -57,6 +59,7 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
         "rulings": [ruling(r, binding) for r in binding.verdict.rulings] if binding else [],
         "headline": first_null,
         "null_words": null_words(first_null, binding),
+        "heads": heads.grid(record, heads.known(record, tables, [*kept.values()])) if tables else None,
         "readings": [reading(r) for r in record.readings],
         "comparison": comparison(record.readings),
         "figures": [f for f in drawn if f is not first_null],
@@ -78,6 +81,7 @@ def contents(made: Mapping[str, Any]) -> list[str]:
     there = {
         "Predicted and found": made["rulings"],
         "What would change the verdict": made["verdict"],
+        "Head by head": made["heads"],
         "What the model read": made["read"],
         "Controls": made["controls"],
         "Figures": made["figures"],
@@ -235,7 +239,9 @@ def null_words(null: Mapping[str, Any] | None, binding: Reading | None) -> str:
     """The null figure's sentence, with p as it was ruled."""
     if null is None:
         return ""
-    ranks = [r for r in binding.verdict.rulings if r.prediction.op == "rank<"] if binding else []
+    ranks = (
+        [r for r in binding.verdict.rulings if r.prediction.op == "rank<"] if binding and binding.verdict.ruled else []
+    )
     which = (lambda r: f"{r.prediction.words or r.prediction.statistic}: ") if len(ranks) > 1 else (lambda _: "")
     said = [f"{which(r)}{words.chance(r.value, r.low, r.high)}, {r.outcome}" for r in ranks if r.value is not None]
     return " ".join([null["words"], *(f"{s}." for s in said)])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from headlab.effects import Figure
+from headlab.heads import Heads
 from headlab.stats import Estimate
 from headlab.stats.figures import percent
 from headlab.stats.views import view
@@ -37,12 +38,17 @@ def null(
     label: str,
     x_title: str,
     p: float | None = None,
+    sets: Sequence[Heads] = (),
+    named: Heads | None = None,
     **options: Any,
 ) -> Figure:
-    """Alternatives as a histogram, the named one as a line with its interval."""
+    """Alternatives as a histogram, the named one as a line with its interval; ``sets``: which heads each value is of, where no
+    table says it; ``named``: the heads of the line."""
     line = {"observed": observed.value, "low": observed.low, "high": observed.high, "label": label}
     data = tuple({"value": float(v)} for v in values)
-    rank = {} if p is None else {"p": p}
+    if sets:
+        data = tuple({**row, "heads": str(s)} for row, s in zip(data, sets, strict=True))
+    rank = ({} if p is None else {"p": p}) | ({} if named is None else {"named": str(named)})
     return Figure("null", name, title, caption, data, {**line, "x_title": x_title, **rank, **options})
 
 

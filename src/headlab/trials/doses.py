@@ -252,8 +252,8 @@ class AmongHalves:
             f"{place.at_least_as_extreme} of {place.n_sets} halves recover at least as much: p = {place.p:.3g}."
         )
         title = f"{self.words}, among {place.n_sets} halves of layer {seen.scope.layer} that nobody named"
-        label, x_title = "the named half", "logit difference recovered"
-        return charts.null("null", title, caption, rows["recovery"], band, label, x_title, place.p)
+        own, told = odd(seen.scope.grid, seen.scope.layer), ("the named half", "logit difference recovered", place.p)
+        return charts.null("null", title, caption, rows["recovery"], band, *told, named=own)
 
 
 def gain(effects: Any, world: str, other: str, seed: int) -> Estimate:

@@ -177,6 +177,7 @@ class Halves:
                     "label": self.label,
                     "x_title": "recovery by the half minus recovery by its complement",
                     "p": found.p,
+                    "named": str(self.pool(seen.scope.grid, at)),
                 },
             )
 

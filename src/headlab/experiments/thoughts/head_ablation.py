@@ -178,6 +178,7 @@ def nulls(seen: Seen) -> list[Figure]:
             main(seen)[k].drop,
             label(k),
             "accuracy lost",
+            named=seen.once(chosen)[k],
             unit="matched sets",
         )
         for k in RANKED

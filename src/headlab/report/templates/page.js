@@ -15,14 +15,18 @@
     const host = figure.querySelector(".live");
     const spec = specOf(figure);
     delete spec.title; // it stands in the caption
+    const sets = figure.querySelector(".brush");
+    const mark = { fill: "#5b9bd6", fillOpacity: 0.25, stroke: "#5b9bd6" };
+    if (sets) spec.layer[0].params = [{ name: "brush", select: { type: "interval", encodings: ["x"], zoom: false, mark } }];
     figure.classList.add("is-live");
     try {
-      await vegaEmbed(host, spec, {
+      const { view } = await vegaEmbed(host, spec, {
         ...common,
         renderer: "svg",
         config: themes[dark.matches ? "dark" : "light"],
         tooltip: { theme: dark.matches ? "dark" : "light" },
       });
+      figure.dispatchEvent(new CustomEvent("drawn", { detail: view }));
     } catch (error) {
       figure.classList.remove("is-live"); // the still picture comes back
       console.error(error);
@@ -61,8 +65,9 @@
   // A link to a report inside a closed section opens it.
   const open = () => {
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    if (target && target.tagName === "DETAILS") {
-      target.open = true;
+    const closed = target && target.closest("details");
+    if (closed) {
+      closed.open = true;
       target.scrollIntoView();
     }
   };

@@ -1,0 +1,100 @@
+"""Which sets a null's bars are made of: found where the record keeps them, beside the values of the figure, or in a table whose
+column says the same values in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from headlab.effects import Figure
+from headlab.heads import Heads
+
+from . import marks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from headlab.store import Record
+
+SETS_INLINE = 4_000
+"""Sets that stand in a page; of more, the largest and the smallest."""
+
+
+@dataclass(frozen=True)
+class Null:
+    """The sets behind a figure of kind ``null``, in its order, each with its value; ``named``: the set that was ranked among
+    them (empty where the record does not say); ``what``: what the values are."""
+
+    title: str
+    what: str
+    sets: tuple[Heads, ...]
+    values: tuple[float, ...]
+    named: Heads
+    less: bool = False
+
+    def rows(self) -> list[dict[str, str | bool]]:
+        """Each set with its value, the most extreme first."""
+        every = sorted(zip(self.values, self.sets, strict=True), key=lambda r: r[0], reverse=not self.less)
+        shown = every if len(every) <= SETS_INLINE else [*every[: SETS_INLINE // 2], *every[-SETS_INLINE // 2 :]]
+        return [{"value": f"{v:.6g}", "heads": short(s), "named": s == self.named} for v, s in shown]
+
+    def plain(self) -> dict[str, object]:
+        """What the page shows beneath the chart."""
+        return {"rows": self.rows(), "total": len(self.sets), "what": self.what, "less": self.less}
+
+
+def short(heads: Heads) -> str:
+    """Heads by layer: ``L1: 0 2 4; L2: 7``."""
+    return "; ".join(f"L{at}: {' '.join(map(str, heads.at(at)))}" for at in heads.layers)
+
+
+def null(figure: Figure, record: Record, tables: Mapping[str, pd.DataFrame]) -> Null | None:
+    """The sets of a null's figure; None where the record does not keep them."""
+    if figure.kind != "null" or not figure.data:
+        return None
+    values = [marks.finite(r.get("value")) for r in figure.data]
+    given = [str(r.get("heads") or "") for r in figure.data]
+    if None in values or not (found := parsed(given) if all(given) else _sought(values, tables)):
+        return None
+    o = figure.options
+    what = str(o.get("x_title") or "value")
+    return Null(figure.title, what, found, tuple(map(float, values)), _named(figure, record), o.get("tail") == "less")
+
+
+def _sought(values: Sequence[float], tables: Mapping[str, pd.DataFrame]) -> tuple[Heads, ...]:
+    """The sets of the rows whose column says these values in this order."""
+    for table in tables.values():
+        if "heads" not in table or len(table) < len(values):
+            continue
+        numbers = [c for c in table if table[c].dtype.kind == "f"]
+        for part in _parts(table):
+            if len(part) == len(values) and any(part[c].tolist() == values for c in numbers):
+                return parsed(part["heads"])
+    return ()
+
+
+def _parts(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """A table, and its rows of one statistic, of one set or of one layer."""
+    yield table
+    for column in ("statistic", "for", "layer"):
+        if column in table:
+            yield from (rows for _, rows in table.groupby(column, sort=False))
+
+
+def parsed(given: Iterable[str]) -> tuple[Heads, ...]:
+    """Sets from their names; none where one of them is no set of heads."""
+    try:
+        return tuple(Heads.parse(text) for text in given)
+    except ValueError:
+        return ()
+
+
+def _named(figure: Figure, record: Record) -> Heads:
+    """The set that a null is about: as the figure says, or the one that a document draws anew."""
+    reference = (record.claim or {}).get("reference") or {}
+    sets = record.settings.get("sets") or {}
+    text = figure.options.get("named") or (
+        sets.get(reference.get("redraw")) if isinstance(reference, Mapping) else None
+    )
+    return next(iter(parsed([text]) if isinstance(text, str) else ()), Heads())

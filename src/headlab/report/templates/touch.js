@@ -1,0 +1,127 @@
+// What can be touched: a null is brushed, heads are asked, tables are sorted.  The tables stand in the page; this only filters them.
+(() => {
+  const shown = (n) => Number(n.toPrecision(4));
+  const made = (tag, text, parent) => parent.appendChild(Object.assign(document.createElement(tag), { textContent: text }));
+  // "L1: 0 2; L2: 7" as L1H0, L1H2, L2H7
+  const headsOf = (text) => text.split("; ").flatMap((part) => {
+    const [layer, heads] = part.replace(/ *named$/, "").split(": ");
+    return heads ? heads.split(" ").map((h) => `${layer}H${h}`) : [];
+  });
+
+  for (const sets of document.querySelectorAll(".sets")) {
+    const figure = sets.closest("figure");
+    const [box, from, to, said] = [".brush", ".from", ".to", ".brushed"].map((c) => sets.querySelector(c));
+    const rows = [...sets.querySelectorAll("tbody tr")].map((row) => ({
+      row, value: Number(row.cells[0].textContent), heads: headsOf(row.cells[1].textContent),
+    }));
+    const bound = (input, other) => (input.value === "" ? other : Number(input.value));
+    let view, drawing = false; // only a hand on the chart writes the numbers: a chart drawn anew has no brush yet
+
+    const tell = () => {
+      const ends = [bound(from, -Infinity), bound(to, Infinity)];
+      const [low, high] = [Math.min(...ends), Math.max(...ends)];
+      const here = rows.filter((r) => (r.row.hidden = !(r.value >= low && r.value <= high)) === false);
+      const often = new Map();
+      here.forEach((r) => r.heads.forEach((h) => often.set(h, (often.get(h) || 0) + 1)));
+      const most = [...often].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([h, n]) => `${h} (${n})`);
+      const every = here.length === rows.length;
+      said.textContent = every ? "" : `${here.length} of ${rows.length} sets lie here.${most.length ? ` Heads most often in them: ${most.join(", ")}.` : ""}`;
+      return every;
+    };
+    const typed = () => {
+      const every = tell();
+      if (!every) sets.querySelector("details").open = true;
+      if (view) {
+        const scale = view.scale("x");
+        const [low, high] = scale.domain();
+        const at = [bound(from, low), bound(to, high)].map((v) => scale(Math.min(high, Math.max(low, v))));
+        view.signal("brush_x", every ? [] : at).runAsync();
+      }
+    };
+    box.hidden = false;
+    from.addEventListener("input", typed);
+    to.addEventListener("input", typed);
+    sets.querySelector(".clear").addEventListener("click", () => { from.value = to.value = ""; typed(); });
+    figure.querySelector(".live").addEventListener("pointerdown", () => { drawing = true; });
+    addEventListener("pointerup", () => setTimeout(() => { drawing = false; }, 100));
+    figure.addEventListener("drawn", ({ detail }) => {
+      view = detail;
+      view.addSignalListener("brush", (_, { bin }) => {
+        if (!drawing) return;
+        [from.value, to.value] = bin ? bin.map(shown) : ["", ""];
+        if (!tell()) sets.querySelector("details").open = true;
+      });
+      if (from.value + to.value) typed();
+    });
+  }
+
+  for (const part of document.querySelectorAll("section.heads")) {
+    const every = part.querySelector(".every-head"), told = part.querySelector(".told"), select = part.querySelector("select");
+    const titles = [...every.tHead.rows[1].cells].map((c) => c.textContent);
+    let first = 1; // of the row's cells, the head's name the 0th
+    const groups = [...every.tHead.rows[0].cells].slice(1).map((cell) => {
+      const group = { title: cell.textContent, first, columns: titles.slice(first - 1, first - 1 + cell.colSpan), shade: Number(cell.dataset.shade) };
+      first += cell.colSpan;
+      return group;
+    });
+    const links = [...part.querySelectorAll("a.head")];
+    const rowOf = (link) => document.getElementById(link.hash.slice(1));
+    const number = (text) => Number(text.replaceAll(",", "").replace("−", "-"));
+
+    const tell = (link) => {
+      links.forEach((l) => l.removeAttribute("aria-current"));
+      link.setAttribute("aria-current", "true");
+      told.replaceChildren();
+      const row = rowOf(link);
+      made("p", "", told).append(made("b", row.cells[0].textContent, told));
+      for (const { title, first, columns } of groups) {
+        const cells = columns.map((c, i) => [c, row.cells[first + i].textContent]).filter(([, text]) => text !== "–");
+        if (cells.length < 2) continue;
+        made("p", title, told).className = "quiet";
+        const list = made("dl", "", told);
+        list.className = "facts";
+        for (const [name, text] of cells) {
+          const one = made("div", "", list);
+          made("dt", name, one);
+          made("dd", text, one);
+        }
+      }
+    };
+    const colour = ({ first, columns, shade }) => {
+      const values = links.map((l) => number(rowOf(l).cells[first + shade].textContent));
+      const most = Math.max(...values.filter(Number.isFinite).map(Math.abs), 0);
+      links.forEach((link, i) => {
+        const row = rowOf(link), named = row.cells[first].textContent === "yes", value = values[i];
+        const step = most ? Math.sign(value) * Math.round((4 * Math.abs(value)) / most) : 0;
+        const known = Number.isFinite(value);
+        link.className = `head ${!known ? "none" : step ? `${step > 0 ? "more" : "less"}-${Math.abs(step)}` : "same"}${named ? " named" : ""}`;
+        link.textContent = known ? String(Number(value.toPrecision(2))) : "";
+        link.setAttribute("aria-label", `${row.cells[0].textContent}${named ? ", named" : ""}${known ? `, ${columns[shade]} ${row.cells[first + shade].textContent}` : ""}`);
+      });
+    };
+    if (select) {
+      part.querySelector(".choose").hidden = false;
+      part.querySelector(".what").hidden = true;
+      select.addEventListener("change", () => colour(groups[select.selectedIndex]));
+    }
+    // One stop for the tab key; arrows go from head to head.
+    links.forEach((link, i) => {
+      link.tabIndex = i ? -1 : 0;
+      link.setAttribute("role", "button");
+      link.addEventListener("click", (event) => { event.preventDefault(); tell(link); });
+      link.addEventListener("focus", () => links.forEach((l) => { l.tabIndex = l === link ? 0 : -1; }));
+      link.addEventListener("keydown", (event) => {
+        if (event.key === " " || event.key === "Enter") { event.preventDefault(); tell(link); return; }
+        const cell = link.parentElement, row = cell.parentElement;
+        const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+        if (!step) return;
+        event.preventDefault();
+        const rows = [...row.parentElement.rows];
+        for (let y = rows.indexOf(row) + step[0], x = cell.cellIndex + step[1]; rows[y] && rows[y].cells[x]; y += step[0], x += step[1]) {
+          const next = rows[y].cells[x].querySelector("a");
+          if (next) { next.focus(); break; }
+        }
+      });
+    });
+  }
+})();

@@ -1,0 +1,207 @@
+"""Heads on a page: which sets a null is made of, what is said of each head, and what a reader can do with them.
+
+Looked for beside the entries with a table of matched sets: documents (a table of alternatives by statistic), nulls whose sets no
+table has (attention scores: beside the values), tables of several strata, sets of several layers, heads in no set, heads in every
+set, more sets and heads than a page holds, a table that says other values, words where heads should be.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from browsing import chromium, held, opened, sync
+from headlab import report
+from headlab.effects import Figure
+from headlab.heads import Head, Heads
+from headlab.report import heads, nulls
+from headlab.store import Record
+
+MakeRecord = Callable[..., Record]
+SETS = ("L0H0 L0H1", "L0H1 L2H3", "L0H0 L2H3", "L0H0 L0H3")
+VALUES = (0.9, -0.3, 0.1, 0.2)
+TABLE = pd.DataFrame({"heads": SETS, "other": VALUES[::-1], "contrast": VALUES})
+HOSTILE = "</script><script>alert(2)</script><img src=x onerror=alert(1)>"
+
+
+def drawn(**options: Any) -> Figure:
+    shown = {"observed": 0.9, "low": 0.8, "high": 1.0, "x_title": "contrast", "named": SETS[0], **options}
+    return Figure("null", "null", "Among sets", "Bars count sets.", tuple({"value": v} for v in VALUES), shown)
+
+
+def of(make: MakeRecord, figure: Figure, **tables: pd.DataFrame) -> tuple[Record, dict[str, Any]]:
+    record = make(figures=[figure.plain()], model={"name": "m", "grid": {"n_layers": 3, "n_heads": 5}})
+    return record, tables
+
+
+def test_a_head_is_told_by_the_sets_that_hold_it(make_record: MakeRecord) -> None:
+    """By hand, the named set left out: L2H3 is in .1 and −.3 and not in .2; L0H0 in .1 and .2 and not in −.3."""
+    record, tables = of(make_record, drawn(), matched=TABLE)
+    found = nulls.null(drawn(), record, tables)
+    assert found and found.named == Heads.parse("L0H0 L0H1") and [str(s) for s in found.sets] == list(SETS)
+    assert [(r["value"], r["heads"], r["named"]) for r in found.rows()] == [
+        ("0.9", "L0: 0 1", True),
+        ("0.2", "L0: 0 3", False),
+        ("0.1", "L0: 0; L2: 3", False),
+        ("-0.3", "L0: 1; L2: 3", False),
+    ]
+    (group,) = heads.known(record, tables, [found])
+    counts, means, rest, gaps = group.columns
+    at = Head(2, 3)
+    assert (counts.cells[at], means.cells[at], rest.cells[at], gaps.cells[at]) == ("2 of 3", "-0.1", "0.2", "-0.3")
+    assert gaps.shade == pytest.approx({Head(2, 3): -0.3, Head(0, 0): 0.45, Head(0, 1): -0.45, Head(0, 3): 0.3})
+    made: Any = heads.grid(record, [group])
+    assert made and [at for at, _ in made["layers"]] == [0, 2] and made["untold"] == 1
+    cells = [c for _, row in made["layers"] for c in row]
+    assert [c["shade"] for c in cells] == [
+        "more-4",
+        "less-4",
+        "none",
+        "more-3",
+        "none",
+        *["none"] * 3,
+        "less-3",
+        "none",
+    ]
+    assert [c["head"] for c in cells if c["named"]] == ["L0H0", "L0H1"]
+    assert cells[0]["label"] == "L0H0, named, difference 0.45" and not cells[2]["head"]
+
+
+def test_where_a_record_keeps_its_sets(make_record: MakeRecord) -> None:
+    """In a table by statistic or by stratum; beside the values; nowhere: no table says these values, or no heads stand there."""
+    record, _ = of(make_record, drawn())
+    mixed = pd.concat([TABLE.assign(statistic="a", contrast=0.5), TABLE.assign(statistic="b")], ignore_index=True)
+    for table in (mixed, mixed.rename(columns={"statistic": "for"})):
+        found = nulls.null(drawn(), record, {"alternatives": table})
+        assert found and [str(s) for s in found.sets] == list(SETS)
+    beside = tuple({"value": v, "heads": s} for v, s in zip(VALUES, SETS, strict=True))
+    own = Figure("null", "n", "", "", beside, drawn().options)
+    assert nulls.null(own, record, {}) == nulls.null(Figure(**{**vars(drawn()), "title": ""}), record, {"t": TABLE})
+    other = TABLE.assign(contrast=[0.9, -0.3, 0.1, 0.2001])
+    assert nulls.null(drawn(), record, {"t": other}) is None
+    assert nulls.null(drawn(), record, {"t": TABLE.assign(heads=HOSTILE)}) is None
+    document = record.model_copy(
+        update={"claim": {"reference": {"redraw": "mine"}}, "settings": {"sets": {"mine": SETS[1]}}}
+    )
+    found = nulls.null(drawn(named=None), document, {"t": TABLE})
+    assert found and found.named == Heads.parse(SETS[1])
+    found = nulls.null(drawn(named=HOSTILE), record, {"t": TABLE})
+    assert found and not found.named
+
+
+def test_a_head_in_every_set_and_more_than_a_page_holds(
+    make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = nulls.Null("t", "w", tuple(map(Heads.parse, ("L0H0 L0H1", "L0H0 L0H2"))), (1.0, 2.0), Heads())
+    (group,) = heads.known(make_record(figures=[]), {}, [every])
+    assert group.columns[0].cells[Head(0, 0)] == "2 of 2" and Head(0, 0) not in group.shade
+    monkeypatch.setattr(heads, "HEADS_INLINE", 2)
+    monkeypatch.setattr(nulls, "SETS_INLINE", 2)
+    many = nulls.Null("t", "w", tuple(map(Heads.parse, SETS)), VALUES, Heads.parse("L0H3"))
+    made: Any = heads.grid(make_record(), heads.known(make_record(figures=[]), {}, [many]))
+    assert made and [name for name, _ in made["lines"]] == ["L0H0", "L0H3"] and made["total"] == 4
+    assert [r["value"] for r in many.rows()] == ["0.9", "-0.3"] and many.plain()["total"] == 4
+
+
+def test_what_tables_and_figures_say_of_single_heads(make_record: MakeRecord) -> None:
+    table = pd.DataFrame(
+        {"layer": [0, 1], "head": [1, 0], "share": [0.5, -2.0], "p": [0.1, 0.2], "note": [HOSTILE] * 2}
+    )
+    cells = tuple({"x": str(i), "y": "L1", "value": v, "panel": "zero"} for i, v in enumerate((0.5, None, -1.0)))
+    alone = Figure("heatmap", "heads each", "Each alone", "", cells, {"value_title": "lost"})
+    record = make_record(figures=[alone.plain()])
+    found = heads.known(record, {"heads": table, "twice": pd.concat([table, table])}, [])
+    assert [(g.title, [c.title for c in g.columns]) for g in found] == [
+        ("Each alone, zero", ["lost"]),
+        ("Table “heads”", ["share"]),
+    ]
+    assert found[0].shade == {Head(1, 0): 0.5, Head(1, 2): -1.0} and found[1].shade == {
+        Head(0, 1): 0.5,
+        Head(1, 0): -2.0,
+    }
+
+
+# -- in a real browser --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as made:
+        yield made
+
+
+@pytest.fixture
+def file(make_record: MakeRecord, frames: dict[str, pd.DataFrame], tmp_path: Path) -> Path:
+    """The page of a trial with 70 halves of eight heads, and a stranger's words where words may stand."""
+    halves = [Heads.of(1, one) for one in itertools.combinations(range(8), 4)]
+    values = [round(math.sin(7 * n), 4) for n in range(len(halves))]
+    told = {**drawn().options, "named": str(halves[0]), "x_title": HOSTILE}
+    figure = Figure("null", "null", HOSTILE, "Bars count sets.", tuple({"value": v} for v in values), told)
+    record = make_record(figures=[figure.plain()])
+    path = tmp_path / "report.html"
+    table = pd.DataFrame({"heads": map(str, halves), "contrast": values})
+    path.write_text(report.page(record, {**frames, "matched": table}), encoding="utf-8")
+    return path
+
+
+def test_the_null_is_brushed_and_heads_are_asked(browser: Any, file: Path) -> None:
+    """By number, by mouse, by arrow keys; what is told is the table's; nothing overflows, nothing complains."""
+    expect = sync.expect
+    with opened(browser) as page:
+        page.goto(file.as_uri())
+        figure = page.locator("figure.chart").first
+        expect(figure.locator(".live svg")).to_have_count(1)
+        values = page.eval_on_selector_all(
+            ".sets tbody td:first-child", "cells => cells.map((c) => Number(c.textContent))"
+        )
+        assert values == sorted(values, reverse=True) and len(values) == 70
+        figure.locator("input.from").fill("0")
+        inside = sum(v >= 0 for v in values)
+        expect(figure.locator(".brushed")).to_contain_text(
+            f"{inside} of {len(values)} sets lie here. Heads most often in them: L1H"
+        )
+        expect(figure.locator(".sets tbody tr:visible")).to_have_count(inside)
+        expect(figure.locator(".live svg .brush_brush path")).to_have_count(1)
+        held(page)
+        expect(figure.locator(".brushed")).to_contain_text(f"{inside} of")  # a chart drawn anew keeps what was typed
+        figure.get_by_role("button", name="All").click()
+        expect(figure.locator(".sets tbody tr:visible")).to_have_count(len(values))
+        plot = figure.locator(".live svg").bounding_box()
+        page.mouse.move(plot["x"] + 0.5 * plot["width"], plot["y"] + 0.5 * plot["height"])
+        page.mouse.down()
+        page.mouse.move(plot["x"] + 0.98 * plot["width"], plot["y"] + 0.5 * plot["height"], steps=5)
+        page.mouse.up()
+        expect(figure.locator("input.from")).not_to_have_value("")
+        low = float(figure.locator("input.from").input_value())
+        expect(figure.locator(".sets tbody tr:visible")).to_have_count(sum(v >= low for v in values))
+        first, told = page.locator("a.head").first, page.locator(".told")
+        assert page.locator("a.head.named").count() == 4
+        first.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        row = page.locator(".every-head tbody tr").nth(1).locator("th, td").all_text_contents()
+        expect(told).to_contain_text(row[0])
+        assert [t for t in told.locator("dd").all_text_contents()] == row[1:]
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("Space")
+        expect(told).to_contain_text("L1H0")
+        held(page)
+
+
+def test_without_scripts_all_of_it_stands_there(browser: Any, file: Path) -> None:
+    with opened(browser, java_script_enabled=False) as page:
+        page.goto(file.as_uri())
+        assert not page.locator(".brush").first.is_visible() and page.locator("a.head").first.is_visible()
+        page.locator(".sets summary").first.click()
+        assert (
+            page.locator(".sets tbody tr").first.is_visible()
+            and page.get_by_text("named", exact=True).first.is_visible()
+        )
+        page.locator("a.head").first.click()
+        assert page.locator(".every-head tbody tr").first.is_visible()
