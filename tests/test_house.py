@@ -10,7 +10,7 @@ import pytest
 import house
 
 CEILINGS = {
-    "lines": 66_350,
+    "lines": 66_700,
     "median file": 135,
     "over 200 in experiments": 24,
     "over 300": 34,
