@@ -44,13 +44,15 @@ class Sides:
     gaps: Array
     matched: Matched
 
-    def told(self, name: str, label: str, arm: str = "", *, shown: bool = False, ranked: bool = True) -> Iterator[Told]:
+    def told(
+        self, name: str, label: str, arm: str = "", *, unruled: bool = False, ranked: bool = True
+    ) -> Iterator[Told]:
         """``NAME:even``, ``NAME:odd``, ``contrast:NAME`` and ``rank:NAME``."""
-        yield Told(f"{name}:even", f"{label}: even heads", self.even, arm, shown)
-        yield Told(f"{name}:odd", f"{label}: odd heads", self.odd, arm, shown)
-        yield Told(f"contrast:{name}", f"{label}: even minus odd", self.gap, arm, shown)
+        yield Told(f"{name}:even", f"{label}: even heads", self.even, arm, unruled)
+        yield Told(f"{name}:odd", f"{label}: odd heads", self.odd, arm, unruled)
+        yield Told(f"contrast:{name}", f"{label}: even minus odd", self.gap, arm, unruled)
         if ranked:
-            yield Told(f"rank:{name}", f"{label}: matched halves at least as far apart", self.rank, arm, shown)
+            yield Told(f"rank:{name}", f"{label}: matched halves at least as far apart", self.rank, arm, unruled)
 
 
 def no_halves(case: Any) -> str:

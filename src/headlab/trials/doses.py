@@ -237,7 +237,7 @@ class AmongHalves:
         def numbers(seen: Seen) -> Iterator[Told]:
             band, place, _ = self.found(seen)
             yield Told("rank:odd", "matched halves at least as extreme", place, "pattern")
-            yield Told("recovery:odd", recovery, band, "pattern", shown=True)
+            yield Told("recovery:odd", recovery, band, "pattern", unruled=True)
 
         return numbers
 

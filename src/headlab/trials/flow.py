@@ -132,7 +132,7 @@ def read(scope: Scope, method: Method, shared: dict[Any, Any] | None = None) -> 
         return [Reading(protocol=name, words=words, verdict=verdict)], None  # type: ignore[arg-type]
     found: dict[str, Found] = {}
     for t in seen.told:
-        if not t.shown:
+        if not t.unruled:
             found.setdefault(t.name, t.found)
     reason = (scope.able.reason if scope.able else "") or method.ineligible(seen)
     asked, why, idle = method.asks(claim, found), method.undefined(seen), method.idle(seen)

@@ -182,7 +182,7 @@ def as_published(seen: Seen) -> Iterator[Told]:
         for kind, e in (("drop", w.drop), ("relative", w.relative), ("accuracy", w.edited)):
             yield Told(f"{kind}:{w.level}", f"{w.level} by confidence and steps: {SAID[kind]}", e, where)
     share = clopper_pearson(int((labels == "none").sum()), len(labels), unit="problems")
-    yield Told("gap:outside", "problems that fall into none of the three tiers", share, "", shown=True)
+    yield Told("gap:outside", "problems that fall into none of the three tiers", share, "", unruled=True)
 
 
 def parsed(seen: Seen) -> Control:

@@ -12,7 +12,7 @@ from headlab.trials.sweeps import Seen, Told
 Number = Callable[[Seen], Iterator[Told]]
 
 
-def repaired(sweep: str, worlds: Mapping[str, str], *, arm: str = "z", shown: bool = False) -> Number:
+def repaired(sweep: str, worlds: Mapping[str, str], *, arm: str = "z", unruled: bool = False) -> Number:
     """``repair:WORLD`` and ``recovery:WORLD`` of each world of a sweep, where it ran."""
 
     def told(seen: Seen) -> Iterator[Told]:
@@ -20,9 +20,9 @@ def repaired(sweep: str, worlds: Mapping[str, str], *, arm: str = "z", shown: bo
             return
         table = seen[sweep]
         for world, label in worlds.items():
-            yield Told(f"repair:{world}", f"{label}: pairs repaired", repair(table, world), arm, shown)
+            yield Told(f"repair:{world}", f"{label}: pairs repaired", repair(table, world), arm, unruled)
             moved = recovery(table, world, seed=seen.scope.seed)
-            yield Told(f"recovery:{world}", f"{label}: logit difference recovered", moved, arm, shown)
+            yield Told(f"recovery:{world}", f"{label}: logit difference recovered", moved, arm, unruled)
 
     return told
 

@@ -144,13 +144,14 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Told:
-    """A number with its name and label.  ``shown`` only: it stands in the reading and no prediction is ruled by it."""
+    """A number with its name and label; ``arm`` is the site (or other group of numbers) that it stands under.  ``unruled``: it
+    stands in the reading and no prediction is ruled by it."""
 
     name: str
     label: str
     found: Found
     arm: str = "z"
-    shown: bool = False
+    unruled: bool = False
 
     @property
     def plain(self) -> Estimate:

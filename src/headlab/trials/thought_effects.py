@@ -70,7 +70,7 @@ def costs(
     kinds: Sequence[str] = ("drop", "relative", "accuracy", "parsed"),
     *,
     arm: str | None = None,
-    shown: bool = False,
+    unruled: bool = False,
 ) -> Number:
     """``KIND:KEY`` of each effect, in the group of its world (or ``arm``)."""
 
@@ -78,7 +78,7 @@ def costs(
         for key, e in of(seen).items():
             for kind in kinds:
                 where = e.group if arm is None else arm
-                yield Told(f"{kind}:{key}", f"{e.label}: {SAID[kind]}", getattr(e, kind), where, shown)
+                yield Told(f"{kind}:{key}", f"{e.label}: {SAID[kind]}", getattr(e, kind), where, unruled)
 
     return told
 

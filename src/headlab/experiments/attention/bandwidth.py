@@ -65,7 +65,7 @@ def shares(seen: Seen) -> Iterator[Told]:
     for (q, s), arm in sorted(arms.items(), key=lambda one: one[1]):
         table = to_numbers(scope.lab, corrupted(scope), queries=q, sink=s, relative=False, layers=[scope.layer])
         found = sides(scope, grids(table, "share")[scope.layer])
-        yield from found.told("share", "share of attention on numbers", arm, shown=bool(arm))
+        yield from found.told("share", "share of attention on numbers", arm, unruled=bool(arm))
 
 
 def outputs(seen: Seen) -> Iterator[Told]:
@@ -91,7 +91,7 @@ def by_substring(seen: Seen) -> Iterator[Told]:
     for column, label in labels.items():
         grid = None if shares_written is None else grids(shares_written, column)[scope.layer]
         if grid is not None and not np.isnan(grid).all():
-            yield from sides(scope, grid).told(column.replace("_", "-"), label, shown=True, ranked=False)
+            yield from sides(scope, grid).told(column.replace("_", "-"), label, unruled=True, ranked=False)
 
 
 def checks(scope: Scope) -> list[Control]:

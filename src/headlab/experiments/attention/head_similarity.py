@@ -41,11 +41,11 @@ def by_layer(seen: Seen) -> dict[int, Tested]:
     return {at: tested(seen.scope, t, at) for at, t in seen.once(tables).items()}
 
 
-def told(found: LabelContrast, arm: str = "", *, shown: bool = False) -> Iterator[Told]:
-    yield Told("within:even", "similarity of two even heads", found.within["even"], arm, shown)
-    yield Told("within:odd", "similarity of two odd heads", found.within["odd"], arm, shown)
-    yield Told("between", "similarity of an even and an odd head", found.between, arm, shown)
-    yield Told("contrast:parity", "within minus between parity", found.contrast, arm, shown)
+def told(found: LabelContrast, arm: str = "", *, unruled: bool = False) -> Iterator[Told]:
+    yield Told("within:even", "similarity of two even heads", found.within["even"], arm, unruled)
+    yield Told("within:odd", "similarity of two odd heads", found.within["odd"], arm, unruled)
+    yield Told("between", "similarity of an even and an odd head", found.between, arm, unruled)
+    yield Told("contrast:parity", "within minus between parity", found.contrast, arm, unruled)
 
 
 def by_kv(seen: Seen) -> LabelContrast | None:
@@ -66,7 +66,7 @@ def numbers(seen: Seen) -> Iterator[Told]:
         written = alike(scope, scope.layer, kind="output", queries="last")
     except ModelError:
         return
-    yield from told(contrasted(scope, written), "what heads write", shown=True)
+    yield from told(contrasted(scope, written), "what heads write", unruled=True)
 
 
 def published(seen: Seen) -> Iterator[Told]:
@@ -86,7 +86,7 @@ def published(seen: Seen) -> Iterator[Told]:
             "pairs share heads, so its rows are not independent",
         )
         test = Estimate(p, p, p, n, "pairs of heads", "t-test", note=note)
-        yield Told("ttest:even-between", "p of the published t-test", test, "", shown=True)
+        yield Told("ttest:even-between", "p of the published t-test", test, "", unruled=True)
 
 
 def layers(seen: Seen) -> Table:

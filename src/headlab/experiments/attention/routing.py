@@ -77,7 +77,7 @@ def each_role(seen: Seen) -> Iterator[Told]:
     for query, roles in seen.once(by_role).items():
         for name, one in roles.items():
             label = f"attention to {ROLES.get(name, 'the numbers')}"
-            yield from one.told(name, label, "" if query == own else QUERIES[query], shown=query != own)
+            yield from one.told(name, label, "" if query == own else QUERIES[query], unruled=query != own)
 
 
 def pooled(seen: Seen) -> dict[int, Array]:

@@ -77,7 +77,7 @@ def told(seen: Seen) -> Iterator[Told]:
     for arm, curve in seen.once(curves).items():
         found = findings_of(curve) | {"repair": repair(seen[f"fixed {arm}"], "all")}
         for name, e in found.items():
-            yield Told(name, f"{ARMS[arm]}: {LABELS[name]}", e, arm, shown=arm != "pattern")
+            yield Told(name, f"{ARMS[arm]}: {LABELS[name]}", e, arm, unruled=arm != "pattern")
 
 
 def blended(seen: Seen) -> Iterator[Told]:

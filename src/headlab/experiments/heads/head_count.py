@@ -124,7 +124,7 @@ def thresholds(seen: Seen) -> Iterator[Told]:
         e = Estimate.undefined(unit, len(rows), "no size repairs most pairs")
         if sure:
             e = Estimate(float(sure[0]), float(may[0]), float(sure[0]), len(rows), unit, method)
-        yield Told(f"threshold:{name}", f"heads from {name} until most pairs are repaired", e, shown=True)
+        yield Told(f"threshold:{name}", f"heads from {name} until most pairs are repaired", e, unruled=True)
 
 
 def recovered(seen: Seen) -> Any:
@@ -139,7 +139,7 @@ def recovered(seen: Seen) -> Any:
 def late(seen: Seen) -> Iterator[Told]:
     gained = np.diff(seen.once(recovered), axis=1)[:, seen.scope.grid.n_heads // 2 :].mean(1)
     e = bootstrap_mean(gained, unit="chains", seed=seen.scope.seed)
-    yield Told("gain:late", "recovery that one more head adds in the second half of a chain", e, shown=True)
+    yield Told("gain:late", "recovery that one more head adds in the second half of a chain", e, unruled=True)
 
 
 def accounts(seen: Seen) -> dict[str, Estimate]:
@@ -152,7 +152,7 @@ def accounts(seen: Seen) -> dict[str, Estimate]:
 
 def deviances(seen: Seen) -> Iterator[Told]:
     for name, e in seen.once(accounts).items():
-        yield Told(f"deviance:{name}", f"{name} account: deviance on unseen subsets", e, shown=True)
+        yield Told(f"deviance:{name}", f"{name} account: deviance on unseen subsets", e, unruled=True)
 
 
 def bits(seen: Seen) -> Table:
@@ -165,7 +165,7 @@ def of_one_head(seen: Seen) -> Iterator[Told]:
     clusters = [p.pair.cluster or p.pair.id for p in seen.scope.pairs]
     each = seen.once(bits).groupby("prompt")["bits"].mean().to_numpy()
     e = bootstrap_mean(each, clusters=clusters, unit="pairs", seed=seen.scope.seed)
-    yield Told("entropy:head", "entropy of one head's pattern, bits, mean over heads", e, shown=True)
+    yield Told("entropy:head", "entropy of one head's pattern, bits, mean over heads", e, unruled=True)
 
 
 def by_size(seen: Seen) -> Figure:

@@ -136,7 +136,7 @@ EXPERIMENT = OnPairs(
             "heads (z), same roles, the prompt and the shared start of the answer patched; matched halves as null",
             standard,
             numbers=(
-                *(repaired(arm, NAMED, arm=arm, shown=arm != "z") for arm in ARMS),
+                *(repaired(arm, NAMED, arm=arm, unruled=arm != "z") for arm in ARMS),
                 difference("contrast:repair", "even minus odd: pairs repaired", "z", "even", "odd"),
                 HALVES.told("contrast:recovery"),
                 discordance(

@@ -214,10 +214,10 @@ def per_head(seen: Seen) -> Iterator[Told]:
         for k in ("shapley", "banzhaf"):
             if all(r[f"{k}_value"] is not None for r in rows):
                 e = auroc([r[f"{k}_value"] for r in rows], truth, unit="heads")
-                yield Told(f"auroc:{k}", f"auroc, {k}", e, shown=True)
+                yield Told(f"auroc:{k}", f"auroc, {k}", e, unruled=True)
     for r in rows:
         for k in ("shapley", "banzhaf"):
-            yield Told(f"{k}:{r['head']}", f"{r['head']}: {k.capitalize()} value, recovery", r[k], shown=True)
+            yield Told(f"{k}:{r['head']}", f"{r['head']}: {k.capitalize()} value, recovery", r[k], unruled=True)
 
 
 def published_sets(seen: Seen) -> Table:

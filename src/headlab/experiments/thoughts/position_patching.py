@@ -67,7 +67,7 @@ def beside(content: Content) -> Number:
     def found(seen: Seen) -> dict[str, Effect]:
         return {f"{j}": seen.once(SINGLE).found[f"{j}:{content}"] for j in range(seen.case.n_thoughts)}
 
-    return costs(found, shown=True)
+    return costs(found, unruled=True)
 
 
 def against_others(ran: Costs, hub: int, n: int, seed: int) -> tuple[Estimate, Estimate]:

@@ -77,7 +77,7 @@ def above_null(seen: Seen) -> Iterator[Told]:
             if level.found and adjusted < seen.scope.claim.alpha:
                 words = f"{s.name}: {label(quantity, layer)}, first look after its change"
                 arm = "weights" if layer == WHOLE else "z"
-                yield Told(f"step:{s.name}:{quantity}:{layer}", words, level.estimate, arm, shown=True)
+                yield Told(f"step:{s.name}:{quantity}:{layer}", words, level.estimate, arm, unruled=True)
 
 
 def estimate(r: Any) -> Estimate:
