@@ -110,7 +110,9 @@ def main() -> None:
             {*RESULTS.glob("*.json"), *([args.out.resolve()] if args.out and args.out.is_file() else [])}
         )
         target = envs.ROOT / "docs" / "benchmarks.md"
-        target.write_text(page.page([json.loads(f.read_text(encoding="utf-8")) for f in files]), encoding="utf-8")
+        made = page.page([json.loads(f.read_text(encoding="utf-8")) for f in files])
+        before = target.read_text(encoding="utf-8") if target.is_file() else ""
+        target.write_text(page.merged(made, before), encoding="utf-8")
         print(f"written: {target.relative_to(envs.ROOT)}")
 
 

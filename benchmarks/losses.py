@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -33,7 +34,7 @@ def windows(lab: Any, n: int) -> list[Any]:
     from headlab.prompts import Pair, Prompt, encode
 
     torch.manual_seed(0)
-    start = torch.randint(3, lab.model.config.vocab_size, (n, 4))
+    start = torch.randint(3, lab.model.config.vocab_size, (n, 4)).to(lab.device)
     ids = lab.model.generate(start, do_sample=True, max_length=LENGTH, min_length=LENGTH, pad_token_id=0)
     prompts = [Prompt(f"window {i}", ids=tuple(row)) for i, row in enumerate(ids.tolist())]
     return [encode(Pair(f"w{i}", p, p, "", "", partner=False), lab.tokenizer) for i, p in enumerate(prompts)]
@@ -86,43 +87,50 @@ def modules(lab: Any, sets: list[Set], windows: int, rows: int = 32) -> None:
             lab.model.lm_head(inner.norm(y))
 
 
-def measure(folder: Path, n_windows: int, n_sets: int, rounds: int) -> tuple[dict[str, list[float]], float]:
-    """CPU seconds of one window under one set, for each method and round; the largest relative difference found."""
-    from transformers import AutoModelForCausalLM
+def measure(
+    lab: Any,
+    model: Any,
+    n_windows: int,
+    n_sets: int,
+    rounds: int,
+    *,
+    batches: Sequence[int] = BATCHES,
+    own: bool = True,
+) -> tuple[dict[str, list[float]], float]:
+    """Seconds of one window under one set, for each method and round; the largest relative difference found.
 
-    from headlab import load
+    ``lab`` and ``model``: the same Llama twice, the second one plain.  ``own``: also what must run of it at least.
+    Seconds are of the processor, with a device of its own by the clock on the wall.
+    """
     from headlab.engine.run import sweep
     from headlab.heads import Heads
     from headlab.interventions import Intervention, World
     from headlab.readouts import Readout
 
-    lab, model, rng = load(folder), AutoModelForCausalLM.from_pretrained(folder).eval(), random.Random(0)
+    rng, device = random.Random(0), lab.device.type
     every = [(at, heads) for at in range(lab.grid.n_layers) for heads in combinations(range(lab.grid.n_heads), HEADS)]
     sets: list[Set] = rng.sample(every, n_sets)
     worlds = [World(f"s{n}", (Intervention(Heads.of(*s), "z", "zero"),)) for n, s in enumerate(sets)]
     pairs, readouts = windows(lab, n_windows), (Readout("loss"), Readout("kl"))
-    ids = torch.tensor([p.corrupted.ids for p in pairs])
-    times: dict[str, list[float]] = {"headlab": [], OWN: [], **{f"hooks, {b} at a time": [] for b in BATCHES}}
+    ids = torch.tensor([p.corrupted.ids for p in pairs], device=lab.device)
+    hooks = {f"hooks, {b} at a time": b for b in batches}
+    times: dict[str, list[float]] = {"headlab": [], **({OWN: []} if own else {}), **{name: [] for name in hooks}}
     base, largest = hooked(model, ids, None)[1], 0.0
     wanted: Any = None
     table: Any = None
     for _ in range(rounds):
-        some = rng.sample(range(n_sets), SAMPLE)
+        some = rng.sample(range(n_sets), min(SAMPLE, n_sets))
         for method in rng.sample(list(times), len(times)):
+            n = len(some) if method in hooks else n_sets
             if method == "headlab":
-                table, cpu, _ = timed(lambda: sweep(lab, pairs, worlds, readouts=readouts), "cpu")
-                times[method].append(cpu / (n_sets * len(pairs)))
-                continue
-            if method == OWN:
-                _, cpu, _ = timed(partial(modules, lab, sets, len(pairs)), "cpu")
-                times[method].append(cpu / (n_sets * len(pairs)))
-                continue
-            rows = int(method.split()[1])
-            job = partial(loop, model, ids, base, [sets[k] for k in some], rows)
-            wanted, cpu, _ = timed(job, "cpu")
-            times[method].append(cpu / (SAMPLE * len(pairs)))
+                table, *took = timed(lambda: sweep(lab, pairs, worlds, readouts=readouts), device)
+            elif method == OWN:
+                _, *took = timed(partial(modules, lab, sets, len(pairs)), device)
+            else:
+                wanted, *took = timed(partial(loop, model, ids, base, [sets[k] for k in some], hooks[method]), device)
+            times[method].append(took[device != "cpu"] / (n * len(pairs)))
         got = table.set_index(["world", "pair"]).loc[[f"s{k}" for k in some], ["edited", "edited@kl"]].to_numpy()
-        apart = abs(got - wanted.double().numpy()).max(0) / abs(got).max(0)
+        apart = abs(got - wanted.double().cpu().numpy()).max(0) / abs(got).max(0)
         largest = max(largest, float(apart.max()))
     return times, largest
 
@@ -153,6 +161,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--docs", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     given = parser.parse_args()
+    from transformers import AutoModelForCausalLM
+
+    from headlab import load
+
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     where = machine(1, None)
@@ -161,7 +173,8 @@ def main() -> None:
         f"torch {torch.__version__}; {given.rounds} rounds; commit {commit(ROOT)}."
     )
     what = f"{given.model.name}: {given.windows} windows × {given.sets} sets."
-    text = page(*measure(given.model, given.windows, given.sets, given.rounds), told, what)
+    lab, model = load(given.model), AutoModelForCausalLM.from_pretrained(given.model).eval()
+    text = page(*measure(lab, model, given.windows, given.sets, given.rounds), told, what)
     print(text)
     if given.docs:
         PAGE.write_text(text, encoding="utf-8")

@@ -23,7 +23,7 @@ class Model:
     about: str = ""
 
 
-def _llama(layers: int, hidden: int, heads: int, kv: int, inner: int, vocabulary: int) -> dict[str, Any]:
+def llama(layers: int, hidden: int, heads: int, kv: int, inner: int, vocabulary: int) -> dict[str, Any]:
     return {
         "num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": kv,
         "intermediate_size": inner, "vocab_size": vocabulary, "max_position_embeddings": 2048,
@@ -38,7 +38,7 @@ _GPT2 = {
 
 MODELS: dict[str, Model] = {
     "llama-like": Model(
-        "llama", _llama(16, 1024, 32, 8, 2816, 32000), 10, 8,
+        "llama", llama(16, 1024, 32, 8, 2816, 32000), 10, 8,
         about="Llama code, 16 layers, hidden 1024, 32 heads (8 KV), MLP 2816, vocabulary 32,000",
     ),
     "gpt2-124m-like": Model(
@@ -49,7 +49,7 @@ MODELS: dict[str, Model] = {
         about="the shipped organism decimals-natural: 3 layers, hidden 64, 16 heads (4 KV), trained",
     ),
     "llama-8b-like": Model(
-        "llama", _llama(32, 4096, 32, 8, 14336, 128256), 20, 8, cuda_only=True,
+        "llama", llama(32, 4096, 32, 8, 14336, 128256), 20, 8, cuda_only=True,
         about="Llama code, 32 layers, hidden 4096, 32 heads (8 KV), MLP 14,336, vocabulary 128,256",
     ),
 }  # fmt: skip
@@ -103,12 +103,12 @@ def make(name: str, folder: Path, *, device: str, dtype: str) -> None:
         torch.manual_seed(0)
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(spec.family, **spec.sizes), dtype=kind)
-        tokenizer = _words(spec.sizes["vocab_size"])
+        tokenizer = words(spec.sizes["vocab_size"])
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _words(size: int) -> Any:
+def words(size: int) -> Any:
     """A fast tokenizer with one token for each of the words w0, w1, …; the last one ends a text."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -118,14 +118,16 @@ def _words(size: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=f"w{size - 1}")
 
 
-def load(folder: str, *, device: str, dtype: str) -> tuple[Any, Any]:
-    """Model (eager, frozen, evaluation mode) and tokenizer.
+def load(folder: str | tuple[Any, Any], *, device: str, dtype: str) -> tuple[Any, Any]:
+    """Model (eager, frozen, evaluation mode) and tokenizer, of a folder (or the two themselves, as they are).
 
     Weights are copied out of the mapped file: otherwise pages read during a pass would count as its memory.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if isinstance(folder, tuple):
+        return folder
     kind = getattr(torch, dtype)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="eager")
     model = model.to(device).eval().requires_grad_(False)

@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.card import page as card
 from benchmarks.jobs import JOBS
 from benchmarks.models import MODELS
 from benchmarks.peers import METHODS, REFERENCE
 from benchmarks.results import BOUND, best_other, clock, speedup
 
 Entry = Mapping[str, Any]
-_GPU_COMMAND = "python -m benchmarks --device cuda --docs"
 
 _INTRO = """\
 # Benchmarks
@@ -206,23 +206,47 @@ def page(files: Sequence[Mapping[str, Any]]) -> str:
     order = {(m, j): n for n, (m, j) in enumerate((m, j) for m in MODELS for j in JOBS)}
     sections: list[str] = []
     for device, title in (("cpu", "On a CPU"), ("cuda", "On a GPU")):
-        found = [f for f in files if f["settings"]["device"] == device and f["entries"]]
+        found = [f for f in files if f["settings"]["device"] == device and (f["entries"] or f.get("card"))]
         if not found:
             what = "GPU" if device == "cuda" else "CPU"
-            command = _GPU_COMMAND if device == "cuda" else "python -m benchmarks --docs"
+            command = card.COMMAND if device == "cuda" else "python -m benchmarks --docs"
             out += [f"## {title}", "", f"{what}: not run yet; command: `{command}`", ""]
             continue
         for data in found:
-            entries = sorted(data["entries"], key=lambda e: order[e["model"], e["job"]])
-            out += [f"## {title}", "", *_machine(data), *_summary(entries)]
+            entries = sorted(data["entries"], key=lambda e: order.get((e["model"], e["job"]), len(order)))
+            out += [f"## {title}", "", *_machine(data), *card.section(data), *_summary(entries)]
             out += [f"### Where headlab does not win{' (GPU)' if device == 'cuda' else ''}", "", *_losses(entries)]
             sections += [f"## Every method, {title[0].lower()}{title[1:]}", ""]
             for entry in entries:
                 sections += _section(entry)
     jobs = " ".join(f"`{n}`: {about}." for n, about in JOBS.items())
-    bounds = {f"{BOUND[e['dtype']]:g} logits in {e['dtype']}": None for f in files for e in f["entries"]}
+    bounds = [f"{BOUND[dtype]:g} logits in {dtype}" for dtype in ("float32", "bfloat16")]
     models = [f"- `{n}`: {m.about}{' (only on a GPU)' if m.cuda_only else ''}" for n, m in MODELS.items()]
     methods = [f"- `{n}`: {m.about}" for n, m in METHODS.items()]
     out += sections
-    out += [_METHOD.format(jobs=jobs, bounds=", ".join(bounds) or "not run yet"), "", "## Models", "", *models, ""]
+    out += [_METHOD.format(jobs=jobs, bounds=", ".join(bounds)), "", "## Models", "", *models, ""]
     return "\n".join([*out, "## Methods", "", *methods, ""])
+
+
+def merged(new: str, old: str) -> str:
+    """The new page, with the old one's sections of a device where the new one has none of it."""
+    mine, before = _by_heading(new), _by_heading(old)
+    for title in ("## On a CPU", "## On a GPU"):
+        many = f"## Every method, {title[3].lower()}{title[4:]}"
+        if ": not run yet;" in mine.get(title, "") and ": not run yet;" not in before.get(title, ": not run yet;"):
+            mine[title] = before[title]
+            if many in before:
+                place = list(mine).index("## How it is measured")
+                some = list(mine.items())
+                mine = dict([*some[:place], (many, before[many]), *some[place:]])
+    return "".join(mine.values())
+
+
+def _by_heading(text: str) -> dict[str, str]:
+    """A page in its parts, by the line that heads each."""
+    parts: dict[str, str] = {}
+    title = ""
+    for line in text.splitlines(keepends=True):
+        title = line.strip() if line.startswith("## ") else title
+        parts[title] = parts.get(title, "") + line
+    return parts

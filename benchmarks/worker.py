@@ -23,6 +23,11 @@ def _version(package: str) -> str:
         return "from source"
 
 
+def versions_of(package: str) -> dict[str, str]:
+    """What a library runs on."""
+    return {name: _version(name) for name in dict.fromkeys(("torch", "transformers", package))}
+
+
 class Worker:
     """Answers requests; imports what is heavy when it is asked for."""
 
@@ -57,8 +62,7 @@ class Worker:
         kind = family(self.family)
         self.driven = kind(folder, device, dtype)
         self.jobs = {name: Job.read(Path(folder) / f"job-{name}.json") for name in jobs}
-        names = dict.fromkeys(("torch", "transformers", kind.package))
-        return {"versions": {name: _version(name) for name in names}}
+        return {"versions": versions_of(kind.package)}
 
     def run(self, job: str, method: str, indices: list[int], rows: int) -> dict[str, Any]:
         """Answers of the interventions, and the seconds they took."""

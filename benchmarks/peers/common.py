@@ -84,7 +84,7 @@ class Family(ABC):
 
     package: str
 
-    def __init__(self, folder: str, device: str, dtype: str) -> None:
+    def __init__(self, folder: Any, device: str, dtype: str) -> None:
         self.folder, self.device = folder, device
         self.hf, self.tokenizer = models.load(folder, device=device, dtype=dtype)
         self.config = self.hf.config

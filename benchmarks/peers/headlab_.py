@@ -19,7 +19,7 @@ from headlab.prompts import Encoded, EncodedPair, Pair, Prompt, encode
 class Driven(Family):
     package = "headlab"
 
-    def __init__(self, folder: str, device: str, dtype: str) -> None:
+    def __init__(self, folder: Any, device: str, dtype: str) -> None:
         model, self.tokenizer = models.load(folder, device=device, dtype=dtype)
         self.lab = open_model(model, tokenizer=self.tokenizer)
         prove(self.lab)

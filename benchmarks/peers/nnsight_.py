@@ -15,7 +15,7 @@ from benchmarks.peers.common import Batch, Hooked
 class Driven(Hooked):
     package = "nnsight"
 
-    def __init__(self, folder: str, device: str, dtype: str) -> None:
+    def __init__(self, folder: Any, device: str, dtype: str) -> None:
         super().__init__(folder, device, dtype)
         self.traced = nnsight.TransformersModel(self.hf, tokenizer=self.tokenizer, task="text-generation")
 

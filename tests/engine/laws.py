@@ -10,6 +10,7 @@ import pandas as pd
 import tiny
 import torch
 
+from headlab.engine import plan as planning
 from headlab.engine.attention import Tape
 from headlab.engine.captures import source_for
 from headlab.engine.edits import Rows
@@ -34,7 +35,7 @@ def red(law: Callable[[], None]) -> None:
 def close(lab: Lab, a: Any, b: Any, tolerance: float = 1e-5) -> None:
     """Equal within ``tolerance`` of the largest logit (float32)."""
     with torch.no_grad():
-        size = forward(lab, torch.tensor(tiny.prompts(1, 7))).logits.abs().max().item()
+        size = forward(lab, torch.tensor(tiny.prompts(1, 7), device=lab.device)).logits.abs().max().item()
     gap = np.abs(np.asarray(a) - np.asarray(b)).max()
     assert gap <= tolerance * size, f"{gap:.2e} of {size:.2f}"
 
@@ -69,3 +70,48 @@ def tape_of(lab: Lab, pairs: list[EncodedPair], one: Intervention) -> tuple[Tape
     rows = Rows.of([one] * len(pairs), range(len(pairs)), lab.grid, lab.device)
     edits, planned = edits_of(lab, [one], [rows], [source_for(lab, pairs, one)])
     return Tape(edits=edits), planned
+
+
+NAMES = {"baseline", "z", "z half", "z zero", "v", "two", "resid", "noise"}
+
+
+def precision(lab: Lab) -> dict[int, float]:
+    """By law, the largest difference of a logit difference between two ways to one number, relative to the largest
+    logit.
+
+    1: rows that resume, in odd batches, against full passes; 2: every site written back against the unedited run;
+    7: prompts of several lengths together against one by one.
+    """
+    pairs, worlds = tiny.mixed_pairs(), [w for w in worlds_for(lab) if w.name in NAMES]
+    with torch.no_grad():
+        size = forward(lab, torch.tensor(tiny.prompts(1, 7), device=lab.device)).logits.abs().max().item()
+    many, planning.MANY = planning.MANY, 1  # every step that saves work, prepared deltas among them
+    try:
+        saved = sweep(lab, pairs, worlds, tokens=90)["edited"].to_numpy()
+    finally:
+        planning.MANY = many
+    alone = np.concatenate([sweep(lab, [p], worlds)["edited"].to_numpy() for p in pairs])
+    together = sweep(lab, pairs, worlds)["edited"].to_numpy()
+    layer = tiny.softmax_layer(lab)
+    nothing = [
+        World(site, (tiny.edit(lab, layer, site, write="noop"),)) for site in ("z", "q", "k", "v", "pattern", "resid")
+    ]
+    kept = sweep(lab, pairs, nothing)
+    return {
+        1: float(np.abs(saved - whole(lab, pairs, worlds)).max()) / size,
+        2: float((kept["edited"] - kept["corrupted"]).abs().max()) / size,
+        7: float(np.abs(together - alone).max()) / size,
+    }
+
+
+def whole(lab: Lab, pairs: list[EncodedPair], worlds: list[World]) -> Any:
+    """The same table by full passes, one row a batch."""
+    flags = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow")
+    before = {f: getattr(lab, f) for f in flags}
+    try:
+        for f in flags:
+            setattr(lab, f, False)
+        return sweep(lab, pairs, worlds, tokens=1)["edited"].to_numpy()
+    finally:
+        for f in flags:
+            setattr(lab, f, before[f])

@@ -136,7 +136,7 @@ def read_out(lab: Lab, encoded: Sequence[Encoded], readouts: Sequence[Readout], 
             part = which[start : start + step]
             some = [encoded[i] for i in part]
             key = ("read", tuple(readouts), *((e.ids, e.n_prompt, e.answer_ids, e.wrong_ids, e.scored) for e in some))
-            out[part] = remembered(lab, key, lambda some=some: _read(lab, some, readouts))
+            out[part] = remembered(lab, lambda key=key: key, lambda some=some: _read(lab, some, readouts))
     return out
 
 

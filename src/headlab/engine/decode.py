@@ -18,7 +18,7 @@ from torch import Tensor
 from headlab.effects import Progress, quiet
 from headlab.engine.attention import Tape
 from headlab.engine.between import turning_point
-from headlab.engine.edits import Rows, Source
+from headlab.engine.edits import Rows, Source, upload
 from headlab.engine.model import Lab, loaded
 from headlab.engine.passes import EngineError, cache_of, forward
 from headlab.engine.resume import edits_of
@@ -79,7 +79,7 @@ def generate(
         for rows in shard.batches():
             local = [block.place[i] for i, _ in rows]
             tables = tables_of(lab, [worlds[j].interventions for _, j in rows], local)
-            out = _decode(lab, block.ids[local], ones, *block.ready(ones, tables), max_new_tokens)
+            out = _decode(lab, block.ids[upload(local, lab.device)], ones, *block.ready(ones, tables), max_new_tokens)
             found.update({row: _text(lab, pairs[row[0]], ids) for row, ids in zip(rows, out, strict=True)})
             progress(what, len(found), plan.rows)
     for j, original in plan.same.items():

@@ -211,7 +211,7 @@ class Rows:
             if one.donors:
                 donors[r, index] = torch.tensor(one.donors)
         amount = torch.tensor([one.amount for one in interventions])
-        return cls(list(pair), *(t.to(device) for t in (torch.tensor(pair), heads, amount, donors)))
+        return cls(list(pair), *(upload(t, device) for t in (torch.tensor(pair), heads, amount, donors)))
 
     def take(self, members: Sequence[int], pairs: list[int], index: Tensor) -> Rows:
         """Rows that apply ``members[r]`` of these rows' interventions to the pair ``pairs[r]`` (``index``: the same)."""
@@ -219,10 +219,10 @@ class Rows:
         return Rows(pairs, index, self.heads[chosen], self.amount[chosen], self.donors[chosen])
 
 
-def upload(numbers: Sequence[int], device: Any) -> Tensor:
-    """Indices on the device, without waiting for it."""
-    made = torch.tensor(numbers)
-    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)
+def upload(numbers: Sequence[int] | Tensor, device: torch.device) -> Tensor:
+    """Numbers of this process on the device, without waiting for it."""
+    made = torch.as_tensor(numbers)
+    return (made.pin_memory() if device.type == "cuda" else made).to(device, non_blocking=True)
 
 
 def compile_edit(
@@ -291,7 +291,7 @@ def _directions(source: Source, rows: Rows, own: Tensor, part: slice) -> Tensor:
     shape = (source.where.shape[1], *own.shape[2:])
     seeds = [source.seeds[p] for p in rows.pairs]
     made = {s: torch.randn(shape, generator=torch.Generator().manual_seed(s))[part] for s in set(seeds)}
-    g = torch.stack([made[s] for s in seeds]).to(own)
+    g = upload(torch.stack([made[s] for s in seeds]), own.device).to(own.dtype)
     return g / g.norm(dim=-1, keepdim=True)
 
 

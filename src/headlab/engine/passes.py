@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import masking_utils
 
 from headlab.engine.between import put_back
 from headlab.engine.model import Lab
@@ -48,7 +50,31 @@ def forward(lab: Lab, ids: Tensor, *, past: Any = None, start: int = 0, cache: b
         extra["position_ids"] = torch.arange(first, first + ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
     if last and lab.can_ask_last:
         extra["logits_to_keep"] = 1
-    return lab.model(input_ids=ids, use_cache=cache, **given(lab.model, past), **extra)
+    with consecutive():
+        return lab.model(input_ids=ids, use_cache=cache, **given(lab.model, past), **extra)
+
+
+_ours, _packed = threading.local(), getattr(masking_utils, "find_packed_sequence_indices", None)
+
+
+@contextmanager
+def consecutive() -> Iterator[None]:
+    """Passes inside have one prompt in each row, its positions in order: transformers need not ask the device, and wait
+    for its answer, whether several prompts are packed into a row."""
+    _ours.inside = getattr(_ours, "inside", 0) + 1
+    try:
+        yield
+    finally:
+        _ours.inside -= 1
+
+
+def _unpacked(position_ids: Tensor) -> Tensor | None:
+    assert _packed is not None
+    return None if getattr(_ours, "inside", 0) else _packed(position_ids)
+
+
+if _packed is not None:
+    masking_utils.find_packed_sequence_indices = _unpacked
 
 
 def plain(lab: Lab, ids: Tensor) -> Tensor:

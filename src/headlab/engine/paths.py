@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from headlab.engine.attention import Edit, Stop, Tape
-from headlab.engine.edits import Rows, Source, to_layout
+from headlab.engine.edits import Rows, Source, to_layout, upload
 from headlab.engine.model import Lab
 from headlab.engine.passes import EngineError, forward, skipping
 from headlab.engine.resume import Corrupted, edits_of, run_through
@@ -124,7 +124,7 @@ def computed(
             where = torch.zeros(len(local), length, dtype=torch.bool)
             for r, pair in enumerate(local):
                 where[r, [p for p, _ in written(one, ground.pairs[pair]) if p >= begins[pair]]] = True
-            source = Source(value, where.to(value.device))
+            source = Source(value, upload(where, value.device))
             out[n] = source, replace(own_rows, pair=torch.arange(len(local), device=index.device))
     return out
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headlab.engine.attention import Tape
+from headlab.engine.edits import upload
 from headlab.engine.model import Lab
 from headlab.engine.passes import forward, skipping
 from headlab.prompts import Encoded, PromptError
@@ -84,8 +85,7 @@ class Base:
         Rows of one prompt are compared with it in place; where most prompts have a row or two, the prompts are copied.
         """
         if 2 * len(runs) > len(edited) > 1:
-            each = torch.tensor([end - first for _, first, end in runs], device=edited.device)
-            place = torch.tensor([prompt for prompt, _, _ in runs], device=edited.device).repeat_interleave(each)
+            place = upload([prompt for prompt, first, end in runs for _ in range(first, end)], edited.device)
             return _diverged(self.logits[place], self.norm[place], self.share[place], edited)
         parts = [
             _diverged(self.logits[n : n + 1], self.norm[n : n + 1], self.share[n : n + 1], edited[first:end])

@@ -99,11 +99,12 @@ def recalling(lab: Lab) -> Iterator[Recall]:
         kept.open = False
 
 
-def remembered(lab: Lab, key: tuple[object, ...], make: Callable[[], Made]) -> Made:
-    """``make()``, or what it gave before under this key.  Outside of :func:`recalling`: ``make()``."""
+def remembered(lab: Lab, named: Callable[[], tuple[object, ...]], make: Callable[[], Made]) -> Made:
+    """``make()``, or what it gave before under the key ``named()``.  Outside of :func:`recalling`: ``make()``."""
     kept = recall(lab)
     if not kept.open:
         return make()
+    key = named()
     if (found := kept.get(key)) is None:
         kept.passes += 1
         found = make()

@@ -85,7 +85,7 @@ def run_corrupted(
     if not layers:
         return Corrupted(ids.shape[1], {}, whole, {})
     nothing, row = whole[min(layers)][:1], ids[:1]
-    calls = remembered(lab, ("calls", tuple(row[0].tolist())), lambda: _calls(lab, row, nothing))
+    calls = remembered(lab, lambda: ("calls", tuple(row[0].tolist())), lambda: _calls(lab, row, nothing))
     return Corrupted(
         ids.shape[1],
         {at: whole[at] for at in layers},

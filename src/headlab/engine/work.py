@@ -40,6 +40,9 @@ from headlab.material import Material, every
 from headlab.prompts import EncodedPair
 from headlab.readouts import MARGIN, Readout
 
+REFUSALS = ("can't allocate memory", "out of memory", "alloc_failed")
+"""How the system, a device's driver and its libraries (cuBLAS, cuDNN) say that there is no memory, in small letters."""
+
 
 def check_fired(tape: Tape, planned: dict[tuple[int, str], int], passes: int = 1) -> None:
     """Law 3: what was planned fired, exactly as often as planned."""
@@ -78,12 +81,16 @@ class Worker:
             key = shard.block, worlds[shard.rows[0][1]].shape
             self.first[key] = min(self.first.get(key, shard.length), *(c.start for c in shard.cuts))
 
-    @torch.inference_mode()
     def run(self, shard: Shard, tick: Callable[[int], None] | None = None) -> Any:
         """The readouts of the shard's rows, [row, readout], float64.  ``halvings`` counts batches cut for memory.
 
         Raises EngineError when a planned edit did not fire, or not even one row fits in memory.
         """
+        return self.batches(shard, tick).cpu().numpy()
+
+    @torch.inference_mode()
+    def batches(self, shard: Shard, tick: Callable[[int], None] | None = None) -> Tensor:
+        """As :meth:`run`, on the device: once what the shard starts from is there, nothing waits for it."""
         self.halvings, self._limit = 0, None
         self.block(shard)
         out, done = [], 0
@@ -92,7 +99,7 @@ class Worker:
             done += cut.end - cut.first
             if tick is not None:
                 tick(done)
-        return torch.cat(out).cpu().numpy()
+        return torch.cat(out)
 
     def block(self, shard: Shard) -> Block:
         """What the rows of a shard start from; the last block is kept."""
@@ -236,14 +243,15 @@ class Block:
 
     def _unedited_of(self, members: list[int]) -> Callable[[int, int], Base]:
         """What the unedited runs of these pairs predict at positions ``a … b−1``; kept for the next rows if they are few."""
-        lab, ids, at_read = self.worker.lab, self.ids[members], self.reader.kl_at_read
+        lab, at_read, chosen = self.worker.lab, self.reader.kl_at_read, upload(members, self.ids.device)
+        ids = self.ids[chosen]
         few = ids.numel() * vocabulary_size(lab) <= LOGITS_HELD
         if lab.can_resume and (at_read or not few):
-            leaving = self._leaving[members]
+            leaving = self._leaving[chosen]
             return lambda a, b: self._base(head(lab, leaving[:, a:b], ids, a))
         if self._unedited is None or self._unedited[0] != members:
             if lab.can_resume:
-                logits = head(lab, self._leaving[members], ids, 0)
+                logits = head(lab, self._leaving[chosen], ids, 0)
             else:
                 with lab.tape(Tape()), reading(lab, None):
                     logits = forward(lab, ids, last=at_read).logits
@@ -345,4 +353,5 @@ class Block:
 
 def _out_of_memory(error: BaseException) -> bool:
     """An accelerator's or the system's refusal of memory, in torch's words."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in REFUSALS)
