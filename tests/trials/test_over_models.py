@@ -21,11 +21,11 @@ import headlab
 from headlab import organisms, report
 from headlab.claims import ClaimError
 from headlab.engine.model import Lab, ModelError
-from headlab.experiments import documents, load
+from headlab.experiments import documents, load, plan
 from headlab.report.compared import compare
 from headlab.stats import Estimate
 from headlab.store import Store
-from headlab.trials import prompts
+from headlab.trials import prompts, subject
 from headlab.trials.cells import cells, lacking, one_cell
 from headlab.trials.check_cells import explained
 from headlab.trials.document import Document
@@ -318,6 +318,26 @@ def test_what_is_checked_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -
     revisions = read(BASE | {"over": {"revisions": ["step0", "step16"]}})
     assert "of the model that it will be given" in explained(revisions, None, Path(".")).lines["over"][0]
     assert explained(revisions, SERIES, Path(".")).lines["over"][0].startswith("2 trials")
+
+
+def test_a_dry_run_counts_the_worlds_that_run_in_all_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the sweeps of the trial itself, alternatives all run."""
+    data = {**BASE, "reference": {"redraw": "named", "match": ["layer"], "n": 20}, "decide": "fixed"}
+    data["predictions"] = [LOST, {"statistic": "rank:recovery:put", "op": "rank<", "threshold": 0.1}]
+    seen: set[str] = set()
+    real = subject.sweep
+
+    def counted(lab: Any, pairs: Any, worlds: Any, **more: Any) -> Any:
+        seen.update(w.name for w in worlds if w.name != subject.UNEDITED)
+        return real(lab, pairs, worlds, **more)
+
+    monkeypatch.setattr(subject, "sweep", counted)
+    one = plan(data, TWO[0])
+    assert not seen
+    headlab.trial(data, TWO[0], store=tmp_path)
+    assert one["worlds"] == len(seen) > 20 and one["rows"] >= one["worlds"] * BASE["pairs"]
+    both = plan(data | {"over": {"models": TWO}}, None)
+    assert both["cells"] == 2 and both["worlds"] == 2 * one["worlds"] and both["passes"] >= 2 * one["passes"]
 
 
 def test_where_tokenizers_differ_all_cells_read_what_each_can_take(shared: Path) -> None:

@@ -95,7 +95,7 @@ def trial(
                     partial(documents.trial, doc, given, cell.model, one, changes=changes, own=drawn, folder=folder),
                 )
             )
-            _free()
+            free()
             _refuse_again(doc, made)
         found = Over(changed, made)
         tables = {name: run.table(name, frame) for name, frame in found.tables().items()}
@@ -140,7 +140,7 @@ def _cell(cell: Cell, tried: Any) -> Tried:
         return Tried(cell, None, " ".join(str(error).split()))
 
 
-def _free() -> None:
+def free() -> None:
     """What the last model held goes before the next is loaded."""
     gc.collect()
     if torch.cuda.is_available():

@@ -14,7 +14,7 @@ from headlab.engine import scale
 from headlab.engine.limits import beyond
 from headlab.engine.model import Lab
 from headlab.engine.run import Engine
-from headlab.experiments import documents, null_rates, over_models
+from headlab.experiments import documents, null_rates, over_models, planning
 from headlab.experiments.fitting import check_fit, check_prompts
 from headlab.experiments.known import adjusted, builtin_claims, find_claim
 from headlab.experiments.subsets import reanalysis, simulator
@@ -212,21 +212,26 @@ def _tried(claim: Any, model: Any, how: How, changes: Mapping[str, Any], amend: 
 
 
 def plan(
-    claim: Claim | str | Path,
+    claim: Claim | Document | Mapping[str, object] | str | Path,
     model: Any,
     *,
     prompts: PromptSet | Path | str | tuple[Any, Any] | None = None,
     memory: int | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """What a trial would take, without running it: passes, rows, memory, seconds (from one timed batch)."""
+    """What a trial would take, without running it: passes, rows, memory, seconds (from one timed batch); of a document at
+    most, over models or revisions in all of them."""
     from headlab.engine.run import dry_run
     from headlab.prompts import encode
 
     names = ("protocol", "layer", "pairs", "seed", "pool", "matched_sets", "decide")
     changes = {k: options.pop(k, None) for k in names}
+    amend = options.pop("amend", None)
     for name in ("store", "progress", "engine", "workers", "address"):
         options.pop(name, None)
+    if isinstance(found := find_claim(claim), Document):
+        how = planning.told(memory, options)
+        return planning.plan(found, claim, model, how, changes={**changes, "amend": amend}, own=prompts)
     chosen, lab, test, selection = _prepared(claim, model, prompts, options, changes)
     if isinstance(lab, Thinker):
         raise ClaimError(f"{chosen.id} runs the latent loop, whose passes --dry-run does not count")

@@ -7,10 +7,9 @@ never dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 
@@ -101,7 +100,8 @@ class Over:
         """The middle of the models, and the share of variance that is between them.  Undefined for fewer than two models, and
         where a cell cannot decide."""
         found = [t.found(statistic) for t in self.tried]
-        lacks = next((f"{t.cell.name}: {e.note}" for t, e in zip(self.tried, found, strict=True) if not _known(e)), "")
+        notes = [(t.cell.name, _estimate(e)) for t, e in zip(self.tried, found, strict=True)]
+        lacks = next((f"{name}: {e.note}" for name, e in notes if not e.defined), "")
         if why := self.alone or lacks:
             nothing = Estimate.undefined(UNIT, len({t.cell.model for t in self.tried}), why, method="random effects")
             return nothing, nothing
@@ -179,7 +179,9 @@ class Over:
 
     def reading(self) -> Reading:
         """The binding reading."""
-        estimates = [NamedEstimate(name=p.statistic, label=s, estimate=_plain(e)) for p, s, e in self.findings()]
+        estimates = [
+            NamedEstimate(name=p.statistic, label=s, estimate=_estimate(e).to_dict()) for p, s, e in self.findings()
+        ]
         for a in self.pooled:
             name = f"between:{a.prediction.statistic}"
             label = f"share of the variance of {words.said(a.read)} that is between models"
@@ -273,10 +275,6 @@ def _known(e: Found) -> bool:
 
 def _estimate(e: Found) -> Estimate:
     return e.estimate if isinstance(e, Rank) else e
-
-
-def _plain(e: Found) -> Mapping[str, Any]:
-    return _estimate(e).to_dict()
 
 
 __all__ = ["Over", "Tried"]

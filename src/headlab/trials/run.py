@@ -292,15 +292,9 @@ class Trial:
     def _measure_alternatives(self, others: list[Arms], sets: Sequence[Heads], seen: Measured, mark: str) -> Measured:
         """The worlds of ranked expressions for every redrawn document, measured by the readouts that ranks read; ``others``
         grows by their arms."""
-        ranked = [a.read for a in self.asked if a.read.rank or self.stand_ins is None]
-        worlds = sorted({t.world for r in ranked for t in r.terms})
+        ranked = self._read_of_alternatives
         readouts = {name_of(self.doc, t.readout) for r in ranked for t in r.terms}
-        assert self.doc.reference is not None
-        redraws = [{self.doc.reference.redraw: s} for s in sets]
-        made: list[Arms] = []
-        for redraw, resolved in zip(redraws, self.choices.resolve(redraws), strict=True):
-            found = self.compiled(resolved, worlds, redraw)
-            made.append({w: self._only(ranked, w, found[w]) for w in worlds})
+        made = self.redrawn(sets)
         run: dict[str, Any] = {w.name: w for arms_ in made for each in arms_.values() for a in each for w in a.draws}
         known = set.intersection(*(set(seen.place[r]) for r in readouts)) if readouts else set()
         others += made
@@ -311,6 +305,20 @@ class Trial:
             eligible, seen = seen.eligible, seen.joined(seen_more)
             seen.eligible = eligible
         return seen
+
+    @property
+    def _read_of_alternatives(self) -> list[Expression]:
+        return [a.read for a in self.asked if a.read.rank or self.stand_ins is None]
+
+    def redrawn(self, some: Sequence[Heads]) -> list[Arms]:
+        """The arms of every redrawn document that ranked expressions read."""
+        assert self.doc.reference is not None
+        ranked, redraws = self._read_of_alternatives, [{self.doc.reference.redraw: s} for s in some]
+        worlds, made = sorted({t.world for r in ranked for t in r.terms}), []
+        for redraw, resolved in zip(redraws, self.choices.resolve(redraws), strict=True):
+            found = self.compiled(resolved, worlds, redraw)
+            made.append({w: self._only(ranked, w, found[w]) for w in worlds})
+        return made
 
     def _only(self, ranked: Sequence[Expression], world: str, found: list[Arm]) -> list[Arm]:
         """The cells of a world that ranks read."""
