@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ def test_the_null_is_brushed_and_heads_are_asked(browser: Any, file: Path) -> No
         page.mouse.down()
         page.mouse.move(plot["x"] + 0.98 * plot["width"], plot["y"] + 0.5 * plot["height"], steps=5)
         page.mouse.up()
-        expect(figure.locator("input.from")).not_to_have_value("")
+        page.wait_for_function("Number(document.querySelector('input.to').value) > 0.9")
         low = float(figure.locator("input.from").input_value())
         expect(figure.locator(".sets tbody tr:visible")).to_have_count(sum(v >= low for v in values))
         first, told = page.locator("a.head").first, page.locator(".told")
@@ -205,3 +206,19 @@ def test_without_scripts_all_of_it_stands_there(browser: Any, file: Path) -> Non
         )
         page.locator("a.head").first.click()
         assert page.locator(".every-head tbody tr").first.is_visible()
+
+
+def test_on_paper_a_trial_is_short_and_shows_its_stills(browser: Any, file: Path, tmp_path: Path) -> None:
+    """At most three pages for this record (parity on an organism: six): stills for charts, nothing to touch, provenance open."""
+    with opened(browser) as page:
+        page.goto(file.as_uri())
+        sync.expect(page.locator(".live svg").first).to_be_visible()
+        pages = len(re.findall(rb"/Type\s*/Page\b", page.pdf()))
+        assert pages <= 3
+        page.emulate_media(media="print")
+        assert (
+            page.locator("img.still").first.is_visible() and page.locator("details.provenance table").first.is_visible()
+        )
+        assert not any(
+            page.locator(s).first.is_visible() for s in (".live", ".brush", ".saves", ".contents", ".sets summary")
+        )

@@ -11,6 +11,15 @@
 
   const specOf = (figure) => JSON.parse(figure.querySelector("script.spec").textContent);
 
+  // The chart library, unpacked when the first chart comes into view; the page's policy names it by its hash.
+  let library;
+  async function unpack() {
+    const packed = Uint8Array.from(atob(document.getElementById("charts").textContent), (c) => c.charCodeAt(0));
+    const code = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+    document.head.append(Object.assign(document.createElement("script"), { textContent: code }));
+  }
+  const charts = () => (library ||= unpack());
+
   async function draw(figure) {
     const host = figure.querySelector(".live");
     const spec = specOf(figure);
@@ -18,8 +27,9 @@
     const sets = figure.querySelector(".brush");
     const mark = { fill: "#5b9bd6", fillOpacity: 0.25, stroke: "#5b9bd6" };
     if (sets) spec.layer[0].params = [{ name: "brush", select: { type: "interval", encodings: ["x"], zoom: false, mark } }];
-    figure.classList.add("is-live");
     try {
+      await charts();
+      figure.classList.add("is-live");
       const { view } = await vegaEmbed(host, spec, {
         ...common,
         renderer: "svg",
@@ -34,6 +44,7 @@
   }
 
   async function save(figure, kind) {
+    await charts();
     const away = document.createElement("div");
     const spec = { ...specOf(figure), width: 640 };
     const { view } = await vegaEmbed(away, spec, { ...common, renderer: "canvas", config: themes.light });

@@ -15,7 +15,7 @@
       row, value: Number(row.cells[0].textContent), heads: headsOf(row.cells[1].textContent),
     }));
     const bound = (input, other) => (input.value === "" ? other : Number(input.value));
-    let view, drawing = false; // only a hand on the chart writes the numbers: a chart drawn anew has no brush yet
+    let view, drawing = false; // only a hand on the chart writes the numbers: not what was typed, not a chart drawn anew
 
     const tell = () => {
       const ends = [bound(from, -Infinity), bound(to, Infinity)];
@@ -29,6 +29,7 @@
       return every;
     };
     const typed = () => {
+      drawing = false;
       const every = tell();
       if (!every) sets.querySelector("details").open = true;
       if (view) {
@@ -43,9 +44,9 @@
     to.addEventListener("input", typed);
     sets.querySelector(".clear").addEventListener("click", () => { from.value = to.value = ""; typed(); });
     figure.querySelector(".live").addEventListener("pointerdown", () => { drawing = true; });
-    addEventListener("pointerup", () => setTimeout(() => { drawing = false; }, 100));
     figure.addEventListener("drawn", ({ detail }) => {
       view = detail;
+      drawing = false;
       view.addSignalListener("brush", (_, { bin }) => {
         if (!drawing) return;
         [from.value, to.value] = bin ? bin.map(shown) : ["", ""];
