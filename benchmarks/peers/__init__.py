@@ -41,6 +41,7 @@ METHODS: dict[str, Method] = {
         Method("pyvene-loop", "pyvene", ("Z", "last"), "IntervenableModel on base and source, one at a time", 1),
         Method("pyvene-rows", "pyvene", ("Z", "last"), "a batch with unit locations for each row, source given"),
         Method("headlab-single", "headlab", _ONE, "one sweep() for each intervention: what its set-up costs", 1),
+        Method("headlab-again", "headlab", _ONE, "the same on prompts that were swept before, as inside a trial", 1),
         Method("headlab", "headlab", _ALL, "one sweep() over the whole job, set-up included", whole=True),
     )
 }

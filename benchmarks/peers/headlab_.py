@@ -9,6 +9,7 @@ from benchmarks import models
 from benchmarks.jobs import Job, PromptPair
 from benchmarks.peers.common import Family, Lent
 from headlab.engine.model import open_model
+from headlab.engine.recall import recalling
 from headlab.engine.run import sweep
 from headlab.engine.selfcheck import prove
 from headlab.heads import Heads
@@ -44,6 +45,9 @@ class Driven(Family):
         return EncodedPair(plain, one(pair.clean), one(pair.corrupted))
 
     def run(self, job: Job, method: str, indices: Sequence[int], rows: int) -> list[float]:
+        if method == "headlab-again":  # as inside a trial, whose sweeps share what was read of their prompts
+            with recalling(self.lab, wide=False):
+                return self.run(job, "headlab-single", indices, rows)
         if method == "headlab-single" and len(indices) > 1:
             return [x for i in indices for x in self.run(job, method, [i], rows)]
         split = [job.split(i) for i in indices]

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import total_ordering
 from numbers import Integral
+from operator import attrgetter
 
 _NAME = re.compile(r"^L(\d+)H(\d+)$")
+_PLACE = attrgetter("layer", "index")
 
 
 @total_ordering
@@ -120,7 +122,7 @@ class Heads:
             raise ValueError(
                 f"Heads takes heads, [Head(1, 3), …], given {heads!r:.60}; Heads.parse('L1H3 L2H0') reads names"
             )
-        self._heads = tuple(sorted(set(some)))
+        self._heads = tuple(sorted(set(some), key=_PLACE))
 
     @classmethod
     def of(cls, layer: int, indices: Iterable[int]) -> Heads:
@@ -161,7 +163,8 @@ class Heads:
         return Heads((*self._heads, *other._heads))
 
     def __sub__(self, other: Heads) -> Heads:
-        return Heads(h for h in self._heads if h not in other._heads)
+        without = set(other._heads)
+        return Heads(h for h in self._heads if h not in without)
 
     def __str__(self) -> str:
         return " ".join(map(str, self._heads))

@@ -6,11 +6,14 @@ the same prompts.  Broken on purpose: a key without the batch (numbers of other 
 
 Looked for of the kind "something a number depends on changes between two looks": a weight written under no_grad, through
 ``.data``, through numpy, by swapping two rows; a buffer; a hook; a module's plain attribute; the config; another model's
-forward in the place of a module's; dropout switched on; threads.
+forward in the place of a module's; dropout switched on; threads.  Inside one trial: what the docket itself does to its model
+(re-indexing, scrambling, another head's weights, edits under which a copy of the Lab runs), a write under no_grad, a hook, a
+forward, dropout, a buffer, another parameter in a module's place, threads.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +25,12 @@ import torch
 from headlab.engine.captures import capture
 from headlab.engine.model import Lab, open_model
 from headlab.engine.recall import LIMIT, recall, recalling
-from headlab.engine.run import sweep
+from headlab.engine.reindexing import Relabelling, reindexed, scrambled
+from headlab.engine.run import plan_of, row_cost, sweep
+from headlab.engine.work import Worker
 from headlab.heads import Head, Heads
 from headlab.interventions import Intervention, World
+from headlab.measures.edited import edited
 from headlab.readouts import MARGIN, Readout
 
 PAIRS = tiny.equal_pairs(3) + tiny.equal_pairs(2, 7, 3)
@@ -49,6 +55,12 @@ def worlds(made: Lab, layer: int) -> list[World]:
 def table(made: Lab, layer: int = 1, readouts: Any = (MARGIN,)) -> np.ndarray:
     some = sweep(made, PAIRS, worlds(made, layer), readouts=readouts)
     return some.select_dtypes("number").to_numpy()
+
+
+def margins(made: Lab) -> np.ndarray:
+    """As :func:`table`, of two worlds."""
+    some = [World(w, (Intervention(Heads.of(1, [1, 3]), "z", w),)) for w in ("zero", "patch")]  # type: ignore[arg-type]
+    return sweep(made, PAIRS, some)[["clean", "corrupted", "edited"]].to_numpy()
 
 
 OTHERS = [pytest.param(f, marks=pytest.mark.accept) for f in tiny.FAMILIES if f != "gpt2"]
@@ -112,6 +124,96 @@ def test_after_an_exception_nothing_half_made_is_left(monkeypatch: pytest.Monkey
         assert np.array_equal(table(made), off) and np.array_equal(table(made), off)
 
 
+INSIDE = ("no_grad", "buffer", "hook", "forward", "dropout", "another parameter")
+
+
+@pytest.mark.parametrize("what", INSIDE)
+def test_what_a_trial_does_to_its_model_drops_what_was_kept(what: str) -> None:
+    """A sweep, the change, the same sweep, all inside: the numbers are those of the changed model."""
+    made = open_model(tiny.hf_model("llama"), tokenizer=tiny.words())
+    with recalling(made) as kept, torch.no_grad():
+        before = margins(made)
+        assert kept.bytes
+        CHANGES[what](made)
+        now, passes = margins(made), kept.passes
+        assert np.array_equal(margins(made), now) and kept.passes == passes
+    assert np.array_equal(now, margins(made))
+    assert np.array_equal(before, now) == (what == "dropout")
+
+
+def test_the_dockets_own_changes_of_weights_are_noticed_and_so_is_their_end() -> None:
+    made = tiny.lab("llama")
+    order = Relabelling(made.grid, tuple(tuple(range(made.grid.n_heads))[::-1] for _ in range(made.grid.n_layers)))
+    changes = [lambda: reindexed(made, order), lambda: scrambled(made, 1, range(made.grid.n_heads)[::-1])]
+    off = [margins(made)]
+    for change in changes:
+        with change():
+            off.append(margins(made))
+    with recalling(made):
+        found = [margins(made)]
+        for change in changes:
+            with change():
+                found.append(margins(made))
+        assert all(np.array_equal(a, b) for a, b in zip(found, off, strict=True))
+        assert np.array_equal(margins(made), off[0]) and not np.array_equal(off[1], off[0])
+
+
+def test_a_copy_of_a_lab_takes_nothing_from_it() -> None:
+    """Its passes run under edits: what the original kept is of other passes, and the other way round."""
+    made, some = tiny.lab("llama"), [p.clean for p in PAIRS[:3]]
+    copied = edited(made, {(1, "v"): torch.zeros_like})
+    plain, other = (capture(m, some, [(1, "z")])[1, "z"] for m in (made, copied))
+    with recalling(made), recalling(copied):
+        for _ in range(2):
+            for lab, wanted in ((made, plain), (copied, other)):
+                found = capture(lab, some, [(1, "z")])[1, "z"]
+                assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert all(not bool(x.any()) for x in other) and recall(copied) is not recall(made)
+    assert pickle.loads(pickle.dumps(recall(made))).bytes == 0
+
+
+def test_a_bound_of_memory_leaves_what_the_plan_does_not_take() -> None:
+    made = tiny.lab("llama")
+    off, some = table(made), worlds(made, 1)
+    plan = plan_of(made, PAIRS, some, tokens=None, memory=None)
+    least = plan.peak_bytes(row_cost(made))
+    bounds = [least + extra for extra in (0, 40_000, 2**20)]
+    with recalling(made, wide=False) as kept:
+        for bound in bounds:
+            kept.clear()
+            found = sweep(made, PAIRS, some, memory=bound).select_dtypes("number").to_numpy()
+            held = plan_of(made, PAIRS, some, tokens=None, memory=bound).peak_bytes(row_cost(made))
+            assert kept.bytes <= kept.most <= bound - held
+            assert np.allclose(found, off, rtol=1e-4, atol=1e-5)
+        assert kept.bytes, "a roomy bound keeps something"
+        kept.within(0)
+        assert not kept.bytes
+    kept.clear()
+
+
+def test_when_memory_runs_out_what_is_kept_goes_before_a_batch_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny.lab("llama")
+    off, real, refused = table(made), Worker._batch, []
+
+    def full(self: Worker, *args: Any) -> Any:
+        if recall(made).bytes:
+            refused.append(recall(made).bytes)
+            raise torch.OutOfMemoryError("as long as anything is kept")
+        return real(self, *args)
+
+    monkeypatch.setattr(Worker, "_batch", full)
+    with recalling(made):
+        found = sweep(made, PAIRS, worlds(made, 1))
+    assert refused and "halved" not in found.attrs
+    assert np.array_equal(found.select_dtypes("number").to_numpy(), off)
+    recall(made).within(None)
+
+
+def _other_parameter(made: Lab) -> None:
+    head: Any = made.model.lm_head
+    head.weight = torch.nn.Parameter(head.weight.flip(0).clone(), requires_grad=False)
+
+
 def _config(made: Lab) -> None:
     made.model.config.note = "another"
 
@@ -135,25 +237,21 @@ CHANGES: dict[str, Callable[[Lab], object]] = {
     "forward": lambda m: setattr(m.model.model.layers[1].mlp, "forward", lambda x: x),
     "config": _config,
     "dropout": _dropout,
+    "another parameter": _other_parameter,
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_whatever_changes_a_number_drops_what_was_kept(what: str) -> None:
     made = open_model(tiny.hf_model("llama"), tokenizer=tiny.words())
-    some = [World(w, (Intervention(Heads.of(1, [1, 3]), "z", w),)) for w in ("zero", "patch")]  # type: ignore[arg-type]
-
-    def margins() -> np.ndarray:
-        return sweep(made, PAIRS, some)[["clean", "corrupted", "edited"]].to_numpy()
-
     with recalling(made), torch.no_grad():
-        before = margins()
+        before = margins(made)
     with torch.no_grad():
         CHANGES[what](made)
-        off = margins()
+        off = margins(made)
         with recalling(made) as kept:
             assert kept.bytes == 0
-            assert np.array_equal(margins(), off)
+            assert np.array_equal(margins(made), off)
     assert np.array_equal(before, off) == (what in {"config", "dropout"})
 
 

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations, product
 
 from headlab.heads import Grid, Head, Heads
@@ -42,6 +43,7 @@ def _one_layer(heads: Heads) -> int:
     return heads.layers[0]
 
 
+@lru_cache(maxsize=4)  # the looks, numbers, tables and figures of one trial ask for the same ones
 def matched_sets(grid: Grid, observed: Heads, *, n: int, seed: int) -> Matched:
     """Size- and KV-matched sets: all of them when there are at most ``2 n``, else ``n`` distinct random ones.
 
@@ -64,6 +66,7 @@ def matched_sets(grid: Grid, observed: Heads, *, n: int, seed: int) -> Matched:
     return Matched(tuple(sets), False, total)
 
 
+@lru_cache(maxsize=2**12)
 def complement(grid: Grid, heads: Heads) -> Heads:
     """The other heads of the same layer."""
     layer = _one_layer(heads)

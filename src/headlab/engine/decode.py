@@ -21,6 +21,7 @@ from headlab.engine.between import turning_point
 from headlab.engine.edits import Rows, Source, upload
 from headlab.engine.model import Lab, loaded
 from headlab.engine.passes import EngineError, cache_of, forward
+from headlab.engine.recall import steady
 from headlab.engine.resume import edits_of
 from headlab.engine.run import plan_of
 from headlab.engine.work import Worker, check_fired, tables_of
@@ -45,6 +46,7 @@ def stop_ids(lab: Lab) -> frozenset[int]:
 
 
 @torch.inference_mode()
+@steady
 def generate(
     lab: Lab,
     pairs: Sequence[EncodedPair],

@@ -1,23 +1,27 @@
-"""What passes over unedited prompts gave, kept from one look to the next, so that the next costs only the edited pass.
+"""What passes over unedited prompts gave, kept from one sweep or look to the next, so that the next costs only the edited pass.
 
-Inside :func:`recalling`, activations and readouts of unedited prompts are kept by the tokens of their batch and handed on
-when the same batch is asked for again: the same tensors, so the same numbers, bit for bit (law 1).  A pass keeps the other
-layers' activations of the same kinds, too, since the next look is at another head.  Outside nothing is kept, and no trial
-looks here.
+Inside :func:`recalling` (every trial, every look), activations and readouts of unedited prompts are kept by the tokens of
+their batch and handed on when the same batch is asked for again: the same tensors, so the same numbers, bit for bit (law 1;
+the same prompts in other batches run again).  A look keeps the other layers' activations of the same kinds, too, since the
+next one is at another head.  Outside nothing is kept.
 
 Everything is dropped when anything of :func:`mark` differs: a weight or buffer (their contents, however they were written),
-the config, a plain attribute or a hook of any module, dtype, device, threads.  What is oldest goes when ``limit`` bytes are full.
+the config, a plain attribute or a hook of any module, dtype, device, threads.  It is taken at every entry, and inside wherever
+:func:`pulse` differs: what a trial does to its own model shows there, unless it writes past torch (``.data``, numpy).  What is
+oldest goes when ``limit`` bytes are full, or what a plan leaves of a bound of memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -37,19 +41,38 @@ _WORDS = 1024
 _PLAIN = (bool, int, float, str, type(None))
 
 Made = TypeVar("Made")
+Given = ParamSpec("Given")
 Site = tuple[int, str] | int
 """(layer, site), or a layer: what enters it."""
 
 
 class Recall:
-    """Kept values by key, the oldest out first.  ``limit``: bytes (0 keeps nothing); ``bytes``: what is kept; ``passes``:
-    how many batches were run because they were not there."""
+    """Kept values by key, the oldest out first.  ``limit``: bytes (0 keeps nothing), ``room``: what a bound of memory leaves
+    of them; ``bytes``: what is kept; ``passes``: how many batches were run because they were not there; ``owner``: whose they
+    are (a copy of a Lab begins anew: its passes may run under edits); ``wide``: other layers are kept, too."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit, self.bytes, self.passes = limit, 0, 0
-        self.mark, self.open = b"", False
+        self.room: int | None = None
+        self.owner: weakref.ref[Lab] | None = None
+        self.mark = b""
+        self.pulse: tuple[object, ...] = ()
+        self.open, self.steady, self.wide = False, False, True
         self._kept: OrderedDict[object, tuple[Any, dict[int, int]]] = OrderedDict()
         self._held: Counter[int] = Counter()
+
+    def __reduce__(self) -> tuple[type[Recall], tuple[int]]:
+        return Recall, (self.limit,)
+
+    @property
+    def most(self) -> int:
+        """Bytes that may be kept."""
+        return self.limit if self.room is None else min(self.limit, self.room)
+
+    def within(self, room: int | None) -> None:
+        """From now on no more than ``room`` bytes (None: no other bound than ``limit``)."""
+        self.room = None if room is None else max(0, room)
+        self._make_room()
 
     def get(self, key: object) -> Any:
         """What is kept under ``key``, or None."""
@@ -59,14 +82,17 @@ class Recall:
         return self._kept[key][0]
 
     def put(self, key: object, value: Any) -> None:
-        """Keep a value; what is oldest goes to make room.  One of more than ``limit`` is not kept."""
+        """Keep a value; what is oldest goes to make room.  One of more than :attr:`most` is not kept."""
         parts = dict(_storages(value))
-        if sum(parts.values()) > self.limit or key in self._kept:
+        if sum(parts.values()) > self.most or key in self._kept:
             return
         self._kept[key] = (value, parts)
         self.bytes += sum(size for at, size in parts.items() if not self._held[at])
         self._held.update(parts.keys())
-        while self.bytes > self.limit:
+        self._make_room()
+
+    def _make_room(self) -> None:
+        while self.bytes > self.most:
             _, (_, old) = self._kept.popitem(last=False)
             self._held.subtract(old.keys())
             self.bytes -= sum(size for at, size in old.items() if not self._held[at])
@@ -80,23 +106,57 @@ class Recall:
 
 def recall(lab: Lab) -> Recall:
     """The one of a model; ``recall(lab).limit`` may be set, ``recall(lab).clear()`` empties it."""
-    return lab.info.setdefault("_recall", Recall())
+    kept = lab.__dict__.get("_recall")
+    if kept is None or kept.owner is None or kept.owner() is not lab:
+        kept = lab.__dict__["_recall"] = Recall()
+        kept.owner = weakref.ref(lab)
+    return kept
 
 
 @contextmanager
-def recalling(lab: Lab) -> Iterator[Recall]:
-    """Inside, captures of unedited prompts are kept and handed on.  May be entered inside itself."""
+def recalling(lab: Lab, *, wide: bool = True, memory: int | None = None) -> Iterator[Recall]:
+    """Inside, captures of unedited prompts are kept and handed on.  May be entered inside itself.
+
+    ``wide``: a pass keeps all layers.  ``memory``: a bound in bytes; until a plan says what it leaves, a third is kept.
+    """
     kept = recall(lab)
     if kept.open:
         yield kept
         return
-    if kept.mark != (now := mark(lab)):
-        kept.clear()
-    kept.mark, kept.open = now, True
+    kept.within(None if memory is None else memory // 3)
+    kept.pulse = ()
+    kept.open, kept.wide = True, wide
     try:
+        _look(lab, kept)
         yield kept
     finally:
         kept.open = False
+
+
+def steady(run: Callable[Given, Made]) -> Callable[Given, Made]:
+    """A function of a Lab that changes nothing of the model: inside, the pulse is felt once, at the beginning."""
+
+    @wraps(run)
+    def once(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+        kept = recall(args[0]) if args and isinstance(args[0], Lab) else None
+        if kept is None or not kept.open or kept.steady:
+            return run(*args, **kwargs)
+        _look(args[0], kept)
+        kept.steady = True
+        try:
+            return run(*args, **kwargs)
+        finally:
+            kept.steady = False
+
+    return once
+
+
+def _look(lab: Any, kept: Recall) -> None:
+    """Drop everything if the model is no longer what it was."""
+    if not kept.steady and kept.pulse != (now := pulse(lab)):
+        if kept.mark != (whole := mark(lab)):
+            kept.clear()
+        kept.pulse, kept.mark = now, whole
 
 
 def remembered(lab: Lab, named: Callable[[], tuple[object, ...]], make: Callable[[], Made]) -> Made:
@@ -104,6 +164,7 @@ def remembered(lab: Lab, named: Callable[[], tuple[object, ...]], make: Callable
     kept = recall(lab)
     if not kept.open:
         return make()
+    _look(lab, kept)
     key = named()
     if (found := kept.get(key)) is None:
         kept.passes += 1
@@ -119,13 +180,14 @@ def observed(
     kept = recall(lab)
     if not kept.open or not sites:
         return run(sites)
+    _look(lab, kept)
     apart = frozenset(s for s in sites if isinstance(s, tuple) and s[1] in OWN_WAY)
     name = (tuple(ids.shape), ids.cpu().numpy().tobytes(), apart)
     found = {site: kept.get((name, site)) for site in sites}
     if all(x is not None for x in found.values()):
         return found
-    more = set(sites) if apart else {*sites, *_of_other_layers(lab, sites)}
-    if ids.numel() * sum(_width(lab, site) for site in more) > kept.limit // 2:
+    more = {*sites, *_of_other_layers(lab, sites)} if kept.wide and not apart else set(sites)
+    if ids.numel() * sum(_width(lab, site) for site in more) > kept.most // 2:
         more = set(sites)
     made = run(more)
     kept.passes += 1
@@ -161,6 +223,19 @@ def _storages(value: Any) -> Iterator[tuple[int, int]]:
             yield from _storages(one)
 
 
+def pulse(lab: Lab) -> tuple[object, ...]:
+    """What tells at next to no cost that :func:`mark` may differ: which tensors the modules hold and how often torch has
+    written into them, hooks, modes, the fingerprint, threads.  Buffers that passes change and get back are left out."""
+    out: list[object] = [lab.fingerprint, torch.get_num_threads(), torch.get_float32_matmul_precision()]
+    passing = {(id(module), name) for module, name, _ in lab.between}
+    for module in lab.model.modules():
+        out += (module.training, *module._forward_hooks, *module._forward_pre_hooks, id(module.__dict__.get("forward")))
+        for name, value in chain(module._parameters.items(), module._buffers.items()):
+            if value is not None and (id(module), name) not in passing:
+                out += (id(value), 0 if value.is_inference() else value._version)
+    return tuple(out)
+
+
 @torch.no_grad()
 def mark(lab: Lab) -> bytes:
     """A digest of everything that activations of a prompt depend on, as the model is now.
@@ -177,6 +252,9 @@ def mark(lab: Lab) -> bytes:
         hooks = [*module._forward_hooks, *module._forward_pre_hooks, id(module.__dict__.get("forward"))]
         digest.update(repr((name, sorted(plain.items()), hooks)).encode())
     for name, value in chain(lab.model.named_parameters(), lab.model.named_buffers()):
+        if value.is_meta:  # offloaded: its name and size
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype} elsewhere".encode())
+            continue
         flat = value.detach().contiguous().view(-1).view(torch.uint8)
         whole = flat.numel() // (8 * _WORDS) * 8 * _WORDS
         if flat.data_ptr() % 8 or flat.storage_offset() % 8:

@@ -25,6 +25,7 @@ from headlab.engine.model import Lab, loaded
 from headlab.engine.passes import EngineError
 from headlab.engine.plan import Abilities, Batch, Cost, Plan, Shard, make_plan
 from headlab.engine.reader import HELD_BYTES, LOGITS_HELD, vocabulary_size
+from headlab.engine.recall import recall, steady
 from headlab.engine.resume import linear
 from headlab.engine.work import Worker
 from headlab.interventions import InterventionError, World
@@ -157,7 +158,7 @@ def plan_of(
         longest = max(len(p.corrupted.ids) for p in pairs)
         cached = cost.per_cached * cost.layers * (longest + decoding) // longest
         cost = replace(cost, per_cached=cached, logits=2 * size * vocabulary_size(lab))
-    return make_plan(
+    plan = make_plan(
         pairs,
         worlds,
         cost,
@@ -169,6 +170,8 @@ def plan_of(
         marks=[material.mark(w) for w in worlds],
         tag="" if tuple(readouts) == (MARGIN,) else json.dumps([r.plain() for r in readouts]),
     )
+    recall(lab).within(None if memory is None else memory - plan.peak_bytes(cost))
+    return plan
 
 
 def _per_token(pairs: Sequence[EncodedPair], readouts: Sequence[Readout]) -> bool:
@@ -182,6 +185,7 @@ def _per_token(pairs: Sequence[EncodedPair], readouts: Sequence[Readout]) -> boo
     return "loss" in kinds or ("kl" in kinds and without > 0)
 
 
+@steady
 def sweep(
     lab: Lab,
     pairs: Sequence[EncodedPair],
@@ -245,9 +249,7 @@ def sweep(
     job = Job(tuple(pairs), tuple(worlds), plan, flight, readouts, material or Material())
     for made in (engine or here)(lab, job, todo, lambda n: progress(what, done + n, plan.rows)):
         i, j = zip(*made.shard.rows, strict=True)
-        numbers = dict(zip(columns, np.asarray(made.edited).reshape(len(i), -1).T, strict=True))
-        frame = pd.DataFrame({"pair": i, "world": [names[k] for k in j], **numbers})
-        name = f"{what}-{made.shard.name}"
+        numbers, name = np.asarray(made.edited).reshape(len(i), -1), f"{what}-{made.shard.name}"
         if made.halvings:
             halved.append(name)
             if keep:
@@ -255,27 +257,30 @@ def sweep(
                     f"shard {name!r} ran out of memory and was run in smaller batches ({made.halvings} halvings): its "
                     "rows equal an unhalved run to the tolerance of law 1, not bit for bit"
                 )
-        put(keep.store(name, frame) if keep else frame)
+        if keep is None:
+            edited[i, j] = numbers
+            continue
+        rows = {"pair": i, "world": [names[k] for k in j], **dict(zip(columns, numbers.T, strict=True))}
+        put(keep.store(name, pd.DataFrame(rows)))
     for j, original in plan.same.items():
         edited[:, j] = edited[:, original]
     if np.isnan(edited).any():
         raise EngineError(f"{int(np.isnan(edited).sum())} of {edited.size} rows have no number")
     which = np.repeat(np.arange(len(pairs)), len(worlds))
-    table = pd.DataFrame(
-        {
-            "pair": which,
-            "pair_id": [pairs[i].pair.id for i in which],
-            "cluster": [pairs[i].pair.cluster or pairs[i].pair.id for i in which],
-            "world": names * len(pairs),
-        }
-    )
+    found: dict[str, Any] = {
+        "pair": which,
+        "pair_id": [p.pair.id for p in pairs for _ in worlds],
+        "cluster": [p.pair.cluster or p.pair.id for p in pairs for _ in worlds],
+        "world": names * len(pairs),
+    }
     for n, column in enumerate(columns):
         mark = column.removeprefix("edited")
-        table[f"clean{mark}"] = clean[which, n]
-        table[f"corrupted{mark}"] = corrupted[which, n]
-        table[column] = edited[:, :, n].ravel()
+        found[f"clean{mark}"] = clean[which, n]
+        found[f"corrupted{mark}"] = corrupted[which, n]
+        found[column] = edited[:, :, n].ravel()
     if any(r.kind in PER_TOKEN for r in readouts) and _per_token(pairs, readouts):
-        table["tokens"] = [max(1, len(pairs[i].corrupted.ids) - pairs[i].corrupted.scored) for i in which]
+        found["tokens"] = [max(1, len(p.corrupted.ids) - p.corrupted.scored) for p in pairs for _ in worlds]
+    table = pd.DataFrame(found)
     if halved:
         table.attrs["halved"] = halved
     return table

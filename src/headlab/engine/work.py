@@ -23,6 +23,7 @@ from headlab.engine.paths import computed, kept_of, runs_of
 from headlab.engine.plan import Plan, Shape, Shard
 from headlab.engine.populations import Lender, key_of
 from headlab.engine.reader import LOGITS_HELD, Base, Reader, head, nats, normaliser, positions, vocabulary_size
+from headlab.engine.recall import recall
 from headlab.engine.resume import (
     Corrupted,
     Deltas,
@@ -124,9 +125,14 @@ class Worker:
                     "dtype, a larger device, or several devices (device_map)"
                 ) from error
         # outside the except clause: its traceback would keep the tensors of the failed batch alive
+        kept = recall(self.lab)
+        again = kept.bytes > 0
+        kept.within(0)  # what is kept of other sweeps goes first, and the same batch is tried again
         gc.collect()
         if self.lab.device.type == "cuda":
             torch.cuda.empty_cache()
+        if again:
+            return self._careful(shard, rows, start)
         self.halvings += 1
         self._limit = -(-len(rows) // 2)
         return self._careful(shard, rows, start)

@@ -23,7 +23,11 @@ SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down"
 def data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
     import altair as alt
 
-    return alt.InlineData(values=[{k: finite(v) for k, v in row.items()} for row in rows])
+    class Values(alt.InlineData):
+        def __deepcopy__(self, memo: object) -> Values:  # charts are put together by copies; the rows stay as they are
+            return self
+
+    return Values(values=[{k: finite(v) for k, v in row.items()} for row in rows])
 
 
 def finite(value: Any) -> Any:

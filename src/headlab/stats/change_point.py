@@ -144,14 +144,12 @@ def change_point(
             kind, noise, False, Estimate.undefined("looks", n, reason), None, None, None, (), n, alpha, seed, reason
         )
     y, after = _observations(x, kind)
-    spread = float(((y - y.mean()) ** 2).sum())
-    if spread <= _TINY**2 * max(1.0, float(np.abs(x).max()) ** 2):
-        p = Estimate(1.0, 1.0, 1.0, n, "looks", "nothing differs")
+    if (scaled := _scaled(x, y)) is None:
         return ChangePoint(
             kind,
             noise,
             False,
-            p,
+            _nothing(n),
             0.0,
             None,
             None,
@@ -161,11 +159,46 @@ def change_point(
             seed,
             "no change: " + ("every look gives the same value" if kind == "level" else "every difference is the same"),
         )
-    y = (y - y.mean()) / np.sqrt(spread)  # p and the set do not depend on unit or origin
     drifts = None
-    if drift and kind == "level":
-        drifts = change_point(x, at, seed=seed, kind="jump", draws=draws, alpha=alpha).p
-    return _read(x, at, y, after, kind, noise, least, draws, alpha, seed, drifts)
+    if drift and kind == "level":  # a jump's p alone, not where it lies
+        steep, places = _observations(x, "jump")
+        jumps = _scaled(x, steep)
+        drifts = _nothing(n) if jumps is None else _whether(jumps, places, "heavy", draws, alpha, seed)[0]
+    return _read(x, at, scaled, after, kind, noise, least, draws, alpha, seed, drifts)
+
+
+def _scaled(x: Floats, y: Floats) -> Floats | None:
+    """``y`` with mean 0 and sum of squares 1, None where nothing differs: p and the set do not depend on unit or origin."""
+    spread = float(((y - y.mean()) ** 2).sum())
+    still = spread <= _TINY**2 * max(1.0, float(np.abs(x).max()) ** 2)
+    return None if still else (y - y.mean()) / np.sqrt(spread)
+
+
+def _nothing(n: int) -> Estimate:
+    return Estimate(1.0, 1.0, 1.0, n, "looks", "nothing differs")
+
+
+def _whether(
+    y: Floats, after: Bools, noise: Noise, draws: int, alpha: float, seed: int
+) -> tuple[Estimate, Floats, np.random.Generator]:
+    """p of any change at all, the residual sum of squares of each gap, and the generator as the null left it."""
+    rng = np.random.default_rng(seed)
+    residual = _residuals(y[None], after)[0]
+    smallest = float(residual.min())
+    whole_null, enumerated = _null(y, noise, draws, rng)
+    p = rank(
+        smallest,
+        _residuals(whole_null, after).min(1),
+        enumerated=enumerated,
+        tail="less",
+        alpha=alpha,
+        unit="orders of the looks" if noise == "any" else "series without a change",
+    ).estimate
+    if noise == "heavy" and p.low is not None:
+        light = _null(y, "normal", draws, np.random.default_rng(seed))[0]
+        lowest = rank(smallest, _residuals(light, after).min(1), enumerated=False, tail="less", alpha=alpha).low
+        p = replace(p, low=min(p.low, lowest), note=f"{p.note}; down to that of normal noise")
+    return p, residual, rng
 
 
 def _read(
@@ -181,19 +214,9 @@ def _read(
     seed: int,
     drifts: Estimate | None,
 ) -> ChangePoint:
-    rng = np.random.default_rng(seed)
-    residual = _residuals(y[None], after)[0]
+    p, residual, rng = _whether(y, after, noise, draws, alpha, seed)
     best = int(residual.argmin())
     smallest = float(residual[best])
-    whole_null, enumerated = _null(y, noise, draws, rng)
-    p = rank(
-        smallest,
-        _residuals(whole_null, after).min(1),
-        enumerated=enumerated,
-        tail="less",
-        alpha=alpha,
-        unit="orders of the looks" if noise == "any" else "series without a change",
-    ).estimate
     raw, _ = _observations(x, kind)
     size = float(raw[after[best]].mean() - raw[~after[best]].mean())
     shift = _SIDE if kind == "level" else 1
@@ -201,10 +224,6 @@ def _read(
     shares = [_share(y, after, i, smallest, noise, draws, rng) for i in range(len(after))]
     kept = tuple((*gap, share) for gap, share in zip(gaps, shares, strict=True))
     inside = [i for i, share in enumerate(shares) if share > alpha]
-    if noise == "heavy" and p.low is not None:
-        light = _null(y, "normal", draws, np.random.default_rng(seed))[0]
-        lowest = rank(smallest, _residuals(light, after).min(1), enumerated=False, tail="less", alpha=alpha).low
-        p = replace(p, low=min(p.low, lowest), note=f"{p.note}; down to that of normal noise")
     alone = p.high is not None and p.high < alpha
     if drifts is not None and drifts.high is not None and p.high is not None:
         p = replace(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from headlab.claims import Claim, Protocol
 from headlab.effects import Progress, Table, quiet
@@ -22,6 +24,9 @@ from headlab.tasks.grading import grade
 
 if TYPE_CHECKING:
     from headlab.trials.experiment import Entry
+
+MOST_DRAWN = 32
+_DRAWN: WeakKeyDictionary[Any, dict[object, PromptSet]] = WeakKeyDictionary()
 
 
 @dataclass
@@ -127,15 +132,25 @@ def draw(
 
 
 def _decimals(claim: Claim, n: int, tokenizer: Any) -> PromptSet:
+    """Pairs of the task; those drawn before with the same tokenizer are handed on (a scorecard asks for them every time)."""
     t = claim.task
-    return decimals(
-        min(n, capacity(t.category, t.split, tokenizer) // 2),  # type: ignore[arg-type]
-        clean=t.clean,
-        corrupted=t.corrupted,
-        category=t.category,  # type: ignore[arg-type]
-        wording=t.wording,  # type: ignore[arg-type]
-        corruption=t.corruption,
-        split=t.split,
-        seed=claim.seed,
-        tokenizer=tokenizer,
-    )
+    known: dict[object, PromptSet] = {}
+    with suppress(TypeError):  # what cannot be kept by a tokenizer is drawn each time
+        known = _DRAWN.setdefault(tokenizer, known)
+    template = repr(getattr(tokenizer, "chat_template", None))
+    key = (n, claim.seed, t.model_dump_json(), template, len(tokenizer) if hasattr(tokenizer, "__len__") else 0)
+    if key not in known:
+        if len(known) == MOST_DRAWN:
+            known.clear()
+        known[key] = decimals(
+            min(n, capacity(t.category, t.split, tokenizer) // 2),  # type: ignore[arg-type]
+            clean=t.clean,
+            corrupted=t.corrupted,
+            category=t.category,  # type: ignore[arg-type]
+            wording=t.wording,  # type: ignore[arg-type]
+            corruption=t.corruption,
+            split=t.split,
+            seed=claim.seed,
+            tokenizer=tokenizer,
+        )
+    return known[key]

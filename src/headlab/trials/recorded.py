@@ -13,6 +13,7 @@ from headlab.claims import ClaimError
 from headlab.effects import Progress, quiet
 from headlab.engine.identity import identity
 from headlab.engine.model import Lab
+from headlab.engine.recall import recalling
 from headlab.engine.scale import Choice
 from headlab.prompts import PromptSet
 from headlab.store import Record, Result, Run, Store, content_hash
@@ -164,7 +165,8 @@ def recorded(
     with home.open(kind=how.kind, slug=tried.slug, title=title, inputs=known, draft=draft) as run, how.where:  # type: ignore[arg-type]
         if run.finished is not None:
             return handed_on(home, run.finished)
-        found = find(run)
+        with recalling(tried.lab, wide=False, memory=how.memory):  # no unedited prompt twice
+            found = find(run)
         if how.looked:
             found.notes = [looked_words(how.looked), *found.notes]
         record = finished(run, found, draft["settings"])
