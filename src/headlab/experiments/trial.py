@@ -213,7 +213,7 @@ def _tried(claim: Any, model: Any, how: How, changes: Mapping[str, Any], amend: 
 
 def plan(
     claim: Claim | Document | Mapping[str, object] | str | Path,
-    model: Any,
+    model: Any = None,
     *,
     prompts: PromptSet | Path | str | tuple[Any, Any] | None = None,
     memory: int | None = None,
