@@ -222,3 +222,36 @@ def test_on_paper_a_trial_is_short_and_shows_its_stills(browser: Any, file: Path
         assert not any(
             page.locator(s).first.is_visible() for s in (".live", ".brush", ".saves", ".contents", ".sets summary")
         )
+
+
+def test_a_scorecard_opens_with_its_verdicts_and_is_sorted(
+    browser: Any, make_record: MakeRecord, tmp_path: Path
+) -> None:
+    """Grouped by verdict in the order of verdicts, the strip leading to each group; a heading sorts up, down and back; what has
+    no p stands last; a stranger's words stay words; without scripts the groups stand there."""
+    base = {"published": "", "effect": HOSTILE, "controls": "2 of 2", "p_holm": 1.0}
+    told = [("refuted", "b", 0.5), ("upheld", "c", 0.03), ("refuted", "a", math.nan), ("upheld", HOSTILE, 0.2)]
+    rows = [base | {"id": "", "experiment": e, "claim": f"claim {e}", "outcome": o, "p": p} for o, e, p in told]
+    record = make_record(kind="run", slug="scorecard", claim=None, readings=[], figures=[], notes=["4 claims."])
+    path = tmp_path / "card.html"
+    path.write_text(report.page(record, {"scorecard": pd.DataFrame(rows)}), encoding="utf-8")
+    for scripts in (False, True):
+        with opened(browser, java_script_enabled=scripts) as page:
+            page.goto(path.as_uri())
+            names = page.locator("table.sortable tbody tr:not(.group) th")
+            assert page.locator(".group").all_text_contents() == ["Upheld: 2 of 4", "Refuted: 2 of 4"]
+            assert [re.findall(r"Upheld|Refuted|\d", t) for t in page.locator(".strip a").all_text_contents()] == [
+                ["Upheld", "2"],
+                ["Refuted", "2"],
+            ]
+            grouped = ["c", HOSTILE, "b", "a"]
+            assert names.all_text_contents() == grouped
+            if scripts:
+                by_p = page.get_by_role("button", name="Rank p")
+                for said, order in (("ascending", ["c", HOSTILE, "b", "a"]), ("descending", ["b", HOSTILE, "c", "a"])):
+                    by_p.press("Enter")
+                    assert page.locator("th[aria-sort]").get_attribute("aria-sort") == said
+                    assert names.all_text_contents() == order and page.locator(".group").count() == 0
+                by_p.press("Enter")
+                assert names.all_text_contents() == grouped and page.locator(".group").count() == 2
+                held(page)

@@ -33,8 +33,11 @@ def scorecard(record: Record, tables: Mapping[str, Any], children: Sequence[Reco
     """One row for each claim of the docket, as the record's table ``scorecard`` has them; and for each published claim
     with thresholds of its own, where there is a table ``thresholds``."""
     known = {c.id: c for c in children if c.readings}
+    rows = [_claim(row, known.get(row["id"])) for row in tables["scorecard"].to_dict("records")]
+    order = view.unique([*view.SIGNS, *(str(r["outcome"]) for r in rows)])
     return {
-        "rows": [_claim(row, known.get(row["id"])) for row in tables["scorecard"].to_dict("records")],
+        "groups": [(o, some) for o in order if (some := [r for r in rows if r["outcome"] == o])],
+        "total": len(rows),
         "thresholds": _thresholds(tables["thresholds"]) if "thresholds" in tables else [],
         "summary": " ".join(record.notes),
     }

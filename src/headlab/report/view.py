@@ -123,8 +123,15 @@ def verdict(v: Verdict) -> dict[str, Any]:
         "refutes_at": None if v.refutes_at is None or not v.rulings else words.refuting(v.refutes_at, len(v.rulings)),
         "failed": v.failed,
         "chip": v.controls_words,
+        "held": held(v),
         "ruled": v.ruled,
     }
+
+
+def held(v: Verdict) -> str:
+    """How many of several predictions are upheld, in one clause; nothing where they were not ruled."""
+    n = len(v.rulings)
+    return f"{sum(r.outcome == 'upheld' for r in v.rulings)} of {n} predictions upheld" if v.ruled and n > 1 else ""
 
 
 def ruling(r: Ruling, source: Reading | None) -> dict[str, Any]:

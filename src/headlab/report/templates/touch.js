@@ -56,6 +56,35 @@
     });
   }
 
+  // A heading sorts its column: up, down, and back to the groups as they stood.
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const bodies = [...table.tBodies], before = bodies.map((b) => [...b.rows]);
+    const rows = before.flat().filter((r) => !r.classList.contains("group"));
+    const heads = [...table.tHead.rows[0].cells];
+    const key = (row, i) => row.cells[i].innerText.trim();
+    heads.forEach((th, i) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = th.textContent;
+      th.replaceChildren(button);
+      button.addEventListener("click", () => {
+        const next = { ascending: "descending", descending: "" }[th.getAttribute("aria-sort")] ?? "ascending";
+        heads.forEach((o) => o.removeAttribute("aria-sort"));
+        bodies.forEach((b, n) => b.replaceChildren(...before[n]));
+        if (!next) return;
+        th.setAttribute("aria-sort", next);
+        const turn = next === "ascending" ? 1 : -1;
+        const sorted = rows.map((r) => [r, key(r, i)]).sort(([, a], [, b]) => {
+          if (a === "–" || b === "–") return (a === "–") - (b === "–"); // what is not there stands last
+          const [x, y] = [parseFloat(a), parseFloat(b)];
+          return turn * (Number.isFinite(x) && Number.isFinite(y) ? x - y : a.localeCompare(b));
+        });
+        bodies.forEach((b) => b.replaceChildren());
+        bodies[0].append(...sorted.map(([r]) => r));
+      });
+    });
+  }
+
   for (const part of document.querySelectorAll("section.heads")) {
     const every = part.querySelector(".every-head"), told = part.querySelector(".told"), select = part.querySelector("select");
     const titles = [...every.tHead.rows[1].cells].map((c) => c.textContent);
