@@ -154,10 +154,9 @@ def plan_of(
     check_fits(lab, pairs, decoding)
     can, cost = Abilities(lab.can_resume, lab.can_reuse, lab.can_add), row_cost(lab, readouts)
     if decoding:
-        can, size = Abilities(), torch.finfo(lab.dtype).bits // 8
-        longest = max(len(p.corrupted.ids) for p in pairs)
+        can, longest = Abilities(), max(len(p.corrupted.ids) for p in pairs)
         cached = cost.per_cached * cost.layers * (longest + decoding) // longest
-        cost = replace(cost, per_cached=cached, logits=2 * size * vocabulary_size(lab))
+        cost = replace(cost, per_cached=cached, logits=torch.finfo(lab.dtype).bits // 4 * vocabulary_size(lab))
     plan = make_plan(
         pairs,
         worlds,

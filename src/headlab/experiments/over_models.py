@@ -6,7 +6,7 @@ An interrupted call goes on with the cells that it had not finished.
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -65,38 +65,15 @@ def trial(
     home = how.store if isinstance(how.store, Store) else Store(how.store)
     drawn = own if own is not None else shared(one_cell(changed), some, folder)
     told = {k: v for k, v in how.told.items() if isinstance(v, str | int)}
-    draft = {
-        "claim": changed.plain(),
-        "versions": versions(),
-        "settings": {
-            "over": is_over(changed),
-            "cells": plain(some),
-            "seed": changed.seed,
-            "amended": amended,
-            "decide": how.decide or changed.decide,
-            "memory_bytes": how.memory,
-            "loading": plain_loading(how.loading),
-        },
-        "call": dict(how.call) if how.call else _call(how, given, model, own, changes),
-    }
+    call = dict(how.call) if how.call else _call(how, given, model, own, changes)
+    draft = _draft(changed, some, how, amended, call)
     inputs = {"claim": changed.plain(), "cells": plain(some), "options": told, "own": _hash(own), "decide": how.decide}
     title = f"{doc.id} over {len(some)} {is_over(changed)}"
     with home.open(kind=how.kind, slug=doc.id, title=title, inputs=inputs, draft=draft) as run:  # type: ignore[arg-type]
         if run.finished is not None:
             return handed_on(home, run.finished)
-        made: list[Tried] = []
-        for n, cell in enumerate(some):
-            one = replace(
-                _of_cell(how, cell), store=home, call=None, progress=partial(_tell, how.progress, n, len(some))
-            )
-            made.append(
-                _cell(
-                    cell,
-                    partial(documents.trial, doc, given, cell.model, one, changes=changes, own=drawn, folder=folder),
-                )
-            )
-            free()
-            _refuse_again(doc, made)
+        tried = partial(documents.trial, doc, given, changes=changes, own=drawn, folder=folder)
+        made = _each(doc, some, replace(how, store=home, call=None), tried)
         found = Over(changed, made)
         tables = {name: run.table(name, frame) for name, frame in found.tables().items()}
         children = [t.record for t in made if t.record]
@@ -128,11 +105,38 @@ def chosen(doc: Document, model: Any, loading: Mapping[str, Any], folder: Path) 
     return kept
 
 
+def _draft(
+    doc: Document, some: Sequence[Cell], how: How, amended: Mapping[str, Any], call: dict[str, str]
+) -> dict[str, Any]:
+    """What the record says before the first cell."""
+    settings = {
+        "over": is_over(doc),
+        "cells": plain(some),
+        "seed": doc.seed,
+        "amended": amended,
+        "decide": how.decide or doc.decide,
+        "memory_bytes": how.memory,
+        "loading": plain_loading(how.loading),
+    }
+    return {"claim": doc.plain(), "versions": versions(), "settings": settings, "call": call}
+
+
+def _each(doc: Document, some: Sequence[Cell], how: How, tried: Callable[[str, How], Result]) -> list[Tried]:
+    """Every cell in its turn, one model in memory at a time."""
+    made: list[Tried] = []
+    for n, cell in enumerate(some):
+        one = replace(_of_cell(how, cell), progress=partial(_tell, how.progress, n, len(some)))
+        made.append(_cell(cell, partial(tried, cell.model, one)))
+        free()
+        _refuse_again(doc, made)
+    return made
+
+
 def _of_cell(how: How, cell: Cell) -> How:
     return replace(how, loading={**how.loading, "revision": cell.revision})
 
 
-def _cell(cell: Cell, tried: Any) -> Tried:
+def _cell(cell: Cell, tried: Callable[[], Result]) -> Tried:
     """A cell's trial; its model is let go of with all that it held."""
     try:
         return Tried(cell, tried().record)
@@ -188,13 +192,9 @@ def repeat(record: Record, how: How) -> Result:
     alike = len(pairs) == len(kept) and len({p["test"]["hash"] for p in kept}) == 1
     items = ProblemSet if doc.thinking else PromptSet
     own = tuple(items.from_plain(p) for p in pairs[0]) if alike and pairs else None
-    made = [c for c in record.settings["cells"]]
-    axis = is_over(doc)
+    made, axis = record.settings["cells"], is_over(doc)
     given = doc.model_copy(
         update={"over": {axis: [c["name"] for c in made]}}
     )  # of those named, the ones that were tried
     model = made[0]["model"] if axis == "revisions" else None
     return trial(given, given, model, how, changes={}, own=own, folder=documents.folder_of_record(record))
-
-
-__all__ = ["chosen", "repeat", "trial"]

@@ -123,9 +123,8 @@ def published(seen: Seen) -> Iterator[Told]:
         hits = table[table["family"] == family]["success"]
         if len(hits):
             rate = clopper_pearson(int(hits.sum()), len(hits), unit="patterns")
-            yield Told(
-                f"success:{family}", f"{family} patterns that repair most pairs", rate, "out_block", unruled=True
-            )
+            words = f"{family} patterns that repair most pairs"
+            yield Told(f"success:{family}", words, rate, "out_block", unruled=True)
 
 
 def effects(seen: Seen) -> Figure:
