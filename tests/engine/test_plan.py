@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import worlds_for
 
 from headlab.engine import plan as planning
-from headlab.engine.plan import FIXED_BYTES, Cost, batch_size, make_plan
+from headlab.engine.plan import FIXED_BYTES, Abilities, Cost, Shard, batch_size, make_plan, pair_hash
 from headlab.heads import Heads
 from headlab.interventions import Intervention, World
+from headlab.prompts import EncodedPair
 
 COST = Cost(per_token=100, per_score=7)
 
@@ -63,9 +71,10 @@ def test_every_row_stands_once_in_a_batch_it_may_share(n: int, tokens: int, memo
     tokens=st.integers(1, 60),
 )
 def test_a_batch_begins_no_later_than_any_of_its_rows(starts: list[int], n: int, tokens: int) -> None:
-    rows = [(i, j) for i in range(len(starts)) for j in range(n)]
+    rows = planning.Product(tuple(range(len(starts))), tuple(range(n)), 0, len(starts) * n)
     cuts = planning._cuts(rows, dict(enumerate(starts)), 10, COST, {"tokens": tokens, "memory": None})
-    assert [r for c in cuts for r in rows[c.first : c.end]] == rows
+    every = [(i, j) for i in range(len(starts)) for j in range(n)]
+    assert [r for c in cuts for r in rows[c.first : c.end]] == list(rows) == every
     for c in cuts:
         assert c.start == min(starts[i] for i, _ in rows[c.first : c.end])
         assert c.end - c.first == 1 or (c.end - c.first) * (10 - c.start) <= tokens
@@ -110,3 +119,62 @@ def test_a_shards_name_tells_its_rows_and_its_batches() -> None:
         names(w=[replace(w, interventions=()) for w in some]),
     ):
         assert not set(names()) & set(others)
+
+
+def named(shard: Shard, pairs: list[EncodedPair], some: list[World], tag: str) -> str:
+    """A shard's name by its definition: the hash of JSON, written at once."""
+    asked, hashes = [pair_hash(p) for p in pairs], [w.content_hash() for w in some]
+    every = hashlib.sha256("".join(asked).encode()).hexdigest()
+    whole: list = [
+        [(asked[i], i, hashes[j]) for i, j in shard.rows],
+        [(c.first, c.end, c.start) for c in shard.cuts],
+        every,
+    ]
+    whole += [tag] if tag else []
+    return f"len{shard.length}-{hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]}"
+
+
+@pytest.mark.parametrize("tag", ["", '[{"kind": "loss"}]'])
+def test_names_and_rows_are_those_of_a_plan_that_keeps_every_row(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what older versions stored is found again."""
+    monkeypatch.setattr(planning, "SHARD_ROWS", 7)
+    pairs, some = tiny.mixed_pairs(), worlds_for(tiny.lab("llama"))
+    made = make_plan(pairs, some, Cost(1, 1), tokens=30, can=Abilities(True, True), tag=tag)
+    assert len(made.shards) > 10 and [s.name for s in made.shards] == [named(s, pairs, some, tag) for s in made.shards]
+    at = 0
+    for shard in made.shards:
+        rows = [(i, j) for i in shard.block for j in made.shapes[shard.shape].worlds]
+        at = 0 if at >= len(rows) or shard.rows[0] == rows[0] else at
+        assert list(shard.rows) == rows[at : at + 7] and shard.rows[-1] == list(shard.rows)[-1]
+        assert [row for rows_of in shard.batches() for row in rows_of] == list(shard.rows)
+        at += 7
+
+
+LONG = """
+import json, random, resource, sys, time
+from headlab import Heads, Intervention, World, load
+from headlab.engine.run import plan_of
+from headlab.prompts import encode
+from headlab.tasks.decimals import decimals
+lab, rng = load("decimals-natural"), random.Random(0)
+pairs = [encode(p, lab.tokenizer) for p in decimals(200, tokenizer=lab.tokenizer)]
+some = [World(str(n), (Intervention(Heads.of(n % 3, [h for h in range(16) if n // 3 >> h & 1 or h == 15])),))
+        for n in range(3, 3 + int(sys.argv[1]))]
+began = time.process_time()
+plan = plan_of(lab, pairs, some, tokens=None, memory=None)
+print(json.dumps([plan.rows, time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+"""
+
+
+def planned_alone(worlds: int) -> tuple[int, float, float]:
+    """Rows, seconds of processor and peak bytes of a plan of 200 pairs in a process of its own, torch included."""
+    env = {**os.environ, "PYTHONPATH": str(Path(planning.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", LONG, str(worlds)], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return tuple(json.loads(done.stdout))
+
+
+@pytest.mark.accept
+def test_a_hundred_thousand_worlds_are_planned_in_a_gigabyte_and_a_minute() -> None:
+    rows, seconds, peak = planned_alone(10**5)
+    assert rows > 10**7 and seconds <= 60 and peak <= 2**30, (rows, seconds, peak / 2**20)

@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from headlab.interventions import World, first_change, shared_prefix
 from headlab.material import every
@@ -101,6 +101,38 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Product(Sequence[tuple[int, int]]):
+    """Rows ``first`` to ``end`` of each of ``pairs`` under each of ``worlds``, pair after pair; made when they are asked for."""
+
+    pairs: tuple[int, ...]
+    worlds: tuple[int, ...]
+    first: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[int, int]: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[tuple[int, int], ...]: ...
+    def __getitem__(self, at: int | slice) -> tuple[int, int] | tuple[tuple[int, int], ...]:
+        if isinstance(at, slice):
+            return tuple(self[n] for n in range(*at.indices(len(self))))
+        pair, world = divmod(self.first + range(len(self))[at], len(self.worlds))
+        return self.pairs[pair], self.worlds[world]
+
+    def runs(self, first: int, end: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """The pairs of rows ``first`` to ``end``, each with its worlds there."""
+        n, at, stop = len(self.worlds), self.first + first, min(self.first + end, self.end)
+        while at < stop:
+            pair, begin = divmod(at, n)
+            upto = min(n, begin + stop - at)
+            yield self.pairs[pair], self.worlds[begin:upto]
+            at += upto - begin
+
+
+@dataclass(frozen=True)
 class Shard:
     """Rows ``(pair index, world index)`` of one block and one shape, and how they are cut into batches."""
 
@@ -108,13 +140,13 @@ class Shard:
     length: int
     block: tuple[int, ...]
     shape: int
-    rows: tuple[tuple[int, int], ...]
+    rows: Sequence[tuple[int, int]]
     cuts: tuple[Batch, ...]
 
     def batches(self) -> Iterator[tuple[tuple[int, int], ...]]:
         """The rows of each batch."""
         for cut in self.cuts:
-            yield self.rows[cut.first : cut.end]
+            yield tuple(self.rows[cut.first : cut.end])
 
     @property
     def tokens(self) -> int:
@@ -222,6 +254,7 @@ def make_plan(
     groups: dict[object, list[int]] = {}
     hashes = [w.content_hash() + mark for w, mark in zip(worlds, marks or [""] * len(worlds), strict=True)]
     asked = [pair_hash(pair) for pair in pairs]
+    among = hashlib.sha256("".join(asked).encode()).hexdigest()
     for j, (world, content) in enumerate(zip(worlds, hashes, strict=True)):
         if contents.setdefault(content, j) == j:
             groups.setdefault(world.shape, []).append(j)
@@ -258,12 +291,12 @@ def make_plan(
             kept = len(block) * each[length] + FIXED_BYTES + cost.held
             most = max(most, kept)
             for number, shape in enumerate(shapes):
-                rows = [(i, j) for i in block for j in shape.worlds]
-                for first in range(0, len(rows), SHARD_ROWS):
-                    some = tuple(rows[first : first + SHARD_ROWS])
+                whole = len(block) * len(shape.worlds)
+                for first in range(0, whole, SHARD_ROWS):
+                    some = Product(block, shape.worlds, first, min(first + SHARD_ROWS, whole))
                     limits = {"tokens": tokens, "memory": memory, "kept": kept, **_extra(shape)}
                     cuts = _cuts(some, starts[number], length, cost, limits)
-                    name = _name(length, some, cuts, asked, hashes, tag)
+                    name = _name(length, some, cuts, asked, hashes, among, tag)
                     shards.append(Shard(name, length, block, number, some, cuts))
     return Plan(tuple(shards), tuple(shapes), same, most)
 
@@ -327,7 +360,7 @@ def _starts(
 
 
 def _cuts(
-    rows: Sequence[tuple[int, int]], starts: Mapping[int, int], length: int, cost: Cost, limits: Mapping[str, Any]
+    rows: Product, starts: Mapping[int, int], length: int, cost: Cost, limits: Mapping[str, Any]
 ) -> tuple[Batch, ...]:
     """Batches of rows in their order; a batch begins where its earliest row does."""
     out, first = [], 0
@@ -335,7 +368,7 @@ def _cuts(
         start = starts[rows[first][0]]
         while True:
             end = first + batch_size(length, cost, start=start, **limits)
-            earliest = min(starts[i] for i, _ in rows[first:end])
+            earliest = min(starts[i] for i, _ in rows.runs(first, end))
             if earliest >= start:
                 break
             start = earliest
@@ -346,15 +379,24 @@ def _cuts(
 
 def _name(
     length: int,
-    rows: Sequence[tuple[int, int]],
+    rows: Product,
     cuts: Sequence[Batch],
     asked: Sequence[str],
     hashes: Sequence[str],
+    among: str,
     tag: str,
 ) -> str:
     """A name that no other rows, not these rows in other batches, and not these rows among other pairs have: means and
-    donors are taken over all pairs of the sweep."""
-    every = hashlib.sha256("".join(asked).encode()).hexdigest()
-    whole: list[Any] = [[(asked[i], i, hashes[j]) for i, j in rows], [(c.first, c.end, c.start) for c in cuts], every]
-    whole += [tag] if tag else []
-    return f"len{length}-{hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]}"
+    donors are taken over all pairs of the sweep (``among``: the hash of them all).
+
+    It is the hash of JSON, ``[[[pair's hash, pair, world's hash], …], [[first, end, start], …], among]`` and the tag if
+    there is one; the rows, of which there may be millions, are written as they come.
+    """
+    digest, between = hashlib.sha256(b"[["), ""
+    for i, worlds in rows.runs(0, len(rows)):
+        head = f'["{asked[i]}", {i}, "'
+        digest.update((between + head + f'"], {head}'.join([hashes[j] for j in worlds]) + '"]').encode())
+        between = ", "
+    rest = json.dumps([[(c.first, c.end, c.start) for c in cuts], among, *([tag] if tag else [])])
+    digest.update(f"], {rest[1:]}".encode())
+    return f"len{length}-{digest.hexdigest()[:16]}"
