@@ -201,7 +201,7 @@ def test_a_worker_stays_with_its_block() -> None:
     while queue:
         for n, hand in enumerate(hands):
             if shard := queue.take(hand, hands):
-                hand.shard, hand.block = shard, shard.block
+                hand.shard, hand.block = shard, hands_of.block_of(shard)
                 order[n].append(shard.name)
     assert sorted(order[0] + order[1]) == sorted(s.name for s in shards)
     blocks = [[next(s.block for s in shards if s.name == name) for name in names] for names in order]

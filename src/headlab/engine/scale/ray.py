@@ -231,7 +231,7 @@ class Hand:
     actor: Any
     at: Any = None
     shard: Shard | None = None
-    block: tuple[int, ...] | None = None
+    block: int | None = None
     pid: int | None = None
     sofar: int = 0
     _asked: Any = field(default=None, repr=False)
@@ -246,7 +246,7 @@ class Hand:
         self.block, self.at = None, self.actor.prepare.remote(seed, job)
 
     def run(self, shard: Shard, number: int) -> None:
-        self.shard, self.block, self.at = shard, shard.block, self.actor.run.remote(number)
+        self.shard, self.block, self.at = shard, block_of(shard), self.actor.run.remote(number)
 
     def rest(self) -> None:
         self.at = self.shard = self._asked = None
@@ -266,21 +266,27 @@ class Hand:
             self._asked = self.actor.done.remote()
 
 
+def block_of(shard: Shard) -> int:
+    """The block of a shard by its first pair: a pair is in one block, and a block may have thousands, which nobody wants
+    to compare for each of a thousand workers."""
+    return shard.block[0]
+
+
 class Queue:
     """Shards to do.  A worker goes on in its block, whose captured activations it has, or begins one that no other
-    worker is at; else it helps another.
+    worker is at; else it helps another.  Blocks go by their first pair (:func:`block_of`).
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        self.blocks: dict[tuple[int, ...], deque[Shard]] = {}
+        self.blocks: dict[int, deque[Shard]] = {}
         for shard in shards:
-            self.blocks.setdefault(shard.block, deque()).append(shard)
+            self.blocks.setdefault(block_of(shard), deque()).append(shard)
 
     def __bool__(self) -> bool:
         return bool(self.blocks)
 
     def put_back(self, shard: Shard) -> None:
-        self.blocks.setdefault(shard.block, deque()).appendleft(shard)
+        self.blocks.setdefault(block_of(shard), deque()).appendleft(shard)
 
     def take(self, hand: Hand, hands: Sequence[Hand]) -> Shard | None:
         """The next shard for this worker, or None when none is left."""
