@@ -519,7 +519,7 @@ def test_models(call):
     assert code == 0 and "accuracy on held-out questions" in out and "headlab organism train" in out
 
 
-TRIAL = ["trial", "parity", "-m", "decimals-natural", "--pairs", "20", "--protocol", "standard"]
+TRIAL = ["trial", "parity", "-m", "decimals-natural", "--pairs", "20", "--protocol", "standard", "--anyway"]
 
 
 def test_a_trial_stopped_by_ctrl_c_resumes_and_repeats(tmp_path):

@@ -148,7 +148,7 @@ def test_again_is_the_very_trial(folder: Path, store: Path, tmp_path: Path, monk
     monkeypatch.setattr(Store, "open", opened)
     monkeypatch.setattr(way_in, "draw", lambda claim, tokenizer, prompts: (prompts, prompts))
     words = ["trial", "parity", "--model", str(folder), "--layer", "1", "--seed", "3", "--memory", "1GB", "--dtype", "float32",
-             "--protocol", "standard", "--matched-sets", "7", "--prompts", str(pairs)]  # fmt: skip
+             "--protocol", "standard", "--matched-sets", "7", "--prompts", str(pairs), "--anyway"]  # fmt: skip
     main(words)
     again = shlex.split(calls[0]["call"]["command"])
     assert again[0] == "headlab"

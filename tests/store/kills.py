@@ -42,16 +42,19 @@ def workloads(only: str) -> dict[str, tuple[list[str], Callable[[], None]]]:
     last = next(iter(r.name for branch in organisms.SERIES.values() for r in branch))
     looks = [str(folder) for _, folder in sorted(organisms.checkpoints(last).items())[-3:]]
     thinker = organisms.names("thoughts")[0]
-    small = ["--pairs", "4", "--matched-sets", "3", "--protocol", "standard"]
+    small = ["--pairs", "4", "--matched-sets", "3", "--protocol", "standard", "--anyway"]
     parity = ["parity", "--model", "decimals-planted-even", "--layer", "1"]
     return {
         "store": ([], nothing),
         "trial": (["trial", *parity, *small], nothing),
         "sweep-heavy": (
-            ["trial", *parity, "--pairs", "6", "--matched-sets", "30", "--protocol", "standard"],
+            ["trial", *parity, "--pairs", "6", "--matched-sets", "30", "--protocol", "standard", "--anyway"],
             many_shards,
         ),
-        "thoughts": (["run", "head-ablation", "--model", thinker, "--pairs", "4", "--matched-sets", "1"], nothing),
+        "thoughts": (
+            ["run", "head-ablation", "--model", thinker, "--pairs", "4", "--matched-sets", "1", "--anyway"],
+            nothing,
+        ),
         "cross-model": (["cross-model", "decimals-planted-even", "--pairs", "4", "--matched-sets", "3"], nothing),
         "emergence": (["emergence", *looks, "--weights-only"], nothing),
     }

@@ -111,7 +111,9 @@ def test_check_dry_run_and_trial_say_it(tmp_path: Path, caplog: pytest.LogCaptur
     few: dict[str, Any] = {"layer": 0, "pairs": 5, "matched_sets": 5, "protocol": "standard"}
     said = plan("parity", "decimals-natural", **few)["cannot be decided"]
     assert len(said) == 2 and all("--pairs" in line for line in said)
+    end = plan("parity", "decimals-natural", **few)["dead end"]
     assert "cannot be decided" not in plan("parity", "decimals-natural", layer=0, pairs=40, matched_sets=5)
     with caplog.at_level(logging.WARNING, "headlab"):
         done = trial("parity", "decimals-natural", store=tmp_path, **few)
-    assert caplog.messages == said and list(done.record.notes[:2]) == said
+    assert caplog.messages == [*said, end] and list(done.record.notes[:2]) == said
+    assert done.verdict.outcome in {"untestable", "void"} and "given 5: --pairs 100 suffices" in end

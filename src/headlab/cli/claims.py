@@ -37,7 +37,7 @@ def check(
     """Say what a claim says, what will run and what cannot, without running it."""
     from headlab.claims import Claim
     from headlab.trials import check_cells
-    from headlab.trials.attainable import of_claim
+    from headlab.trials.attainable import of_claim, too_few
     from headlab.trials.lending import tokenizer_of
 
     chosen: Any = found(claim)
@@ -56,7 +56,11 @@ def check(
             "controls": list(chosen.controls),
         }
         tokenizer = tokenizer_of(model) if model else None
-        faults = [] if tokenizer is None else of_claim(chosen, tokenizer)
+        from headlab.experiments.trial import experiment
+
+        own = bool(chosen.task.file)
+        faults = [] if own else [e for e in [too_few(chosen.pairs, experiment(chosen.experiment).needed(chosen))] if e]
+        faults += [] if tokenizer is None else of_claim(chosen, tokenizer)
     else:
         folder = Path(claim).parent if Path(claim).is_file() else Path(".")
         got = check_cells.explained(chosen, model, folder)

@@ -89,6 +89,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print every number that was read, not only those that decide.")
 ]
+Anyway = Annotated[
+    bool,
+    typer.Option(
+        "--anyway", help="Run it although it can only end untestable or undecided at its size, and ask nothing."
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what it would take (passes, rows, memory, time), run nothing.")
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ import typer
 from headlab.cli import options as o
 from headlab.cli.claims import ChosenOption, HeadsOption, TaskOption, WriteOption, draft
 from headlab.cli.errors import BadInput, one_of
-from headlab.cli.tree import app, open_store, print_json, print_record, say
+from headlab.cli.tree import app, aside, open_store, print_json, print_record, say
 from headlab.reading import meant
 
 
@@ -61,6 +62,7 @@ def trial(
     store: o.StoreOption = None,
     json: o.Json = False,
     verbose: o.Verbose = False,
+    anyway: o.Anyway = False,
     dry_run: o.DryRun = False,
 ) -> None:
     """Put a claim on trial: verdict, effect, controls, record.
@@ -85,7 +87,7 @@ def trial(
     chosen = model if _names_models(named, given.get("amend", {})) else _model(model)
     if chosen is not None:
         _reach(chosen, claim, given, library=True)
-    _try(named, chosen, given, store, json, dry_run, verbose)
+    _try(named, chosen, given, store, json, dry_run, verbose, anyway=anyway)
 
 
 @app.command()
@@ -112,6 +114,7 @@ def run(
     store: o.StoreOption = None,
     json: o.Json = False,
     verbose: o.Verbose = False,
+    anyway: o.Anyway = False,
     dry_run: o.DryRun = False,
     full: Annotated[
         bool,
@@ -129,7 +132,7 @@ def run(
         from headlab.experiments.scorecard import planned
 
         return _show_plans(planned(chosen, full=full, **given), json)
-    _try(experiment, chosen, given, store, json, dry_run, verbose, experiments.run, full=full)
+    _try(experiment, chosen, given, store, json, dry_run, verbose, experiments.run, anyway=anyway, full=full)
 
 
 def _drafted(
@@ -208,6 +211,8 @@ def _try(
     dry: bool,
     verbose: bool,
     tried: Callable[..., Any] | None = None,
+    *,
+    anyway: bool = False,
     **more: Any,
 ) -> None:
     from headlab import experiments
@@ -219,13 +224,29 @@ def _try(
         with Meter() as meter:
             if dry:
                 return _show_plan(experiments.plan(claim, model, **given), json)
-            result = (tried or experiments.trial)(claim, model, store=home, progress=meter, **given, **more)
+            asked = _go_on if anyway else _ask
+            result = (tried or experiments.trial)(
+                claim, model, store=home, progress=meter, dead_end=asked, **given, **more
+            )
     except ModelError as error:
         from headlab import organisms
 
         known = model is None or model in organisms.names() or "did you mean" in str(error)
         raise BadInput(f"{error}{'' if known else meant(model, organisms.names())}") from error
     print_record(result.record, home, json, whole=verbose)
+
+
+def _ask(why: str) -> None:
+    """At a dead end: whether to go on, on a terminal.  Raises BadInput elsewhere, Exit where the answer is no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise BadInput(f"{why}; nothing was run (--anyway runs it all the same)")
+    aside(why)
+    if not typer.confirm("Run it all the same?", err=True):
+        raise typer.Exit(2)
+
+
+def _go_on(why: str) -> None:
+    """What ``--anyway`` answers; the verdict will say why."""
 
 
 def _show_plans(rows: list[dict[str, Any]], json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from headlab.store import Record, Result, Run, Store, content_hash
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
 from headlab.trials import amending, ledger, prompts, thinking
-from headlab.trials.attainable import of_document, said_before
+from headlab.trials.attainable import dead_end_of_document, of_document, said_before
 from headlab.trials.cells import is_over, one_cell
 from headlab.trials.document import Document
+from headlab.trials.explain import untestable_ranks
 from headlab.trials.findings import Findings
 from headlab.trials.loading import load, load_thinker
 from headlab.trials.material import material
@@ -82,6 +84,11 @@ def _thinking(
     return thinker, *thinking.drawn(doc.pairs, doc.selection_pairs, doc.seed, thinker, own)
 
 
+def _problems(doc: Document, thinker: Thinker, pairs: int) -> ProblemSet:
+    """The test problems of another size."""
+    return thinking.drawn(pairs, doc.selection_pairs, doc.seed, thinker, None)[0]
+
+
 def trial(
     doc: Document,
     given: Any,
@@ -128,7 +135,16 @@ def trial(
         found.notes += [*short, *ledger.words(facts["ledger"]), *amended_words(amended), *_of_several(whole)]
         return found
 
-    call = _call(how.kind, given, tried.lab, own, how.told, changes)
+    end = dead_end_of_document(
+        doc,
+        tried.lab.tokenizer,
+        folder,
+        test,
+        own=own is not None,
+        never=untestable_ranks(doc, tried.lab.grid, folder),
+        problems=partial(_problems, doc, loaded) if isinstance(loaded, Thinker) else None,
+    )
+    call = how.before(end, _call(how.kind, given, tried.lab, own, how.told, changes))
     inputs = {"design": design} | ({"stand_ins": "all"} if stand_ins is None else {})
     return recorded(tried, replace(how, store=home), call, find, facts=facts, inputs=inputs)
 

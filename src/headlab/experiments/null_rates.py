@@ -28,7 +28,7 @@ from headlab.store import Reading
 from headlab.trials.case import Bench
 from headlab.trials.experiment import Program
 from headlab.trials.findings import Findings as Outcome
-from headlab.trials.pairs import choose_layer, eligibility, named
+from headlab.trials.pairs import PAIRS_AT_LEAST, choose_layer, eligibility, named
 
 NOMINAL = 0.05
 STATISTICS = ("naive:relabelled", "upheld:relabelled", "decided:relabelled")
@@ -227,4 +227,5 @@ EXPERIMENT = Program(
     statistics=STATISTICS,
     controls=CONTROLS,
     options=OPTIONS,
+    least=PAIRS_AT_LEAST,
 )

@@ -62,6 +62,7 @@ def trial(
         return documents.trial(
             doc, given, some[0].model, _of_cell(how, some[0]), changes=changes, own=own, folder=folder
         )
+    how = replace(how, dead_end=None)  # said of each, asked of none
     home = how.store if isinstance(how.store, Store) else Store(how.store)
     drawn = own if own is not None else shared(one_cell(changed), some, folder)
     told = {k: v for k, v in how.told.items() if isinstance(v, str | int)}

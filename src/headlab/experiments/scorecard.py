@@ -19,11 +19,12 @@ from headlab.engine.identity import identity
 from headlab.engine.passes import EngineError
 from headlab.experiments.fitting import unread
 from headlab.experiments.known import builtin_claims
-from headlab.experiments.trial import EXPERIMENTS, load, plan, trial
+from headlab.experiments.trial import EXPERIMENTS, ahead, load, plan, trial
 from headlab.interventions import InterventionError
 from headlab.prompts import PromptError
 from headlab.stats import holm
 from headlab.store import Record, Result, Store
+from headlab.trials.attainable import said_before
 from headlab.trials.record import versions
 from headlab.trials.results import handed_on
 from headlab.trials.thought_case import TASK as THINKING
@@ -52,6 +53,7 @@ def scorecard(
     adapter: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    dead_end: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Result:
     """Run the docket (or these ``experiments``) on a model: a summary record whose children are the trials.
@@ -59,6 +61,8 @@ def scorecard(
     ``full``: publication sizes.  ``options`` go to every trial (pairs, seed, protocol, memory, engine …).  An
     interrupted scorecard goes on with the experiments that it had not finished.  The table ``scorecard`` has a row for
     each experiment: claim, published value, outcome by protocol, the rulings in words, controls, the record's id.
+    Experiments that can only end untestable or undecided at this size are named before the first one runs; where that
+    is so of all of them, ``dead_end`` is told, as by :func:`headlab.trial`.
 
     Raises ModelError when the model cannot be loaded, ClaimError for an unknown experiment.
     """
@@ -66,7 +70,7 @@ def scorecard(
     chosen = list(slugs() if experiments is None else experiments)
     given = {**(FULL if full else {}), **{k: v for k, v in options.items() if v is not None}}
     shown = {k: v for k, v in given.items() if not (full and k in FULL)}
-    return tried("scorecard", lab, identity(lab), chosen, store, progress, given, shown, full=full)
+    return tried("scorecard", lab, identity(lab), chosen, store, progress, given, shown, full=full, dead_end=dead_end)
 
 
 def planned(model: Any, *, full: bool = False, **options: Any) -> list[dict[str, Any]]:
@@ -84,6 +88,7 @@ def planned(model: Any, *, full: bool = False, **options: Any) -> list[dict[str,
         own, row = builtin_claims()[slug], {"experiment": slug, "reason": ""}
         try:
             row |= plan(own, lab, **{k: v for k, v in given.items() if not unread([k], own)})
+            row["reason"] = row.pop("dead end", "")
         except _CANNOT as error:
             row["reason"] = str(error)
         rows.append(row)
@@ -112,6 +117,7 @@ def tried(
     full: bool = False,
     asked: Mapping[str, Any] | None = None,
     added: Callable[[Mapping[str, Record]], Added] | None = None,
+    dead_end: Callable[[str], object] | None = None,
 ) -> Result:
     """Every chosen experiment as a trial of its own, and the record that sums them up.
 
@@ -132,6 +138,7 @@ def tried(
         {"asked": asked} if asked else {}
     )
     flags = "".join(f" --{k.replace('_', '-')} {v}" for k, v in shown.items() if k in told)
+    flags += " --anyway" if _say_dead_ends(chosen, model, options, dead_end) else ""
     draft: dict[str, Any] = {
         "versions": versions(),
         "settings": {"full": full, **told} | ({"asked": asked} if asked else {}),
@@ -144,10 +151,8 @@ def tried(
     with home.open(kind="run", slug=slug, title=title, inputs=inputs, draft=draft) as run:
         if run.finished is not None:
             return handed_on(home, run.finished)
-        found = {}
-        for n, name in enumerate(chosen):
-            tell = partial(_tell, progress, n, len(chosen))
-            found[name] = _try(name, model, home, tell, dict(options))
+        tells = [partial(_tell, progress, n, len(chosen)) for n in range(len(chosen))]
+        found = {s: _try(s, model, home, tell, dict(options)) for s, tell in zip(chosen, tells, strict=True)}
         children = {s: record for s, (record, _) in found.items() if record is not None}
         rows = [_row(s, *found[s]) for s in chosen]
         more = added(children) if added else Added()
@@ -161,6 +166,30 @@ def tried(
     return handed_on(home, record, tables, list(children.values()))
 
 
+def _say_dead_ends(
+    chosen: Sequence[str], model: Any, options: Mapping[str, Any], dead_end: Callable[[str], object] | None
+) -> bool:
+    """Name the experiments that no outcome could decide at this size, once; ``dead_end`` is told where these are all."""
+    names = ("protocol", "layer", "pairs", "seed", "pool", "matched_sets", "decide")
+    ends = {}
+    for slug in chosen:
+        own = builtin_claims()[slug]
+        try:
+            found = ahead(own, model, {k: options.get(k) for k in names if not unread([k], own)})
+        except _CANNOT:
+            continue  # its row says why
+        if found:
+            ends.setdefault(found, []).append(slug)
+    if not ends:
+        return False
+    stuck = sum(map(len, ends.values()))
+    lines = [f"{', '.join(slugs)}: {why}" for why, slugs in ends.items()]
+    said_before([f"{stuck} of {len(chosen)} rows could be decided by no outcome at this size:", *lines])
+    if dead_end is not None and stuck == len(chosen):
+        dead_end("no row of this scorecard could be decided at this size")
+    return stuck == len(chosen)
+
+
 def _tell(progress: Progress, n: int, total: int, _what: str, done: int, of: int) -> None:
     """All experiments as one progress, each worth as much."""
     progress("docket", 1000 * n + (1000 * done // of if of else 0), 1000 * total)
@@ -171,9 +200,13 @@ def _try(slug: str, lab: Any, home: Store, tell: Progress, options: dict[str, An
     try:
         own = builtin_claims()[slug]
         read = {k: v for k, v in options.items() if not unread([k], own)}
-        return trial(own, lab, store=home, progress=tell, kind="run", **read).record, ""
+        return trial(own, lab, store=home, progress=tell, kind="run", dead_end=_said, **read).record, ""
     except _CANNOT as error:
         return None, str(error)
+
+
+def _said(why: str) -> None:
+    """It was said of all rows together, before the first."""
 
 
 def _row(slug: str, record: Record | None, reason: str) -> dict[str, Any]:

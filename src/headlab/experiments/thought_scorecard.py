@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def thought_scorecard(
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    dead_end: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Result:
     """Run the thought docket (or these ``experiments``) on a thinking model; as :func:`headlab.experiments.scorecard.scorecard`.
@@ -69,6 +70,7 @@ def thought_scorecard(
         full=full,
         asked=asked,
         added=decided,
+        dead_end=dead_end,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Unpack
@@ -27,7 +27,7 @@ from headlab.reading.callables import callable_as
 from headlab.store import Record, Result, Run, Store
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
-from headlab.trials.attainable import of_claim, said_before
+from headlab.trials.attainable import dead_end, of_claim, said_before
 from headlab.trials.case import Bench, draw
 from headlab.trials.document import Document
 from headlab.trials.experiment import Entry
@@ -146,6 +146,7 @@ def trial(
     kind: str = "trial",
     call: Mapping[str, str] | None = None,
     looked: Mapping[str, object] | None = None,
+    dead_end: Callable[[str], object] | None = None,
     **loading: Unpack[Loading],
 ) -> Result:
     """Try a claim on a model and store the record.
@@ -161,12 +162,13 @@ def trial(
     ``engine``: where sweeps run, "here" or "ray" with so many ``workers`` (at the ``address`` of a cluster), or an
     engine of your own making (:class:`headlab.engine.scale.Ray`); the tables are the same.  ``call``: the command and the
     line of Python that repeat the trial, where another function was called for it.  ``looked``: how often heads were looked
-    at before they were claimed, which stands in the record (``headlab view`` counts).
+    at before they were claimed, which stands in the record (``headlab view`` counts).  ``dead_end``: told in one
+    sentence, before anything runs, that no outcome could decide the claim at its size; it may raise (without it: logged).
 
     Raises ClaimError, PromptError, ModelError, ScaleError, StoreError or ValueError, each with one clear sentence.
     """
     where = scale.pick(engine, workers, address)
-    how = How(where, store, memory, progress, kind, call, loading, workers, address, looked=looked)
+    how = How(where, store, memory, progress, kind, call, loading, workers, address, looked=looked, dead_end=dead_end)
     changes = {
         "protocol": protocol,
         "layer": layer,
@@ -194,7 +196,9 @@ def _tried(claim: Any, model: Any, how: How, changes: Mapping[str, Any], amend: 
     said_before(short)
     plain = chosen.model_dump(mode="json")
     tried = Prepared(chosen.experiment, chosen.id, plain, chosen.seed, subject, test, selection, kept)
-    call = _call(how.kind, claim, chosen, tried.lab, prompts, how.told)
+    call = how.before(
+        _dead_end(chosen, subject, test, kept), _call(how.kind, claim, chosen, tried.lab, prompts, how.told)
+    )
     chosen = chosen.model_copy(update={"decide": how.decide or chosen.decide})
 
     def find(run: Run) -> Findings:
@@ -209,6 +213,27 @@ def _tried(claim: Any, model: Any, how: How, changes: Mapping[str, Any], amend: 
     # before there was a choice, the number was fixed: such a run is not handed on, nor gone on with, for another
     told = {"decide": chosen.decide}
     return recorded(tried, how, call, find, facts=told, inputs={} if chosen.decide == "fixed" else told)
+
+
+def _dead_end(claim: Claim, subject: Lab | Thinker, test: Any, own: bool) -> str:
+    """Why no outcome could uphold or refute a claim on these prompts (:func:`headlab.trials.attainable.dead_end`)."""
+
+    def drawn(pairs: int) -> Any:
+        other = claim.model_copy(update={"pairs": pairs})
+        return (
+            draw_problems(other, subject, None)
+            if isinstance(subject, Thinker)
+            else draw(other, subject.tokenizer, None)
+        )[0]
+
+    asked = () if isinstance(subject, Thinker) or claim.readings[0] != "standard" else claim.predictions
+    return dead_end(asked, test, experiment(claim.experiment).needed(claim), None if own else drawn)
+
+
+def ahead(claim: Claim, subject: Lab | Thinker, changes: Mapping[str, Any]) -> str:
+    """As :func:`trial` says it before it runs, without running it: why no outcome could decide the claim; empty where one could."""
+    chosen, _, test, _ = _prepared(claim, subject, None, {}, changes)
+    return _dead_end(chosen, subject, test, bool(chosen.task.file))
 
 
 def plan(
@@ -247,6 +272,7 @@ def plan(
         "worlds": len(worlds),
         **dry_run(lab, encoded, worlds, memory=memory),
         **({"cannot be decided": short} if short else {}),
+        **({"dead end": end} if (end := _dead_end(chosen, lab, test, prompts is not None)) else {}),
     }
 
 

@@ -1,24 +1,28 @@
 """Predictions that no outcome could uphold at a size, said before anything runs, with the size that suffices.
 
 A rate is upheld above t when its lower bound is: with K clusters of prompts none of which fails, that is tail ** (1 / K),
-however many rows they hold.
+however many rows they hold.  A trial is at a *dead end* where no outcome could uphold or refute it: eligibility needs more pairs,
+or what cannot be upheld cannot be refuted either.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from headlab.claims import Claim, Prediction
-from headlab.prompts import PromptError, PromptSet
+from headlab.claims.verdict import REFUTES_AT
+from headlab.prompts import PromptError, PromptSet, prompts_of
 from headlab.reading.shown import clean
 from headlab.stats.figures import rounded
+from headlab.tasks.word_problems import ProblemSet
 from headlab.trials.case import draw
 from headlab.trials.document import Document
+from headlab.trials.eligibility import pairs_needed
 from headlab.trials.prompts import clusters, split
 
 RATES = ("repair", "repair:*", "break:*", "bug:*", "accuracy:*")
@@ -51,10 +55,66 @@ def out_of_reach(predictions: Sequence[Prediction], have: int, drawn: Callable[[
             )
 
 
-def _enough(needed: int, drawn: Callable[[int], int] | None) -> str:
-    """The size at which there are so many clusters, in words."""
+def refutable(prediction: Prediction, have: int, among: int) -> bool:
+    """Whether ``have`` clusters could refute a prediction, as one ``among`` so many; of what is no rate nothing is known."""
+    if not clusters_needed(prediction):
+        return True
+    t = prediction.limit if prediction.op == ">" else 1 - prediction.limit
+    return have > 0 and 1 - (REFUTES_AT / among) ** (1 / have) < t
+
+
+def distinct(items: PromptSet | ProblemSet) -> int:
+    """Pairs (problems) that differ in their prompts."""
+    return len({p.question if isinstance(items, ProblemSet) else prompts_of(p) for p in items})
+
+
+def too_few(given: int, needed: int, unit: str = "pairs", size: str = "") -> str:
+    """That eligibility needs more; empty where it does not.  ``size``: what suffices, where it is known."""
+    if given >= needed:
+        return ""
+    size = size or f"--pairs {needed} suffices"
+    return f"this can only end untestable or void: eligibility needs at least {needed} {unit}, given {given}: {size}"
+
+
+Drawn = Callable[[int], PromptSet | ProblemSet]
+
+
+def dead_end(
+    predictions: Sequence[Prediction],
+    test: PromptSet | ProblemSet,
+    needed: int,
+    drawn: Drawn | None,
+    never: Collection[str] = (),
+    count: Callable[[PromptSet | ProblemSet], int] = distinct,
+) -> str:
+    """Why no outcome could uphold or refute these predictions on these prompts, with the size that suffices; empty where one could.
+
+    ``needed``: how many of them eligibility needs; ``drawn``: the prompts of another size (None: they are one's own);
+    ``never``: ranks that too few alternatives leave untestable; ``count``: how eligibility counts them.
+    """
+    unit = "problems" if isinstance(test, ProblemSet) else "pairs"
+    if (n := count(test)) < needed:
+        size = _enough(needed, drawn and (lambda k: count(drawn(k))), f"give as many {unit} that differ")
+        return too_few(n, needed, unit, size)
+    have = len(clusters(test))
+    short = [p for p in predictions if p.statistic in never or clusters_needed(p) > have]
+    if not short or any(refutable(p, have, len(predictions)) for p in predictions if p.statistic not in never):
+        return ""
+    names = ", ".join(p.statistic for p in short)
+    what = f"this can only end undecided, untestable or void: no outcome could uphold or refute {names}"
+    least = max(map(clusters_needed, short))
+    if least <= have:
+        return f"{what}: too few alternatives; match less, name more heads, or use a larger model"
+    size = _enough(least, drawn and (lambda k: len(clusters(drawn(k)))))
+    return f"{what}: {have} clusters of test prompts are too few; {least} are needed: {size}"
+
+
+def _enough(
+    needed: int, drawn: Callable[[int], int] | None, own: str = "give prompts with as many that share nothing"
+) -> str:
+    """The size at which there are so many, in words."""
     if drawn is None:
-        return "give prompts with as many that share nothing"
+        return own
 
     def found(pairs: int) -> int:
         try:
@@ -62,7 +122,7 @@ def _enough(needed: int, drawn: Callable[[int], int] | None) -> str:
         except PromptError:
             return -1
 
-    low, high = 1, needed
+    low, high = needed - 1, needed  # as many pairs hold no more than so many
     while 0 <= (got := found(high)) < needed and high < MOST:
         low, high = high, 2 * high
     if got < needed:
@@ -104,6 +164,29 @@ def of_document(
     if test is None:
         test = split(doc, tokenizer, None, folder)[0]
     return list(out_of_reach(doc.predictions, len(clusters(test)), None if own else drawn))
+
+
+def dead_end_of_document(
+    doc: Document,
+    tokenizer: Any,
+    folder: Path,
+    test: PromptSet | ProblemSet,
+    *,
+    own: bool = False,
+    never: Collection[str] = (),
+    problems: Drawn | None = None,
+) -> str:
+    """As :func:`dead_end`, of a document; ``problems``: those of another size, where it is about a thinking model."""
+
+    def drawn(pairs: int) -> PromptSet | ProblemSet:
+        if problems is not None:
+            return problems(pairs)
+        return split(doc.model_copy(update={"pairs": pairs}), tokenizer, None, folder)[0]
+
+    own = own or bool({"file", "corpus"} & set(doc.task))
+    asked = () if doc.thinking else doc.predictions
+    count = distinct if doc.thinking and doc.eligible.pairs is None else len
+    return dead_end(asked, test, pairs_needed(doc, test), None if own else drawn, never, count)
 
 
 def said_before(lines: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ from headlab.stats.figures import exact_percent, percent
 from headlab.trials.document import Document
 from headlab.trials.fields import PER_TOKEN
 from headlab.trials.measured import Measured, kind_of, name_of, right
+from headlab.trials.sources import partnerless
 
-CLEAN_AT_LEAST, CORRUPTED_AT_MOST, PAIRS_AT_LEAST = 0.9, 0.5, 100
+CLEAN_AT_LEAST, CORRUPTED_AT_MOST, PAIRS_AT_LEAST, PROBLEMS_AT_LEAST = 0.9, 0.5, 100, 100
 CHANCE = 0.5
 COUNTED = frozenset({"margin", "accuracy", "text"})
 """Readouts in which a pair is right or wrong."""
@@ -52,6 +54,20 @@ def gate(doc: Document) -> str:
     empty where nothing can be counted (loss, kl)."""
     kind = kind_of(doc, "")
     return name_of(doc, "") if kind in COUNTED else "" if kind in PER_TOKEN else "margin"
+
+
+def pairs_needed(doc: Document, test: Sequence[Any]) -> int:
+    """With fewer pairs (problems) than this no model is eligible; 0 where any number will do, or eligibility is waived."""
+    if "eligible" in doc.waive:
+        return 0
+    asked = doc.eligible.pairs
+    if doc.thinking:
+        return PROBLEMS_AT_LEAST if asked is None else asked
+    name = gate(doc)
+    if not name or (name not in doc.readouts and not all(p.wrong for p in test)):
+        return 0
+    corrupted = doc.edit == "corrupted" and not partnerless(doc) and all(p.partner for p in test)
+    return asked or (PAIRS_AT_LEAST if corrupted and asked is None else 0)
 
 
 def eligibility(doc: Document, seen: Measured, *, paired: bool) -> Eligibility:

@@ -21,7 +21,8 @@ class Entry:
 
     ``statistics`` and ``controls`` are what a claim may predict and ask for (a trailing ``*`` stands for the rest of a
     name).  ``options`` are the settings of its own that a claim may give, with their defaults.  ``needs``: "numbers" where
-    every prompt must name the two numbers that it compares by their roles.
+    every prompt must name the two numbers that it compares by their roles.  ``least``: with fewer pairs that differ (problems)
+    no model is eligible; 0 where any number will do.
     """
 
     slug: str
@@ -30,6 +31,11 @@ class Entry:
     controls: tuple[str, ...] = CONTROLS
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
+    least: int = 0
+
+    def needed(self, claim: Claim) -> int:
+        """``least``, or what every experiment of its kind needs, for the first of the claim's readings, which binds."""
+        return self.least
 
     def tried(self, case: Any) -> Findings:
         """What the claim of a case comes to."""

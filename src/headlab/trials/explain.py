@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headlab.claims import ClaimError
+from headlab.designs import Matched
 from headlab.heads import Grid, Heads
 from headlab.prompts import PromptError
 from headlab.stats.power import detectable_mean, detectable_rate
 from headlab.trials import words
 from headlab.trials.alternatives import plan_of, planned
-from headlab.trials.attainable import of_document, out_of_reach
+from headlab.trials.attainable import dead_end_of_document, of_document, out_of_reach, too_few
 from headlab.trials.consistency import ablations_left_out
 from headlab.trials.document import Document
+from headlab.trials.eligibility import pairs_needed
 from headlab.trials.fields import ALWAYS, needs_selection
 from headlab.trials.lending import cannot_lend
+from headlab.trials.prompts import split
 from headlab.trials.references import Matching, least_p
 from headlab.trials.sets import Family, Scene, SetError, everything, resolve
 
@@ -70,7 +73,7 @@ def explain(doc: Document, grid: Grid | None = None, folder: Path = Path("."), t
         "can be seen": list(_seen(doc)),
         "chosen": list(_chosen(doc)),
     }
-    faults += _reach(doc, folder, tokenizer)
+    faults += filter(None, _reach(doc, folder, tokenizer))
     if grid is not None:
         lines["model"] = list(_on(doc, grid, folder, faults))
     return Explained(lines, faults)
@@ -103,11 +106,14 @@ def _chosen(doc: Document) -> Iterator[str]:
 
 
 def _reach(doc: Document, folder: Path, tokenizer: Any) -> list[str]:
-    """Rates that no outcome could uphold: by clusters, where the prompts are known; else as if each had one of its own."""
+    """What no outcome could uphold, or decide: by clusters, where the prompts are known; else as if each had one of its own."""
+    if doc.thinking:
+        return [too_few(doc.pairs, pairs_needed(doc, ()), "problems")]
     if tokenizer is None and "file" not in doc.task:
-        return list(out_of_reach(doc.predictions, doc.pairs, None))
+        return [too_few(doc.pairs, pairs_needed(doc, ())), *out_of_reach(doc.predictions, doc.pairs, None)]
     try:
-        return of_document(doc, tokenizer, folder)
+        test = split(doc, tokenizer, None, folder)[0]
+        return [dead_end_of_document(doc, tokenizer, folder, test), *of_document(doc, tokenizer, folder, test)]
     except (PromptError, ClaimError):
         return []  # what is wrong with the prompts is said where they are read
 
@@ -135,17 +141,15 @@ def _on(doc: Document, grid: Grid, folder: Path, faults: list[str]) -> Iterator[
     known = _resolved(doc, grid, folder, faults)
     for name, found in known.items():
         yield f"{name} = {f'{len(found)} sets' if isinstance(found, Family) else str(found) or 'no head'}"
-    ref = doc.reference
-    if ref is None or not any(p.op == "rank<" for p in doc.predictions):
-        return
-    observed = known.get(ref.redraw)
-    if not isinstance(observed, Heads) or "norm" in ref.match or ref.among != "all" or ref.exclude:
-        yield "the alternatives depend on selection prompts; their number is known when it runs"
+    if doc.reference is None or not any(p.op == "rank<" for p in doc.predictions):
         return
     try:
-        matched = planned(doc, grid, observed, Matching(frozenset(ref.match)), ref.n)
+        matched = _alternatives(doc, grid, known)
     except ValueError as error:
         faults.append(str(error))
+        return
+    if matched is None:
+        yield "the alternatives depend on selection prompts; their number is known when it runs"
         return
     least = least_p(matched)
     how = "all there are" if matched.enumerated else f"drawn from {matched.total:,}"
@@ -159,6 +163,25 @@ def _on(doc: Document, grid: Grid, folder: Path, faults: list[str]) -> Iterator[
                 f"{p.statistic}: the least attainable p is {least:.3g}, not under {p.limit:g}, so it can only end "
                 "untestable; match less, name more heads, or use a larger model"
             )
+
+
+def _alternatives(doc: Document, grid: Grid, known: Mapping[str, Any]) -> Matched | None:
+    """The sets of the reference; None where they depend on selection prompts.  Raises ValueError where there are none."""
+    ref = doc.reference
+    observed = None if ref is None else known.get(ref.redraw)
+    if ref is None or not isinstance(observed, Heads) or "norm" in ref.match or ref.among != "all" or ref.exclude:
+        return None
+    return planned(doc, grid, observed, Matching(frozenset(ref.match)), ref.n)
+
+
+def untestable_ranks(doc: Document, grid: Grid, folder: Path) -> frozenset[str]:
+    """Ranks that no outcome could decide on a model of this shape: too few alternatives for their threshold."""
+    ranks = [p for p in doc.predictions if p.op == "rank<"]
+    try:
+        matched = _alternatives(doc, grid, _resolved(doc, grid, folder, [])) if ranks else None
+    except ValueError:
+        return frozenset()  # said where they are drawn
+    return frozenset(p.statistic for p in ranks if matched is not None and least_p(matched) >= p.limit)
 
 
 def misfit(doc: Document, grid: Grid, folder: Path) -> str:

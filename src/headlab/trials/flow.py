@@ -17,6 +17,7 @@ from headlab.prompts import encode
 from headlab.store import Reading
 from headlab.trials.alternatives import remark
 from headlab.trials.case import Bench
+from headlab.trials.eligibility import PAIRS_AT_LEAST, PROBLEMS_AT_LEAST
 from headlab.trials.experiment import Entry
 from headlab.trials.findings import Findings
 from headlab.trials.pairs import choose_layer, eligibility
@@ -250,6 +251,11 @@ class OnPairs(Declared):
     alone: bool = False
     layered: bool = True
 
+    def needed(self, claim: Claim) -> int:
+        if claim.readings[0] != "standard" and (self.alone or self.eligibility is not None):
+            return 0
+        return self.least or (PAIRS_AT_LEAST if self.eligibility is None else 0)
+
     def standard(self, seen: Seen) -> Seen:
         """What the standard protocol sees, whichever reading asks: run now where the claim does not ask for it."""
         if "standard" not in seen.shared:
@@ -280,6 +286,9 @@ class OnPairs(Declared):
 class OnProblems(Declared):
     """On word problems that a thinking model answers better than the commonest answer does (where ``eligibility`` says nothing
     else)."""
+
+    def needed(self, claim: Claim) -> int:
+        return self.least or (PROBLEMS_AT_LEAST if self.eligibility is None else 0)
 
     def ground(self, case: Any) -> Ground:
         if self.eligibility is not None:

@@ -19,11 +19,10 @@ from headlab.stats.figures import percent
 from headlab.store import NamedEstimate
 from headlab.tasks.decimals import fill, get_format, numbers
 from headlab.trials.case import Bench
+from headlab.trials.eligibility import CLEAN_AT_LEAST, CORRUPTED_AT_MOST, PAIRS_AT_LEAST
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CLEAN_AT_LEAST, CORRUPTED_AT_MOST, PAIRS_AT_LEAST = 0.9, 0.5, 100
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from headlab.prompts import PromptSet
 from headlab.store import Record, Result, Run, Store, content_hash
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
+from headlab.trials.attainable import said_before
 from headlab.trials.findings import Findings
 from headlab.trials.ledger import looked_words
 from headlab.trials.record import model_facts, plain_loading, versions
@@ -43,6 +44,8 @@ class How:
     workers: int | None = None
     address: str | None = None
     decide: str | None = None
+    dead_end: Callable[[str], object] | None = None
+    """Told before anything runs that the trial can only end untestable or undecided, and why; None: it is logged."""
     looked: Mapping[str, Any] | None = None
     """How often heads were looked at before they were claimed (:func:`headlab.trials.ledger.looked_words`)."""
 
@@ -57,6 +60,18 @@ class How:
             "workers": self.workers,
             "address": self.address,
         }
+
+    def before(self, why: str, call: Mapping[str, str]) -> Mapping[str, str]:
+        """Say why no outcome could decide the trial, if that is so; the call that repeats it, which then needs no answer."""
+        if not why:
+            return call
+        (self.dead_end or (lambda said: said_before([said])))(why)
+        command = call.get("command", "")
+        return (
+            {**call, "command": f"{command} --anyway"}
+            if command.startswith(("headlab trial ", "headlab run "))
+            else call
+        )
 
     @property
     def given(self) -> dict[str, Any]:

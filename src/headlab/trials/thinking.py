@@ -29,7 +29,7 @@ from headlab.thoughts.scores import norms
 from headlab.thoughts.worlds import ThoughtWorld
 from headlab.trials import thought_worlds as worlds_
 from headlab.trials.document import Document
-from headlab.trials.eligibility import Eligibility
+from headlab.trials.eligibility import PROBLEMS_AT_LEAST, Eligibility
 from headlab.trials.measured import Measured
 from headlab.trials.worlds import Arm
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BASE = ThoughtWorld("baseline")
-PARSED_AT_LEAST, PROBLEMS_AT_LEAST = 0.95, 100
+PARSED_AT_LEAST = 0.95
 FEW = 64
 """Problems on which the exact controls are run."""
 SCORES = ("composite", "norm")

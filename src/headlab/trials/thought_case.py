@@ -21,10 +21,10 @@ from headlab.thoughts.loading import Thinker, load
 from headlab.thoughts.loop import think
 from headlab.thoughts.worlds import ThoughtWorld
 from headlab.trials.answers import accuracy, parse_rate
+from headlab.trials.eligibility import PROBLEMS_AT_LEAST
 from headlab.trials.thinking import (
     BASE,
     PARSED_AT_LEAST,
-    PROBLEMS_AT_LEAST,
     drawn,
     in_flight,
     marked,

@@ -26,6 +26,7 @@ from headlab.stats import bootstrap_mean, clustered_rate
 from headlab.stats.factorial import factorial_regression
 from headlab.trials.attention_scores import grids, no_halves, share_of, to_numbers
 from headlab.trials.charts import curve
+from headlab.trials.eligibility import CLEAN_AT_LEAST, PAIRS_AT_LEAST
 from headlab.trials.flow import Method, OnPairs
 from headlab.trials.padded_prompts import (
     BASE,
@@ -52,7 +53,6 @@ LABELS = {
     "length:format": "doublings of length per unit of format share (0: told apart)",
     **{f"{y}:{term}": f"{y_words}: {words}" for y, y_words in OUTCOMES.items() for term, words in TERMS.items()},
 }
-CLEAN_AT_LEAST, PAIRS_AT_LEAST = 0.9, 100
 
 
 def step(scope: Scope) -> float:
@@ -157,6 +157,7 @@ EXPERIMENT = OnPairs(
     needs="numbers",
     cannot=no_halves,
     eligibility=eligibility,
+    least=PAIRS_AT_LEAST,
     methods={
         "standard": Method(
             "format words and neutral filler crossed with length; attention relative to uniform; errors by fraction pair",
