@@ -176,7 +176,7 @@ def in_folder(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("over", "model", "said"),
     [
-        ({"models": [TWO[0], "decimals-planted-evn"]}, None, "over decimals-planted-evn: .*"),
+        ({"models": [TWO[0], "decimals-planted-evn"]}, None, "over decimals-planted-evn: .* did you mean decimals-planted-even"),
         ({"models": [TWO[0], "./nowhere"]}, None, "no model at ./nowhere"),
         ({"models": [TWO[0], "no/such-model-here"]}, None, "cannot reach the hub"),
         ({"models": [TWO[0], "thoughts-gpt2"]}, None, "thinks in vectors"),
@@ -315,6 +315,8 @@ def test_what_is_checked_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -
     got = explained(read(OVER | {"predictions": [LOST, share]}), None, Path("."))
     assert got.lines["over"][0].startswith("2 trials, one model in memory at a time")
     assert [f for f in got.faults if "bound of 0.158" in f] and f"on {TWO[0]}" in got.lines
+    away = explained(read(OVER | {"over": {"models": [TWO[0], "no/such-model-here"]}}), None, Path("."))
+    assert away.lines["over"][-1].endswith("out of reach: no/such-model-here") and f"on {TWO[0]}" in away.lines
     revisions = read(BASE | {"over": {"revisions": ["step0", "step16"]}})
     assert "of the model that it will be given" in explained(revisions, None, Path(".")).lines["over"][0]
     assert explained(revisions, SERIES, Path(".")).lines["over"][0].startswith("2 trials")

@@ -19,6 +19,7 @@ from headlab.engine.loading import thinks
 from headlab.engine.model import ModelError
 from headlab.heads import Grid
 from headlab.prompts import PromptSet
+from headlab.reading import meant
 from headlab.trials import prompts
 from headlab.trials.document import Document
 from headlab.trials.explain import grid_of, misfit
@@ -113,7 +114,13 @@ def _not_there(cell: Cell) -> str:
     if hub.is_local(place):
         folder = Path(place).expanduser()
         return "" if (folder / "config.json").is_file() else f"no model at {place}: expected a folder with config.json"
-    return "" if hub.within_reach(place) else hub.no_way_to(place)
+    near = "" if "/" in place else meant(place, organisms.names())
+    return "" if hub.within_reach(place) else f"{hub.no_way_to(place)}{near}"
+
+
+def unasked(cell: Cell) -> bool:
+    """Whether a cell is a model of the hub's that cannot be asked for now."""
+    return "/" in cell.model and not hub.is_local(cell.model) and not hub.within_reach(cell.model)
 
 
 def _of_other_kind(doc: Document, cell: Cell) -> str:
@@ -163,4 +170,4 @@ def plain(some: Sequence[Cell]) -> list[Mapping[str, str | None]]:
     return [{"name": c.name, "model": c.model, "revision": c.revision} for c in some]
 
 
-__all__ = ["Cell", "cells", "grids", "is_over", "lacking", "one_cell", "plain", "shared"]
+__all__ = ["Cell", "cells", "grids", "is_over", "lacking", "one_cell", "plain", "shared", "unasked"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from headlab.stats import clopper_pearson
-from headlab.trials.cells import Cell, cells, is_over, lacking, one_cell, shared
+from headlab.trials.cells import Cell, cells, is_over, lacking, one_cell, shared, unasked
 from headlab.trials.document import Document
 from headlab.trials.explain import Explained, explain, grid_of
 from headlab.trials.lending import tokenizer_of
@@ -26,11 +26,15 @@ def explained(doc: Document, model: str | None, folder: Path) -> Explained:
         got.lines["over"] = [f"revisions {', '.join(named)} of the model that it will be given"]
         return got
     some = cells(doc, model, folder)
-    grids = lacking(doc, some, folder)
+    away = {c.name for c in some if unasked(c)}
+    asked = [c for c in some if c.name not in away]
+    grids = lacking(doc, asked, folder)
     got = explain(alone, None, folder, None)
     got.lines["predictions"] = [prediction_words(p) for p in doc.predictions]
-    got.lines["over"] = list(_said(doc, some, axis, folder))
-    for cell in some:
+    got.lines["over"] = list(_said(doc, some, asked, folder))
+    if away:
+        got.lines["over"].append(f"not asked, since the hub is out of reach: {', '.join(sorted(away))}")
+    for cell in asked:
         one = explain(alone, grids[cell.name], folder, tokenizer_of(cell.where))
         got.lines[f"on {cell.name}"] = one.lines.get("model") or ["as said above"]
         got.faults.extend(f"over {cell.name}: {why}" for why in one.faults if why not in got.faults)
@@ -38,12 +42,13 @@ def explained(doc: Document, model: str | None, folder: Path) -> Explained:
     return got
 
 
-def _said(doc: Document, some: list[Cell], axis: str, folder: Path) -> list[str]:
+def _said(doc: Document, some: list[Cell], asked: list[Cell], folder: Path) -> list[str]:
     """How many trials will run, on which, and what their tokenizers mean for the prompts."""
     out = [f"{len(some)} trials, one model in memory at a time: {', '.join(c.name for c in some)}"]
+    axis = is_over(doc)
     if len(some) < len(doc.over[axis]):
         out.append(f"narrowed from {len(doc.over[axis])} {axis}: it says nothing of the others")
-    if shared(one_cell(doc), some, folder) is not None:
+    if shared(one_cell(doc), asked, folder) is not None:
         out.append("their tokenizers differ: all read the prompts that each of them can take")
     return out
 
