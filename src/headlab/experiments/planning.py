@@ -82,7 +82,8 @@ def plan(
     if changed.thinking:
         raise ClaimError(f"{doc.id} runs the latent loop, whose passes --dry-run does not count")
     if not is_over(changed):
-        return _one(changed, Cell("", model, how.loading.get("revision")), how, own, folder)
+        revision: Any = how.loading.get("revision")
+        return _one(changed, Cell("", model, revision), how, own, folder)
     some = over_models.chosen(changed, model, how.loading, folder)
     lacking(changed, some, folder)
     alone = one_cell(changed)
