@@ -136,7 +136,7 @@ def test_a_click_is_the_grid_pair_by_pair_and_costs_the_edited_pass() -> None:
         assert abs(one.table["value"].mean() - cells[1, 2]) < 1e-5 and one.unit == "logits"
         passes = recall(lab).passes
         both = effect(lab, encoded, ["L0H1", "L1H2"], what).table
-        assert recall(lab).passes == passes
+        assert recall(lab).passes == passes and recall(lab).bytes > 0
         world = World("w", tuple(Intervention(Heads.of(at, [h]), write=what) for at, h in ((0, 1), (1, 2))))  # type: ignore[arg-type]
         plain = headlab.sweep(lab, encoded if what == "patch" else [e.swapped() for e in encoded], [world])
         assert (both["after"].to_numpy() == plain["edited"].to_numpy()).all()
@@ -158,6 +158,9 @@ def test_scores_by_their_definitions() -> None:
         look = headlab.head_scores(lab, name, PAIRS)
         assert len(look.table) == 30 and set(look.table["n"]) == {6}, name
     assert headlab.head_scores(lab, "norm", TEXT).table["value"].min() > 0
+    for name in ("copying", "norm", "sink", "previous"):  # pairs are scored on their clean prompts
+        of_pairs, of_texts = (headlab.head_scores(lab, name, x).table for x in (PAIRS, [p.clean.text for p in PAIRS]))
+        assert max(abs(of_pairs["value"] - of_texts["value"])) < 1e-6, name
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -22,6 +22,10 @@ CLAIM = Claim(
 )
 
 
+HOSTILE = "<img src=x onerror=alert(1)>'\"--></script><script>alert(2)</script>"
+"""What a stranger might write where words are shown."""
+
+
 def kept(
     store: Store, n: int, *, slug: str = "parity", model: str = "decimals-planted-even", words: str = ""
 ) -> Record:

@@ -17,14 +17,12 @@ from queue import Queue
 from typing import Any
 
 import pytest
-from made_runs import kept
+from made_runs import HOSTILE, kept
 
 from browsing import WAIT, chromium, held, opened, sync
 from headlab.cli import main
 from headlab.store import Store
 from headlab.view.app import serve
-
-HOSTILE = "<img src=x onerror=alert(1)>'\"--></script><script>alert(2)</script>"
 
 
 @pytest.fixture(scope="module")
