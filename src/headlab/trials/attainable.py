@@ -65,7 +65,9 @@ def refutable(prediction: Prediction, have: int, among: int) -> bool:
 
 def distinct(items: PromptSet | ProblemSet) -> int:
     """Pairs (problems) that differ in their prompts."""
-    return len({p.question if isinstance(items, ProblemSet) else prompts_of(p) for p in items})
+    if isinstance(items, ProblemSet):
+        return len({p.question for p in items})
+    return len({prompts_of(p) for p in items})
 
 
 def too_few(given: int, needed: int, unit: str = "pairs", size: str = "") -> str:

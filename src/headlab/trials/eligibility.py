@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ def gate(doc: Document) -> str:
     return name_of(doc, "") if kind in COUNTED else "" if kind in PER_TOKEN else "margin"
 
 
-def pairs_needed(doc: Document, test: Sequence[Any]) -> int:
+def pairs_needed(doc: Document, test: Iterable[Any]) -> int:
     """With fewer pairs (problems) than this no model is eligible; 0 where any number will do, or eligibility is waived."""
     if "eligible" in doc.waive:
         return 0
