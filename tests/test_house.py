@@ -10,19 +10,20 @@ import pytest
 import house
 
 CEILINGS = {
-    "lines": 68_000,
-    "median file": 140,
+    "lines": 68_180,
+    "median file": 141,
     "over 200 in experiments": 24,
     "over 300": 34,
     "functions over 60": 16,
     "fmt: skip": 0,
-    "Any": 1_560,
+    "Any": 1_562,
     "pandas inside": 41,
     "alike": 0,
 }
 """What is allowed.  Whoever makes a figure smaller lowers its ceiling.  Lines were raised twice: when the formatter took
 apart what 422 marks had kept together, and when calibration, sequential trials and the laboratory in a browser came; with
-them one long function, 90 times Any and 3 imports of pandas."""
+them one long function, 90 times Any and 3 imports of pandas.  A third time for claims over models, heads in reports, schemas,
+dead ends said before a run, and cards: 2,200 lines and 47 times Any."""
 
 
 @pytest.fixture(scope="module")

@@ -194,8 +194,6 @@ def repeat(record: Record, how: How) -> Result:
     items = ProblemSet if doc.thinking else PromptSet
     own = tuple(items.from_plain(p) for p in pairs[0]) if alike and pairs else None
     made, axis = record.settings["cells"], is_over(doc)
-    given = doc.model_copy(
-        update={"over": {axis: [c["name"] for c in made]}}
-    )  # of those named, the ones that were tried
+    given = doc.model_copy(update={"over": {axis: [c["name"] for c in made]}})  # those that were tried
     model = made[0]["model"] if axis == "revisions" else None
     return trial(given, given, model, how, changes={}, own=own, folder=documents.folder_of_record(record))

@@ -118,6 +118,10 @@ def experiment(slug: str) -> Entry:
     return known[slug]
 
 
+Own = PromptSet | ProblemSet | Path | str | tuple[PromptSet, PromptSet] | tuple[ProblemSet, ProblemSet]
+"""Prompts of one's own: the test's alone, the file that holds them, or test and selection."""
+
+
 def trial(
     claim: Claim | Document | Mapping[str, object] | str | Path,
     model: ModelLike | Thinker | None = None,
@@ -130,13 +134,7 @@ def trial(
     matched_sets: int | None = None,
     decide: str | None = None,
     amend: Mapping[str, object] | None = None,
-    prompts: PromptSet
-    | ProblemSet
-    | Path
-    | str
-    | tuple[PromptSet, PromptSet]
-    | tuple[ProblemSet, ProblemSet]
-    | None = None,
+    prompts: Own | None = None,
     store: Store | Path | str | None = None,
     memory: int | None = None,
     engine: str | Engine = "here",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from headlab.claims import Prediction
 from headlab.designs import Matched, matched_sets
@@ -15,6 +15,7 @@ from headlab.stats.sequential import Looks, Walk, enough, fixed, looks
 from headlab.trials.references import Matching, redrawn
 
 
+@runtime_checkable
 class Deciding(Protocol):
     """What says how its ranks are decided: a claim or a document."""
 

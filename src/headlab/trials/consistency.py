@@ -237,6 +237,9 @@ def _reference(doc: Fields) -> Iterator[Fault]:
                 f"{ranks[0].statistic!r} needs reference: {{redraw: SET}}: the alternatives it is ranked among",
             )
         return
+    for name in ("labels", "keys"):
+        if getattr(ref, name):
+            yield (("reference", name), f"{name} cannot be redrawn: references are other heads; leave {name} out")
     declared = doc.set_specs()
     if ref.redraw not in declared:
         yield (("reference", "redraw"), f"no set {ref.redraw!r}; declared are {', '.join(declared)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -29,6 +29,7 @@ OPEN = 4
 """Benches that are kept; the one that was asked longest ago goes."""
 
 
+@runtime_checkable
 class Pages(Protocol):
     """What a bench needs of the application."""
 
