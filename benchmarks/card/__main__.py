@@ -111,8 +111,8 @@ def head(args: argparse.Namespace) -> dict[str, Any]:
     return {**results.fresh(told, results.machine(torch.get_num_threads(), name), ROOT), "card": {}}
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Every section that was asked for; returns what was written."""
+def run(args: argparse.Namespace, begun: float | None = None) -> dict[str, Any]:
+    """Every section that was asked for, in the minutes from ``begun`` (now); returns what was written."""
     import torch
 
     out: Path = args.out
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(
             f"torch {torch.__version__} finds no GPU here; --tiny --device cpu tries the script without one"
         )
-    data, until = head(args), START + 60 * args.minutes
+    data, until = head(args), (begun or time.monotonic()) + 60 * args.minutes
     write(data, out)
     from benchmarks.card import measured, sections
     from benchmarks.card.room import Room
@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(given: list[str] | None = None) -> None:
-    data = run(arguments(given))
+    data = run(arguments(given), START)
     failed = [name for name, found in data["card"].items() if found["status"] != "ok"]
     print(f"done in {time.monotonic() - START:.0f} s; not whole: {', '.join(failed) or 'none'}", flush=True)
     sys.exit(3 if failed else 0)

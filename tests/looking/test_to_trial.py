@@ -27,7 +27,7 @@ from headlab.trials.document import Document
 
 LAB = headlab.load("ioi-small")
 SEEN = TASKS["ioi"].pairs(20, seed=1, tokenizer=LAB.tokenizer)
-OTHERS = TASKS["ioi"].pairs(50, seed=2, tokenizer=LAB.tokenizer)
+OTHERS = TASKS["ioi"].pairs(100, seed=2, tokenizer=LAB.tokenizer)
 TEXT = SEEN[0].clean.text
 
 LOOKS: dict[str, Callable[[], Look]] = {
@@ -39,6 +39,7 @@ LOOKS: dict[str, Callable[[], Look]] = {
     "effect": lambda: effect(LAB, SEEN, "L0H4 L1H2", "patch"),
     "show_attention": lambda: headlab.show_attention(LAB, TEXT, "L0H4 L1H2"),
     "logit_lens": lambda: headlab.logit_lens(LAB, TEXT),
+    "ov_circuit": lambda: headlab.ov_circuit(LAB, "L0H4", TEXT),
     "direct_effects": lambda: headlab.direct_effects(LAB, SEEN),
     "head_scores induction": lambda: headlab.head_scores(LAB),
     "head_scores sink": lambda: headlab.head_scores(LAB, "sink", TEXT),
@@ -80,7 +81,7 @@ def test_its_document_can_be_tried(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [n if n in DAILY else pytest.param(n, marks=pytest.mark.accept) for n in LOOKS])
 def test_its_document_is_tried(name: str, tmp_path: Path) -> None:
     look = LOOKS[name]()
-    path = look.to_trial(tmp_path, OTHERS)
+    path = look.to_trial(tmp_path, OTHERS.subset(p for i, p in enumerate(OTHERS) if i < 50))
     result = headlab.trial(path, LAB, amend={"reference.n": 9, "eligible.pairs": 20}, store=Store(tmp_path / "store"))
     assert result.verdict is not None and result.verdict.outcome != "void", result.verdict
     selection = result.record.prompts["selection"]["n"]

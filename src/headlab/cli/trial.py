@@ -83,11 +83,12 @@ def trial(
         from headlab.trials import amending
 
         given["amend"] = amending.read(amend)
+    if model is not None:
+        _reach(model, claim, given, library=True)
     named = _claim(claim)
-    chosen = model if _names_models(named, given.get("amend", {})) else _model(model)
-    if chosen is not None:
-        _reach(chosen, claim, given, library=True)
-    _try(named, chosen, given, store, json, dry_run, verbose, anyway=anyway)
+    if model is None and not _names_models(named, given.get("amend", {})):
+        _model(None)
+    _try(named, model, given, store, json, dry_run, verbose, anyway=anyway)
 
 
 @app.command()

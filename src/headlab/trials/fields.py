@@ -212,8 +212,8 @@ class Reference(_Plain):
     n: int = Field(999, ge=1, le=100_000)
     among: Any = "all"
     exclude: Strings = ()
-    labels: bool = False
-    keys: bool = False
+    labels: bool = Field(False, json_schema_extra={"const": False})
+    keys: bool = Field(False, json_schema_extra={"const": False})
 
     @field_validator("match")
     @classmethod
