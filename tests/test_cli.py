@@ -524,7 +524,7 @@ TRIAL = ["trial", "parity", "-m", "decimals-natural", "--pairs", "20", "--protoc
 
 def test_a_trial_stopped_by_ctrl_c_resumes_and_repeats(tmp_path):
     """The real thing: trial, Ctrl-C, the same command again, show, repeat, export."""
-    words = [*TRIAL, "--matched-sets", "60"]
+    words = [*TRIAL, "--matched-sets", "24", "--decide", "fixed"]
     process = subprocess.Popen(
         [sys.executable, "-m", "headlab", *words],
         stdout=subprocess.PIPE,
