@@ -255,7 +255,7 @@ def plan(
     if isinstance(found := find_claim(claim), Document):
         how = planning.told(memory, options)
         return planning.plan(found, claim, model, how, changes={**changes, "amend": amend}, own=prompts)
-    chosen, lab, test, selection = _prepared(claim, model, prompts, options, changes)
+    chosen, lab, test, selection = _prepared(found, model, prompts, options, changes)
     if isinstance(lab, Thinker):
         raise ClaimError(f"{chosen.id} runs the latent loop, whose passes --dry-run does not count")
     at = chosen.layer if isinstance(chosen.layer, int) else lab.grid.n_layers // 2
