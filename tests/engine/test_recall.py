@@ -270,3 +270,17 @@ def test_threads_and_a_change_back_and_forth() -> None:
     with recalling(made), recalling(made):
         table(made)
     assert not kept.open and kept.bytes
+
+
+def test_another_attention_kernel_is_another_model() -> None:
+    """Between two sweeps of a trial too, as the settings of ``robustness`` switch it."""
+    from headlab.engine.recall import mark, pulse
+
+    lab = tiny.lab("llama")
+    before = mark(lab), pulse(lab)
+    was, lab.slots[0].sdpa = lab.slots[0].sdpa, not lab.slots[0].sdpa
+    try:
+        assert mark(lab) != before[0] and pulse(lab) != before[1]
+    finally:
+        lab.slots[0].sdpa = was
+    assert (mark(lab), pulse(lab)) == before

@@ -223,10 +223,15 @@ def _storages(value: Any) -> Iterator[tuple[int, int]]:
             yield from _storages(one)
 
 
+def _kernels(lab: Lab) -> list[bool]:
+    """Which attention kernel each layer's unedited calls go to."""
+    return [slot.sdpa for slot in lab.slots]
+
+
 def pulse(lab: Lab) -> tuple[object, ...]:
     """What tells at next to no cost that :func:`mark` may differ: which tensors the modules hold and how often torch has
     written into them, hooks, modes, the fingerprint, threads.  Buffers that passes change and get back are left out."""
-    out: list[object] = [lab.fingerprint, torch.get_num_threads(), torch.get_float32_matmul_precision()]
+    out: list[object] = [lab.fingerprint, torch.get_num_threads(), torch.get_float32_matmul_precision(), *_kernels(lab)]
     passing = {(id(module), name) for module, name, _ in lab.between}
     for module in lab.model.modules():
         out += (module.training, *module._forward_hooks, *module._forward_pre_hooks, id(module.__dict__.get("forward")))
@@ -244,7 +249,7 @@ def mark(lab: Lab) -> bytes:
     cryptographic hash, and no single change, swap of heads, rows or columns leaves them as they are.
     """
     put_back(lab.between)
-    threads = (torch.get_num_threads(), torch.get_float32_matmul_precision())
+    threads = (torch.get_num_threads(), torch.get_float32_matmul_precision(), *_kernels(lab))
     digest = hashlib.sha256(repr((lab.fingerprint, lab.dtype, lab.device, threads)).encode())
     digest.update(json.dumps(told(lab.model.config.to_dict()), sort_keys=True, default=repr).encode())
     for name, module in lab.model.named_modules():
