@@ -272,15 +272,22 @@ def test_threads_and_a_change_back_and_forth() -> None:
     assert not kept.open and kept.bytes
 
 
-def test_another_attention_kernel_is_another_model() -> None:
-    """Between two sweeps of a trial too, as the settings of ``robustness`` switch it."""
-    from headlab.engine.recall import mark, pulse
-
+@pytest.mark.parametrize("name", ["sdpa", "scores", "pattern", "unit"])
+def test_attention_that_is_computed_in_another_way_is_read_anew(name: str) -> None:
+    """Between two sweeps of a trial, too: the settings of ``robustness`` switch the kernel of one Lab.  Looked for: whatever
+    of a Lab's own the package sets after loading (``slot.proved``; abilities are set at loading alone)."""
     lab = tiny.lab("llama")
-    before = mark(lab), pulse(lab)
-    was, lab.slots[0].sdpa = lab.slots[0].sdpa, not lab.slots[0].sdpa
-    try:
-        assert mark(lab) != before[0] and pulse(lab) != before[1]
-    finally:
-        lab.slots[0].sdpa = was
-    assert (mark(lab), pulse(lab)) == before
+    one = tiny.mixed_pairs()[0].clean
+    slot = lab.slots[0]
+    was = getattr(slot, name)
+    with recalling(lab) as kept:
+        capture(lab, [one], [(1, "z")])
+        passes = kept.passes
+        capture(lab, [one], [(1, "z")])
+        assert kept.passes == passes
+        setattr(slot, name, not was)
+        try:
+            capture(lab, [one], [(1, "z")])
+            assert kept.passes == passes + 1
+        finally:
+            setattr(slot, name, was)

@@ -6,9 +6,9 @@ the same prompts in other batches run again).  A look keeps the other layers' ac
 next one is at another head.  Outside nothing is kept.
 
 Everything is dropped when anything of :func:`mark` differs: a weight or buffer (their contents, however they were written),
-the config, a plain attribute or a hook of any module, dtype, device, threads.  It is taken at every entry, and inside wherever
-:func:`pulse` differs: what a trial does to its own model shows there, unless it writes past torch (``.data``, numpy).  What is
-oldest goes when ``limit`` bytes are full, or what a plan leaves of a bound of memory.
+the config, a plain attribute or a hook of any module, how each layer's attention is computed, dtype, device, threads.  It is
+taken at every entry, and inside wherever :func:`pulse` differs: what a trial does to its own model shows there, unless it writes
+past torch (``.data``, numpy).  What is oldest goes when ``limit`` bytes are full, or what a plan leaves of a bound of memory.
 """
 
 from __future__ import annotations
@@ -223,15 +223,12 @@ def _storages(value: Any) -> Iterator[tuple[int, int]]:
             yield from _storages(one)
 
 
-def _kernels(lab: Lab) -> list[bool]:
-    """Which attention kernel each layer's unedited calls go to."""
-    return [slot.sdpa for slot in lab.slots]
-
-
 def pulse(lab: Lab) -> tuple[object, ...]:
     """What tells at next to no cost that :func:`mark` may differ: which tensors the modules hold and how often torch has
-    written into them, hooks, modes, the fingerprint, threads.  Buffers that passes change and get back are left out."""
-    out: list[object] = [lab.fingerprint, torch.get_num_threads(), torch.get_float32_matmul_precision(), *_kernels(lab)]
+    written into them, hooks, modes, how attention is computed, the fingerprint, threads.  Buffers that passes change and get
+    back are left out."""
+    out: list[object] = [lab.fingerprint, torch.get_num_threads(), torch.get_float32_matmul_precision()]
+    out += (how for slot in lab.slots for how in slot.proved.values())
     passing = {(id(module), name) for module, name, _ in lab.between}
     for module in lab.model.modules():
         out += (module.training, *module._forward_hooks, *module._forward_pre_hooks, id(module.__dict__.get("forward")))
@@ -249,8 +246,9 @@ def mark(lab: Lab) -> bytes:
     cryptographic hash, and no single change, swap of heads, rows or columns leaves them as they are.
     """
     put_back(lab.between)
-    threads = (torch.get_num_threads(), torch.get_float32_matmul_precision(), *_kernels(lab))
-    digest = hashlib.sha256(repr((lab.fingerprint, lab.dtype, lab.device, threads)).encode())
+    threads = (torch.get_num_threads(), torch.get_float32_matmul_precision())
+    proved = [slot.proved for slot in lab.slots]
+    digest = hashlib.sha256(repr((lab.fingerprint, lab.dtype, lab.device, threads, proved)).encode())
     digest.update(json.dumps(told(lab.model.config.to_dict()), sort_keys=True, default=repr).encode())
     for name, module in lab.model.named_modules():
         plain = {k: v for k, v in module.__dict__.items() if isinstance(v, _PLAIN)}
