@@ -392,3 +392,12 @@ def test_the_published_claim_over_seeds_runs_to_its_end_here(tmp_path: Path) -> 
     assert set(said) == {"pooled:recovery:even - recovery:odd", "upheld:cells"}
     assert [c.outcome for c in found.children] == ["upheld", "refuted", "refuted"]
     assert said["upheld:cells"].value == pytest.approx(1 / 3) and found.verdict.outcome == "undecided"
+
+
+@pytest.mark.parametrize("claim", ["parity", "codi-critical-heads", "hubs", BASE])
+def test_a_claim_that_names_no_model_needs_one(claim: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model given"):
+        headlab.trial(claim, store=tmp_path)
+    if claim in ("parity", BASE):
+        with pytest.raises(ModelError, match="no model given"):
+            plan(claim)

@@ -46,15 +46,11 @@ def trial(
     """Try a document, over its models or revisions where it says so; of those ``model`` and a revision name which are tried.
     Of one alone the record is that of an ordinary trial.
 
-    Raises ClaimError for no model, and for one that is not there or cannot be in this claim, before any is loaded.
+    Raises ClaimError for a model that is not there or cannot be in this claim, before any is loaded.
     """
     changed, amended = documents.adjusted(doc, changes)
     folder = folder or documents.folder_of(given)
     if not is_over(changed):
-        if model is None:
-            raise ClaimError(
-                f"{doc.id}: no model given; name a shipped organism (headlab models), a folder or a hub id"
-            )
         return documents.trial(doc, given, model, how, changes=changes, own=own, folder=folder)
     some = chosen(changed, model, how.loading, folder)
     lacking(changed, some, folder)

@@ -6,13 +6,12 @@ Sets by score, layers and norms are chosen when it runs; here as many heads stan
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from headlab.claims import ClaimError
-from headlab.engine import scale
 from headlab.engine.run import dry_run
 from headlab.experiments import documents, over_models
 from headlab.heads import Head
@@ -125,11 +124,3 @@ def _one(doc: Document, cell: Cell, how: How, own: Any, folder: Path) -> dict[st
         **dry_run(loaded, tests, worlds, memory=how.memory, **told),
         **({"not counted": left} if left else {}),
     }
-
-
-def told(memory: int | None, loading: Mapping[str, Any]) -> How:
-    """How nothing is run: what loading and memory were given."""
-    return replace(How(scale.pick("here", None, None)), memory=memory, loading=loading)
-
-
-__all__ = ["plan", "told"]

@@ -184,8 +184,6 @@ def _tried(claim: Any, model: Any, how: How, changes: Mapping[str, Any], amend: 
     found = find_claim(claim)
     if isinstance(found, Document):
         return over_models.trial(found, claim, model, how, changes={**changes, "amend": amend}, own=prompts)
-    if model is None:
-        raise ClaimError(f"{found.id}: no model given; name a shipped organism (headlab models), a folder or a hub id")
     if amend:
         raise ClaimError(f"{found.id} is an entry of the docket; amend is for documents (headlab list claims)")
     chosen, subject, test, selection = _prepared(found, model, prompts, how.loading, changes)
@@ -253,7 +251,7 @@ def plan(
     for name in ("store", "progress", "engine", "workers", "address"):
         options.pop(name, None)
     if isinstance(found := find_claim(claim), Document):
-        how = planning.told(memory, options)
+        how = How(scale.pick("here", None, None), memory=memory, loading=options)
         return planning.plan(found, claim, model, how, changes={**changes, "amend": amend}, own=prompts)
     chosen, lab, test, selection = _prepared(found, model, prompts, options, changes)
     if isinstance(lab, Thinker):

@@ -62,6 +62,7 @@ def load(
     """
     if isinstance(model, Lab):
         return model
+    _given(model)
     name = str(model) if isinstance(model, str | Path) else ""
     shipped = name in organisms.names()
     if name in organisms.names("thoughts"):
@@ -115,6 +116,11 @@ def revised(name: str, revision: str | None) -> Checkpoint | None:
     raise ModelError(f"{name} is {kind}, which has no revision {revision!r}; {has}")
 
 
+def _given(model: object) -> None:
+    if model is None:
+        raise ModelError("no model given; name a shipped organism (headlab models), a folder or a hub id")
+
+
 def load_thinker(model: ModelLike | Thinker, **loading: object) -> Thinker:
     """A thinking model ready for trial: a shipped one's name, a folder or a hub id (see :func:`headlab.thoughts.load`).
 
@@ -124,6 +130,7 @@ def load_thinker(model: ModelLike | Thinker, **loading: object) -> Thinker:
         return model
     if isinstance(model, Lab):
         raise ModelError(f"{model.name} is a language model without thoughts; expected a CODI model (headlab models)")
+    _given(model)
     name = str(model)
     if name in organisms.names("thoughts"):
         thinker = load_thoughts(organisms.path(name), name=name, **loading)  # type: ignore[arg-type]
