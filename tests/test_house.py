@@ -10,7 +10,7 @@ import pytest
 import house
 
 CEILINGS = {
-    "lines": 68_170,
+    "lines": 68_158,
     "median file": 141,
     "over 200 in experiments": 24,
     "over 300": 34,

@@ -30,6 +30,11 @@ def quiet(what: str, done: int, total: int) -> None:
     """A progress that shows nothing."""
 
 
+def as_part(progress: Progress, name: str, n: int, total: int) -> Progress:
+    """The progress of the ``n``-th of ``total`` trials, each worth as much, as that of all of them under one ``name``."""
+    return lambda _what, done, of: progress(name, 1000 * n + (1000 * done // of if of else 0), 1000 * total)
+
+
 @dataclass(frozen=True)
 class Figure:
     """A figure as data; the report draws it.

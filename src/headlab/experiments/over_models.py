@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from headlab.claims import ClaimError
-from headlab.effects import Progress
+from headlab.effects import as_part
 from headlab.engine.passes import EngineError
 from headlab.experiments import documents
 from headlab.interventions import InterventionError
@@ -122,7 +122,7 @@ def _each(doc: Document, some: Sequence[Cell], how: How, tried: Callable[[str, H
     """Every cell in its turn, one model in memory at a time."""
     made: list[Tried] = []
     for n, cell in enumerate(some):
-        one = replace(_of_cell(how, cell), progress=partial(_tell, how.progress, n, len(some)))
+        one = replace(_of_cell(how, cell), progress=as_part(how.progress, "cells", n, len(some)))
         made.append(_cell(cell, partial(tried, cell.model, one)))
         free()
         _refuse_again(doc, made)
@@ -156,11 +156,6 @@ def _refuse_again(doc: Document, made: Sequence[Tried]) -> None:
             raise ClaimError(
                 f"{doc.id}: {last.cell.name} has the weights of {t.cell.name}; one model counts once, leave one out"
             )
-
-
-def _tell(progress: Progress, n: int, total: int, _what: str, done: int, of: int) -> None:
-    """All cells as one progress, each worth as much."""
-    progress("cells", 1000 * n + (1000 * done // of if of else 0), 1000 * total)
 
 
 def _hash(own: Any) -> Any:

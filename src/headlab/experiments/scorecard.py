@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from headlab.claims import ClaimError
-from headlab.effects import Progress, quiet
+from headlab.effects import Progress, as_part, quiet
 from headlab.engine.identity import identity
 from headlab.engine.passes import EngineError
 from headlab.experiments.fitting import unread
 from headlab.experiments.known import builtin_claims
-from headlab.experiments.trial import EXPERIMENTS, ahead, load, plan, trial
+from headlab.experiments.trial import CHANGES, EXPERIMENTS, ahead, load, plan, trial
 from headlab.interventions import InterventionError
 from headlab.prompts import PromptError
 from headlab.stats import holm
@@ -151,8 +150,8 @@ def tried(
     with home.open(kind="run", slug=slug, title=title, inputs=inputs, draft=draft) as run:
         if run.finished is not None:
             return handed_on(home, run.finished)
-        tells = [partial(_tell, progress, n, len(chosen)) for n in range(len(chosen))]
-        found = {s: _try(s, model, home, tell, dict(options)) for s, tell in zip(chosen, tells, strict=True)}
+        parts = enumerate(chosen)
+        found = {s: _try(s, model, home, as_part(progress, "docket", n, len(chosen)), options) for n, s in parts}
         children = {s: record for s, (record, _) in found.items() if record is not None}
         rows = [_row(s, *found[s]) for s in chosen]
         more = added(children) if added else Added()
@@ -170,12 +169,11 @@ def _say_dead_ends(
     chosen: Sequence[str], model: Any, options: Mapping[str, Any], dead_end: Callable[[str], object] | None
 ) -> bool:
     """Name the experiments that no outcome could decide at this size, once; ``dead_end`` is told where these are all."""
-    names = ("protocol", "layer", "pairs", "seed", "pool", "matched_sets", "decide")
     ends = {}
     for slug in chosen:
         own = builtin_claims()[slug]
         try:
-            found = ahead(own, model, {k: options.get(k) for k in names if not unread([k], own)})
+            found = ahead(own, model, {k: options.get(k) for k in CHANGES if not unread([k], own)})
         except _CANNOT:
             continue  # its row says why
         if found:
@@ -190,12 +188,7 @@ def _say_dead_ends(
     return stuck == len(chosen)
 
 
-def _tell(progress: Progress, n: int, total: int, _what: str, done: int, of: int) -> None:
-    """All experiments as one progress, each worth as much."""
-    progress("docket", 1000 * n + (1000 * done // of if of else 0), 1000 * total)
-
-
-def _try(slug: str, lab: Any, home: Store, tell: Progress, options: dict[str, Any]) -> tuple[Record | None, str]:
+def _try(slug: str, lab: Any, home: Store, tell: Progress, options: Mapping[str, Any]) -> tuple[Record | None, str]:
     """The record of an experiment's trial, or why there is none."""
     try:
         own = builtin_claims()[slug]

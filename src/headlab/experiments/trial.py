@@ -118,6 +118,8 @@ def experiment(slug: str) -> Entry:
     return known[slug]
 
 
+CHANGES = ("protocol", "layer", "pairs", "seed", "pool", "matched_sets", "decide")
+"""What may be changed of a claim beside it."""
 Own = PromptSet | ProblemSet | Path | str | tuple[PromptSet, PromptSet] | tuple[ProblemSet, ProblemSet]
 """Prompts of one's own: the test's alone, the file that holds them, or test and selection."""
 
@@ -245,8 +247,7 @@ def plan(
     from headlab.engine.run import dry_run
     from headlab.prompts import encode
 
-    names = ("protocol", "layer", "pairs", "seed", "pool", "matched_sets", "decide")
-    changes = {k: options.pop(k, None) for k in names}
+    changes = {k: options.pop(k, None) for k in CHANGES}
     amend = options.pop("amend", None)
     for name in ("store", "progress", "engine", "workers", "address"):
         options.pop(name, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from headlab.claims import Claim, Control, decide
-from headlab.effects import Figure, Progress, quiet
+from headlab.effects import Figure, Progress, as_part, quiet
 from headlab.experiments.known import adjusted, builtin_claims
 from headlab.experiments.training.cross_model import REFERENCES, SECTIONS
 from headlab.experiments.training.models_table import CANNOT, PRESETS, counted_as, listed, number, preset, row
@@ -66,7 +65,7 @@ def cross_model(
         rows, children, weights = {}, {}, {}
         for n, entry in enumerate(every):
             slugs = list(claims) if entry in entries else ["parity"]
-            tell = partial(_tell, progress, n, len(every))
+            tell = as_part(progress, "models", n, len(every))
             made, reason = _tried(entry, slugs, home, tell, options)
             if entry in entries and (same := counted_as(weights, entry, made.values())):
                 made, reason = {}, same
@@ -95,11 +94,6 @@ def _call(entries: Sequence[str], head_count: bool, told: Mapping[str, Any]) -> 
         "command": f"headlab cross-model {' '.join(entries)}{extra}{flags}",
         "python": f"cross_model({list(entries)!r}{', head_count=True' if head_count else ''}{words})",
     }
-
-
-def _tell(progress: Progress, n: int, total: int, _what: str, done: int, of: int) -> None:
-    """All models as one progress, each worth as much."""
-    progress("models", 1000 * n + (1000 * done // of if of else 0), 1000 * total)
 
 
 def _tried(
