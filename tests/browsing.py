@@ -14,7 +14,9 @@ BROWSER = next((found for n in ("chromium", "chromium-browser", "google-chrome")
 if BROWSER is None:
     pytest.skip("no chromium is installed (Debian: apt install chromium)", allow_module_level=True)
 sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed (pip)")
 WAIT = 60_000
+SCREENS = tuple((width, scheme) for width in (1280, 420) for scheme in ("light", "dark"))
 CONTRAST = """() => {
   const rgb = (c) => { const m = c.match(/[\\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m; };
   const linear = (v) => (v / 255 <= 0.03928 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
@@ -65,11 +67,24 @@ def opened(browser: Any, **how: Any) -> Iterator[Any]:
 
 def held(page: Any) -> None:
     """Nothing wider than the window, readable, named: at both widths, in both colour schemes."""
-    for width in (1280, 420):
-        page.set_viewport_size({"width": width, "height": 900})
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
-            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (page.url, width)
-            assert page.evaluate(CONTRAST) == [], (page.url, width, scheme)
-    page.set_viewport_size({"width": 1280, "height": 900})
-    page.emulate_media(color_scheme="light")
+    for width, scheme in SCREENS:
+        _on(page, width, scheme)
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (page.url, width)
+        assert page.evaluate(CONTRAST) == [], (page.url, width, scheme)
+    _on(page, *SCREENS[0])
+
+
+def accessible(page: Any, *screens: tuple[int, str]) -> None:
+    """With everything open, axe-core finds nothing that it calls moderate, serious or critical (by default narrow and dark)."""
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    for width, scheme in screens or SCREENS[-1:]:
+        _on(page, width, scheme)
+        found = axe.Axe().run(page).response["violations"]
+        bad = [(v["impact"], v["id"], n["target"], n["html"][:200]) for v in found for n in v["nodes"]]
+        assert not [b for b in bad if b[0] != "minor"], (page.url, width, scheme)
+    _on(page, *SCREENS[0])
+
+
+def _on(page: Any, width: int, scheme: str) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)

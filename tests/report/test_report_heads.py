@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from browsing import chromium, held, opened, sync
+from browsing import accessible, chromium, held, opened, sync
 from headlab import report
 from headlab.effects import Figure
 from headlab.heads import Head, Heads
@@ -193,6 +193,7 @@ def test_the_null_is_brushed_and_heads_are_asked(browser: Any, file: Path) -> No
         page.keyboard.press("Space")
         expect(told).to_contain_text("L1H0")
         held(page)
+        accessible(page)
 
 
 def test_without_scripts_all_of_it_stands_there(browser: Any, file: Path) -> None:
@@ -255,3 +256,4 @@ def test_a_scorecard_opens_with_its_verdicts_and_is_sorted(
                 by_p.press("Enter")
                 assert names.all_text_contents() == grouped and page.locator(".group").count() == 2
                 held(page)
+                accessible(page)

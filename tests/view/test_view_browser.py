@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from made_runs import HOSTILE, kept
 
-from browsing import WAIT, chromium, held, opened, sync
+from browsing import SCREENS, WAIT, accessible, chromium, held, opened, sync
 from headlab.cli import main
 from headlab.store import Store
 from headlab.view.app import serve
@@ -59,6 +59,7 @@ def test_runs_are_filtered_sorted_and_compared(page: Any) -> None:
     expect, rows = sync.expect, page.locator("#runs tbody tr:visible")
     expect(rows).to_have_count(4)
     held(page)
+    accessible(page)
     page.fill("#words", "decimals-null")
     expect(rows).to_have_count(1)
     page.fill("#words", "")
@@ -148,6 +149,7 @@ def test_a_head_is_opened_by_keyboard_and_patched(page: Any, address: str) -> No
     told = "48 heads looked at on 12 pairs (grids: attribution; 2 edit(s) tried; 2 pattern(s) opened)"
     expect(page.locator("#looked")).to_contain_text(told)
     held(page)
+    accessible(page)
     tab = page.context.new_page()
     tab.set_default_timeout(WAIT)
     tab.goto(page.url)
@@ -157,6 +159,9 @@ def test_a_head_is_opened_by_keyboard_and_patched(page: Any, address: str) -> No
     expect(tab.locator("#effect")).to_contain_text("L2H1,")
     page.reload()
     expect(page.locator("#heads")).to_have_value("L2H1")
+    page.click("a.button:has-text('To trial')")
+    expect(page.locator("#seal")).to_contain_text("24 test prompts are sealed")
+    accessible(page)
 
 
 def test_what_cannot_be_loaded_is_said_on_the_page(page: Any, address: str) -> None:
@@ -183,6 +188,7 @@ def test_from_a_look_to_a_verdict(page: Any, home: Store, address: str) -> None:
     page.fill("#heads", "L0H14 L1H3")
     page.locator("#heads").press("Enter")
     expect(page.locator("#effect")).to_contain_text("L0H14 L1H3")
+    accessible(page, *SCREENS)
     page.click("a.button:has-text('To trial')")
     expect(page.locator("#seal")).to_contain_text("24 test prompts are sealed")
     page.fill("#words", HOSTILE)
@@ -208,12 +214,15 @@ def test_from_a_look_to_a_verdict(page: Any, home: Store, address: str) -> None:
     expect(page.locator("#counted")).to_contain_text("48 heads looked at on 12 pairs")
     expect(page.locator("#seal")).to_contain_text("were opened")
     held(page)
+    accessible(page, *SCREENS)
     page.click("#page")
     expect(page.locator(".claim").first).to_contain_text(HOSTILE)
+    accessible(page, *SCREENS)
     assert page.get_by_text("48 heads looked at on 12 pairs").count() == 1
     assert page.locator("img[src=x]").count() == 0 and page.evaluate("origin") == "null"
     page.goto(f"{host}/")
     expect(page.locator("#runs tbody tr")).to_have_count(5)
+    accessible(page, *SCREENS)
     assert page.locator("img[src=x]").count() == 0
     run = next(p.name for p in home.root.glob("claim-*"))
     with contextlib.redirect_stdout(io.StringIO()) as said:

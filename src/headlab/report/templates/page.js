@@ -36,6 +36,7 @@
         config: themes[dark.matches ? "dark" : "light"],
         tooltip: { theme: dark.matches ? "dark" : "light" },
       });
+      host.querySelector("svg").setAttribute("aria-hidden", "true"); // its host is the picture, and says what it shows
       figure.dispatchEvent(new CustomEvent("drawn", { detail: view }));
     } catch (error) {
       figure.classList.remove("is-live"); // the still picture comes back
