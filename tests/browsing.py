@@ -14,7 +14,9 @@ BROWSER = next((found for n in ("chromium", "chromium-browser", "google-chrome")
 if BROWSER is None:
     pytest.skip("no chromium is installed (Debian: apt install chromium)", allow_module_level=True)
 sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed (pip)")
+axe = pytest.importorskip(
+    "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed (pip)"
+)
 WAIT = 60_000
 SCREENS = tuple((width, scheme) for width in (1280, 420) for scheme in ("light", "dark"))
 CONTRAST = """() => {
