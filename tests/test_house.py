@@ -10,13 +10,13 @@ import pytest
 import house
 
 CEILINGS = {
-    "lines": 68_158,
+    "lines": 68_250,
     "median file": 150,
     "over 200 in experiments": 24,
     "over 300": 34,
     "functions over 60": 16,
     "fmt: skip": 0,
-    "Any": 1_562,
+    "Any": 1_563,
     "pandas inside": 41,
     "alike": 0,
 }

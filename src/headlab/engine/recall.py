@@ -6,29 +6,25 @@ the same prompts in other batches run again).  A look keeps the other layers' ac
 next one is at another head.  Outside nothing is kept.
 
 Everything is dropped when anything of :func:`mark` differs: a weight or buffer (their contents, however they were written),
-the config, a plain attribute or a hook of any module, how each layer's attention is computed, dtype, device, threads.  It is
-taken at every entry, and inside wherever :func:`pulse` differs: what a trial does to its own model shows there, unless it writes
-past torch (``.data``, numpy).  What is oldest goes when ``limit`` bytes are full, or what a plan leaves of a bound of memory.
+the config, an attribute, the class or a hook of any module, how each layer's attention is computed, dtype, device, threads.  It
+is taken at every entry, and inside wherever :func:`pulse` differs: what a trial does to its own model shows there, unless it
+writes past torch (``.data``, numpy).  Under code of others (hooks, another forward), which may do something else at each pass,
+nothing is kept.  What is oldest goes when ``limit`` bytes are full, or what a plan leaves of a bound of memory.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
-from itertools import chain
 from typing import Any, ParamSpec, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from headlab.engine.between import put_back
-from headlab.engine.identity import told
+from headlab.engine.marks import foreign, mark, pulse
 from headlab.engine.model import Lab
 
 LIMIT = 2**29
@@ -37,8 +33,6 @@ OWN_WAY = frozenset({"pattern", "scores"})
 """Sites whose reading makes the pass compute attention in another way: their passes are kept apart."""
 RESUMED = ("z", "out_block", "k", "v")
 """What edits of other layers will start from, where one starts from what enters a layer."""
-_WORDS = 1024
-_PLAIN = (bool, int, float, str, type(None))
 
 Made = TypeVar("Made")
 Given = ParamSpec("Given")
@@ -49,7 +43,8 @@ Site = tuple[int, str] | int
 class Recall:
     """Kept values by key, the oldest out first.  ``limit``: bytes (0 keeps nothing), ``room``: what a bound of memory leaves
     of them; ``bytes``: what is kept; ``passes``: how many batches were run because they were not there; ``owner``: whose they
-    are (a copy of a Lab begins anew: its passes may run under edits); ``wide``: other layers are kept, too."""
+    are (a copy of a Lab begins anew: its passes may run under edits); ``wide``: other layers are kept, too; ``foreign``: code
+    of others runs in the passes, so that nothing is kept."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit, self.bytes, self.passes = limit, 0, 0
@@ -57,7 +52,7 @@ class Recall:
         self.owner: weakref.ref[Lab] | None = None
         self.mark = b""
         self.pulse: tuple[object, ...] = ()
-        self.open, self.steady, self.wide = False, False, True
+        self.open, self.steady, self.wide, self.foreign = False, False, True, False
         self._kept: OrderedDict[object, tuple[Any, dict[int, int]]] = OrderedDict()
         self._held: Counter[int] = Counter()
 
@@ -67,6 +62,8 @@ class Recall:
     @property
     def most(self) -> int:
         """Bytes that may be kept."""
+        if self.foreign:
+            return 0
         return self.limit if self.room is None else min(self.limit, self.room)
 
     def within(self, room: int | None) -> None:
@@ -154,7 +151,8 @@ def steady(run: Callable[Given, Made]) -> Callable[Given, Made]:
 def _look(lab: Any, kept: Recall) -> None:
     """Drop everything if the model is no longer what it was."""
     if not kept.steady and kept.pulse != (now := pulse(lab)):
-        if kept.mark != (whole := mark(lab)):
+        kept.foreign = foreign(lab)
+        if kept.mark != (whole := mark(lab)) or kept.foreign:
             kept.clear()
         kept.pulse, kept.mark = now, whole
 
@@ -221,50 +219,3 @@ def _storages(value: Any) -> Iterator[tuple[int, int]]:
     elif isinstance(value, list | tuple):
         for one in value:
             yield from _storages(one)
-
-
-def pulse(lab: Lab) -> tuple[object, ...]:
-    """What tells at next to no cost that :func:`mark` may differ: which tensors the modules hold and how often torch has
-    written into them, hooks, modes, how attention is computed, the fingerprint, threads.  Buffers that passes change and get
-    back are left out."""
-    out: list[object] = [lab.fingerprint, torch.get_num_threads(), torch.get_float32_matmul_precision()]
-    out += (how for slot in lab.slots for how in slot.proved.values())
-    passing = {(id(module), name) for module, name, _ in lab.between}
-    for module in lab.model.modules():
-        out += (module.training, *module._forward_hooks, *module._forward_pre_hooks, id(module.__dict__.get("forward")))
-        for name, value in chain(module._parameters.items(), module._buffers.items()):
-            if value is not None and (id(module), name) not in passing:
-                out += (id(value), 0 if value.is_inference() else value._version)
-    return tuple(out)
-
-
-@torch.no_grad()
-def mark(lab: Lab) -> bytes:
-    """A digest of everything that activations of a prompt depend on, as the model is now.
-
-    Of each weight and buffer the sums of its bytes, as 64-bit words, over rows and over columns: a tenth of the time of a
-    cryptographic hash, and no single change, swap of heads, rows or columns leaves them as they are.
-    """
-    put_back(lab.between)
-    threads = (torch.get_num_threads(), torch.get_float32_matmul_precision())
-    proved = [slot.proved for slot in lab.slots]
-    digest = hashlib.sha256(repr((lab.fingerprint, lab.dtype, lab.device, threads, proved)).encode())
-    digest.update(json.dumps(told(lab.model.config.to_dict()), sort_keys=True, default=repr).encode())
-    for name, module in lab.model.named_modules():
-        plain = {k: v for k, v in module.__dict__.items() if isinstance(v, _PLAIN)}
-        hooks = [*module._forward_hooks, *module._forward_pre_hooks, id(module.__dict__.get("forward"))]
-        digest.update(repr((name, sorted(plain.items()), hooks)).encode())
-    for name, value in chain(lab.model.named_parameters(), lab.model.named_buffers()):
-        if value.is_meta:  # offloaded: its name and size
-            digest.update(f"{name} {tuple(value.shape)} {value.dtype} elsewhere".encode())
-            continue
-        flat = value.detach().contiguous().view(-1).view(torch.uint8)
-        whole = flat.numel() // (8 * _WORDS) * 8 * _WORDS
-        if flat.data_ptr() % 8 or flat.storage_offset() % 8:
-            whole = 0
-        words: Any = flat[:whole].view(torch.int64).view(-1, _WORDS)
-        words = words.numpy() if words.device.type == "cpu" else words
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
-        for part in (words.sum(0), words.sum(1), flat[whole:]):
-            digest.update(np.ascontiguousarray(part.cpu() if isinstance(part, Tensor) else part).data)
-    return digest.digest()
