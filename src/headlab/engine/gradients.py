@@ -127,12 +127,7 @@ def integrated_gradients(
     import numpy as np
 
     pairs = _some(pairs)
-    lab.grid.check_layer(layer)
-    if layer not in lab.attentions:
-        raise InterventionError(
-            f"layer {layer} of {lab.name} has no softmax attention, so it has no heads; layers "
-            f"{', '.join(map(str, sorted(lab.attentions)))} have"
-        )
+    _has_heads(lab, layer)
     nodes, weights = quadrature(steps, rule)
     rows: list[tuple[int, int, int, float, float, float, float]] = []
     done = 0
@@ -153,6 +148,15 @@ def integrated_gradients(
         progress("integrated gradients", done, len(pairs))
     rows.sort(key=lambda r: (r[0], r[2]))
     return _table(pairs, rows, ("layer", "head", "attribution", "total", "change", "gap"))
+
+
+def _has_heads(lab: Lab, layer: int) -> None:
+    lab.grid.check_layer(layer)
+    if layer not in lab.attentions:
+        raise InterventionError(
+            f"layer {layer} of {lab.name} has no softmax attention, so it has no heads; layers "
+            f"{', '.join(map(str, sorted(lab.attentions)))} have"
+        )
 
 
 def quadrature(steps: int, rule: Rule) -> tuple[Tensor, Tensor]:

@@ -249,17 +249,10 @@ def make_plan(
     ``marks[j]``: the content of what a world takes from elsewhere (:meth:`headlab.material.Material.mark`).
     """
     can = can or Abilities()
-    contents: dict[str, int] = {}
-    same: dict[int, int] = {}
-    groups: dict[object, list[int]] = {}
     hashes = [w.content_hash() + mark for w, mark in zip(worlds, marks or [""] * len(worlds), strict=True)]
     asked = [pair_hash(pair) for pair in pairs]
     among = hashlib.sha256("".join(asked).encode()).hexdigest()
-    for j, (world, content) in enumerate(zip(worlds, hashes, strict=True)):
-        if contents.setdefault(content, j) == j:
-            groups.setdefault(world.shape, []).append(j)
-        else:
-            same[j] = contents[content]
+    groups, same = _by_shape(worlds, hashes)
     lengths: dict[int, list[int]] = {}
     for i, pair in enumerate(pairs):
         lengths.setdefault(len(pair.corrupted.ids), []).append(i)
@@ -268,11 +261,8 @@ def make_plan(
     starts: list[dict[int, int]] = []
     for members in groups.values():
         world = worlds[members[0]]
-        at = {
-            i: s
-            for n, which in lengths.items()
-            for i, s in _starts(pairs, which, world, n, cost, can, tokens_read).items()
-        }
+        made = (_starts(pairs, which, world, n, cost, can, tokens_read) for n, which in lengths.items())
+        at = {i: start for some in made for i, start in some.items()}
         square = any(one.site in {"pattern", "scores", "v"} for one in world.interventions)
         deltas = max(cost.deltas(n, min(at[i] for i in which), square=square) for n, which in lengths.items())
         # few worlds, or prompts so long that one pair's deltas take too much: the edited layer runs for each row
@@ -299,6 +289,19 @@ def make_plan(
                     name = _name(length, some, cuts, asked, hashes, among, tag)
                     shards.append(Shard(name, length, block, number, some, cuts))
     return Plan(tuple(shards), tuple(shapes), same, most)
+
+
+def _by_shape(worlds: Sequence[World], hashes: Sequence[str]) -> tuple[dict[object, list[int]], dict[int, int]]:
+    """Worlds by the shape of what they write, and which world another one repeats."""
+    first: dict[str, int] = {}
+    groups: dict[object, list[int]] = {}
+    same: dict[int, int] = {}
+    for j, (world, content) in enumerate(zip(worlds, hashes, strict=True)):
+        if first.setdefault(content, j) == j:
+            groups.setdefault(world.shape, []).append(j)
+        else:
+            same[j] = first[content]
+    return groups, same
 
 
 def pair_hash(pair: EncodedPair) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -52,15 +52,7 @@ def probe(
     whole = heads is None
     named = Heads(Head(at, 0) for at in range(lab.grid.n_layers)) if heads is None else heads_of(lab, heads)
     names = [cluster_of(e) for e in encoded]
-    if labels is None:
-        y, groups = np.repeat(["clean", "corrupted"], len(encoded)), np.array(names * 2)
-    else:
-        y, groups = np.array([str(v) for v in labels]), np.array(names)
-    if len(y) != len(groups) or len(set(y.tolist())) < 2 or len(set(names)) < folds:
-        raise PromptError(
-            f"a probe with {folds} folds takes a label for each of {len(encoded)} pairs, of two classes at least, and as many "
-            f"clusters as folds; given {len(y)} label(s) of {len(set(y.tolist()))} class(es) in {len(set(names))} cluster(s)"
-        )
+    y, groups = _classes(names, labels, folds)
     with recalling(lab):
         held = contrast(lab, encoded, named, site="resid" if whole else "z", role=role, runs=True)
     assert held.other is not None
@@ -74,19 +66,38 @@ def probe(
         x = np.concatenate([clean, held.held[name]]) if labels is None else clean
         found = clustered_rate(probing.probe(x, y, apart) == y, groups, unit="prompts")
         control = float((probing.probe(x, drawn, mixed) == drawn).mean())
-        rows.append(
-            {
-                "layer": head.layer,
-                "head": -1 if whole else head.index,
-                "value": found.value,
-                "low": found.low,
-                "high": found.high,
-                "control": control,
-                "chance": chance,
-                "n": found.n,
-            }
+        seen = {"value": found.value, "low": found.low, "high": found.high}
+        place = {"layer": head.layer, "head": -1 if whole else head.index}
+        rows.append({**place, **seen, "control": control, "chance": chance, "n": found.n})
+    title = f"A linear probe at {role} of {len(y)} prompts, beside its control task"
+    options = {"threshold": chance, "x_title": "share of prompts told"}
+    figure = Figure("estimates", "probe", title, "", _points(rows, whole), options)
+    best, terms = ranked(rows, 1), {}
+    if whole:
+        top = max((r for r in rows if r["layer"] in lab.attentions), key=lambda r: r["value"] or 0.0)["layer"]
+        best, terms = whole_layer(lab, top)
+    shown = tuple(e.pair for e in encoded)
+    table = pd.DataFrame(rows)
+    return Look(table, figure, "share of prompts", shown, ranked=best, terms=terms, tokenizer=lab.tokenizer)
+
+
+def _classes(names: list[str], labels: Sequence[str] | None, folds: int) -> tuple[np.ndarray, np.ndarray]:
+    """The class and the cluster of each prompt; ``names`` are the clusters of the pairs."""
+    if labels is None:
+        y, groups = np.repeat(["clean", "corrupted"], len(names)), np.array(names * 2)
+    else:
+        y, groups = np.array([str(v) for v in labels]), np.array(names)
+    if len(y) != len(groups) or len(set(y.tolist())) < 2 or len(set(names)) < folds:
+        raise PromptError(
+            f"a probe with {folds} folds takes a label for each of {len(names)} pairs, of two classes at least, and as many "
+            f"clusters as folds; given {len(y)} label(s) of {len(set(y.tolist()))} class(es) in {len(set(names))} cluster(s)"
         )
-    points = tuple(
+    return y, groups
+
+
+def _points(rows: Sequence[Mapping[str, object]], whole: bool) -> tuple[dict[str, object], ...]:
+    """Each place twice: the probe with its interval, and its control task, a point."""
+    return tuple(
         {
             "label": f"L{r['layer']}" if whole else f"L{r['layer']}H{r['head']}",
             "group": group,
@@ -97,11 +108,3 @@ def probe(
         for r in rows
         for group, key in (("probe", "value"), ("control task", "control"))
     )
-    title = f"A linear probe at {role} of {len(y)} prompts, beside its control task"
-    figure = Figure("estimates", "probe", title, "", points, {"threshold": chance, "x_title": "share of prompts told"})
-    best, terms = ranked(rows, 1), {}
-    if whole:
-        top = max((r for r in rows if r["layer"] in lab.attentions), key=lambda r: r["value"] or 0.0)["layer"]
-        best, terms = whole_layer(lab, top)
-    seen = tuple(e.pair for e in encoded)
-    return Look(pd.DataFrame(rows), figure, "share of prompts", seen, ranked=best, terms=terms, tokenizer=lab.tokenizer)

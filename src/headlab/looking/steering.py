@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 
 import pandas as pd
@@ -55,9 +55,7 @@ def steer(
         the model knows, and a margin that grows there says nothing of text.
     """
     encoded, kind = pairs_of(lab, pairs), Readout(readout)
-    doses = [float(a) for a in amounts] if isinstance(amounts, Iterable) and not isinstance(amounts, str) else []
-    if not doses or len(set(doses)) != len(doses):
-        raise ValueError(f"amounts are different numbers such as (-1, 0, 1), given {brief(amounts)}")
+    doses = _doses(amounts)
     layer = lab.grid.check_layer(int(where)) if isinstance(where, Integral) else None
     if layer is None:
         site, named = "z", heads_of(lab, where)  # type: ignore[arg-type]
@@ -75,12 +73,7 @@ def steer(
 
     with recalling(lab):
         made = sweep(lab, tried, worlds(roles=("read",)), material=material, readouts=(kind,))
-    wide = made.pivot(index="pair", columns="world", values="edited")[[f"{a:g}" for a in doses]]
-    means = bootstrap_means(wide.to_numpy(), [cluster_of(e) for e in tried], unit="pairs", seed=seed)
-    rows = [
-        {"amount": a, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
-        for a, m in zip(doses, means, strict=True)
-    ]
+    rows = _measured(made, tried, doses, seed)
     table = pd.DataFrame(rows)
     if text:
         lasting = worlds(roles=("last",), when="every_step")
@@ -89,22 +82,40 @@ def steer(
         )
         table["text"] = list(said["text"])
     place = f"layer {layer}" if layer is not None else str(named)
+    figure = _curve(rows, place, len(tried), kind)
+    at = "" if layer is None else "site: resid, "
+    best, ranks = (tuple(named), {"heads": len(named)}) if layer is None else whole_layer(lab, layer)
+    edit = f"{{heads: named, {at}write: add, direction: other, roles: [read]}}"
+    words = f"What the two runs differ by at {place} gives the answer back."
+    terms = {**BACK, "worlds": {"steered": edit}, "words": words, **ranks}
+    seen = tuple(e.pair for e in encoded)
+    return Look(table, figure, unit_of(kind), seen, (text,) if text else (), best, terms, lab.tokenizer)
+
+
+def _measured(
+    made: pd.DataFrame, tried: Sequence[EncodedPair], doses: Sequence[float], seed: int
+) -> list[dict[str, float | None]]:
+    wide = made.pivot(index="pair", columns="world", values="edited")[[f"{a:g}" for a in doses]]
+    means = bootstrap_means(wide.to_numpy(), [cluster_of(e) for e in tried], unit="pairs", seed=seed)
+    return [
+        {"amount": a, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
+        for a, m in zip(doses, means, strict=True)
+    ]
+
+
+def _doses(amounts: object) -> list[float]:
+    doses = [float(a) for a in amounts] if isinstance(amounts, Iterable) and not isinstance(amounts, str) else []
+    if not doses or len(set(doses)) != len(doses):
+        raise ValueError(f"amounts are different numbers such as (-1, 0, 1), given {brief(amounts)}")
+    return doses
+
+
+def _curve(rows: Sequence[Mapping[str, object]], place: str, n: int, kind: Readout) -> Figure:
     points = tuple(
         {**{k: r[k] for k in ("low", "high")}, "x": r["amount"], "y": r["value"], "series": place} for r in rows
     )
-    title = f"A direction added at {place}: {readout}, {len(tried)} pairs"
-    options = {"x_title": "amount (differences of means)", "y_title": f"{readout}, {unit_of(kind)}"}
-    figure = Figure("curve", "steering", title, "", points, options)
-    at = "" if layer is None else "site: resid, "
-    best, ranks = (tuple(named), {"heads": len(named)}) if layer is None else whole_layer(lab, layer)
-    terms: dict[str, object] = {
-        **BACK,
-        "worlds": {"steered": f"{{heads: named, {at}write: add, direction: other, roles: [read]}}"},
-        "words": f"What the two runs differ by at {place} gives the answer back.",
-        **ranks,
-    }
-    seen = tuple(e.pair for e in encoded)
-    return Look(table, figure, unit_of(kind), seen, (text,) if text else (), best, terms, lab.tokenizer)
+    options = {"x_title": "amount (differences of means)", "y_title": f"{kind.kind}, {unit_of(kind)}"}
+    return Figure("curve", "steering", f"A direction added at {place}: {kind.kind}, {n} pairs", "", points, options)
 
 
 def _halves(encoded: Sequence[EncodedPair]) -> tuple[list[EncodedPair], list[EncodedPair]]:

@@ -116,12 +116,7 @@ def routing(
         was partly moved there by earlier layers, so attention to a digit's place is not attention to the digit.
     """
     layers, roles = layers_of(lab, layers), tuple(roles)
-    if not roles or not at or set(at) - {"last", "decision"}:
-        raise ValueError(f"routing needs roles and queries (last, decision); given roles {roles}, queries {tuple(at)}")
-    have = {role for e in encoded for role in e.roles}
-    if encoded and set(roles) - have:
-        missing = ", ".join(r for r in roles if r not in have)
-        raise PromptError(f"no prompt has the role(s) {missing}; these prompts have {', '.join(sorted(have))}")
+    _asked(encoded, roles, at)
     found = blank(encoded, lab, layers, len(at) * len(roles), ["attention", "uniform"])
     counts = np.array([[len(e.roles.get(r, ())) for r in roles] for e in encoded])
 
@@ -152,6 +147,15 @@ def routing(
     held = np.broadcast_to(counts[:, None, None, None], shaped["attention"].shape)
     columns = {"tokens": held, **{k: np.where(held > 0, v, np.nan) for k, v in shaped.items()}}
     return tidy({"query": at, "layer": layers, "head": range(lab.grid.n_heads), "role": roles}, columns)
+
+
+def _asked(encoded: Sequence[Encoded], roles: tuple[str, ...], at: Sequence[One]) -> None:
+    if not roles or not at or set(at) - {"last", "decision"}:
+        raise ValueError(f"routing needs roles and queries (last, decision); given roles {roles}, queries {tuple(at)}")
+    have = {role for e in encoded for role in e.roles}
+    if encoded and set(roles) - have:
+        missing = ", ".join(r for r in roles if r not in have)
+        raise PromptError(f"no prompt has the role(s) {missing}; these prompts have {', '.join(sorted(have))}")
 
 
 @torch.inference_mode()

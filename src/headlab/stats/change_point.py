@@ -124,47 +124,35 @@ def change_point(
     "any" under .05.
     """
     x, at = floats(values, "values"), floats(steps, "steps")
-    n, draws, alpha, seed = (
-        same_length(values=x, steps=at),
-        whole(draws, "draws", 99),
-        open_unit(alpha, "alpha"),
-        whole(seed, "seed"),
-    )
-    noise = noise or ("any" if kind == "level" else "heavy")
-    known = kind in ("level", "jump") and noise in ("any", "normal", "heavy")
-    if not known or (kind, noise) == ("jump", "any"):
-        raise ValueError(
-            f"kind is level or jump, noise any (of a level), normal or heavy, got {kind!r} with {noise!r}."
-        )
+    n, draws = same_length(values=x, steps=at), whole(draws, "draws", 99)
+    alpha, seed = open_unit(alpha, "alpha"), whole(seed, "seed")
+    noise = _noise(kind, noise)
     if (np.diff(at) <= 0).any():
         raise ValueError(f"steps must increase from look to look, got {at.tolist()[:8]}. Sort the looks, one per step.")
     if n < LEAST:
         reason = f"{n} looks: at least {LEAST} are needed"
-        return ChangePoint(
-            kind, noise, False, Estimate.undefined("looks", n, reason), None, None, None, (), n, alpha, seed, reason
-        )
+        none = Estimate.undefined("looks", n, reason)
+        return ChangePoint(kind, noise, False, none, None, None, None, (), n, alpha, seed, reason)
     y, after = _observations(x, kind)
     if (scaled := _scaled(x, y)) is None:
-        return ChangePoint(
-            kind,
-            noise,
-            False,
-            _nothing(n),
-            0.0,
-            None,
-            None,
-            (),
-            n,
-            alpha,
-            seed,
-            "no change: " + ("every look gives the same value" if kind == "level" else "every difference is the same"),
-        )
+        reason = "no change: every " + ("look gives the same value" if kind == "level" else "difference is the same")
+        return ChangePoint(kind, noise, False, _nothing(n), 0.0, None, None, (), n, alpha, seed, reason)
     drifts = None
     if drift and kind == "level":  # a jump's p alone, not where it lies
         steep, places = _observations(x, "jump")
         jumps = _scaled(x, steep)
         drifts = _nothing(n) if jumps is None else _whether(jumps, places, "heavy", draws, alpha, seed)[0]
     return _read(x, at, scaled, after, kind, noise, least, draws, alpha, seed, drifts)
+
+
+def _noise(kind: Kind, noise: Noise | None) -> Noise:
+    noise = noise or ("any" if kind == "level" else "heavy")
+    known = kind in ("level", "jump") and noise in ("any", "normal", "heavy")
+    if not known or (kind, noise) == ("jump", "any"):
+        raise ValueError(
+            f"kind is level or jump, noise any (of a level), normal or heavy, got {kind!r} with {noise!r}."
+        )
+    return noise
 
 
 def _scaled(x: Floats, y: Floats) -> Floats | None:

@@ -149,17 +149,25 @@ def label_contrast(
         return LabelContrast(within, between, none(reason), None, reason)
     between = over(entries[:, ~same].mean(1))
     contrast = over(entries[:, same].mean(1) - entries[:, ~same].mean(1))
+    test = _exchanged(entries, kinds, codes, count, seed, alpha, level)
+    return LabelContrast(within, between, contrast, test, "" if test else "no exchange of labels changes anything")
+
+
+def _exchanged(
+    entries: Floats, kinds: Ints, codes: Ints, count: int, seed: int, alpha: float, level: float
+) -> Rank | None:
+    """The contrast among those of other labellings; None where no exchange changes anything."""
+    left, right = np.triu_indices(len(kinds), 1)
     arrangements = _arrangements(kinds, codes, count)
-    if len(table) == 0 or (arrangements is not None and len(arrangements) < 2):
-        return LabelContrast(within, between, contrast, None, "no exchange of labels changes anything")
     exact = arrangements is not None
+    if len(entries) == 0 or (arrangements is not None and len(arrangements) < 2):
+        return None
     drawn = kinds[np.array(list(_some_orders(codes, count, seed)))] if arrangements is None else arrangements
     mean = entries.mean(0)
     null = _contrasts(mean, drawn, left, right)
     observed = float(_contrasts(mean, kinds[None], left, right)[0])
     ties = _renamings(kinds, codes)
-    test = rank(observed, null, enumerated=exact, alpha=alpha, unit="labellings", least_ties=ties, level=level)
-    return LabelContrast(within, between, contrast, test)
+    return rank(observed, null, enumerated=exact, alpha=alpha, unit="labellings", least_ties=ties, level=level)
 
 
 def side_weights(sides: Floats) -> Floats:

@@ -137,34 +137,37 @@ def against_linear(
         return Estimate.undefined(unit, kept, reason, method=f"{name} of {what}", level=level)
 
     if k < 2:
-        reason = _too_few(kept, k)
-        return AgainstLinear(
-            earlier, none("a ratio of spreads", reason), none("a geometric mean", reason), kept, n - kept
-        )
+        few = _too_few(kept, k)
+        return AgainstLinear(earlier, none("a ratio of spreads", few), none("a geometric mean", few), kept, n - kept)
     jump = np.log(observed.slope[both] / linear.slope[both])
     middle = float(b.mean())  # sums of squares about one centre keep their digits
     x, y = a - middle, b - middle
     sums = _cluster_sums(np.column_stack([np.ones(kept), x, x * x, y, y * y, jump]), codes, k)
     drawn = np.concatenate([w @ sums for w in _weights(k, draws, seed)])
     whole_sample = sums.sum(0)
-    sd_a, sd_b = _spread(whole_sample[None], 1)[0], _spread(whole_sample[None], 3)[0]
-    if min(sd_a, sd_b) <= 1e-12:
-        spread = none("a ratio of spreads", "all pairs cross at one dose: a spread is zero")
+    made = _ratio(whole_sample, drawn, level)
+    if isinstance(made, str):
+        spread = none("a ratio of spreads", made)
     else:
-        over, under = _spread(drawn, 1), _spread(drawn, 3)
-        ratio = over[under > 1e-12] / under[under > 1e-12]
-        lost = draws - len(ratio)
-        if lost > draws * (1 - level) / 2:
-            spread = none("a ratio of spreads", f"in {lost} of {draws} resamples the linear spread is zero")
-        else:
-            ends = _percentile(ratio, level, sd_a / sd_b, sd_a / sd_b)
-            spread = _made(sd_a / sd_b, ends, kept, unit, f"{name} of a ratio of spreads", level, seed, k)
-    logs = drawn[:, 5] / drawn[:, 0]
-    centre = whole_sample[5] / kept
+        spread = _made(*made, kept, unit, f"{name} of a ratio of spreads", level, seed, k)
+    logs, centre = drawn[:, 5] / drawn[:, 0], whole_sample[5] / kept
     bounds = _percentile(logs, level, centre, max(1.0, float(np.abs(jump).max())))
     ends = (np.exp(bounds[0]), np.exp(bounds[1]))
     steep = _made(float(np.exp(centre)), ends, kept, unit, f"{name} of a geometric mean", level, seed, k)
     return AgainstLinear(earlier, spread, steep, kept, n - kept)
+
+
+def _ratio(sums: Floats, drawn: Floats, level: float) -> tuple[float, tuple[float, float]] | str:
+    """The ratio of the two spreads and its ends, or why there is none."""
+    sd_a, sd_b = _spread(sums[None], 1)[0], _spread(sums[None], 3)[0]
+    if min(sd_a, sd_b) <= 1e-12:
+        return "all pairs cross at one dose: a spread is zero"
+    over, under = _spread(drawn, 1), _spread(drawn, 3)
+    ratio = over[under > 1e-12] / under[under > 1e-12]
+    lost = len(drawn) - len(ratio)
+    if lost > len(drawn) * (1 - level) / 2:
+        return f"in {lost} of {len(drawn)} resamples the linear spread is zero"
+    return sd_a / sd_b, _percentile(ratio, level, sd_a / sd_b, sd_a / sd_b)
 
 
 def _spread(sums: Floats, at: int) -> Floats:

@@ -127,8 +127,7 @@ def rank(
     When it misleads: about this model's sets only, n = 1 for a claim about models. A set chosen
     because it ranked high needs prompts that the choice did not see.
     """
-    values = floats(null, "null")
-    here = float(floats([observed], "observed")[0])
+    values, here = floats(null, "null"), float(floats([observed], "observed")[0])
     n, ties = len(values), whole(least_ties, "least_ties", 1)
     alpha, level = open_unit(alpha, "alpha"), open_unit(level, "level")
     if n == 0:
@@ -141,11 +140,7 @@ def rank(
     count = int(np.count_nonzero(values >= here - slack))
     most_extreme = not bool((values > here + slack).any())
     if enumerated:
-        if not (np.abs(values - here) <= slack).any():
-            raise ValueError(
-                f"an enumeration holds the observed set too, but none of its {n} values equals {observed!r}. "
-                "Add the observed set to null, or pass enumerated=False."
-            )
+        _holds_itself(values, here, slack, observed)
         p = low = high = count / n
         smallest = min(1.0, ties / n)
     else:
@@ -155,6 +150,14 @@ def rank(
     outcome = _outcome(low, high, alpha, smallest >= alpha)
     found = (p, low, high, n, count, enumerated, smallest, most_extreme, outcome, alpha, unit, level)
     return Rank(*found, share=share, total=total)
+
+
+def _holds_itself(values: Floats, here: float, slack: float, observed: Number) -> None:
+    if not (np.abs(values - here) <= slack).any():
+        raise ValueError(
+            f"an enumeration holds the observed set too, but none of its {len(values)} values equals {observed!r}. "
+            "Add the observed set to null, or pass enumerated=False."
+        )
 
 
 def sign_flip(

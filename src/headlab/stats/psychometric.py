@@ -13,7 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._check import Bools, Clusters, Floats, Values, booleans, cluster_codes, floats, open_unit, same_length, whole
+from ._check import (
+    Bools,
+    Clusters,
+    Floats,
+    Ints,
+    Values,
+    booleans,
+    cluster_codes,
+    floats,
+    open_unit,
+    same_length,
+    whole,
+)
 from .estimate import Estimate
 from .intervals import DRAWS, _bootstrap_name, _cluster_note, _too_few, _weights
 
@@ -74,16 +86,12 @@ def psychometric(
     asked for .95 it covered .92 to .94 with 30 to 200 clusters.
     """
     d, y = floats(doses, "doses"), booleans(successes, "successes")
-    n = same_length(doses=d, successes=y)
+    n, method = same_length(doses=d, successes=y), "logistic, " + _bootstrap_name(clusters)
     seed, draws, level = whole(seed, "seed"), whole(draws, "draws", 100), open_unit(level, "level")
     codes, k = cluster_codes(clusters, n)
-    method = "logistic, " + _bootstrap_name(clusters)
     if k < 2:
         return _nothing(unit, n, _too_few(n, k), method, level)
-    grid, place = np.unique(d, return_inverse=True)
-    trials, wins = np.zeros((k, len(grid))), np.zeros((k, len(grid)))
-    np.add.at(trials, (codes, place), 1.0)
-    np.add.at(wins, (codes, place), y.astype(np.float64))
+    grid, trials, wins = _counts(d, y, codes, k)
     at, wide = _fits(wins.sum(0, keepdims=True), trials.sum(0, keepdims=True), grid)
     if np.isnan(at[0]):
         return _nothing(unit, n, _why(y), method, level)
@@ -91,30 +99,44 @@ def psychometric(
     misfit = float(np.abs(wins.sum(0) / trials.sum(0) - _share(grid, location, width)).max())
     if width == 0.0:
         return _separated(wins, trials, grid, location, misfit, unit=unit, n=n, level=level)
-    from scipy.special import stdtrit
-
     fits = [_fits(w @ wins, w @ trials, grid) for w in _weights(k, draws, seed)]
     ats, wides = (np.concatenate(part) for part in zip(*fits, strict=True))
     lost = int(np.isnan(ats).sum())
     if lost > draws * (1 - level) / 2:
         reason = f"in {lost} of {draws} resamples success does not rise with the dose: no bounded interval"
         return _nothing(unit, n, reason, method, level)
-    note = _cluster_note(k, False) + (f"; {lost} resamples without a rise left out" if lost else "")
-    if not grid[0] <= location <= grid[-1]:
-        note += "; extrapolated, the location lies outside the doses tried"
-    if flat := int((wides == 0).sum()):
-        note += f"; {flat} resamples are separated (width 0)"
+    flat, inside = int((wides == 0).sum()), bool(grid[0] <= location <= grid[-1])
+    note = _note(k, lost, flat, inside)
     low, high = np.nanquantile(ats, [(1 - level) / 2, (1 + level) / 2])
-    # A percentile interval of a scale that is estimated too small is too low as well; t on the log is less so.
-    reach = float(stdtrit(k - 1, (1 + level) / 2)) * float(np.log(wides[wides > 0]).std())
-    factor = math.exp(min(reach, 600.0))
+    factor = _factor(wides, k, level)
     least = 0.0 if flat > draws * (1 - level) / 2 else width / factor
-    return Psychometric(
-        Estimate(location, min(low, location), max(high, location), n, unit, method, level, seed, note),
-        Estimate(width, least, width * factor, n, unit, method + " (log)", level, seed, note),
-        False,
-        misfit,
-    )
+    place = Estimate(location, min(low, location), max(high, location), n, unit, method, level, seed, note)
+    scale = Estimate(width, least, width * factor, n, unit, method + " (log)", level, seed, note)
+    return Psychometric(place, scale, False, misfit)
+
+
+def _factor(wides: Floats, k: int, level: float) -> float:
+    """By how much a width may differ: t on the log, since a percentile interval of a scale that is estimated too small is
+    too low as well."""
+    from scipy.special import stdtrit
+
+    reach = float(stdtrit(k - 1, (1 + level) / 2)) * float(np.log(wides[wides > 0]).std())
+    return math.exp(min(reach, 600.0))
+
+
+def _note(k: int, lost: int, flat: int, inside: bool) -> str:
+    note = _cluster_note(k, False) + (f"; {lost} resamples without a rise left out" if lost else "")
+    note += "" if inside else "; extrapolated, the location lies outside the doses tried"
+    return note + (f"; {flat} resamples are separated (width 0)" if flat else "")
+
+
+def _counts(d: Floats, y: Bools, codes: Ints, k: int) -> tuple[Floats, Floats, Floats]:
+    """The doses, and how often each was tried and succeeded in each cluster, [cluster, dose]."""
+    grid, place = np.unique(d, return_inverse=True)
+    trials, wins = np.zeros((k, len(grid))), np.zeros((k, len(grid)))
+    np.add.at(trials, (codes, place), 1.0)
+    np.add.at(wins, (codes, place), y.astype(np.float64))
+    return grid, trials, wins
 
 
 def _nothing(unit: str, n: int, reason: str, method: str, level: float) -> Psychometric:

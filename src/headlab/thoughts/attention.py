@@ -148,18 +148,7 @@ def attention(
     When it misleads: attention is not use.  Most of a row's mass is on the question; compare rows by their shares inside
         the thoughts only with that mass beside them.
     """
-    if not thinker.spec.n_thoughts:
-        raise ThoughtError(
-            f"{thinker.name} has no thoughts, so there is no attention among them; expected a codi or filler model"
-        )
-    if world is not None and (world.asks_own or world.asks_donor or world.asks_mean):
-        raise ThoughtError(f"world {world.name!r} writes what another run holds; attention is read in one run")
-    grid, layers = thinker.lab.grid, range(thinker.lab.grid.n_layers)
-    if missing := sorted(set(layers) - set(thinker.lab.attentions)):
-        raise ThoughtError(f"{thinker.name}: layers {missing} have no softmax attention to read")
-    if world is not None:
-        for force in world.forces:
-            grid.check(force.heads)
+    _readable(thinker, world)
     asked = Asked.of(thinker, questions, names)
     parts: list[ThoughtAttention] = []
     order: list[int] = []
@@ -181,6 +170,20 @@ def attention(
     found = whole.taken(np.argsort(order).tolist())
     _check(thinker, found)
     return found
+
+
+def _readable(thinker: Thinker, world: ThoughtWorld | None) -> None:
+    if not thinker.spec.n_thoughts:
+        raise ThoughtError(
+            f"{thinker.name} has no thoughts, so there is no attention among them; expected a codi or filler model"
+        )
+    if world is not None and (world.asks_own or world.asks_donor or world.asks_mean):
+        raise ThoughtError(f"world {world.name!r} writes what another run holds; attention is read in one run")
+    grid = thinker.lab.grid
+    if missing := sorted(set(range(grid.n_layers)) - set(thinker.lab.attentions)):
+        raise ThoughtError(f"{thinker.name}: layers {missing} have no softmax attention to read")
+    for force in world.forces if world else ():
+        grid.check(force.heads)
 
 
 def _block(

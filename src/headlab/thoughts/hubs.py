@@ -160,12 +160,7 @@ def shuffled_thoughts(
     w = within(among, strict)
     first = 2 if strict else 1
     rows = list(range(first, n))
-    means = np.full((sets, n_heads, n, n), np.nan)
-    for s in range(sets):
-        inside = w[which == s]
-        known = ~np.isnan(inside)
-        count = known.sum(0)
-        means[s] = np.divide(np.nansum(inside, 0), count, out=np.full(count.shape, np.nan), where=count > 0)
+    means = np.stack([_mean_row(w[which == s]) for s in range(sets)])
     if np.isnan(means[:, :, first:]).any():
         raise ValueError("a head puts no mass on thoughts in any problem of a set; it has no pattern to shuffle")
     unit = np.nansum(even(n, strict), 0) * sets
@@ -194,6 +189,12 @@ def shuffled_thoughts(
         full = np.full((draws, n_heads, n), np.nan)
         full[..., columns] = np.concatenate(kept)
     return Shuffled(observed, p, wide, (1 + some) / (1 + draws), draws, sets, full)
+
+
+def _mean_row(rows: Array) -> Array:
+    """Mean over the problems in which a row has mass among the thoughts; NaN where none has."""
+    count = (~np.isnan(rows)).sum(0)
+    return np.divide(np.nansum(rows, 0), count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
 def _drawn(flat: dict[int, Array], columns: list[int], unit: Array, rng: Any, draws: int, n_heads: int) -> Array:
