@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -213,8 +214,6 @@ def sweep(
 
     Raises EngineError when a planned edit did not fire, ValueError when a head does not exist.
     """
-    import numpy as np
-
     pairs, readouts = each(pairs, EncodedPair), tuple(readouts)
     worlds = worlds if isinstance(worlds, World) else list(worlds)
     if len({r.name for r in readouts}) != len(readouts) or not readouts:
@@ -226,7 +225,6 @@ def sweep(
         both = logit_differences(lab, prompts, tokens=flight).numpy()[:, None]
     else:
         both = read_out(lab, prompts, readouts, tokens=flight).numpy()
-    clean, corrupted = both[: len(pairs)], both[len(pairs) :]
     names = [w.name for w in worlds]
     columns = ["edited" + ("" if n == 0 else f"@{r.name}") for n, r in enumerate(readouts)]
     place = {name: j for j, name in enumerate(names)}
@@ -265,11 +263,27 @@ def sweep(
         edited[:, j] = edited[:, original]
     if np.isnan(edited).any():
         raise EngineError(f"{int(np.isnan(edited).sum())} of {edited.size} rows have no number")
-    which = np.repeat(np.arange(len(pairs)), len(worlds))
+    table = _effects(pairs, names, readouts, columns, both, edited)
+    if halved:
+        table.attrs["halved"] = halved
+    return table
+
+
+def _effects(
+    pairs: Sequence[EncodedPair],
+    names: list[str],
+    readouts: Sequence[Readout],
+    columns: Sequence[str],
+    both: np.ndarray,
+    edited: np.ndarray,
+) -> pd.DataFrame:
+    """The table of effects; ``both`` [clean pairs then corrupted ones, readout], ``edited`` [pair, world, readout]."""
+    clean, corrupted = both[: len(pairs)], both[len(pairs) :]
+    which = np.repeat(np.arange(len(pairs)), len(names))
     found: dict[str, Any] = {
         "pair": which,
-        "pair_id": [p.pair.id for p in pairs for _ in worlds],
-        "cluster": [p.pair.cluster or p.pair.id for p in pairs for _ in worlds],
+        "pair_id": [p.pair.id for p in pairs for _ in names],
+        "cluster": [p.pair.cluster or p.pair.id for p in pairs for _ in names],
         "world": names * len(pairs),
     }
     for n, column in enumerate(columns):
@@ -278,11 +292,8 @@ def sweep(
         found[f"corrupted{mark}"] = corrupted[which, n]
         found[column] = edited[:, :, n].ravel()
     if any(r.kind in PER_TOKEN for r in readouts) and _per_token(pairs, readouts):
-        found["tokens"] = [max(1, len(p.corrupted.ids) - p.corrupted.scored) for p in pairs for _ in worlds]
-    table = pd.DataFrame(found)
-    if halved:
-        table.attrs["halved"] = halved
-    return table
+        found["tokens"] = [max(1, len(p.corrupted.ids) - p.corrupted.scored) for p in pairs for _ in names]
+    return pd.DataFrame(found)
 
 
 def dry_run(
