@@ -6,6 +6,7 @@ stratum that no prompt has, overrides that would ask for other prompts.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,41 @@ def test_over_a_stratum_every_prediction_holds_in_each(tmp_path: Path) -> None:
         float((effects["clean"] - effects["edited"]).mean()), rel=1e-9
     )
     assert found.verdict.outcome == "upheld"
+
+
+def test_a_stratum_that_refutes_refutes_whatever_another_cannot_decide(tmp_path: Path) -> None:
+    """As over models.  In half of the prompts right and wrong answers are exchanged, so that there the model shows nothing; alone,
+    the other half gives the same numbers.  Where nothing refutes, the whole is untestable; where no stratum can decide, too."""
+    from headlab.experiments import load
+    from headlab.trials.prompts import split
+
+    test, selection = split(Document.from_data(BASE), load("ioi-small").tokenizer, None, Path("."))
+    half = [replace(p, category="kept" if n < 20 else "turned") for n, p in enumerate(test)]
+    turned = [replace(p, answer=p.wrong, wrong=p.answer) if p.category == "turned" else p for p in half]
+
+    def tried(data: dict[str, Any], some: list[Any], name: str) -> Any:
+        return headlab.trial(
+            BASE | data, "ioi-small", prompts=(replace(test, pairs=tuple(some)), selection), store=tmp_path / name
+        )
+
+    pooled = {"statistic": "pooled:drop:cut", "op": ">", "threshold": 0}
+    over = {"over": {"stratum": "category"}}
+    high = [BASE["predictions"][0] | {"threshold": 2}]
+    found = tried(over | {"predictions": [*high, pooled]}, turned, "a")
+    said = {r.prediction.statistic: r for r in found.verdict.rulings}
+    assert found.verdict.outcome == "refuted" and not found.record.eligibility["ok"]
+    assert {k: r.outcome for k, r in said.items()} == {
+        "lost:cut [kept]": "refuted",
+        "lost:cut [turned]": "untestable",
+        "pooled:drop:cut": "untestable",
+    }
+    assert said["lost:cut [turned]"].value is None and "clean" in said["lost:cut [turned]"].shown
+    alone = tried({"predictions": high}, turned[:20], "b")
+    assert said["lost:cut [kept]"].value == pytest.approx(alone.verdict.rulings[0].value, rel=1e-6)
+    low = tried(over, turned, "c").verdict
+    assert low.outcome == "untestable" and "not every stratum can decide: in turned: " in low.sentence
+    none = [replace(p, answer=p.wrong, wrong=p.answer) for p in half]
+    assert tried(over | {"predictions": high}, none, "d").verdict.outcome == "untestable"
 
 
 def categories_of(found: Any) -> dict[str, str]:

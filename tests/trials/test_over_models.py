@@ -222,7 +222,7 @@ def test_heads_that_a_model_lacks_are_said_before_a_model_is_loaded(fields: dict
         ({"over": {"models": "gpt2"}}, "list of names"),
         ({"over": {"models": ["a", "a"]}}, "a is named twice"),
         ({"over": {"revisions": [1000]}}, "list of names"),
-        ({"over": {"models": ["a"], "revisions": ["b"]}}, "expected one of"),
+        ({"over": {"models": ["a"], "stratum": "category"}}, "alone, or some of"),
         ({"predictions": [{"statistic": "upheld:cells", "op": ">", "threshold": 0.5}]}, "give one"),
         ({"predictions": [LOST, {"statistic": "upheld:cells", "op": "rank<", "threshold": 0.5}]}, "upheld:cells"),
         ({"predictions": [LOST, {"statistic": "upheld:heads", "op": ">", "threshold": 0.5}]}, "upheld:cells"),

@@ -99,11 +99,12 @@ def trial(
     own: Any = None,
     folder: Path | None = None,
     stand_ins: int | None = MOST,
+    setting: str = "",
 ) -> Result:
-    """Try a document on a model and store the record (see :func:`headlab.trial`).  ``own``: prompts of the reader's;
-    ``stand_ins``: how many drawn sets are decided in place of the named one (None: all, every world of theirs run)."""
+    """Try a document on a model, in one of its settings, and store the record (see :func:`headlab.trial`).  ``own``: prompts of
+    the reader's; ``stand_ins``: how many drawn sets are decided in place of the named one (None: all, all of their worlds run)."""
     whole, amended = adjusted(doc, changes)
-    doc, folder = one_cell(whole), folder or folder_of(given)
+    doc, folder = one_cell(whole, setting), folder or folder_of(given)
     loaded, test, selection = prepared(doc, model, own, how.loading, folder)
     kept = own is not None or bool(set(doc.task) & {"file", "corpus"})
     short = [] if isinstance(loaded, Thinker) else of_document(doc, loaded.tokenizer, folder, test, own=own is not None)
@@ -118,6 +119,7 @@ def trial(
         "amended": amended,
         "ledger": ledger.looks(home, tried.lab.fingerprint, test, design),
         "test_clusters": ledger.marks(test),
+        **({"setting": setting} if setting else {}),
     }
 
     def find(run: Run) -> Findings:
@@ -132,7 +134,7 @@ def trial(
         found = Trial(doc, subject, folder, facts=facts, stand_ins=stand_ins).findings()
         if doc.as_published is not None:
             _read_as_published(doc, subject, folder, found)
-        found.notes += [*short, *ledger.words(facts["ledger"]), *amended_words(amended), *_of_several(whole)]
+        found.notes += [*short, *ledger.words(facts["ledger"]), *amended_words(amended), *_of_several(whole, setting)]
         return found
 
     end = dead_end_of_document(
@@ -144,7 +146,7 @@ def trial(
         never=untestable_ranks(doc, tried.lab.grid, folder),
         problems=partial(_problems, doc, loaded) if isinstance(loaded, Thinker) else None,
     )
-    call = how.before(end, _call(how.kind, given, tried.lab, own, how.told, changes))
+    call = how.before(end, _call(how.kind, given, tried.lab, own, how.told, _narrowed(changes, whole, setting)))
     inputs = {"design": design} | ({"stand_ins": "all"} if stand_ins is None else {})
     return recorded(tried, replace(how, store=home), call, find, facts=facts, inputs=inputs)
 
@@ -204,11 +206,12 @@ def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _of_several(doc: Document) -> list[str]:
+def _of_several(doc: Document, setting: str) -> list[str]:
     """What stands beside a cell alone."""
-    axis = is_over(doc)
-    names = ", ".join(map(str, doc.over[axis])) if axis else ""
-    return [f"One cell of a claim over {axis} ({names}): it says nothing of the others."] if axis else []
+    axes = is_over(doc)
+    named = "; ".join(", ".join(map(str, doc.over[axis])) for axis in axes.split(" × ")) if axes else ""
+    here = f" Here the setting is {setting}." if setting else ""
+    return [f"One cell of a claim over {axes} ({named}): it says nothing of the others.{here}"] if axes else []
 
 
 def amended_words(changes: Mapping[str, Any]) -> list[str]:
@@ -216,6 +219,12 @@ def amended_words(changes: Mapping[str, Any]) -> list[str]:
     return (
         [f"As amended on the command line: {', '.join(f'{k} = {v}' for k, v in changes.items())}."] if changes else []
     )
+
+
+def _narrowed(changes: Mapping[str, Any], doc: Document, setting: str) -> Mapping[str, object]:
+    """What is changed beside a document, so that of its settings only this one is tried."""
+    one = {"over.settings": {setting: doc.over["settings"][setting]}} if setting else {}
+    return {**changes, "amend": {**(changes.get("amend") or {}), **one}}
 
 
 def _call(

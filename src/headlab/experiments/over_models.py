@@ -1,4 +1,4 @@
-"""Documents over models or revisions: each cell a trial of its own, one model in memory at a time, and the record of all.
+"""Documents over models, revisions or settings: each cell a trial of its own, one model in memory at a time, and the record of all.
 
 An interrupted call goes on with the cells that it had not finished.
 """
@@ -22,9 +22,11 @@ from headlab.interventions import InterventionError
 from headlab.prompts import PromptError, PromptSet
 from headlab.store import Record, Result, Store
 from headlab.tasks.word_problems import ProblemSet
-from headlab.trials.cells import Cell, cells, is_over, lacking, one_cell, plain, shared
+from headlab.trials.cells import Cell, cells, chosen, is_over, lacking, loading, plain, read_by
 from headlab.trials.document import Document
+from headlab.trials.over import CELLS
 from headlab.trials.over_cells import Over, Tried
+from headlab.trials.over_shown import figures_of, tables_of
 from headlab.trials.record import BY_RECORD, again, plain_loading, versions
 from headlab.trials.recorded import How
 from headlab.trials.results import handed_on
@@ -42,9 +44,10 @@ def trial(
     changes: Mapping[str, Any],
     own: Any = None,
     folder: Path | None = None,
+    read: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Try a document, over its models or revisions where it says so; of those ``model`` and a revision name which are tried.
-    Of one alone the record is that of an ordinary trial.
+    """Try a document, over its models, revisions or settings where it says so; ``model`` and a revision narrow them.  Of one cell
+    alone the record is that of an ordinary trial.  ``read``: the prompts of each setting, where a record holds them.
 
     Raises ClaimError for a model that is not there or cannot be in this claim, before any is loaded.
     """
@@ -54,29 +57,33 @@ def trial(
         return documents.trial(doc, given, model, how, changes=changes, own=own, folder=folder)
     some = chosen(changed, model, how.loading, folder)
     lacking(changed, some, folder)
+    drawn = read if read is not None else read_by(changed, some, own, folder)
+    tried = partial(_of_cell, doc, given, changed, changes=changes, own=drawn, folder=folder)
     if len(some) == 1:
-        return documents.trial(
-            doc, given, some[0].model, _of_cell(how, some[0]), changes=changes, own=own, folder=folder
-        )
+        return tried(some[0], how)
     how = replace(how, dead_end=None)  # said of each, asked of none
     home = how.store if isinstance(how.store, Store) else Store(how.store)
-    drawn = own if own is not None else shared(one_cell(changed), some, folder)
     told = {k: v for k, v in how.told.items() if isinstance(v, str | int)}
     call = dict(how.call) if how.call else _call(how, given, model, own, changes)
     draft = _draft(changed, some, how, amended, call)
-    inputs = {"claim": changed.plain(), "cells": plain(some), "options": told, "own": _hash(own), "decide": how.decide}
+    inputs = {
+        "claim": changed.plain(),
+        "cells": plain(some),
+        "options": told,
+        "own": _hash(own if read is None else read),
+        "decide": how.decide,
+    }
     title = f"{doc.id} over {len(some)} {is_over(changed)}"
     with home.open(kind=how.kind, slug=doc.id, title=title, inputs=inputs, draft=draft) as run:  # type: ignore[arg-type]
         if run.finished is not None:
             return handed_on(home, run.finished)
-        tried = partial(documents.trial, doc, given, changes=changes, own=drawn, folder=folder)
         made = _each(doc, some, replace(how, store=home, call=None), tried)
         found = Over(changed, made)
-        tables = {name: run.table(name, frame) for name, frame in found.tables().items()}
+        tables = {name: run.table(name, frame) for name, frame in tables_of(found).items()}
         children = [t.record for t in made if t.record]
         record = run.finish(
             readings=[found.reading()],
-            figures=[f.plain() for f in found.figures()],
+            figures=[f.plain() for f in figures_of(found)],
             notes=[*found.notes(), *documents.amended_words(amended)],
             children=[r.id for r in children],
             settings={
@@ -85,21 +92,6 @@ def trial(
             },
         )
     return handed_on(home, record, tables, children)
-
-
-def chosen(doc: Document, model: Any, loading: Mapping[str, Any], folder: Path) -> list[Cell]:
-    """The cells that are tried.  Raises ClaimError where the model or the revision given is none of them."""
-    if model is not None and not isinstance(model, str | Path):
-        raise ClaimError(f"{doc.id} is tried over {is_over(doc)}: name the model, each is loaded in its turn")
-    some, revision = cells(doc, None if model is None else str(model), folder), loading.get("revision")
-    if revision is None:
-        return some
-    if model is None:
-        raise ClaimError(f"{doc.id} is tried over models; write a revision beside its model, NAME@{revision}")
-    kept = [c for c in some if c.revision == revision]
-    if not kept:
-        raise ClaimError(f"{doc.id}: no cell of revision {revision!r}; it has {', '.join(c.name for c in some)}")
-    return kept
 
 
 def _draft(
@@ -118,19 +110,21 @@ def _draft(
     return {"claim": doc.plain(), "versions": versions(), "settings": settings, "call": call}
 
 
-def _each(doc: Document, some: Sequence[Cell], how: How, tried: Callable[[str, How], Result]) -> list[Tried]:
+def _each(doc: Document, some: Sequence[Cell], how: How, tried: Callable[[Cell, How], Result]) -> list[Tried]:
     """Every cell in its turn, one model in memory at a time."""
     made: list[Tried] = []
     for n, cell in enumerate(some):
-        one = replace(_of_cell(how, cell), progress=as_part(how.progress, "cells", n, len(some)))
-        made.append(_cell(cell, partial(tried, cell.model, one)))
+        one = replace(how, progress=as_part(how.progress, "cells", n, len(some)))
+        made.append(_cell(cell, partial(tried, cell, one)))
         free()
         _refuse_again(doc, made)
     return made
 
 
-def _of_cell(how: How, cell: Cell) -> How:
-    return replace(how, loading={**how.loading, "revision": cell.revision})
+def _of_cell(doc: Document, given: Any, changed: Document, cell: Cell, how: How, *, own: Any, **more: Any) -> Result:
+    """The trial of one cell."""
+    how = replace(how, loading={**how.loading, **loading(changed, cell)})
+    return documents.trial(doc, given, cell.model, how, own=own[cell.setting], setting=cell.setting, **more)
 
 
 def _cell(cell: Cell, tried: Callable[[], Result]) -> Tried:
@@ -149,17 +143,24 @@ def free() -> None:
 
 
 def _refuse_again(doc: Document, made: Sequence[Tried]) -> None:
-    """Raises ClaimError where the last cell has the weights of an earlier one under another name."""
+    """Raises ClaimError where the last cell has the weights of an earlier one under another name, or is its very trial."""
     *before, last = made
     for t in before:
-        if t.record and last.record and t.record.model["fingerprint"] == last.record.model["fingerprint"]:
+        if not (t.record and last.record):
+            continue
+        same = t.record.model["fingerprint"] == last.record.model["fingerprint"]
+        if same and t.cell.setting == last.cell.setting:
             raise ClaimError(
                 f"{doc.id}: {last.cell.name} has the weights of {t.cell.name}; one model counts once, leave one out"
             )
+        if t.record.id == last.record.id:
+            raise ClaimError(f"{doc.id}: {last.cell.name} is what {t.cell.name} is; a cell counts once, leave one out")
 
 
 def _hash(own: Any) -> Any:
     """Prompts that were given, as inputs of a run."""
+    if isinstance(own, Mapping):
+        return {k: _hash(v) for k, v in own.items()}
     if isinstance(own, tuple):
         return [s.content_hash() for s in own]
     return own.content_hash() if isinstance(own, PromptSet) else None if own is None else str(own)
@@ -178,13 +179,21 @@ def _call(how: How, given: Any, model: Any, own: Any, changes: Mapping[str, Any]
 def repeat(record: Record, how: How) -> Result:
     """Try a record's document again over the same cells, on the prompts that its trials hold where they hold them."""
     assert record.claim is not None and isinstance(how.store, Store)
-    doc = Document.from_data(record.claim, name=record.id)
-    kept = [how.store.record(child).prompts for child in record.children]
-    pairs = [p["pairs"] for p in kept if "pairs" in p]
-    alike = len(pairs) == len(kept) and len({p["test"]["hash"] for p in kept}) == 1
-    items = ProblemSet if doc.thinking else PromptSet
-    own = tuple(items.from_plain(p) for p in pairs[0]) if alike and pairs else None
-    made, axis = record.settings["cells"], is_over(doc)
-    given = doc.model_copy(update={"over": {axis: [c["name"] for c in made]}})  # those that were tried
-    model = made[0]["model"] if axis == "revisions" else None
-    return trial(given, given, model, how, changes={}, own=own, folder=documents.folder_of_record(record))
+    doc, folder = Document.from_data(record.claim, name=record.id), documents.folder_of_record(record)
+    rows, items = record.settings["cells"], ProblemSet if doc.thinking else PromptSet
+    names, model = {c["name"] for c in rows}, None if "models" in doc.over else rows[0]["model"]
+    made = [c for c in cells(doc, model, folder, rows[0]["revision"]) if c.name in names]
+    tried = dict(zip(record.settings["fingerprints"], record.children, strict=True))
+    read: dict[str, Any] = {}
+    for setting in dict.fromkeys(c.setting for c in made):
+        some = [c.name for c in made if c.setting == setting]
+        kept = [how.store.record(tried[n]).prompts for n in some if n in tried]
+        alike = len({p["test"]["hash"] for p in kept}) == 1 and all("pairs" in p for p in kept)
+        read[setting] = tuple(items.from_plain(p) for p in kept[0]["pairs"]) if alike else None
+    of = {k: {c.of[k] for c in made} for k in CELLS if k in doc.over}
+    over: dict[str, object] = {k: [v for v in doc.over[k] if v in kept] for k, kept in of.items() if k != "settings"}
+    over |= {k: {n: v for n, v in doc.over[k].items() if n in kept} for k, kept in of.items() if k == "settings"}
+    given = doc.model_copy(update={"over": over})  # those that were tried
+    if "models" in over:
+        how = replace(how, loading={k: v for k, v in how.loading.items() if k != "revision"})  # each has its own
+    return trial(given, given, model, how, changes={}, folder=folder, read=read)

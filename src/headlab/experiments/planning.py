@@ -6,7 +6,7 @@ Sets by score, layers and norms are chosen when it runs; here as many heads stan
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from headlab.readouts import Readout
 from headlab.thoughts.loading import Thinker
 from headlab.trials import controls, sets
 from headlab.trials.alternatives import plan_of
-from headlab.trials.cells import Cell, is_over, lacking, one_cell, shared
+from headlab.trials.cells import chosen, is_over, lacking, loading, one_cell, read_by
 from headlab.trials.choices import Choices
 from headlab.trials.document import Document
 from headlab.trials.fields import needs_selection
@@ -73,7 +73,7 @@ class _Dry(Trial):
 def plan(
     doc: Document, given: Any, model: Any, how: How, *, changes: Mapping[str, Any], own: Any = None
 ) -> dict[str, Any]:
-    """Passes, rows, memory, seconds (from one timed batch) at most; over models or revisions of each cell, and in all.
+    """Passes, rows, memory, seconds (from one timed batch) at most; over models, revisions or settings of each cell, and in all.
 
     Raises ClaimError for a thinking model, whose latent loop is not counted.
     """
@@ -81,15 +81,13 @@ def plan(
     if changed.thinking:
         raise ClaimError(f"{doc.id} runs the latent loop, whose passes --dry-run does not count")
     if not is_over(changed):
-        revision: Any = how.loading.get("revision")
-        return _one(changed, Cell("", model, revision), how, own, folder)
-    some = over_models.chosen(changed, model, how.loading, folder)
+        return _one(changed, model, how, own, folder)
+    some = chosen(changed, model, how.loading, folder)
     lacking(changed, some, folder)
-    alone = one_cell(changed)
-    drawn = own if own is not None else shared(alone, some, folder) if len(some) > 1 else None
-    each = []
+    read, each = read_by(changed, some, own, folder), []
     for cell in some:
-        each.append(_one(alone, cell, how, drawn, folder))
+        one = replace(how, loading={**how.loading, **loading(changed, cell)})
+        each.append(_one(one_cell(changed, cell.setting), cell.model, one, read[cell.setting], folder))
         over_models.free()
     found = zip((c.name for c in some), each, strict=True)
     lines = [f"{name}: {p['worlds']:,} worlds, {p['passes']:,} passes, {p['seconds']:,.1f} s" for name, p in found]
@@ -99,11 +97,9 @@ def plan(
     return {"claim": doc.id, "cells": len(some), "pairs": each[0]["pairs"], **whole, **most, "cell": lines, **beside}
 
 
-def _one(doc: Document, cell: Cell, how: How, own: Any, folder: Path) -> dict[str, Any]:
+def _one(doc: Document, model: object, how: How, own: object, folder: Path) -> dict[str, Any]:
     """What one model would take; it is let go of at the end."""
-    loaded, test, selection = documents.prepared(
-        doc, cell.model, own, {**how.loading, "revision": cell.revision}, folder
-    )
+    loaded, test, selection = documents.prepared(doc, model, own, how.loading, folder)
     assert not isinstance(loaded, Thinker)
     if doc.reference is not None:
         match = tuple(m for m in doc.reference.match if m != "norm")

@@ -146,9 +146,11 @@ class Record(BaseModel):
 
     @property
     def tried_on(self) -> str:
-        """The model as readers name it, ``NAME@REVISION`` where it has one; the title where there is none."""
+        """The model as readers name it, ``NAME@REVISION`` where it has one, with the setting where it is one of several; the
+        title where there is no model."""
         name, revision = str(self.model.get("name") or self.title), self.model.get("revision")
-        return f"{name}@{revision}" if revision else name
+        at = f"{name}@{revision}" if revision else name
+        return f"{at} {self.settings['setting']}" if self.settings.get("setting") else at
 
     def updated(self, fields: Mapping[str, object]) -> Record:
         """A copy with ``fields`` replaced and made JSON-ready.  Raises StoreError on what does not fit."""

@@ -14,11 +14,9 @@ from pydantic import ValidationError
 
 from headlab.claims import ClaimError, problems, read_file, read_text
 from headlab.reading import Lines, dotted, nearest
-from headlab.trials import amending
-from headlab.trials.consistency import faults
-from headlab.trials.fields import (
-    Fields,
-)
+from headlab.trials import amending, over
+from headlab.trials.consistency import NUMERIC, axes_of, faults
+from headlab.trials.fields import Fields, parsed
 
 
 class Document(Fields):
@@ -53,7 +51,38 @@ class Document(Fields):
             raise ClaimError(f"{name} is not a claim: {where}{dotted(place)}: {message}")
         if found.as_published is not None:
             found.published_as(name)
+        if "settings" in found.over:
+            found._check_settings(name, lines)
         return found
+
+    def alone(self, setting: str = "") -> Document:
+        """What is tried in a cell that is a trial of its own: without ``over``, as the setting changes it, what is pooled
+        predicted of the cell alone.  Raises ClaimError for changes that make no document."""
+        plain = {k: v for k, v in self.plain().items() if k != "over"}
+        plain["predictions"] = [p.model_dump(mode="json") for p in over.own_predictions(self)]
+        changes = self.over["settings"][setting] if setting else {}
+        changes = {k: v for k, v in changes.items() if k not in over.LOADED}
+        return type(self).from_data(amending.changed(plain, changes, self.id), name=self.id)
+
+    def _check_settings(self, name: str, lines: Lines) -> None:
+        """Raises ClaimError for a setting that makes no document, one of other cells, or one that is another once more."""
+        seen: dict[str, str] = {}
+        worlds = {t.world for p in over.own_predictions(self) for t in parsed(p).terms}
+        for setting, changes in self.over["settings"].items():
+            place = ("over", "settings", setting)
+            why = ""
+            try:
+                one = self.alone(setting)
+                if other := [w for w in self.worlds if w in worlds and _nominal(one, w) != _nominal(self, w)]:
+                    why = f"world {other[0]} has other cells than predictions name; keep its axes ({{each: [...]}}) as they are"
+                how = f"{one.content_hash()} {[(k, changes[k]) for k in over.LOADED if k in changes]}"
+                if (same := seen.setdefault(how, setting)) != setting:
+                    why = f"says the same as {same}; a cell counts once"
+            except ClaimError as error:
+                why = str(error).split(" is not a claim: ", 1)[-1]
+            if why:
+                known = nearest(lines, place)
+                raise ClaimError(f"{name} is not a claim: {f'line {known}: ' if known else ''}{dotted(place)}: {why}")
 
     def published_as(self, name: str = "") -> Document:
         """The document with the overrides of ``as_published``: what was done there, read beside and never binding.
@@ -65,6 +94,10 @@ class Document(Fields):
             raise ClaimError(f"{name}: {other[0]} stays as it is; both readings are of the same prompts")
         plain = {k: v for k, v in self.plain().items() if k != "as_published"}
         return type(self).from_data(amending.changed(plain, changes, name), name=name)
+
+
+def _nominal(doc: Fields, world: str) -> dict[str, tuple[object, ...]]:
+    return {k: v for k, v in axes_of(doc, world).items() if k not in NUMERIC}
 
 
 _ELSEWHERE = {

@@ -37,9 +37,10 @@ def asked(doc: Document) -> list[Asked]:
     for p in doc.predictions:
         if p.statistic == UPHELD:
             continue
-        pinned = cells(doc, expressions.parse(p.statistic.removeprefix("pooled:")))
+        bare = p.statistic.removeprefix("pooled:")
+        pinned = cells(doc, expressions.parse(bare))
         for one in pinned:
-            name = p.statistic if len(pinned) == 1 else str(one)
+            name = p.statistic if len(pinned) == 1 else f"{p.statistic.removesuffix(bare)}{one}"
             cell = "" if len(pinned) == 1 else words.cell_of(one)
             said = f"{p.words} ({cell})" if p.words and cell else p.words
             out.append(Asked(p.model_copy(update={"statistic": name, "words": said}), one, p.statistic))

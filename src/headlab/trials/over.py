@@ -1,13 +1,15 @@
-"""A document over strata of its prompts, over models or over revisions: every prediction must hold in each (rule 25).
+"""A document over strata of its prompts, or over models, revisions and settings: every prediction must hold in each (rule 25).
 
 ``over: {stratum: LABEL}`` parts the test prompts by a label (or by ``category``); a prediction ``pooled:…`` is of all
-prompts together.  A stratum in which the model is not eligible makes the whole untestable; none is left out.
-What is said ``over`` models and revisions is understood here, and run in :mod:`headlab.experiments.over_models`.
+prompts together.  A stratum in which the model is not eligible cannot decide: the whole is refuted where another refutes it,
+else untestable; none is left out.
+What is said ``over`` models, revisions and settings is understood here, and run in :mod:`headlab.experiments.over_models`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,31 @@ from numpy.typing import NDArray
 
 from headlab.claims import ClaimError, Prediction
 from headlab.reading import brief, meant
+from headlab.trials.expressions import NAME
 from headlab.trials.fields import THINKING, Fields
 from headlab.trials.sources import Fault
 
-CELLS = ("models", "revisions")
-"""Axes whose cells are trials of their own."""
+CELLS = ("models", "revisions", "settings")
+"""Axes whose cells are trials of their own; of several at once every combination is one."""
+LOADED: Mapping[str, tuple[str, ...]] = {"dtype": ("float32", "bfloat16", "float16"), "device": ()}
+"""What a setting may say of how the model is loaded, with the values that there are (none: any)."""
+SETTABLE = (
+    *(
+        "seed",
+        "pairs",
+        "selection_pairs",
+        "task",
+        "edit",
+        "align",
+        "layer",
+        "layer_rule",
+        "readout",
+        "scores",
+        "worlds",
+    ),
+    *("reference", "decide", *LOADED),
+)
+"""Fields that a setting may change, whole or by path; what is claimed (heads, predictions, gates) stays as it is."""
 EXAMPLE = {"models": "gpt2, distilgpt2", "revisions": "step1000, step143000"}
 UPHELD = "upheld:cells"
 Strata = list[tuple[str, NDArray[np.bool_]]]
@@ -43,7 +65,7 @@ def faults(doc: Fields) -> Iterator[Fault]:
             yield (
                 place,
                 f"{p.statistic!r} with {p.op!r}: upheld:cells, the share of cells in which all else is upheld, stands with >, < "
-                "or within in a document with over: {models: [...]}",
+                "or within in a document with over: {models: [...]} or {settings: {...}}",
             )
         if p.statistic.startswith("pooled:") and not doc.over:
             yield (place, f"{p.statistic!r}: pooled: stands in a document with over: {{stratum: LABEL}} or models")
@@ -54,27 +76,75 @@ def faults(doc: Fields) -> Iterator[Fault]:
 
 
 def _axis(doc: Fields) -> Iterator[Fault]:
-    """The one axis, and what it holds."""
-    axis = next(iter(doc.over))
+    """The axes, and what they hold."""
     known = ("stratum", *CELLS)
-    value = doc.over[axis]
-    if len(doc.over) > 1 or axis not in known:
+    strange = next((k for k in doc.over if k not in known), "")
+    if strange or ("stratum" in doc.over and len(doc.over) > 1):
         yield (
             ("over",),
-            f"given {', '.join(map(str, doc.over))}; expected one of {{stratum: LABEL}} (a label of the prompts, or category), "
-            f"{{models: [NAME, …]}}, {{revisions: [step0, …]}}{meant(axis, known)}",
+            f"given {', '.join(map(str, doc.over))}; expected {{stratum: LABEL}} (a label of the prompts, or category) alone, or "
+            f"some of {{models: [NAME, …]}}, {{revisions: [step0, …]}}, {{settings: {{NAME: {{seed: 1}}, …}}}}"
+            f"{meant(strange, known)}",
         )
-    elif axis == "stratum" and not isinstance(value, str):
-        yield (("over",), f"stratum: given {brief(value)}; expected a label of the prompts, or category")
-    elif axis in CELLS:
-        if not isinstance(value, list | tuple) or not value or not all(isinstance(v, str) and v.strip() for v in value):
-            yield (("over", axis), f"given {brief(value)}; expected a list of names, such as [{EXAMPLE[axis]}]")
-        elif twice := [v for v in value if list(value).count(v) > 1]:
-            yield (("over", axis), f"{twice[0]} is named twice; a cell counts once")
+        return
+    for axis, value in doc.over.items():
+        if axis == "stratum" and not isinstance(value, str):
+            yield (("over",), f"stratum: given {brief(value)}; expected a label of the prompts, or category")
+        elif axis == "settings":
+            yield from _settings(doc, value)
+        elif axis in CELLS:
+            if (
+                not isinstance(value, list | tuple)
+                or not value
+                or not all(isinstance(v, str) and v.strip() for v in value)
+            ):
+                yield (("over", axis), f"given {brief(value)}; expected a list of names, such as [{EXAMPLE[axis]}]")
+            elif twice := [v for v in value if list(value).count(v) > 1]:
+                yield (("over", axis), f"{twice[0]} is named twice; a cell counts once")
+
+
+def _settings(doc: Fields, value: object) -> Iterator[Fault]:
+    """Named settings, each what it changes by path."""
+    place = ("over", "settings")
+    if not isinstance(value, Mapping) or not value:
+        yield (
+            place,
+            f"given {brief(value)}; expected names, each with the fields that it changes, such as "
+            "{as_written: {}, other_draw: {seed: 1}}",
+        )
+        return
+    for name, changes in value.items():
+        if not re.fullmatch(NAME, str(name)):
+            yield (place, f"{name!r} is no name; expected letters, digits and _, beginning with a small letter")
+        elif not isinstance(changes, Mapping):
+            yield ((*place, name), f"given {brief(changes)}; expected the fields that it changes, such as {{seed: 1}}")
+        else:
+            yield from _changes(changes, (*place, name))
+    pooled = any(p.statistic.startswith("pooled:") for p in doc.predictions)
+    if pooled and any(str(k).split(".")[0] == "readout" for c in value.values() if isinstance(c, Mapping) for k in c):
+        yield (("predictions",), "pooled: over settings with other readouts, which have no middle; predict it in each")
+
+
+def _changes(changes: Mapping[str, object], place: tuple[str, ...]) -> Iterator[Fault]:
+    for path, value in changes.items():
+        first = str(path).split(".")[0]
+        if first not in SETTABLE:
+            yield (
+                (*place, path),
+                f"a setting changes how a claim is tried, and {first!r} is what it says; expected {', '.join(SETTABLE)}"
+                f"{meant(first, SETTABLE)}",
+            )
+        elif first in LOADED and (
+            path != first or not isinstance(value, str) or value not in (LOADED[first] or (value,))
+        ):
+            yield (
+                (*place, path),
+                f"given {brief(value)}; expected {' or '.join(LOADED[first]) or 'cpu, cuda, cuda:1 …'}",
+            )
 
 
 def own_predictions(doc: Fields) -> list[Prediction]:
-    """What is predicted in each cell over models or revisions: every prediction but ``upheld:cells``, a pooled one of the cell
+    """What is predicted in each cell that is a trial of its own: every prediction but ``upheld:cells``, a pooled one of the cell
     alone, each once."""
     found: dict[str, Prediction] = {}
     for p in sorted(doc.predictions, key=lambda p: p.statistic.startswith("pooled:")):
@@ -113,8 +183,3 @@ def within(statistic: str, stratum: str) -> str:
 
 def _in(words: str, stratum: str) -> str:
     return f"{words} [{stratum}]" if words else ""
-
-
-def reason(parts: Sequence[tuple[str, Any]]) -> str:
-    """Why the model is not eligible in some strata, each named; empty where it is in all."""
-    return "; ".join(f"in {name}: {able.reason}" for name, able in parts if able.reason)

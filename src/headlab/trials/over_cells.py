@@ -1,8 +1,9 @@
 """The verdict over cells that are trials of their own: every prediction in each, pooled ones over all, and the share of cells
 in which the claim is upheld (rule 25).
 
-Models are the unit of what is pooled: revisions of one model are no further models.  A cell that cannot decide is counted and
-never dropped.
+Models are the unit of what is pooled: revisions and settings of one model are no further models, and of several models each
+stands with the mean of its cells.  Over named settings alone it is their own mean, of this one model.  A cell that cannot decide
+is counted and never dropped.
 """
 
 from __future__ import annotations
@@ -11,15 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import pandas as pd
-
 from headlab.claims import Control, Prediction, Ruled, Verdict, decide
-from headlab.effects import Figure
 from headlab.stats import Estimate, Rank, clopper_pearson
 from headlab.stats.heterogeneity import heterogeneity
 from headlab.store import NamedEstimate, Reading, Record
-from headlab.trials import charts, words
-from headlab.trials.cells import Cell, is_over, one_cell
+from headlab.trials import words
+from headlab.trials.cells import Cell, in_words, is_over, one_cell
 from headlab.trials.document import Document
 from headlab.trials.kept import Asked, asked
 from headlab.trials.over import UPHELD, within
@@ -82,41 +80,61 @@ class Over:
         plain = [p.model_copy(update={"statistic": p.statistic.removeprefix("pooled:")}) for p in kept]
         return asked(self.doc.model_copy(update={"predictions": tuple(plain)}))
 
+    @property
+    def unit(self) -> str:
+        """What is pooled."""
+        return "settings" if self.of_settings else UNIT
+
     # -- numbers ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def models(self) -> dict[str, list[Tried]]:
+        """The cells of each model."""
+        out: dict[str, list[Tried]] = {}
+        for t in self.tried:
+            out.setdefault(t.cell.model, []).append(t)
+        return out
+
+    @cached_property
+    def of_settings(self) -> bool:
+        """Whether the cells are named settings of one model: all that there are, and no sample of any."""
+        return set(self.doc.over) == {"settings"}
 
     @cached_property
     def alone(self) -> str:
         """Why nothing is pooled over these cells; empty where something can be."""
-        models = {t.cell.model for t in self.tried}
-        if len(models) < LEAST:
-            return (
-                f"{len(models)} model: revisions of one model are no further models; at least {LEAST} models are needed"
-            )
-        if len(models) < len(self.tried):
-            return f"{len(self.tried)} cells of {len(models)} models: name one revision of each"
-        return ""
+        n = len(self.models)
+        if n >= LEAST or self.of_settings:
+            return ""
+        return f"{n} model: revisions of one model are no further models; at least {LEAST} models are needed"
 
     def over_models(self, statistic: str) -> tuple[Estimate, Estimate]:
-        """The middle of the models, and the share of variance that is between them.  Undefined for fewer than two models, and
-        where a cell cannot decide."""
-        found = [t.found(statistic) for t in self.tried]
-        notes = [(t.cell.name, _estimate(e)) for t, e in zip(self.tried, found, strict=True)]
+        """The middle of the models, and the share of variance that is between them; over settings alone their mean.  Undefined
+        for fewer than two models, and where a cell cannot decide."""
+        notes = [(t.cell.name, estimate(t.found(statistic))) for t in self.tried]
         lacks = next((f"{name}: {e.note}" for name, e in notes if not e.defined), "")
         if why := self.alone or lacks:
-            nothing = Estimate.undefined(UNIT, len({t.cell.model for t in self.tried}), why, method="random effects")
+            nothing = Estimate.undefined(UNIT, len(self.models), why, method="random effects")
             return nothing, nothing
-        spread = heterogeneity([e for e in found if isinstance(e, Estimate)], unit=UNIT)
+        each = [_mean([estimate(t.found(statistic)) for t in some]) for some in self.models.values()]
+        if self.of_settings:
+            return each[0], Estimate.undefined(UNIT, 1, "settings of one model")
+        spread = heterogeneity(each, unit=UNIT)
         return spread.pooled, spread.i_squared
 
     @cached_property
     def share(self) -> Estimate:
-        """The share of models in which all else is upheld; those that cannot decide widen the interval to both sides."""
-        n, k = len(self.tried), sum(t.outcome == "upheld" for t in self.tried)
-        open_ = sum(t.outcome in {"untestable", "void"} for t in self.tried)
+        """The share of models in all of whose cells all else is upheld (over settings alone: of settings, with no interval, since
+        they are no sample); those that cannot decide widen the interval to both sides."""
         if self.alone:
-            return Estimate.undefined(UNIT, len({t.cell.model for t in self.tried}), self.alone)
-        low, high = clopper_pearson(k, n, unit=UNIT), clopper_pearson(k + open_, n, unit=UNIT)
+            return Estimate.undefined(UNIT, len(self.models), self.alone)
+        units = [[t] for t in self.tried] if self.of_settings else list(self.models.values())
+        n, ended = len(units), [_together([t.outcome for t in some]) for some in units]
+        k, open_ = ended.count("upheld"), ended.count("untestable")
         note = f"{open_} could not decide: counted as not upheld below, as upheld above" if open_ else ""
+        if self.of_settings:
+            return Estimate(k / n, k / n, (k + open_) / n, n, "settings", "every setting that is named", note=note)
+        low, high = clopper_pearson(k, n, unit=UNIT), clopper_pearson(k + open_, n, unit=UNIT)
         return replace(low, high=high.high, note=note)
 
     def findings(self) -> Iterator[tuple[Prediction, str, Found]]:
@@ -133,7 +151,7 @@ class Over:
                 )
         for a in self.pooled:
             p, said = a.prediction, a.prediction.words or words.said(a.read)
-            label = f"{said}, pooled over models"
+            label = f"{said}, pooled over {self.unit}"
             yield (
                 p.model_copy(update={"statistic": f"pooled:{p.statistic}", "words": label if p.words else ""}),
                 label,
@@ -141,7 +159,7 @@ class Over:
             )
         for p in self.doc.predictions:
             if p.statistic == UPHELD:
-                yield p, p.words or "share of models in which the claim is upheld", self.share
+                yield p, p.words or f"share of {self.unit} in which the claim is upheld", self.share
 
     # -- the verdict ------------------------------------------------------------------------------------------
 
@@ -154,7 +172,8 @@ class Over:
         case = Ruled(predictions=tuple(p for p, _, _ in found), controls=binding)
         verdict = decide(case, {p.statistic: e for p, _, e in found}, checks)
         outcome, sentence = verdict.outcome, verdict.sentence.split(": ", 1)[1]
-        sentence = sentence.replace("this model cannot decide", "these models cannot decide")
+        if not self.of_settings:
+            sentence = sentence.replace("this model cannot decide", "these models cannot decide")
         if outcome == "untestable" and (short := [f"{t.cell.name}: {t.short}" for t in self.tried if t.short]):
             sentence = f"not every cell can decide: {'; '.join(short)}."
         capped = [t for t in self.tried if t.outcome == "undecided"] if self.each else []
@@ -180,9 +199,9 @@ class Over:
     def reading(self) -> Reading:
         """The binding reading."""
         estimates = [
-            NamedEstimate(name=p.statistic, label=s, estimate=_estimate(e).to_dict()) for p, s, e in self.findings()
+            NamedEstimate(name=p.statistic, label=s, estimate=estimate(e).to_dict()) for p, s, e in self.findings()
         ]
-        for a in self.pooled:
+        for a in () if self.of_settings else self.pooled:
             name = f"between:{a.prediction.statistic}"
             label = f"share of the variance of {words.said(a.read)} that is between models"
             estimates.append(
@@ -195,58 +214,6 @@ class Over:
             words=f"{words.method(one_cell(self.doc))} Over {len(self.tried)} {is_over(self.doc)}, each a trial of its own.",
         )
 
-    def figures(self) -> list[Figure]:
-        """One for each expression: a row for each cell with its interval, the pooled one last."""
-        out = []
-        for n, a in enumerate({a.prediction.statistic: a for a in asked(one_cell(self.doc))}.values()):
-            statistic, said = a.prediction.statistic, words.said(a.read)
-            found = [(t.cell.name, t.found(statistic)) for t in self.tried]
-            rows = [(name, is_over(self.doc), e) for name, e in ((k, _estimate(e)) for k, e in found) if e.defined]
-            if (
-                statistic in {x.prediction.statistic for x in self.pooled}
-                and (middle := self.over_models(statistic)[0]).defined
-            ):
-                rows.append(("all models", "pooled", middle))
-            bound = a.prediction.threshold
-            left = [t.cell.name for t, (_, e) in zip(self.tried, found, strict=True) if not _known(e)]
-            out.append(
-                charts.estimates(
-                    f"cells {n}",
-                    f"{(a.prediction.words or said)[:1].upper()}{(a.prediction.words or said)[1:]}, by {is_over(self.doc)[:-1]}",
-                    "A row for each cell with its 95 % interval over prompts (of a rank, over the sets drawn)."
-                    + (f" Not defined: {', '.join(left)}." if left else ""),
-                    rows,
-                    f"p of {said}" if a.read.rank else said,
-                    None if isinstance(bound, tuple) else bound,
-                )
-            )
-        return [f for f in out if f.data]
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """``cells``: a row for each; ``by_cell``: each statistic in each, with the cell's own ruling."""
-        cells, numbers = [], []
-        for t in self.tried:
-            r, c = t.record, t.cell
-            said = {
-                "cell": c.name,
-                "model": c.model,
-                "revision": c.revision or "",
-                "outcome": t.outcome,
-                "reason": t.short,
-            }
-            test = r.prompts.get("test", {}) if r else {}
-            cells.append({**said, "prompts": test.get("n", 0), "prompts_hash": test.get("hash", "")})
-            for x in r.readings[0].verdict.rulings if r else ():
-                row = {
-                    "cell": c.name,
-                    "statistic": x.prediction.statistic,
-                    "value": x.value,
-                    "low": x.low,
-                    "high": x.high,
-                }
-                numbers.append({**row, "outcome": x.outcome})
-        return {"cells": pd.DataFrame(cells), "by_cell": pd.DataFrame(numbers)}
-
     def notes(self) -> list[str]:
         """Whether all cells read the same prompts, and which cells could not decide."""
         records = [t.record for t in self.tried if t.record]
@@ -257,10 +224,34 @@ class Over:
         else:
             alike = len(set.intersection(*marks)) if marks else 0
             said = (
-                f"The cells read {len(hashes)} different lists of prompts, since their tokenizers take different ones; "
+                f"The cells read {len(hashes)} different lists of prompts, since their "
+                f"{'settings draw or' if 'settings' in self.doc.over else ''} tokenizers take different ones; "
                 f"{alike} clusters are in all of them (of {min(map(len, marks))} to {max(map(len, marks))})."
             )
-        return [said, *(f"{t.cell.name}: {t.short}" for t in self.tried if t.short)]
+        told = [f"Settings: {'; '.join(in_words(self.doc, t.cell) for t in self.tried)}."]
+        return [
+            *told * ("settings" in self.doc.over),
+            said,
+            *(f"{t.cell.name}: {t.short}" for t in self.tried if t.short),
+        ]
+
+
+def _mean(some: Sequence[Estimate]) -> Estimate:
+    """The mean of defined estimates from the same prompts: its interval as wide as theirs are on average, which is never too
+    narrow, however they go together."""
+    if len(some) == 1:
+        return some[0]
+    value, low, high = (sum(getattr(e, k) for e in some) / len(some) for k in ("value", "low", "high"))
+    return Estimate(
+        value, low, high, min(e.n for e in some), some[0].unit, "mean of its cells, their intervals averaged"
+    )
+
+
+def _together(outcomes: Sequence[str]) -> str:
+    """What the cells of one model say: upheld where all are, untestable where one cannot decide and none speaks against it."""
+    if {"refuted", "undecided"} & set(outcomes):
+        return "not upheld"
+    return "upheld" if set(outcomes) == {"upheld"} else "untestable"
 
 
 def _controls(t: Tried) -> list[Control]:
@@ -269,12 +260,9 @@ def _controls(t: Tried) -> list[Control]:
     return [c.model_copy(update={"name": within(c.name, t.cell.name)}) for c in seen]
 
 
-def _known(e: Found) -> bool:
-    return isinstance(e, Rank) or e.defined
-
-
-def _estimate(e: Found) -> Estimate:
+def estimate(e: Found) -> Estimate:
+    """A number as an estimate, a rank by its p."""
     return e.estimate if isinstance(e, Rank) else e
 
 
-__all__ = ["Over", "Tried"]
+__all__ = ["Over", "Tried", "estimate"]

@@ -61,6 +61,10 @@ class Trial:
     """The arms of the redrawn documents that were measured, in the order of their sets."""
     stand_ins: int | None = MOST
     """How many drawn sets are decided in place of the named one, as far as ranks ran their worlds (None: all, in full)."""
+    parts: over.Strata = field(default_factory=list)
+    """The strata of the pairs that the trial is about, once eligibility is known."""
+    short: dict[str, str] = field(default_factory=dict)
+    """Strata in which the model is not eligible, where it is in others, each with the reason."""
 
     # -- what runs --------------------------------------------------------------------------------------------
 
@@ -159,17 +163,25 @@ class Trial:
         mirrored = self._mirrored(flat)
         seen = self._measured(flat, everything, [*idle, *(w for _, a in mirrored for w in a.draws)])
         seen.eligible = None if able.both is None else able.both[able.keep]
-        parts = over.strata(doc, subject)
-        ruled = [replace(a, prediction=p) for a in self.asked for _, p in over.each(a.prediction, parts)]
-        found, values, seen = self._ranked(matched, seen, own, [("", None), *parts], len(ruled))
+        ruled = [replace(a, prediction=p) for a in self.asked for _, p in over.each(a.prediction, self.parts)]
+        deciding = [(n, w) for n, w in self.parts if n not in self.short and w.sum() >= over.LEAST]
+        found, values, seen = self._ranked(matched, seen, own, [("", None), *deciding], len(ruled))
         stats = Statistics(doc, seen, self.choices.score)
-        for name, which in [("", None), *parts]:
+        for name, which in [("", None), *deciding]:
             here = stats if which is None else Statistics(doc, seen.only(which), self.choices.score)
             for a in self.asked:
                 if not a.read.rank:
                     told = here.estimate(a.read, own, a.prediction.where)
                     found[over.within(a.prediction.statistic, name) if name else a.prediction.statistic] = told
-        checks = self._checks(stats, seen, flat, everything, idle, mirrored)
+        for a in ruled:
+            pooled = a.prediction.statistic.startswith("pooled:")
+            if a.prediction.statistic not in found or (pooled and self.short):
+                found[a.prediction.statistic] = Estimate.undefined(
+                    subject.unit, 0, self._lacking(a.prediction.statistic)
+                )
+        able_here = np.any([w for _, w in deciding], axis=0) if self.short else None
+        shown = stats if able_here is None else Statistics(doc, seen.only(able_here), self.choices.score)
+        checks = self._checks(shown, seen, flat, everything, idle, mirrored)
         verdict = self._verdict(ruled, found, checks, able)
         estimates = kept.estimates(doc, stats, own, found, ruled)
         tables = kept.tables(doc, self.subject.items, seen, own, matched, values) | kept.members(self.asked, stats, own)
@@ -221,11 +233,19 @@ class Trial:
             else Measured({}, {}, {}, {}, self._clusters(), subject.unit)
         )
         able = eligibility(doc, seen, paired=paired)
-        if parts := over.strata(doc, subject):
-            each = [(name, eligibility(doc, seen.only(which), paired=paired)) for name, which in parts]
-            able = replace(able, reason=over.reason(each) or able.reason)
+        parts = over.strata(doc, subject)
+        each = {name: eligibility(doc, seen.only(which), paired=paired).reason for name, which in parts}
+        if short := {name: why for name, why in each.items() if why}:
+            able = replace(able, reason="; ".join(f"in {name}: {why}" for name, why in short.items()))
+            self.short = short if len(short) < len(parts) and "eligible" not in doc.waive else {}
+        self.parts = [(name, which[able.keep]) for name, which in parts]
         subject.encoded = [p for p, keep in zip(subject.encoded, able.keep, strict=True) if keep]
         return able
+
+    def _lacking(self, statistic: str) -> str:
+        """Why a statistic of a stratum, or of all together, is not defined."""
+        own = next((why for name, why in self.short.items() if statistic.endswith(over.within("", name))), "")
+        return own or "; ".join(f"in {n}: {why}" for n, why in self.short.items()) or "no eligible pairs in it"
 
     def _clusters(self) -> list[str]:
         return [p.cluster or p.id for p in self.subject.items]
@@ -353,11 +373,15 @@ class Trial:
     ) -> Verdict:
         doc = self.doc
         # a model that does not show the behaviour has nothing for every head to take away: it is untestable, not void
-        aside = {*doc.waive, *(["whole"] if able.reason else [])}
+        short = "" if self.short else able.reason  # where some strata can decide, they do
+        aside = {*doc.waive, *(["whole"] if short else [])}
         binding = [c.name for c in checks if c.name not in aside]
         case = Ruled(predictions=tuple(a.prediction for a in ruled), controls=tuple(binding))
         waived = able.reason if "eligible" in doc.waive and able.reason else ""
-        verdict = decide(case, found, checks, ineligible="" if waived else able.reason)
+        verdict = decide(case, found, checks, ineligible="" if waived else short)
+        if self.short and verdict.outcome == "untestable":
+            said = f"Untestable: not every stratum can decide: {able.reason}."
+            verdict = verdict.model_copy(update={"sentence": said})
         return self._qualified(ruled, verdict, checks, waived)
 
     def _error_rate(self, stats: Statistics, own: Arms, checks: Sequence[Control], able: Eligibility) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def _claim() -> Schema:
         "default": "margin",
     }
     fields["task"] |= _task()
+    fields["over"] = _over()
     fields["controls"] = _one_or_more({"enum": [*ALWAYS, *NAMED_CONTROLS]})
     fields["waive"]["propertyNames"] = {"enum": list(WAIVABLE)}
     fields["waive"]["additionalProperties"]["pattern"] = r"\S"
@@ -133,6 +134,16 @@ def _task() -> Schema:
     return {
         "properties": {k: {"type": "string"} for k in places},
         "anyOf": [thinking, {"oneOf": [{"required": [k]} for k in places]}],
+    }
+
+
+def _over() -> Schema:
+    """Strata alone, or models, revisions and settings together."""
+    names = {"type": "array", "items": {"type": "string", "pattern": r"\S"}, "minItems": 1, "uniqueItems": True}
+    changes = {"patternProperties": {f"^{NAME}$": {"type": "object"}}, "additionalProperties": False}
+    cells = {"models": names, "revisions": names, "settings": {"type": "object", "minProperties": 1, **changes}}
+    return {
+        "anyOf": [_only(stratum={"type": "string"}), _only(**cells) | {"required": []}],
     }
 
 
