@@ -5,10 +5,21 @@ Set before anything imports torch, tokenizers or headlab.  The environment may o
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
+
+# What is imported and collected stays to the end: the garbage collector need not walk it, neither meanwhile nor later.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

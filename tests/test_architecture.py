@@ -16,7 +16,8 @@ import statistics
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,12 @@ def room_of(module: str) -> str | None:
     return None
 
 
+def read_once(act: Callable[..., Iterator[tuple[int, str]]]) -> Callable[..., tuple[tuple[int, str], ...]]:
+    """A reading of a file that several tests share."""
+    return cache(lambda *given: tuple(act(*given)))
+
+
+@read_once
 def imported(path: Path, package: Path) -> Iterator[tuple[int, str]]:
     """Line and dotted name (within the package) of everything of ours that a file imports, at any depth.
 
@@ -310,6 +317,7 @@ def planted(folder: Path, files: dict[str, str]) -> Path:
 # -- who may name what --------------------------------------------------------------------------------------
 
 
+@read_once
 def words(path: Path) -> Iterator[tuple[int, str]]:
     """Line and text of every name and string of a file's code: no comments, no docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))

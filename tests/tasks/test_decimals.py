@@ -84,7 +84,7 @@ def test_role_alignment_maps_same_named_tokens(tokenizer: Any, clean: str, corru
         same = 0
         while both.clean.forced[::-1][same : same + 1] == both.corrupted.forced[::-1][same : same + 1] != ():
             same += 1
-        alike = pair.clean.lead == pair.corrupted.lead or "Ġ9" not in tokenizer.get_vocab()
+        alike = pair.clean.lead == pair.corrupted.lead or tokenizer.backend_tokenizer.token_to_id("Ġ9") is None
         assert same >= (2 if alike else 1)  # GPT-NeoX: " 9" after "Answer:" and "9" after a chat header differ
         for back in range(1, same + 1):
             assert lent[len(both.corrupted.ids) - back] == len(both.clean.ids) - back
