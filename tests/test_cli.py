@@ -522,8 +522,22 @@ def test_models(call):
 TRIAL = ["trial", "parity", "-m", "decimals-natural", "--pairs", "20", "--protocol", "standard", "--anyway"]
 
 
-def test_a_trial_stopped_by_ctrl_c_resumes_and_repeats(tmp_path):
-    """The real thing: trial, Ctrl-C, the same command again, show, repeat, export."""
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """A call in an empty folder, with the default store and the real report: exit code and stdout.  In this process, since a
+    new one imports torch for longer than these commands take."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HEADLAB_STORE", raising=False)
+
+    def run(*words: str) -> tuple[int, str]:
+        code = main(list(words))
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def test_a_trial_stopped_by_ctrl_c_resumes_and_repeats(here, tmp_path):
+    """The real thing: a process and its Ctrl-C; then, elsewhere, the same command again, show, repeat, export."""
     words = [*TRIAL, "--matched-sets", "24", "--decide", "fixed"]
     process = subprocess.Popen(
         [sys.executable, "-m", "headlab", *words],
@@ -541,23 +555,23 @@ def test_a_trial_stopped_by_ctrl_c_resumes_and_repeats(tmp_path):
     out, err = process.communicate(timeout=300)
     assert process.returncode in {130, -signal.SIGINT} and out == "", err  # a shell shows both as 130
     assert err == "headlab: interrupted; what was computed is kept, and the same command takes it up again\n"
-    (left,) = json.loads(shell("list", "--json", cwd=tmp_path).stdout)
+    (left,) = json.loads(here("list", "--json")[1])
     assert left["status"] == "interrupted"
 
-    record = Record.from_json(shell(*words, "--json", cwd=tmp_path).stdout)
+    record = Record.from_json(here(*words, "--json")[1])
     assert record.id == left["id"] and record.status == "complete" and "Resumed on" in record.notes[0]
     assert (tmp_path / "headlab-runs" / record.id / "report.html").is_file()
-    shown = shell("show", record.id, cwd=tmp_path).stdout
+    shown = here("show", record.id)[1]
     assert "no-op" in shown and "even heads" in shown
 
-    again = shell("repeat", record.id, "--json", cwd=tmp_path)
-    found = json.loads(again.stdout)
-    assert again.returncode == 0 and found["same"] and found["tables"]["effects"]["max_abs_difference"] == 0
-    assert shell("export", record.id, cwd=tmp_path).stdout == f"{record.id}.zip\n"
+    code, again = here("repeat", record.id, "--json")
+    found = json.loads(again)
+    assert code == 0 and found["same"] and found["tables"]["effects"]["max_abs_difference"] == 0
+    assert here("export", record.id)[1] == f"{record.id}.zip\n"
 
 
-def test_a_dry_run_runs_nothing(tmp_path):
-    plan = json.loads(shell(*TRIAL, "--dry-run", "--json", cwd=tmp_path).stdout)
+def test_a_dry_run_runs_nothing(here, tmp_path):
+    plan = json.loads(here(*TRIAL, "--dry-run", "--json")[1])
     assert {"passes", "rows", "memory_bytes", "seconds"} <= set(plan) and not list(tmp_path.iterdir())
 
 
