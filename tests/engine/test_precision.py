@@ -20,12 +20,15 @@ def measured(family: str, dtype: torch.dtype) -> dict[int, float]:
     return precision(tiny.proved(tiny.hf_model(family).to(dtype)))
 
 
-DAILY = ("llama", "gemma2")
-ALL = [f if f in DAILY else pytest.param(f, marks=pytest.mark.accept) for f in tiny.FAMILIES]
+DAILY = {("llama", torch.float32), ("llama", torch.bfloat16), ("gemma2", torch.float16)}
+ALL = [
+    pytest.param(f, d, marks=() if (f, d) in DAILY else pytest.mark.accept, id=f"{f}-{str(d).removeprefix('torch.')}")
+    for f in tiny.FAMILIES
+    for d in DTYPES
+]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
-@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize(("family", "dtype"), ALL)
 def test_the_tolerance_of_a_dtype_holds(family: str, dtype: torch.dtype) -> None:
     found = measured(family, dtype)
     assert max(found.values()) <= TOLERANCE[dtype], found

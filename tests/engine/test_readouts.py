@@ -229,7 +229,7 @@ def undecided(lab: Lab, pairs: Sequence[EncodedPair]) -> list[EncodedPair]:
     return made
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("gemma2", marks=pytest.mark.accept)])
 def test_a_plan_never_changes_a_readout(family: str) -> None:
     lab = tiny.lab(family)
     law_1(lab, undecided(lab, with_answers(tiny.mixed_pairs())), EVERY)

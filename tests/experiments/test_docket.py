@@ -22,6 +22,7 @@ from headlab.measures import edited
 from headlab.trials import sweeps
 from headlab.trials.pairs import protocol_patch
 
+SLOW = {"robustness": pytest.mark.accept}  # every setting is a trial; daily in test_robustness
 EXACT = ("no-op", "identity", "own-share")
 
 
@@ -38,7 +39,7 @@ def test_the_list_is_the_docket_of_the_decimals() -> None:
     assert set(SMALL) <= set(EXPERIMENTS) and len(SMALL) == 20 and "cross-model" in EXPERIMENTS
 
 
-@pytest.mark.parametrize("slug", SMALL)
+@pytest.mark.parametrize("slug", [pytest.param(s, marks=SLOW.get(s, ())) for s in SMALL])
 def test_it_ends_with_an_exact_no_op_and_a_positive_control_that_fires(slug: str, natural, store) -> None:
     result = trial(small(slug), natural, store=store)
     assert result.record.status == "complete" and result.verdict.sentence and result.record.figures
@@ -59,9 +60,6 @@ POINTED = [s for s in SMALL if "pointed" in builtin_claims()[s].controls]
 def patches_nothing(protocol: Any, name: str, heads: Any, **fields: Any) -> Any:
     """A patch that leaves the corrupted run as it is."""
     return protocol_patch(protocol, name, heads, **({} if "write" in fields else {"amount": 0.0}), **fields)
-
-
-SLOW = {"robustness": pytest.mark.accept}
 
 
 @pytest.mark.parametrize("slug", [pytest.param(s, marks=SLOW.get(s, ())) for s in PATCHED])
