@@ -241,26 +241,35 @@ def group_position(grid: Grid, at: int, position: int) -> Heads:
     return Heads.of(grid.check_layer(at), range(position, grid.n_heads, grid.group_size))
 
 
+POOL = r"all|any|even|odd|(kv_group|group_position):[0-9]+|[0-9]+(,[0-9]+)*"
+"""How a pool is named, as a pattern of the whole name."""
+
+
+def named_pool(name: str) -> str:
+    """``name``, where a pool can have it.  Raises ValueError."""
+    if re.fullmatch(POOL, name) is None:
+        raise ValueError(
+            f"unknown pool {name!r}; expected all, even, odd, kv_group:G, group_position:P or indices such as 0,2,5"
+        )
+    return name
+
+
 def pool(grid: Grid, at: int, name: str) -> Heads:
     """A pool by name: ``all``, ``even``, ``odd``, ``kv_group:G``, ``group_position:P`` or head indices ``0,2,5``.
 
     Raises ValueError for an unknown name and for an empty pool.
     """
-    word, _, number = name.partition(":")
+    word, _, number = named_pool(name).partition(":")
     if word in {"all", "any"}:
         chosen = layer(grid, at)
     elif word == "even":
         chosen = even(grid, at)
     elif word == "odd":
         chosen = odd(grid, at)
-    elif word in {"kv_group", "group_position"} and number.isdigit():
+    elif number:
         chosen = (kv_group if word == "kv_group" else group_position)(grid, at, int(number))
-    elif re.fullmatch(r"\d+(,\d+)*", name):
-        chosen = grid.check(Heads.of(at, map(int, name.split(","))))
     else:
-        raise ValueError(
-            f"unknown pool {name!r}; expected all, even, odd, kv_group:G, group_position:P or indices such as 0,2,5"
-        )
+        chosen = grid.check(Heads.of(at, map(int, name.split(","))))
     if not chosen:
         raise ValueError(f"pool {name!r} is empty at layer {at}: this model has {grid.n_heads} head(s) a layer")
     return chosen

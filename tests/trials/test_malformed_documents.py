@@ -72,6 +72,10 @@ CASES: list[tuple[dict[str, Any], str]] = [
     (changed(sets={"Named": "L0H1"}), "Named"),
     (changed(sets={"named": "L0H1", "x": {"not": "nemed"}}), "no set 'nemed'"),
     (changed(sets={"named": "L0H1", "x": {"top": 3, "by": "efect"}}), "no score 'efect'"),
+    *(
+        (changed(sets={"named": "L0H1", "x": {"pool": p}}), "unknown pool")
+        for p in ("evn", [], [True], [-1], "kv_group:x")
+    ),
     (
         changed(sets={"named": {"not": "other"}, "other": {"not": "named"}, "one": {"singles": "named"}}),
         "made from itself",
@@ -151,6 +155,12 @@ def test_a_malformed_document_is_refused_in_one_line_with_its_line(data: dict[st
     assert said in line and line.startswith("mine.yaml") and "\n" not in line and len(line) <= 700, line
     missing = any(k not in data for k in ("words", "edit", "task", "chosen_on", "reference"))
     assert missing or "line " in line, line
+
+
+@pytest.mark.parametrize(("kind", "number"), [("top", float("inf")), ("bottom", float("nan")), ("above", float("inf"))])
+def test_a_number_without_an_end_is_refused_from_python_and_toml_too(kind: str, number: float) -> None:
+    with pytest.raises(ClaimError, match=f"{kind}: {number}; expected a number"):
+        Document.from_data(changed(sets={"named": "L0H1", "x": {kind: number, "by": "norm"}}))
 
 
 def test_there_are_forty_or_more() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -34,7 +35,12 @@ MOST = 4000
 
 def clusters_needed(prediction: Prediction) -> int:
     """How many clusters of prompts a flawless rate needs to be upheld; 0 where the prediction is of no rate."""
-    if not any(fnmatchcase(prediction.statistic, known) for known in RATES) or prediction.op not in (">", "<"):
+    alone = not re.search(r"\s[-+/]\s", prediction.statistic)  # of a sum of rates no bound is known beforehand
+    if (
+        not alone
+        or not any(fnmatchcase(prediction.statistic, known) for known in RATES)
+        or prediction.op not in (">", "<")
+    ):
         return 0
     t = prediction.limit if prediction.op == ">" else 1 - prediction.limit
     return math.floor(math.log(TAIL) / math.log(t)) + 1 if 0 < t < 1 else 0

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from headlab.claims import Claim
+from headlab.heads import POOL
 from headlab.interventions import SITES, WRITES
 from headlab.store.records import SCHEMA, Record
 from headlab.trials.document import Document
@@ -167,8 +168,15 @@ def _threshold(op: str) -> Schema:
 def _set() -> Schema:
     """What :func:`headlab.trials.sets.parse` takes."""
     inner = {"among", "from", "not", "singles", "leave_one_out", "chains"}
+    index, count = {"type": "integer", "minimum": 0}, {"type": "integer", "minimum": 1}
+    some, level = {"type": "array", "items": index}, {"type": "number", "exclusiveMinimum": 0}
+    fields: dict[str, Schema] = {k: _ref("Set") for k in inner} | {
+        "pool": {"anyOf": [{"type": "string", "pattern": f"^({POOL})$"}, index, {**some, "minItems": 1}]},
+        "layer": {"anyOf": [index, some]},
+        **{"top": level, "bottom": level, "draw": level, "above": {"type": "number"}, "n": count, "less": index},
+    }
     shapes = [
-        _only(**{k: _ref("Set") if k in inner else {} for k in sorted(must | may)}) | {"required": sorted(must)}
+        _only(**{k: fields.get(k, {}) for k in sorted(must | may)}) | {"required": sorted(must)}
         for must, may in SHAPES.values()
     ]
     named = {"type": "string", "pattern": rf"^\s*({HEADS.pattern})\s*$|^{NAME}$"}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headlab.designs import leave_one_out, singles, subsets
-from headlab.heads import Grid, Head, Heads, pool
+from headlab.heads import Grid, Head, Heads, named_pool, pool
 from headlab.heads import layer as whole_layer
 from headlab.trials import score_files
 from headlab.trials.expressions import NAME
@@ -136,12 +136,16 @@ def _of_kind(kind: str, value: Mapping[str, Any]) -> SetSpec:
         named = value["pool"]
         if isinstance(named, list | tuple) and all(isinstance(x, int) for x in named):
             named = ",".join(map(str, named))
-        return SetSpec(kind, name=str(named), layers=given)
+        try:
+            return SetSpec(kind, name=named_pool(str(named)), layers=given)
+        except ValueError as error:
+            raise SetError(str(error)) from None
     if kind == "file" and "top" not in value:
         return SetSpec(kind, among=among, name=str(value["file"]))
     if kind in {"top", "bottom", "file", "above"}:
         number = value["top" if kind == "file" else kind]
-        if isinstance(number, bool) or not isinstance(number, int | float) or (kind != "above" and number <= 0):
+        wrong = isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number)
+        if wrong or (kind != "above" and number <= 0):
             raise SetError(f"{kind}: {number!r}; expected a number" + (" above 0" if kind != "above" else ""))
         if kind != "above" and number >= 1 and number != int(number):
             raise SetError(f"{kind}: {number!r}; expected a whole number of heads, or a share below 1")

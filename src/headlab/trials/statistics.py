@@ -71,6 +71,8 @@ class Statistics:
             return self._alone(term, arms)
         if term is not None and read.family == "mean" and term.word == "repair":
             return self._repaired_by(term, arms)
+        if (two := self._two_rates(read, arms)) is not None:
+            return paired_difference(*two, unit=self.seen.unit, seed=self.doc.seed)
         part = self._whole(read, arms)
         found = bootstrap_of_means(part.columns, part.of, **self.told)
         if not read.family:
@@ -238,6 +240,27 @@ class Statistics:
         return bootstrap_of_means(columns, of, **self.told)
 
     # -- columns ----------------------------------------------------------------------------------------------
+
+    def _two_rates(self, read: Expression, arms: Arms) -> tuple[Array, Array, list[str]] | None:
+        """[pair] the successes of both, and the pairs' clusters, where an expression is one rate less another: resampled, two
+        rates that never fail or never succeed would have an interval of no width."""
+        words, readouts = {t.word for t in read.top}, {name_of(self.doc, t.readout) for t in read.top}
+        if read.bottom or read.family or sorted(t.sign for t in read.top) != [-1, 1] or len(words) > 1:
+            return None
+        repaired, keep = words == {"repair"}, np.ones(self.seen.n, bool)
+        if repaired:
+            keep = keep if self.seen.eligible is None else self.seen.eligible
+        elif not {kind_of(self.doc, r) for r in readouts} <= {"accuracy", "text"} or not (
+            words == {"value"} or (words == {"drop"} and len(readouts) == 1)
+        ):
+            return None
+        hits = []
+        for term in sorted(read.top, key=lambda t: t.sign if words == {"drop"} else -t.sign):
+            edited = self.seen.arm(self._arms(term, arms)[0][0], name_of(self.doc, term.readout))
+            hits.append((right(self.doc, term.readout, edited) if repaired else edited)[keep])
+        if not keep.any() or not all(map(_binary, hits)):
+            return None
+        return hits[0] > 0.5, hits[1] > 0.5, [c for c, k in zip(self.seen.clusters, keep, strict=True) if k]
 
     def _whole(self, read: Expression, arms: Arms) -> Part:
         top = self._sum(read.top, arms)
