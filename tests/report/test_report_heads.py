@@ -7,9 +7,11 @@ set, more sets and heads than a page holds, a table that says other values, word
 
 from __future__ import annotations
 
+import base64
 import itertools
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from browsing import accessible, chromium, held, opened, sync
 from headlab import report
 from headlab.effects import Figure
 from headlab.heads import Head, Heads
-from headlab.report import heads, nulls
+from headlab.report import heads, nulls, patterns
 from headlab.store import Record
 
 MakeRecord = Callable[..., Record]
@@ -34,6 +36,21 @@ HOSTILE = "</script><script>alert(2)</script><img src=x onerror=alert(1)>"
 def drawn(**options: Any) -> Figure:
     shown = {"observed": 0.9, "low": 0.8, "high": 1.0, "x_title": "contrast", "named": SETS[0], **options}
     return Figure("null", "null", "Among sets", "Bars count sets.", tuple({"value": v} for v in VALUES), shown)
+
+
+def attention(*names: str) -> pd.DataFrame:
+    """Of each head over two prompts: every token looks at all before it, the more the later (weights k + 1), in tenths at most."""
+    rows = []
+    for run, tokens in (("clean", ["<s>", " 9", ".", HOSTILE]), ("corrupted", ["<s>", "Q", ":"])):
+        for name in names:
+            for q in range(len(tokens)):
+                each = [k + 1 for k in range(q + 1)]
+                rows += [
+                    {"pair_id": "9|11", "run": run, "head": name, "query": q, "key": k, "weight": w / sum(each),
+                     "token": tokens[k], "role": "a_int" if k == 1 else ""}
+                    for k, w in enumerate(each)
+                ]  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def of(make: MakeRecord, figure: Figure, **tables: pd.DataFrame) -> tuple[Record, dict[str, Any]]:
@@ -110,6 +127,27 @@ def test_a_head_in_every_set_and_more_than_a_page_holds(
     assert [r["value"] for r in many.rows()] == ["0.9", "-0.3"] and many.plain()["total"] == 4
 
 
+def test_what_a_head_attends_to_is_a_picture_and_words(make_record: MakeRecord) -> None:
+    """By hand: the last of four tokens gives .4, .3, .2, .1; the picture has 255 (1 − weight), which chromium reads below."""
+    made: Any = patterns.shown({"patterns": attention("L1H10", "L1H2")}, {"b_int": 0})
+    assert list(made.heads) == ["L1H2", "L1H10"] and made.roles == {"a_int": 1}
+    assert [(p["run"], len(p["tokens"]), p["tokens"][1]) for p in made.prompts] == [
+        ("clean", 4, {"text": " 9", "role": "a_int", "tone": 1}),
+        ("corrupted", 3, {"text": "Q", "role": "a_int", "tone": 1}),
+    ]
+    first = made.heads["L1H2"][0]
+    assert first.said.startswith("40 % to “") and "30 % to “.” (2), 20 % to “·9” (1)" in first.said
+    packed = base64.b64decode(first.picture.partition(",")[2])
+    lines = zlib.decompress(packed[packed.index(b"IDAT") + 4 : packed.index(b"IEND") - 8])
+    assert len(lines) == 4 * 5 and list(lines[15:]) == [0, *(255 - round(255 * w) for w in (0.1, 0.2, 0.3, 0.4))]
+    assert list(lines[:5]) == [0, 0, 255, 255, 255]
+    assert patterns.shown({}, {}) is None
+    alone: Any = heads.grid(make_record(figures=[]), [], made)
+    assert [c["label"] for _, row in alone["layers"] for c in row if c["named"]] == [
+        f"L1H{n}, named, largest share from where the answer is read 0.5" for n in (2, 10)
+    ]
+
+
 def test_what_tables_and_figures_say_of_single_heads(make_record: MakeRecord) -> None:
     table = pd.DataFrame(
         {"layer": [0, 1], "head": [1, 0], "share": [0.5, -2.0], "p": [0.1, 0.2], "note": [HOSTILE] * 2}
@@ -147,7 +185,9 @@ def file(make_record: MakeRecord, frames: dict[str, pd.DataFrame], tmp_path: Pat
     record = make_record(figures=[figure.plain()])
     path = tmp_path / "report.html"
     table = pd.DataFrame({"heads": map(str, halves), "contrast": values})
-    path.write_text(report.page(record, {**frames, "matched": table}), encoding="utf-8")
+    path.write_text(
+        report.page(record, {**frames, "matched": table, "patterns": attention("L1H0", "L1H2")}), encoding="utf-8"
+    )
     return path
 
 
@@ -192,6 +232,17 @@ def test_the_null_is_brushed_and_heads_are_asked(browser: Any, file: Path) -> No
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("Space")
         expect(told).to_contain_text("L1H0")
+        attends = page.locator(".attends")
+        expect(attends.locator(".quiet").nth(1)).to_contain_text("(3, where the answer is read): 40 % to “")
+        attends.locator("button[aria-pressed=true]").first.press("ArrowLeft")
+        expect(attends.locator(".quiet").nth(1)).to_have_text(
+            "From “.” (2): 50 % to “.” (2), 33 % to “·9” (1), 16 % to “<s>” (0)"
+        )
+        assert attends.locator("button").nth(1).get_attribute("aria-label") == "·9, a_int, 33 percent"
+        page.locator("a.head").nth(1).click()
+        expect(attends).to_be_hidden()  # a head that was not named
+        page.locator("a.head").nth(2).click()
+        expect(attends).to_contain_text("What L1H2 attends to")
         held(page)
         accessible(page)
 
@@ -207,6 +258,8 @@ def test_without_scripts_all_of_it_stands_there(browser: Any, file: Path) -> Non
         )
         page.locator("a.head").first.click()
         assert page.locator(".every-head tbody tr").first.is_visible()
+        page.locator(".patterns summary").click()
+        assert page.locator(".patterns td:has-text('40 % to') img").first.is_visible()
 
 
 def test_on_paper_a_trial_is_short_and_shows_its_stills(browser: Any, file: Path, tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from headlab.looking.given import HeadsLike, heads_of, text_of
 from headlab.looking.look import Look
 from headlab.prompts import Encoded, PromptError
 from headlab.reading import brief, meant
+from headlab.trials.patterns import MOST_TOKENS, said
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_SHOWN = 64
+MOST_SHOWN = MOST_TOKENS
 """Tokens of a text up to which a pattern can be drawn."""
 
 
@@ -32,13 +33,6 @@ def tokens(lab: Lab, text: str) -> list[str]:
     Raises PromptError for a text without tokens, or longer than the model reads.
     """
     return [said(lab, i) for i in text_of(lab, text).ids]
-
-
-def said(lab: Lab, token: int) -> str:
-    """What a token stands for, with the space before it where it has one (which some tokenizers drop in decoding)."""
-    text = lab.tokenizer.decode([token])
-    raw = lab.tokenizer.convert_ids_to_tokens(token)
-    return f" {text}" if isinstance(raw, str) and raw.startswith("▁") and not text.startswith(" ") else text
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from headlab.heads import Head, Heads
 
 from . import marks, words
 from .nulls import Null, parsed
+from .patterns import Attended
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,8 +120,13 @@ def _said(values: Mapping[Head, float]) -> dict[Head, str]:
     return {h: words.span(v) for h, v in values.items()}
 
 
-def grid(record: Record, groups: Sequence[Group]) -> dict[str, object] | None:
-    """Layers × heads as the page draws them, coloured by the first source; None where nothing is known of single heads."""
+def grid(record: Record, groups: Sequence[Group], attended: Attended | None = None) -> dict[str, object] | None:
+    """Layers × heads as the page draws them, coloured by the first source; None where nothing is known of single heads.
+
+    ``attended``: what some of them attend to (:func:`headlab.report.patterns.shown`).
+    """
+    if attended and not groups:
+        groups = [_attending(attended)]
     if not groups:
         return None
     every = Heads(h for g in groups for c in g.columns for h in c.cells) | Heads(h for g in groups for h in g.named)
@@ -155,7 +161,16 @@ def grid(record: Record, groups: Sequence[Group]) -> dict[str, object] | None:
         "total": len(every),
         "named": any(len(g.named) for g in groups),
         "sets": any(len(g.columns) > 1 and g.columns[0].title == "sets with it" for g in groups),
+        "attended": attended,
     }
+
+
+def _attending(attended: Attended) -> Group:
+    """Heads of which only the patterns are known: the largest share of attention from where the answer is read."""
+    found = {Head.parse(h): max(one.most for one in each) for h, each in attended.heads.items()}
+    return Group(
+        "Attention", (Column("largest share from where the answer is read", _said(found), found),), Heads(found)
+    )
 
 
 def _cell(group: Group, head: Head, kept: set[Head]) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 FILLER = "text"
@@ -11,27 +11,32 @@ TONES = 6
 """Colours that mark roles; a seventh role has the first one's again (its name stands beside it)."""
 
 
+def tones(roles: Iterable[str], known: Mapping[str, int] | None = None) -> dict[str, int]:
+    """A tone for every role, after those that are ``known``."""
+    every: list[str] = [*(known or {}), *roles]
+    return {role: n % TONES for n, role in enumerate(dict.fromkeys(every))}
+
+
 def examples(first: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The prompts as a record keeps them (``prompts.first``): of each the sides with their pieces, and every role's tone."""
     if not first:
         return None
     every = (role for one in first for side in one["sides"].values() for role, *_ in side["spans"])
-    roles = [role for role in dict.fromkeys(every) if role != FILLER]
-    tones = {role: n % TONES for n, role in enumerate(roles)}
+    roles = tones([role for role in every if role != FILLER])
     shown = [
-        {**one, "sides": [(name, _pieces(side["text"], side["spans"], tones)) for name, side in one["sides"].items()]}
+        {**one, "sides": [(name, _pieces(side["text"], side["spans"], roles)) for name, side in one["sides"].items()]}
         for one in first
     ]
-    return {"shown": shown, "roles": tones}
+    return {"shown": shown, "roles": roles}
 
 
-def _pieces(text: str, spans: Sequence[Sequence[Any]], tones: Mapping[str, int]) -> list[dict[str, Any]]:
+def _pieces(text: str, spans: Sequence[Sequence[Any]], roles: Mapping[str, int]) -> list[dict[str, Any]]:
     """The text cut at its spans; of two that overlap the first."""
     out: list[dict[str, Any]] = []
     at = 0
     for role, start, end in sorted(spans, key=lambda s: s[1]):
         if start < at or role == FILLER:
             continue
-        out += [{"text": text[at:start], "role": ""}, {"text": text[start:end], "role": role, "tone": tones[role]}]
+        out += [{"text": text[at:start], "role": ""}, {"text": text[start:end], "role": role, "tone": roles[role]}]
         at = end
     return [piece for piece in [*out, {"text": text[at:], "role": ""}] if piece["text"]]

@@ -11,7 +11,7 @@ from headlab.effects import Figure
 from headlab.reading.shown import csv_text
 from headlab.stats import Estimate
 
-from . import figures, heads, nulls, stills, words
+from . import figures, heads, nulls, patterns, stills, words
 from .read import examples
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
     kept = {f.name: found for f in given if (found := nulls.null(f, record, tables or {}))}
     drawn = [figure(f, record.id) | {"sets": kept[f.name].plain() if f.name in kept else None} for f in given]
     binding = record.readings[0] if record.readings else None
+    was_read = examples(record.prompts.get("first", []))
+    attended = patterns.shown(tables or {}, was_read["roles"] if was_read else {})
     first_null = next((f for f in drawn if f["kind"] == "null"), None)
     made = {
         "id": record.id,
@@ -54,12 +56,12 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
         "error": record.error,
         "facts": facts(record),
         "verdict": verdict(binding.verdict) if binding else None,
-        "read": examples(record.prompts.get("first", [])),
+        "read": was_read,
         "error_rate": error_rates.words(record.claim, record.claim_hash, record.settings),
         "rulings": [ruling(r, binding) for r in binding.verdict.rulings] if binding else [],
         "headline": first_null,
         "null_words": null_words(first_null, binding),
-        "heads": heads.grid(record, heads.known(record, tables, [*kept.values()])) if tables else None,
+        "heads": heads.grid(record, heads.known(record, tables, [*kept.values()]), attended) if tables else None,
         "readings": [reading(r) for r in record.readings],
         "comparison": comparison(record.readings),
         "figures": [f for f in drawn if f is not first_null],

@@ -19,6 +19,7 @@ from headlab.prompts import PromptSet
 from headlab.store import Record, Result, Run, Store, content_hash
 from headlab.tasks.word_problems import ProblemSet
 from headlab.thoughts.loading import Thinker
+from headlab.trials import patterns
 from headlab.trials.attainable import said_before
 from headlab.trials.findings import Findings
 from headlab.trials.ledger import looked_words
@@ -182,10 +183,24 @@ def recorded(
             return handed_on(home, run.finished)
         with recalling(tried.lab, wide=False, memory=how.memory):  # no unedited prompt twice
             found = find(run)
+            _looked_on(tried, found)
         if how.looked:
             found.notes = [looked_words(how.looked), *found.notes]
         record = finished(run, found, draft["settings"])
     return handed_on(home, record, found.tables)
+
+
+def _looked_on(tried: Prepared, found: Findings) -> None:
+    """Keep what the claim's heads attend to, or why that is not kept."""
+    if not (heads := patterns.named(tried.claim, found)):
+        return
+    made, why = None, "a thinking model's thoughts are no tokens"
+    if isinstance(tried.model, Lab) and isinstance(tried.test, PromptSet):
+        made, why = patterns.kept(tried.model, tried.test, heads)
+    if made is None:
+        found.notes = [*found.notes, f"What {heads} attend to is not kept: {why}."]
+    else:
+        found.tables["patterns"] = made
 
 
 def finished(run: Run, found: Findings, settings: Mapping[str, Any]) -> Record:

@@ -85,6 +85,71 @@
     });
   }
 
+  // What a head attends to: the picture's pixels are the weights; a token that is chosen says where its attention goes.
+  const visible = (text) => text.replaceAll(" ", "·").replaceAll("\n", "↵") || "∅";
+  async function weightsOf(picture) {
+    picture.loading = "eager";
+    await picture.decode();
+    const { naturalWidth: width, naturalHeight: height } = picture;
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    const paper = canvas.getContext("2d");
+    paper.drawImage(picture, 0, 0);
+    const { data } = paper.getImageData(0, 0, width, height);
+    return Array.from({ length: height }, (_, q) => Array.from({ length: q + 1 }, (_, k) => 1 - data[4 * (q * width + k)] / 255));
+  }
+  function prompt(item, weights, words) {
+    const tokens = [...item.querySelectorAll(".prompt-text > span:not(.read-here)")];
+    const one = made("li", "", document.createElement("ul")), text = made("p", "", one), said = made("p", "", one);
+    one.className = "prompt";
+    one.prepend(...[...item.querySelectorAll("b, b + .quiet")].flatMap((e) => [e.cloneNode(true), " "]));
+    text.className = "prompt-text";
+    said.className = "quiet";
+    const buttons = tokens.map((token) => Object.assign(made("button", token.textContent === "" ? "∅" : token.textContent, text), { type: "button", title: token.title }));
+    tokens.forEach((token, k) => token.className && buttons[k].setAttribute("class", token.className));
+    const from = (q) => {
+      buttons.forEach((b, k) => {
+        const share = k <= q ? weights[q][k] : 0, role = tokens[k].title;
+        b.style.setProperty("--share", (0.45 * share).toFixed(3));
+        b.tabIndex = k === q ? 0 : -1;
+        b.setAttribute("aria-pressed", String(k === q));
+        b.setAttribute("aria-label", `${visible(tokens[k].textContent)}${role && `, ${role}`}, ${Math.round(100 * share)} percent`);
+      });
+      const most = weights[q].map((w, k) => [w, k]).sort((a, b) => b[0] - a[0]).slice(0, 3).filter(([w]) => w >= 0.005);
+      said.textContent = `From “${visible(tokens[q].textContent)}” (${q}${q === tokens.length - 1 ? ", where the answer is read" : ""}): `
+        + (q === tokens.length - 1 ? words : most.map(([w, k]) => `${Math.round(100 * w)} % to “${visible(tokens[k].textContent)}” (${k})`).join(", ")); // pixels know a weight to 0.2 %
+    };
+    buttons.forEach((b, q) => {
+      b.addEventListener("click", () => from(q));
+      b.addEventListener("keydown", (event) => {
+        const next = buttons[q + ({ ArrowLeft: -1, ArrowRight: 1 }[event.key] || NaN)];
+        if (next) { event.preventDefault(); from(buttons.indexOf(next)); next.focus(); }
+      });
+    });
+    from(tokens.length - 1);
+    made("span", "▸", text).className = "read-here";
+    return one;
+  }
+  async function attend(part, head) {
+    const box = part.querySelector(".attends");
+    if (!box) return;
+    const row = part.querySelector(`.patterns tr[data-head="${head}"]`);
+    box.dataset.head = head;
+    box.hidden = !row;
+    if (!row) return;
+    const items = [...part.querySelectorAll(".patterns .tokens > li")], pictures = [...row.querySelectorAll("img")];
+    const each = await Promise.all(pictures.map(weightsOf));
+    if (box.dataset.head !== head) return; // another was chosen meanwhile
+    box.replaceChildren();
+    made("p", `What ${head} attends to; choose a token to ask from it.`, box);
+    const list = made("ul", "", box);
+    list.className = "sides";
+    list.append(...items.map((item, i) => {
+      const one = prompt(item, each[i], pictures[i].parentElement.textContent.trim());
+      one.append(Object.assign(pictures[i].cloneNode(), { loading: "eager" }));
+      return one;
+    }));
+  }
+
   for (const part of document.querySelectorAll("section.heads")) {
     const every = part.querySelector(".every-head"), told = part.querySelector(".told"), select = part.querySelector("select");
     const titles = [...every.tHead.rows[1].cells].map((c) => c.textContent);
@@ -104,6 +169,7 @@
       told.replaceChildren();
       const row = rowOf(link);
       made("p", "", told).append(made("b", row.cells[0].textContent, told));
+      attend(part, row.cells[0].textContent);
       for (const { title, first, columns } of groups) {
         const cells = columns.map((c, i) => [c, row.cells[first + i].textContent]).filter(([, text]) => text !== "–");
         if (cells.length < 2) continue;

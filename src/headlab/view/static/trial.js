@@ -67,5 +67,8 @@
       at("cancel").hidden = true;
     }
   });
+  const fields = ["heads", "write", "words"].map(at); // what is typed before the first draft stands would be written over
+  fields.forEach((f) => { f.disabled = true; });
   await draft({});
+  fields.forEach((f) => { f.disabled = false; });
 })();
