@@ -166,7 +166,7 @@ def tables_of(result: Any) -> Tables:
     facts = {"eligibility": record.eligibility, "settings": record.settings}
     made["facts"] += flat(facts)
     for name, frame in result.tables.items():
-        if name == "patterns":  # a picture of the unedited model for the page: no number of a claim
+        if name == "attended":  # a picture of the unedited model for the page: no number of a claim
             continue
         kept = [c for c in frame.columns if c not in NOT_KEPT]
         made[f"table {name}"] = [kept, *frame[kept].itertuples(index=False, name=None)]

@@ -129,7 +129,7 @@ def test_a_head_in_every_set_and_more_than_a_page_holds(
 
 def test_what_a_head_attends_to_is_a_picture_and_words(make_record: MakeRecord) -> None:
     """By hand: the last of four tokens gives .4, .3, .2, .1; the picture has 255 (1 − weight), which chromium reads below."""
-    made: Any = patterns.shown({"patterns": attention("L1H10", "L1H2")}, {"b_int": 0})
+    made: Any = patterns.shown({"attended": attention("L1H10", "L1H2")}, {"b_int": 0})
     assert list(made.heads) == ["L1H2", "L1H10"] and made.roles == {"a_int": 1}
     assert [(p["run"], len(p["tokens"]), p["tokens"][1]) for p in made.prompts] == [
         ("clean", 4, {"text": " 9", "role": "a_int", "tone": 1}),
@@ -186,7 +186,7 @@ def file(make_record: MakeRecord, frames: dict[str, pd.DataFrame], tmp_path: Pat
     path = tmp_path / "report.html"
     table = pd.DataFrame({"heads": map(str, halves), "contrast": values})
     path.write_text(
-        report.page(record, {**frames, "matched": table, "patterns": attention("L1H0", "L1H2")}), encoding="utf-8"
+        report.page(record, {**frames, "matched": table, "attended": attention("L1H0", "L1H2")}), encoding="utf-8"
     )
     return path
 

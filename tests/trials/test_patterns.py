@@ -58,11 +58,11 @@ def test_a_document_and_an_entry_keep_what_transformers_gives(tmp_path: Path) ->
     tokenizer = AutoTokenizer.from_pretrained(PLACE)
     one = headlab.trial(document, "decimals-planted-even", store=tmp_path)
     other = headlab.trial("routing", "decimals-planted-even", pairs=6, layer=1, store=tmp_path, protocol="standard")
-    assert set(one.tables["patterns"]["head"]) == {"L1H2", "L2H5"}
-    assert set(other.tables["patterns"]["head"]) == {f"L1H{n}" for n in range(0, 16, 2)}
+    assert set(one.tables["attended"]["head"]) == {"L1H2", "L2H5"}
+    assert set(other.tables["attended"]["head"]) == {f"L1H{n}" for n in range(0, 16, 2)}
     for result in (one, other):
-        table = result.tables["patterns"]
-        assert table.groupby(["pair_id", "run"]).ngroups == 6 and "patterns" in result.record.tables
+        table = result.tables["attended"]
+        assert table.groupby(["pair_id", "run"]).ngroups == 6 and "attended" in result.record.tables
         first = {(p["id"], run): side for p in result.record.prompts["first"] for run, side in p["sides"].items()}
         for (pair, run), rows in table.groupby(["pair_id", "run"]):
             keys = rows[rows["query"] == rows["query"].max()].drop_duplicates("key")
@@ -92,6 +92,6 @@ def test_why_there_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
     monkeypatch.setattr(patterns, "capture", none)
     result = headlab.trial("parity", lab, pairs=4, layer=1, matched_sets=3, store=tmp_path, protocol="standard")
-    assert "patterns" not in result.tables
+    assert "attended" not in result.tables
     told = "What L1H0 L1H2 L1H4 L1H6 L1H8 L1H10 L1H12 L1H14 attend to is not kept: the site 'pattern' is not available"
     assert any(told in n for n in result.record.notes)

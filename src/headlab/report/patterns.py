@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headlab.effects import Table
-from headlab.heads import Head
 
+from .nulls import parsed
 from .read import tones
 
+COLUMNS = {"pair_id", "run", "head", "query", "key", "weight", "token", "role"}
 STRONGEST = 3
 """Tokens that are named of what a head attends to."""
 
@@ -39,14 +40,16 @@ class Attended:
 
 
 def shown(tables: Mapping[str, Table], roles: Mapping[str, int]) -> Attended | None:
-    """The table ``patterns`` of a record for its page, or None where it has none.  ``roles``: the tones that roles have elsewhere
+    """The table ``attended`` of a record for its page, or None where it has none.  ``roles``: the tones that roles have elsewhere
     on the page."""
-    table = tables.get("patterns")
-    if table is None or table.empty:
+    table = tables.get("attended")
+    if table is None or table.empty or not {*table} >= COLUMNS:
+        return None
+    if not (named := parsed(table["head"].unique())):
         return None
     there = [r for r in table["role"].unique() if r]
     every = tones(there, roles)
-    heads: dict[str, list[Attending]] = {str(h): [] for h in sorted(map(Head.parse, table["head"].unique()))}
+    heads: dict[str, list[Attending]] = {str(h): [] for h in sorted(one for s in named for one in s)}
     made = Attended([], heads, {r: t for r, t in every.items() if r in there})
     for (id, run), rows in table.groupby(["pair_id", "run"], sort=False):
         n = rows["query"].max() + 1

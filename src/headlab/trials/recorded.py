@@ -200,7 +200,7 @@ def _looked_on(tried: Prepared, found: Findings) -> None:
     if made is None:
         found.notes = [*found.notes, f"What {heads} attend to is not kept: {why}."]
     else:
-        found.tables["patterns"] = made
+        found.tables.setdefault("attended", made)
 
 
 def finished(run: Run, found: Findings, settings: Mapping[str, Any]) -> Record:
