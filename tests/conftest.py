@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ if CHECKED != "0":
 
     SHAPED = with_shapes(REPOSITORY / "src")
     install_import_hook("headlab" if CHECKED == "all" else SHAPED, "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """What fsync guards against, a power cut, no test can make, and a trial waits for hundreds of them.  That it is asked
+    for before a file counts as written is for test_store, where it fails; processes that tests start call the real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -519,7 +519,19 @@ def test_models(call):
     assert code == 0 and "accuracy on held-out questions" in out and "headlab organism train" in out
 
 
-TRIAL = ["trial", "parity", "-m", "decimals-natural", "--pairs", "20", "--protocol", "standard", "--anyway"]
+TRIAL = [
+    "trial",
+    "parity",
+    "-m",
+    "decimals-natural",
+    "--layer",
+    "0",
+    "--pairs",
+    "20",
+    "--protocol",
+    "standard",
+    "--anyway",
+]
 
 
 @pytest.fixture

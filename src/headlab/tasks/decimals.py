@@ -324,7 +324,8 @@ def decimals(
     """
     if category not in CATEGORIES:
         raise PromptError(f"unknown category {category!r}; expected one of {', '.join(CATEGORIES)}")
-    most, usual = capacity(category, split, tokenizer) // 2, capacity(category, split) // 2
+    usual = capacity(category, split) // 2
+    most = usual if 1 <= n <= usual else capacity(category, split, tokenizer) // 2  # which reads hundreds of numbers
     if n < 1 or n > most:
         raise PromptError(f"{n} pairs asked for; category {category!r} has 1 to {most}")
     wide = three_digits(tokenizer) if n > FIRST else []
