@@ -23,7 +23,7 @@ from headlab.trials.worlds import Arm
 N = 24
 
 
-def estimate(statistic: str, a: Any, b: Any, kind: str = "accuracy", keep: Any = None) -> Any:
+def estimate(statistic: str, a: Any, b: Any, kind: str = "accuracy", keep: Any = None, **more: Any) -> Any:
     worlds = {w: {"heads": "named", "write": "patch"} for w in "ab"}
     given = {
         "id": "d",
@@ -33,15 +33,15 @@ def estimate(statistic: str, a: Any, b: Any, kind: str = "accuracy", keep: Any =
         "task": {"name": "decimals"},
         "edit": "corrupted",
     }
-    asked = [{"statistic": statistic, "op": ">", "threshold": 0.5}]
+    asked = [{"statistic": "value:a", "op": ">", "threshold": 0.5}]
     doc = Document.from_data(
         {**given, "sets": {"named": "L0H0"}, "worlds": worlds, "readout": {"r": kind}, "predictions": asked}
     )
     zero, rows = np.zeros(N), np.array([a, b], float)
     names = [f"p{i}" for i in range(N)]
     seen = Measured({"r": zero}, {"r": zero + 1}, {"r": rows}, {"r": {"a": 0, "b": 1}}, names, "pairs", eligible=keep)
-    arms = {w: [Arm(w, (), -1, (World(w, ()),))] for w in "ab"}
-    return Statistics(doc, seen, lambda _: {}).estimate(expressions.parse(statistic), arms)
+    arms = more.get("arms") or {w: [Arm(w, (), -1, (World(w, ()),))] for w in "ab"}
+    return Statistics(doc, seen, lambda _: {}).estimate(expressions.parse(statistic), arms, more.get("where", ""))
 
 
 def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -70,3 +70,12 @@ def test_what_such_a_difference_needs_is_not_foretold_as_of_a_rate() -> None:
     for statistic in ("repair:a - repair:b", "repair:a + repair:b", "repair:a / repair:b"):
         assert clusters_needed(Prediction(statistic=statistic, op=">", threshold=0.9)) == 0
     assert clusters_needed(Prediction(statistic="repair:a", op=">", threshold=0.9)) == 36
+
+
+def test_a_share_of_drawn_sets_is_as_wide_as_their_number_says() -> None:
+    """4 of 4 drawn sets was 1.00 [1.00, 1.00] of all sets; Clopper and Pearson by hand: .025 ** (1 / 4).  Of all of a family's
+    members, each run, nothing was drawn."""
+    for sampled, low in ((True, 0.025**0.25), (False, 1.0)):
+        arms = {"a": [Arm("a", (), n, (World("a", ()),), sampled=sampled) for n in range(4)]}
+        found = estimate("share:drop:a", -np.ones(N), np.zeros(N), kind="margin", arms=arms, where="> 0")
+        assert found.value == 1 and abs(found.low - low) < 1e-9

@@ -78,8 +78,11 @@ class Statistics:
         if not read.family:
             return found.estimate(0)
         made = _family(read.family, found, where)
-        if read.family == "mean" and any(a.sampled for t in read.terms for a in arms[t.world]):
-            return wider_over_sets(made, found.value, seed=self.doc.seed)
+        share = read.family == "share"
+        if (share or read.family == "mean") and any(a.sampled for t in read.terms for a in arms[t.world]):
+            return wider_over_sets(
+                made, _held(where)(found.value) if share else found.value, seed=self.doc.seed, rate=share
+            )
         return made
 
     def members(self, read: Expression, arms: Arms, threshold: float, op: str) -> dict[str, Array]:
@@ -381,8 +384,7 @@ def _family(word: str, found: OfMeans, where: str) -> Estimate:
     if word == "mean":
         return found.of(lambda x: x.mean(-1))
     if word == "share":
-        above, t = where.strip()[0] == ">", float(where.strip()[1:])
-        return found.of(lambda x: ((x > t) if above else (x < t)).mean(-1))
+        return found.of(lambda x: _held(where)(x).mean(-1))
     outer = found.of(_FOLDS[word])
     if not outer.defined:
         return outer
@@ -393,6 +395,12 @@ def _family(word: str, found: OfMeans, where: str) -> Estimate:
     value = float(_FOLDS[word](found.value))
     note = f"{outer.note}; {m} members, each with its own interval (the far side by Bonferroni)"
     return replace(outer, low=min(float(bounds[0]), value), high=max(float(bounds[1]), value), note=note)
+
+
+def _held(where: str) -> Callable[[Array], Array]:
+    """1 where numbers lie where ``where``, such as ``"> 0"``, says, else 0."""
+    above, t = where.strip()[0] == ">", float(where.strip()[1:])
+    return lambda x: np.asarray((x > t) if above else (x < t), float)
 
 
 def crossing(at: Array, rates: Array) -> Array:
