@@ -41,6 +41,14 @@ CONTRAST = """() => {
   return bad;
 }"""
 
+LABELS = """() => [
+  ...[...document.querySelectorAll("svg text")].filter((e) => e.textContent && e.getClientRects().length)
+    .map((e) => parseFloat(getComputedStyle(e).fontSize) * Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b)),
+  ...[...document.querySelectorAll("img.still")].filter((e) => e.clientWidth).flatMap((e) =>
+    [...atob(e.src.split(",")[1]).matchAll(/font-size="([\\d.]+)px"/g)].map((m) => Number(m[1]) * e.clientWidth / e.naturalWidth)),
+].filter((size) => size < 10)"""
+"""Sizes on the screen of the labels of charts, live and still, that are under ten pixels."""
+
 
 @contextmanager
 def chromium() -> Iterator[Any]:
@@ -68,11 +76,12 @@ def opened(browser: Any, **how: Any) -> Iterator[Any]:
 
 
 def held(page: Any) -> None:
-    """Nothing wider than the window, readable, named: at both widths, in both colour schemes."""
+    """Nothing wider than the window, readable, named, labels of 10 pixels: at both widths, in both colour schemes."""
     for width, scheme in SCREENS:
         _on(page, width, scheme)
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (page.url, width)
         assert page.evaluate(CONTRAST) == [], (page.url, width, scheme)
+        assert page.evaluate(LABELS) == [], (page.url, width)
     _on(page, *SCREENS[0])
 
 

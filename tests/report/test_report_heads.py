@@ -250,6 +250,7 @@ def test_the_null_is_brushed_and_heads_are_asked(browser: Any, file: Path) -> No
 def test_without_scripts_all_of_it_stands_there(browser: Any, file: Path) -> None:
     with opened(browser, java_script_enabled=False) as page:
         page.goto(file.as_uri())
+        held(page)
         assert not page.locator(".brush").first.is_visible() and page.locator("a.head").first.is_visible()
         page.locator(".sets summary").first.click()
         assert (

@@ -78,7 +78,7 @@ def scatter(figure: Figure) -> Any:
         )
     ]
     if o.get("named"):
-        layers.append(base.mark_text(align="left", dx=7, fontSize=10).encode(text="label:N"))
+        layers.append(base.mark_text(align="left", dx=7, fontSize=12).encode(text="label:N"))
     return alt.layer(*layers, *marks.threshold(o.get("threshold"), "y", y)).properties(height=340)
 
 

@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 
 from . import figures
 
+WIDTH = 460
+"""Width in pixels: on a page of 420 the labels of its ticks (12 px) still have more than 10."""
 _SVG = "http://www.w3.org/2000/svg"
 _NUMBER = re.compile(r"-?\d*\.\d{3,}(?:e[+-]?\d+)?")
 _PLACES = frozenset({"d", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "dx", "dy", "r", "width", "height", "points"})
@@ -17,7 +19,7 @@ _PLACES = frozenset({"d", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "dx", "d
 
 def still(specification: Mapping[str, Any]) -> str:
     """A chart without its title, as the address of a picture inside the page."""
-    drawn = slim(figures.svg(specification, titled=False))
+    drawn = slim(figures.svg(specification, titled=False, width=WIDTH))
     return "data:image/svg+xml;base64," + base64.b64encode(drawn.encode()).decode()
 
 

@@ -77,7 +77,7 @@ def theme(dark: bool = False) -> dict[str, Any]:
             "observed-interval": {"color": c["observed"], "opacity": 0.2},
             "observed-label": {"color": c["observed"], "fontSize": 12, "fontWeight": "bold"},
             "threshold": {"color": c["ink"], "strokeDash": [5, 4], "strokeWidth": 1.5, "opacity": 0.8},
-            "threshold-label": {"color": c["ink"], "fontSize": 11},
+            "threshold-label": {"color": c["ink"], "fontSize": 12},
             "interval-bar": {"strokeWidth": 2.5},
             "series-band": {"opacity": 0.18},
             "dot": {"color": c["observed"], "opacity": 0.55},

@@ -121,7 +121,7 @@ def _lanes(
     for left, align, edge, dx in sides:
         part = base.transform_filter(alt.datum.left == left)
         out.append(
-            part.mark_text(align=align, dx=dx, fontSize=11, baseline="middle").encode(
+            part.mark_text(align=align, dx=dx, fontSize=12, baseline="middle").encode(
                 x=across(edge), y="middle:Q", text="text:N"
             )
         )
