@@ -128,7 +128,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     (changed(experiment="parity"), "'experiment' has no place"),
     (changed(readings=["standard"]), "'readings' has no place"),
     (changed(predictions=[]), "predictions"),
-    (changed(reference={**GOOD["reference"], "labels": True}), "labels cannot be redrawn"),
+    (changed(reference={**GOOD["reference"], "labels": "cut"}), "redraw belongs to sets"),
     (changed(reference={**GOOD["reference"], "keys": True}), "keys cannot be redrawn"),
 ]
 

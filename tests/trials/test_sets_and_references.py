@@ -11,7 +11,8 @@ import pytest
 
 from headlab.designs import matched_sets
 from headlab.heads import Grid, Head, Heads
-from headlab.trials.references import Matching, least_p, redrawn
+from headlab.trials.alternatives import least_p
+from headlab.trials.references import Matching, redrawn
 from headlab.trials.score_files import ScoreError, circuit, scores
 from headlab.trials.sets import Family, Scene, SetError, parse, resolve
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -27,6 +27,25 @@ class Deciding(Protocol):
 
     @property
     def predictions(self) -> tuple[Prediction, ...]: ...
+
+
+@runtime_checkable
+class Alternatives(Protocol):
+    """What a claim is ranked among: sets of heads, or labels."""
+
+    @property
+    def sets(self) -> Sequence[object]: ...
+
+    @property
+    def enumerated(self) -> bool: ...
+
+    @property
+    def total(self) -> int: ...
+
+
+def least_p(found: Alternatives) -> float:
+    """The smallest p that a rank among these can have."""
+    return 1 / len(found.sets) if found.enumerated else 1 / (1 + len(found.sets))
 
 
 def levels(claim: Deciding, statistics: Iterable[str] | None = None) -> dict[str, float]:
@@ -102,4 +121,4 @@ def saved(settings: Iterable[Mapping[str, dict[str, dict[str, int]]]]) -> str:
     )
 
 
-__all__ = ["in_order", "levels", "matched_halves", "plan_of", "remark", "saved", "wanted"]
+__all__ = ["Alternatives", "in_order", "least_p", "levels", "matched_halves", "plan_of", "remark", "saved", "wanted"]

@@ -5,7 +5,7 @@ Pure and without a model; :func:`faults` yields every fault with the place in th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,7 +14,7 @@ from headlab.reading import brief
 from headlab.tasks.grading import Grader
 from headlab.trials import expressions, over, sets, thought_worlds
 from headlab.trials.expressions import CURVES, DOSED, Expression, ExpressionError, Term
-from headlab.trials.fields import ABLATIONS, PER_TOKEN, READOUTS, Fields, WriteAxes, known_scores
+from headlab.trials.fields import ABLATIONS, PER_TOKEN, READOUTS, Fields, Reference, WriteAxes, known_scores
 from headlab.trials.sets import FAMILIES, SetSpec
 from headlab.trials.sources import Fault, Place, partnerless, task, write_of
 
@@ -237,9 +237,17 @@ def _reference(doc: Fields) -> Iterator[Fault]:
                 f"{ranks[0].statistic!r} needs reference: {{redraw: SET}}: the alternatives it is ranked among",
             )
         return
-    for name in ("labels", "keys"):
-        if getattr(ref, name):
-            yield (("reference", name), f"{name} cannot be redrawn: references are other heads; leave {name} out")
+    if ref.keys:
+        yield (("reference", "keys"), "keys cannot be redrawn: references are other heads, or labels; leave keys out")
+    if not (ref.redraw or ref.labels):
+        yield (
+            ("reference",),
+            "says nothing that is drawn anew; expected redraw: SET, or labels: WORLD (one that adds a direction)",
+        )
+        return
+    if ref.labels:
+        yield from _labels(doc, ref, [expressions.parse(p.statistic.removeprefix("pooled:")) for p in ranks])
+        return
     declared = doc.set_specs()
     if ref.redraw not in declared:
         yield (("reference", "redraw"), f"no set {ref.redraw!r}; declared are {', '.join(declared)}")
@@ -256,6 +264,30 @@ def _reference(doc: Fields) -> Iterator[Fault]:
         return
     for inner in sorted(spec.names - set(declared) - {"all"}):
         yield (("reference", "among"), f"no set {inner!r}; declared are {', '.join(declared)}")
+
+
+def _labels(doc: Fields, ref: Reference, ranks: Sequence[Expression]) -> Iterator[Fault]:
+    """What directions of exchanged labels ask: a world that adds a difference of means, which the ranks read."""
+    world, place = str(ref.labels), ("reference", "labels")
+    if more := sorted(ref.model_fields_set - {"labels", "n", "keys"}):
+        yield (
+            ("reference", more[0]),
+            f"{more[0]} belongs to sets that are redrawn, and here labels are; leave one out",
+        )
+    if world not in doc.worlds:
+        yield (place, f"no world {world!r}; declared are {', '.join(doc.worlds)}")
+        return
+    writes = [w.at(c) for w in doc.world_axes()[world] for c in w.cells()]
+    added = [w.direction for w in writes if w.write == "add"]
+    if not added or any(isinstance(d, dict) and "file" in d for d in added):
+        yield (
+            place,
+            f"{world!r} adds no difference of means; labels are those of write: add, direction: other or {{role: NAME}}",
+        )
+    if inner := [n for n, ws in doc.world_axes().items() if any(w.fixed.get("computed_in") == world for w in ws)]:
+        yield (place, f"{inner[0]!r} is computed in {world!r}, whose labels are redrawn; predict {world!r} itself")
+    if any(world not in {t.world for t in read.terms} for read in ranks):
+        yield (place, f"a rank reads other worlds than {world!r}, and exchanged labels change nothing there")
 
 
 def _predictions(doc: Fields) -> Iterator[Fault]:

@@ -13,7 +13,7 @@ from headlab.heads import Grid, Heads
 from headlab.prompts import PromptError
 from headlab.stats.power import detectable_mean, detectable_rate
 from headlab.trials import words
-from headlab.trials.alternatives import plan_of, planned
+from headlab.trials.alternatives import least_p, plan_of, planned, wanted
 from headlab.trials.attainable import dead_end_of_document, of_document, out_of_reach, too_few
 from headlab.trials.consistency import ablations_left_out
 from headlab.trials.document import Document
@@ -21,7 +21,8 @@ from headlab.trials.eligibility import pairs_needed
 from headlab.trials.fields import ALWAYS, needs_selection
 from headlab.trials.lending import cannot_lend
 from headlab.trials.prompts import split
-from headlab.trials.references import Matching, least_p
+from headlab.trials.references import Matching
+from headlab.trials.relabelled import Relabelled, relabelled
 from headlab.trials.sets import Family, Scene, SetError, everything, resolve
 
 
@@ -153,21 +154,26 @@ def _on(doc: Document, grid: Grid, folder: Path, faults: list[str]) -> Iterator[
         return
     least = least_p(matched)
     how = "all there are" if matched.enumerated else f"drawn from {matched.total:,}"
-    yield f"{len(matched.sets):,} alternatives ({how}); the least attainable p is {least:.3g}"
+    what = "alternatives" if isinstance(matched, Matched) else "exchanges of labels at most"
+    yield f"{len(matched.sets):,} {what} ({how}); the least attainable p is {least:.3g}"
     at = plan_of(doc, len(matched.sets), matched.enumerated).at
     if len(at) > 1:
         yield f"looked at after {', '.join(f'{n:,}' for n in at)} of them; they stop once no more could change what ranks decide"
+    cure = "match less, name more heads, or use a larger model"
+    cure = cure if isinstance(matched, Matched) else "ask for more of them (n), or more selection_pairs"
     for p in doc.predictions:
         if p.op == "rank<" and least >= p.limit:
             faults.append(
                 f"{p.statistic}: the least attainable p is {least:.3g}, not under {p.limit:g}, so it can only end "
-                "untestable; match less, name more heads, or use a larger model"
+                f"untestable; {cure}"
             )
 
 
-def _alternatives(doc: Document, grid: Grid, known: Mapping[str, Any]) -> Matched | None:
+def _alternatives(doc: Document, grid: Grid, known: Mapping[str, Any]) -> Matched | Relabelled | None:
     """The sets of the reference; None where they depend on selection prompts.  Raises ValueError where there are none."""
     ref = doc.reference
+    if ref is not None and ref.labels:  # as many clusters as there are pairs, at most
+        return relabelled([str(i) for i in range(doc.selection_pairs)], wanted(doc, ref.n), doc.seed)
     observed = None if ref is None else known.get(ref.redraw)
     if ref is None or not isinstance(observed, Heads) or "norm" in ref.match or ref.among != "all" or ref.exclude:
         return None

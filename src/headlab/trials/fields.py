@@ -204,15 +204,16 @@ class WriteAxes:
 
 
 class Reference(_Plain):
-    """Sets that nobody named: the whole document with the set ``redraw`` drawn anew, ``n`` times."""
+    """Sets that nobody named: the whole document with the set ``redraw`` drawn anew, ``n`` times; or directions: those of the
+    world ``labels`` under exchanged labels."""
 
-    redraw: str
+    redraw: str = ""
     match: Strings = ("layer", "sharing")
     norm_within: float = Field(1.25, gt=1)
     n: int = Field(999, ge=1, le=100_000)
     among: Any = "all"
     exclude: Strings = ()
-    labels: bool = Field(False, json_schema_extra={"const": False})
+    labels: str | Literal[False] = False
     keys: bool = Field(False, json_schema_extra={"const": False})
 
     @field_validator("match")

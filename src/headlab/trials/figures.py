@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from headlab.designs import Matched
 from headlab.effects import Figure
 from headlab.stats import Estimate, Rank
 from headlab.stats.figures import percent
 from headlab.store import NamedEstimate
+from headlab.trials.alternatives import Alternatives
 from headlab.trials.document import Document
 from headlab.trials.expressions import Expression, Term
 from headlab.trials.measured import kind_of, name_of
@@ -27,7 +27,7 @@ def drawn(
     estimates: Sequence[NamedEstimate],
     found: Mapping[str, Estimate | Rank],
     values: Mapping[str, Any],
-    matched: Matched | None,
+    matched: Alternatives | None,
     asked: Sequence[Any],
 ) -> list[Figure]:
     """The figures, ranks first: what a reader must see beside the verdict."""
@@ -45,13 +45,16 @@ def drawn(
     return out
 
 
-def _rank(stats: Statistics, own: Any, a: Any, found: Estimate | Rank, values: Any, matched: Matched | None) -> Figure:
+def _rank(
+    stats: Statistics, own: Any, a: Any, found: Estimate | Rank, values: Any, matched: Alternatives | None
+) -> Figure:
     from dataclasses import replace
 
     bare: Expression = replace(a.read, rank=False)
     band = stats.estimate(bare, own)
     assert matched is not None and isinstance(found, Rank)
     how = "all" if found.enumerated else "a random sample of"
+    what = "directions" if stats.doc.reference is not None and stats.doc.reference.labels else "sets"
     stable = (
         ""
         if found.under is None
@@ -60,18 +63,18 @@ def _rank(stats: Statistics, own: Any, a: Any, found: Estimate | Rank, values: A
     return Figure(
         kind="null",
         name=f"rank {a.prediction.statistic}",
-        title=f"{a.prediction.words or said(bare).capitalize()}, among {found.n_sets:,} sets that nobody named",
+        title=f"{a.prediction.words or said(bare).capitalize()}, among {found.n_sets:,} {what} that nobody named",
         caption=(
-            f"Each bar counts sets ({how} {matched.total:,}) by {said(bare)}. The line is the set named, its band the 95 % "
-            f"interval over {band.n} {band.unit}. {found.at_least_as_extreme} of {found.n_sets:,} are at least as extreme: "
-            f"p = {found.p:.3g}.{stable}"
+            f"Each bar counts {what} ({how} {matched.total:,}) by {said(bare)}. The line is the {what[:-1]} named, its band "
+            f"the 95 % interval over {band.n} {band.unit}. {found.at_least_as_extreme} of {found.n_sets:,} are at least as "
+            f"extreme: p = {found.p:.3g}.{stable}"
         ),
         data=tuple({"value": float(v)} for v in values[1:]),
         options={
             "observed": band.value if band.defined else float(values[0]),
             "low": band.low if band.defined else float(values[0]),
             "high": band.high if band.defined else float(values[0]),
-            "label": "the set named",
+            "label": f"the {what[:-1]} named",
             "x_title": said(bare),
             "p": found.p,
         },

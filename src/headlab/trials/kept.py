@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from headlab.claims import Prediction
-from headlab.designs import Matched
 from headlab.stats import Estimate, Rank
 from headlab.store import NamedEstimate
 from headlab.trials import expressions, words
+from headlab.trials.alternatives import Alternatives
 from headlab.trials.document import Document
 from headlab.trials.expressions import Expression
 from headlab.trials.measured import Measured, name_of
@@ -84,7 +84,7 @@ def tables(
     items: Sequence[Any],
     seen: Measured,
     own: Arms,
-    matched: Matched | None,
+    matched: Alternatives | None,
     values: Mapping[str, Any],
 ) -> dict[str, pd.DataFrame]:
     """Effects (a row a pair and world), worlds, and the alternatives of each rank where there are any."""

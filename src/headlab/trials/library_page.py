@@ -66,7 +66,7 @@ def _section(doc: Document, case: Mapping[str, Any] | None) -> str:
     null = "none: nothing is ranked"
     if ref is not None:
         alike = f"the same {' and '.join(ref.match)}" if ref.match else "the same size, anywhere in the model"
-        null = f"{ref.redraw} drawn anew up to {ref.n} times, with {alike}"
+        null = f"{ref.redraw or ref.labels} drawn anew up to {ref.n} times, with {alike}"
     read = "; ".join(f"{n}: {words.READOUT_WORDS.get(str(s['kind']), s['kind'])}" for n, s in doc.readouts.items())
     lines = [
         f"\n## {doc.id}\n\n{_wrapped(f'**{doc.words}**')}\n",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headlab.engine.directions import contrast
+from headlab.engine.directions import Contrast, contrast
 from headlab.heads import Heads
 from headlab.heads import layer as whole_layer
 from headlab.material import Direction, Material
@@ -16,7 +16,7 @@ from headlab.tasks import TASKS
 from headlab.trials.document import Document
 from headlab.trials.fields import Donors, Write, needs_layer
 from headlab.trials.prompts import beside
-from headlab.trials.subject import oriented
+from headlab.trials.subject import Language, oriented
 from headlab.trials.worlds import direction_name, populations
 
 DONORS_APART = 1_000_003
@@ -70,7 +70,11 @@ def _direction(subject: Any, write: Write, folder: Path) -> Direction:
     """The other run minus the edited one, averaged over selection prompts at one role; or a file's."""
     if isinstance(write.direction, dict) and "file" in write.direction:
         return Direction.from_file(beside(folder, write.direction["file"]))
+    return contrast_of(subject, write).direction()
+
+
+def contrast_of(subject: Language, write: Write) -> Contrast:
+    """What every head holds on selection prompts at the role of a direction, in both runs."""
     role = write.direction["role"] if isinstance(write.direction, dict) else "read"
     heads = Heads(h for slot in subject.lab.slots for h in whole_layer(subject.grid, slot.layer))
-    made = contrast(subject.lab, subject.chosen, heads, site=write.site, role=role, runs=True)  # type: ignore[arg-type]
-    return made.direction()
+    return contrast(subject.lab, subject.chosen, heads, site=write.site, role=role, runs=True)  # type: ignore[arg-type]

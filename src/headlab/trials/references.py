@@ -77,11 +77,6 @@ def redrawn(grid: Grid, observed: Heads, matching: Matching, *, n: int, seed: in
     return Matched(tuple(seen)[1:], False, total)
 
 
-def least_p(matched: Matched) -> float:
-    """The smallest p that a rank among these sets can have."""
-    return 1 / len(matched.sets) if matched.enumerated else 1 / (1 + len(matched.sets))
-
-
 def _said(match: Iterable[str]) -> str:
     return ", ".join(sorted(match)) or "size"
 

@@ -24,7 +24,7 @@ from headlab.stats import Estimate, Rank
 from headlab.stats.sequential import Walk, walk
 from headlab.store import Reading, content_hash
 from headlab.trials import controls, kept, over, scores, sets, words
-from headlab.trials.alternatives import in_order, plan_of, planned, remark
+from headlab.trials.alternatives import Alternatives, in_order, least_p, plan_of, planned, remark, wanted
 from headlab.trials.choices import Choices
 from headlab.trials.consistency import ablations_left_out
 from headlab.trials.document import Document
@@ -34,7 +34,8 @@ from headlab.trials.figures import drawn
 from headlab.trials.findings import Findings
 from headlab.trials.kept import Asked
 from headlab.trials.measured import Array, Measured, name_of
-from headlab.trials.references import Matching, least_p
+from headlab.trials.references import Matching
+from headlab.trials.relabelled import Labels, Relabelled, Turning, relabelled
 from headlab.trials.sets import Family, Resolved
 from headlab.trials.sources import partnerless
 from headlab.trials.stand_ins import MOST, StandIns, judged
@@ -80,11 +81,13 @@ class Trial:
         return self.choices.resolve([{}])[0]
 
     @cached_property
-    def matched(self) -> Matched | None:
-        """The sets that stand in for the one that the reference redraws."""
+    def matched(self) -> Matched | Relabelled | None:
+        """The sets, or labels, that stand in for what the reference redraws."""
         ref = self.doc.reference
         if ref is None:
             return None
+        if ref.labels:
+            return relabelled(self.turning.clusters, wanted(self.doc, ref.n), self.doc.seed)
         observed = self.sets[ref.redraw]
         assert isinstance(observed, Heads)
         find = self.choices.find(self.sets)
@@ -95,6 +98,12 @@ class Trial:
         return in_order(
             self.doc, planned(self.doc, self.subject.grid, observed, matching, ref.n), observed, self.doc.seed
         )
+
+    @cached_property
+    def turning(self) -> Turning:
+        """The directions of exchanged labels."""
+        assert isinstance(self.subject, Language)
+        return Turning(self.subject, self.doc)
 
     def _flat(self, name: str) -> Heads:
         found = self.sets[name]
@@ -198,7 +207,7 @@ class Trial:
             notes=self._notes(matched),
         )
 
-    def _keep_selection(self, matched: Matched | None) -> None:
+    def _keep_selection(self, matched: Alternatives | None) -> None:
         """What was chosen stands in the run before the first test prompt is seen (rule 26)."""
         rows = []
         for name, found in self.sets.items():
@@ -265,7 +274,7 @@ class Trial:
 
     def _ranked(
         self,
-        matched: Matched | None,
+        matched: Matched | Relabelled | None,
         seen: Measured,
         own: Arms,
         parts: Sequence[tuple[str, NDArray[np.bool_] | None]],
@@ -309,7 +318,9 @@ class Trial:
             seen,
         )
 
-    def _measure_alternatives(self, others: list[Arms], sets: Sequence[Heads], seen: Measured, mark: str) -> Measured:
+    def _measure_alternatives(
+        self, others: list[Arms], sets: Sequence[Heads | Labels], seen: Measured, mark: str
+    ) -> Measured:
         """The worlds of ranked expressions for every redrawn document, measured by the readouts that ranks read; ``others``
         grows by their arms."""
         ranked = self._read_of_alternatives
@@ -330,11 +341,16 @@ class Trial:
     def _read_of_alternatives(self) -> list[Expression]:
         return [a.read for a in self.asked if a.read.rank or self.stand_ins is None]
 
-    def redrawn(self, some: Sequence[Heads]) -> list[Arms]:
+    def redrawn(self, some: Sequence[Heads | Labels]) -> list[Arms]:
         """The arms of every redrawn document that ranked expressions read."""
         assert self.doc.reference is not None
-        ranked, redraws = self._read_of_alternatives, [{self.doc.reference.redraw: s} for s in some]
+        ranked = self._read_of_alternatives
         worlds, made = sorted({t.world for r in ranked for t in r.terms}), []
+        if turned := str(self.doc.reference.labels or ""):
+            own = {w: self._only(ranked, w, x) for w, x in self.compiled(self.sets, worlds, {}).items()}
+            labels = [s for s in some if isinstance(s, Labels)]
+            return [{**own, turned: arms} for arms in self.turning.arms(own[turned], labels)]
+        redraws = [{self.doc.reference.redraw: s} for s in some if isinstance(s, Heads)]
         for redraw, resolved in zip(redraws, self.choices.resolve(redraws), strict=True):
             found = self.compiled(resolved, worlds, redraw)
             made.append({w: self._only(ranked, w, found[w]) for w in worlds})
@@ -386,8 +402,8 @@ class Trial:
 
     def _error_rate(self, stats: Statistics, own: Arms, checks: Sequence[Control], able: Eligibility) -> dict[str, Any]:
         """How often this rule is upheld of sets that nobody named, where enough were run to say so."""
-        if self.matched is None or able.reason or self.doc.over or self.stand_ins == 0:
-            return {}  # in strata a rule is another one
+        if not isinstance(self.matched, Matched) or able.reason or self.doc.over or self.stand_ins == 0:
+            return {}  # in strata a rule is another one, and labels are no sets
         binding = tuple(c.name for c in checks if c.name not in self.doc.waive)
         asked = [(a.prediction, a.read) for a in self.asked]
         every = self.matched.enumerated and len(self.drawn) == len(self.matched.sets)
@@ -419,7 +435,7 @@ class Trial:
 
     # -- what the record keeps --------------------------------------------------------------------------------
 
-    def _settings(self, matched: Matched | None) -> dict[str, Any]:
+    def _settings(self, matched: Alternatives | None) -> dict[str, Any]:
         layers = list(self.choices.layers)
         return {
             **self.facts,
@@ -434,7 +450,7 @@ class Trial:
             ),
         }
 
-    def _notes(self, matched: Matched | None) -> list[str]:
+    def _notes(self, matched: Alternatives | None) -> list[str]:
         out = []
         if isinstance(self.subject, Thinking) and self.subject.borrows_from_test:
             out.append("Means and donors are taken from the problems that are tried (mean: over: test).")

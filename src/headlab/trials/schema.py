@@ -78,6 +78,11 @@ def _claim() -> Schema:
         "exclude": _one_or_more({"type": "string"}),
         "among": _ref("Set"),
     }
+    of_sets = {"anyOf": [{"required": [k]} for k in reference if k not in {"labels", "n", "keys"}]}
+    defs["Reference"]["anyOf"] = [
+        {"required": ["redraw"], "properties": {"labels": {"const": False}}},
+        {"required": ["labels"], "properties": {"labels": {"type": "string"}}, "not": of_sets},
+    ]
     defs["Prediction"]["allOf"] = [_threshold(op) for op in ("within", "rank<", ">", "<")]
     which = [{"required": ["worlds"]}, {"required": ["language"]}, {"not": {"required": ["experiment"]}}]
     return _schema(

@@ -132,7 +132,10 @@ def method(doc: Document) -> str:
         r = doc.reference
         alike = f" with the same {' and '.join(r.match)}" if r.match else " of the same size"
         against = (
-            f" Ranks: {r.redraw} is drawn anew up to {r.n:,} times{alike}, and all that follows from it is made anew."
+            f" Ranks: the direction of {r.labels} is made anew up to {r.n:,} times at its own norm, with the labels of whole "
+            "clusters of selection prompts exchanged."
+            if r.labels
+            else f" Ranks: {r.redraw} is drawn anew up to {r.n:,} times{alike}, and all that follows from it is made anew."
         )
     return f"{run[doc.edit].capitalize()}. {worlds}. Read: {names}.{against}"
 

@@ -135,6 +135,8 @@ def _of_document(doc: Document) -> Shape | str:
     asked: list[Asked] = []
     if is_over(doc):
         return f"it is tried over {is_over(doc)}, several trials of which the generator draws one"
+    if doc.reference is not None and doc.reference.labels:
+        return "it is ranked among exchanged labels, of which the generator draws none"
     for p in doc.predictions:
         read = expressions.parse(p.statistic.removeprefix("pooled:"))
         for one in cells(doc, read):

@@ -34,9 +34,9 @@ def calibrate_document(
     ``trials``: sets that are drawn (200 where the reference asks for fewer).  Raises ClaimError where nothing says which sets
     could stand in.
     """
-    if doc.reference is None:
+    if doc.reference is None or doc.reference.labels:
         raise ClaimError(
-            f"{doc.id} has no reference, so nothing says which sets could stand in for the named one; give it one, such as "
+            f"{doc.id} redraws no set, so nothing says which sets could stand in for the named one; give it one, such as "
             "reference: {redraw: NAME, match: [layer, sharing], n: 199}"
         )
     n = trials or max(200, doc.reference.n)
