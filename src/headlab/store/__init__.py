@@ -81,6 +81,10 @@ class Store:
 
     def __init__(self, root: Path | str | None = None, *, hold: bool = False) -> None:
         self.root = Path(root or os.environ.get("HEADLAB_STORE") or DEFAULT_ROOT)
+        if os.path.exists(self.root) and not os.path.isdir(self.root):
+            raise StoreLookupError(
+                f"the store {self.root} is a file; name a folder (--store, HEADLAB_STORE), or none for {DEFAULT_ROOT}"
+            )
         self._hold = hold
         self._runs: list[Run] = []
 
@@ -130,6 +134,10 @@ class Store:
         wanted = _checked(id)
         if (self.root / wanted / "record.json").is_file():
             return wanted
+        if (self.root / wanted).is_dir():  # not another run, whose id begins so
+            raise StoreLookupError(
+                f"{wanted} in the store {self.root} has no record.json: it was removed, or never written"
+            )
         found = sorted(folders.ids(self.root, wanted))
         if len(found) == 1:
             return found[0]
