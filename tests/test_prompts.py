@@ -316,6 +316,10 @@ def test_ids_that_repeat_name_both_rows(tmp_path: Path) -> None:
     ("name", "text", "reason"),
     [
         ("p.csv", "clean,corrupted,answer\na,b,c\n", "lacks the column.s. wrong; it has .*'answer'"),
+        ("p.csv", "clean;corrupted;answer;wrong\na;b;c;d\n", "parted by ';': write commas"),
+        ("p.csv", "Clean, corrupted,Answer,wrong\na,b,c,d\n", "names in small letters, without spaces"),
+        ("p.csv", "The cat,The dog, sat, ran\n", "its first line must name the columns: clean, corrupted"),
+        ("p.csv", ",clean,corrupted,answer,wrong\n0,a,b,c,d\n", "index that pandas wrote .* index=False"),
         ("p.csv", "", "lacks the column.s. clean, corrupted, answer, wrong"),
         ("p.csv", HEADER, "p.csv has no rows; expected at least one with columns clean, corrupted, answer, wrong"),
         ("p.csv", HEADER.encode() + b"caf\xe9,b,c,d\n", "p.csv, line 2: not UTF-8"),

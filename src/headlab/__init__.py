@@ -127,7 +127,11 @@ def __getattr__(name: str) -> Any:
 
         return version("headlab")
     if name not in _HOME:
-        raise AttributeError(f"module 'headlab' has no attribute {name!r}; it has {', '.join(__all__)}")
+        from headlab.reading import meant
+
+        raise AttributeError(
+            f"module 'headlab' has no attribute {name!r}; it has {', '.join(__all__)}{meant(name, __all__)}"
+        )
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

@@ -198,7 +198,7 @@ def test_from_a_look_to_a_verdict(page: Any, home: Store, address: str) -> None:
     expect(page.locator("#says")).to_contain_text("zero was asked for")
     held(page)
     yaml, words = page.input_value("#yaml"), json.dumps(HOSTILE)
-    for field in ("source: a hunch", "only_because: zero was asked for"):
+    for field in ('source: "a hunch"', "only_because: zero was asked for"):
         assert field in yaml
         yaml = yaml.replace(field, f"{field.partition(':')[0]}: {words}")
     yaml = yaml.replace('words: "more than 20% of the lead is lost"', f"words: {words}")
@@ -206,9 +206,14 @@ def test_from_a_look_to_a_verdict(page: Any, home: Store, address: str) -> None:
     yaml += f"waive: {{whole: {words}}}\n"
     page.fill("#yaml", yaml)
     page.click("#register")
+    expect(page.locator("#error")).to_contain_text("Nothing was opened")
+    page.click("#register")
     page.click("#cancel")
     expect(page.locator("#error")).to_contain_text("goes on where it stopped")
     page.click("#register")
+    expect(page.locator("#progress")).to_contain_text(" of ")
+    page.reload()  # the trial goes on, and the page that comes back shows it
+    expect(page.locator("#seal")).to_contain_text("were opened")
     expect(page.locator("#verdict")).to_be_visible()
     expect(page.locator("#sentence")).to_contain_text(HOSTILE)
     expect(page.locator("#counted")).to_contain_text("48 heads looked at on 12 pairs")

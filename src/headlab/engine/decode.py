@@ -28,6 +28,7 @@ from headlab.engine.work import Worker, check_fired, tables_of
 from headlab.interventions import Intervention, World
 from headlab.material import Material
 from headlab.prompts import Encoded, EncodedPair, each
+from headlab.reading import brief
 
 From = Literal["shared start", "prompt"]
 
@@ -98,7 +99,9 @@ def generate(
 
 
 def _refuse_unfit(lab: Lab, pairs: Sequence[EncodedPair], start: From, more: int) -> None:
-    """Decoding that would not be what the model itself writes."""
+    """Decoding that would not be what the model itself writes, or of no tokens."""
+    if not isinstance(more, int) or more < 1:
+        raise ValueError(f"expected a whole number of tokens to generate, 1 or more, given {brief(more)}")
     if lab.no_decoding:
         raise EngineError(f"{lab.name} cannot be decoded under interventions: {lab.no_decoding}")
     turn = turning_point(lab.model)

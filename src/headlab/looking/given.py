@@ -54,13 +54,20 @@ def heads_of(lab: Lab, given: HeadsLike) -> Heads:
     return lab.grid.check(named_of(given))
 
 
-def text_of(lab: Lab, text: str) -> Encoded:
-    """A text as tokens.  Raises PromptError for one without tokens, or longer than the model reads."""
-    loaded(lab)
+def worded(given: object) -> str:
+    """A text, or that of what :func:`headlab.read` gave or of a prompt.  Raises PromptError for anything else."""
+    text = getattr(given, "text", given)
     if not isinstance(text, str) or not text:
         raise PromptError(
             f"expected a text, given {brief(text)}; for pairs of prompts see headlab.heatmap and headlab.sweep"
         )
+    return text
+
+
+def text_of(lab: Lab, text: str) -> Encoded:
+    """A text as tokens.  Raises PromptError for one without tokens, or longer than the model reads."""
+    loaded(lab)
+    text = worded(text)
     ids = token_ids(Prompt(text), lab.tokenizer)
     if not ids:
         raise PromptError(f"{text!r:.60} has no tokens; give a text that has some")
@@ -70,5 +77,5 @@ def text_of(lab: Lab, text: str) -> Encoded:
 
 def pair_of_text(lab: Lab, text: str) -> EncodedPair:
     """A text as a pair that has no other run and no answer."""
-    one, prompt = text_of(lab, text), Prompt(text)
+    one, prompt = text_of(lab, text), Prompt(worded(text))
     return EncodedPair(Pair("text", prompt, prompt, "?", "", partner=False), one, one)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from headlab.effects import Figure, Progress, quiet
@@ -50,7 +51,7 @@ def heatmap(
     pairs: Pairs,
     what: str = "patch",
     *,
-    readout: str = "margin",
+    readout: str | None = None,
     align: Alignment = "role",
     seed: int = 0,
     progress: Progress = quiet,
@@ -61,15 +62,16 @@ def heatmap(
         comes from the clean one; ``attribution`` is its first-order estimate (two passes for all heads).  ``mean``,
         ``zero``, ``resample``: the clean run is edited; what is lent comes from the other clusters' clean prompts, as in a claim
         (where they have too few tokens in common, only where the answer is read; the title says so).
-    Table: ``layer``, ``head``, ``value`` with its 95 % interval ``low`` … ``high`` (clusters of pairs resampled), ``n`` pairs.
-    Units: those of the readout (margin: logits).
+    Table: ``layer``, ``head``, ``value`` with its 95 % interval ``low`` … ``high`` (none for one pair), ``n`` pairs.
+    Units: those of the readout (margin: logits); none given: the margin, or where a prompt has no wrong answer, ``logprob``.
     ``progress`` is told of every batch; what it raises ends the look.
     Raises: InterventionError for another write, PromptError where pairs do not align, ValueError for no pairs.
     When it misleads: heads that back each other up do nothing alone; a head may be large here and no larger than any other
         of its layer, which only a trial asks; the intervals are of single heads, not of the largest of many.
     """
     _known(what, LOOKS)
-    encoded, kind, at_read = pairs_of(lab, pairs), Readout(readout), False
+    encoded, at_read = pairs_of(lab, pairs), False
+    kind = Readout(readout := readout or readout_of(encoded))
     if what == "attribution":
         if kind.kind != MARGIN.kind:
             raise InterventionError(
@@ -86,7 +88,7 @@ def heatmap(
     rows = means_of(made, encoded, seed)
     title = f"{what} of each head alone{AT_READ * at_read}: change of the {readout}, {len(some)} pairs"
     ablates = what not in {"patch", "attribution"}
-    terms = {"write": what, "at_read": at_read} if ablates else BACK
+    terms = {"write": what, "at_read": at_read, "readout": readout} if ablates else BACK
     figure, best = cells_of(rows, title, f"change of the {readout}"), ranked(rows, -1 if ablates else 1)
     return Look(pd.DataFrame(rows), figure, unit_of(kind), some, ranked=best, terms=terms, tokenizer=lab.tokenizer)
 
@@ -97,7 +99,7 @@ def effect(
     heads: HeadsLike,
     what: str = "zero",
     *,
-    readout: str = "margin",
+    readout: str | None = None,
     align: Alignment = "role",
     progress: Progress = quiet,
 ) -> Look:
@@ -106,7 +108,7 @@ def effect(
     Definition: as in :func:`heatmap`, all of ``heads`` written at once (``patch``: corrupted runs are edited; ``mean``,
         ``zero``, ``resample``: clean ones).
     Table: ``pair`` (id), ``cluster``, ``before`` (the edited run as it is), ``after``, ``value`` (after − before), ``other``
-        (the pair's other run).  Units: those of the readout (margin: logits).
+        (the pair's other run).  Units and ``readout``: as in :func:`heatmap`.
     What unedited passes gave is kept for the next look at the same prompts (:mod:`headlab.engine.recall`): other heads, then,
     cost the passes from their lowest layer on alone.  Who looks often encodes once: ``[encode(p, lab.tokenizer) for p in pairs]``.
 
@@ -114,7 +116,8 @@ def effect(
     When it misleads: what a prompt shows by chance is not what the heads do; see a trial.
     """
     _known(what, WRITES)
-    encoded, named, kind = pairs_of(lab, pairs), heads_of(lab, heads), Readout(readout)
+    encoded, named = pairs_of(lab, pairs), heads_of(lab, heads)
+    kind = Readout(readout := readout or readout_of(encoded))
     made, at_read = _changed(lab, encoded, {what: named}, what, kind, align, progress)
     named_so = {"pair_id": "pair", "corrupted": "before", "edited": "after", "change": "value", "clean": "other"}
     table = made.drop(columns=["pair", "world"]).rename(columns=named_so)
@@ -127,7 +130,10 @@ def effect(
     options = {"x_title": f"{readout}, {unit_of(kind)}", "unit": "pair"}
     title = f"{what} of {few} together{AT_READ * at_read}: {readout} of each of {len(encoded)} pairs"
     figure = Figure("pairs", "effect", title, "", cells, options)
-    terms = {**({"write": what, "at_read": at_read} if what != "patch" else BACK), "heads": len(named)}
+    terms = {
+        **({"write": what, "at_read": at_read, "readout": readout} if what != "patch" else BACK),
+        "heads": len(named),
+    }
     return Look(
         table,
         figure,
@@ -144,9 +150,14 @@ def _known(what: str, known: tuple[str, ...]) -> None:
         raise InterventionError(f"no look {brief(what)}; expected one of {', '.join(known)}{meant(what, known)}")
 
 
+def readout_of(encoded: Sequence[EncodedPair]) -> str:
+    """What is read off prompts where nothing was asked for: the margin, or without a wrong answer the log probability."""
+    return "margin" if all(e.pair.wrong for e in encoded) else "logprob"
+
+
 def unit_of(kind: Readout) -> str:
     """The unit of a readout."""
-    return "logits" if kind.kind == MARGIN.kind else kind.kind
+    return {MARGIN.kind: "logits", "logprob": "nats"}.get(kind.kind, kind.kind)
 
 
 def _changed(
@@ -229,10 +240,15 @@ def placed(made: pd.DataFrame, of: Mapping[str, Head]) -> pd.DataFrame:
 def means_of(made: pd.DataFrame, encoded: Sequence[EncodedPair], seed: int) -> list[dict[str, Any]]:
     """The mean ``change`` of each head over pairs, with its interval: clusters resampled."""
     wide = made.pivot(index="pair", columns=["layer", "head"], values="change")
-    means = bootstrap_means(wide.to_numpy(), [cluster_of(e) for e in encoded], unit="pairs", seed=seed)
+    found = estimates(wide.to_numpy(), encoded, seed)
+    return [{"layer": int(at), "head": int(h), **e} for (at, h), e in zip(wide.columns, found, strict=True)]  # type: ignore[misc]
+
+
+def estimates(table: np.ndarray, encoded: Sequence[EncodedPair], seed: int) -> list[dict[str, Any]]:
+    """The mean of each column over pairs (rows), its 95 % interval (clusters resampled; undefined for one) and ``n``."""
+    means = bootstrap_means(table, [cluster_of(e) for e in encoded], unit="pairs", seed=seed)
     return [
-        {"layer": int(at), "head": int(h), "value": m.value, "low": m.low, "high": m.high, "n": m.n}
-        for (at, h), m in zip(wide.columns, means, strict=True)  # type: ignore[misc]
+        {"value": float(v), "low": m.low, "high": m.high, "n": m.n} for v, m in zip(table.mean(0), means, strict=True)
     ]
 
 

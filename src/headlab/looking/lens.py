@@ -16,13 +16,11 @@ from headlab.engine.model import Lab, ModelError
 from headlab.engine.passes import forward
 from headlab.engine.reader import head as unembedded
 from headlab.looking.given import Pairs, pairs_of
-from headlab.looking.grids import ranked, whole_layer
+from headlab.looking.grids import estimates, ranked, whole_layer
 from headlab.looking.look import Look
 from headlab.looking.texts import read, said
-from headlab.material import cluster_of
 from headlab.prompts import Encoded
 from headlab.stats.figures import rounded
-from headlab.stats.intervals import bootstrap_means
 
 CLOSE = 1e-3
 """How far the parts of a model may miss its logits, as a share of the largest."""
@@ -116,7 +114,7 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
     figure = Figure("heatmap", "lens", title, "", cells, options)
     best, whole = whole_layer(lab, turn)
     return Look(
-        pd.DataFrame(rows), figure, "probability", texts=(text,), ranked=best, terms=whole, tokenizer=lab.tokenizer
+        pd.DataFrame(rows), figure, "probability", texts=(seen.text,), ranked=best, terms=whole, tokenizer=lab.tokenizer
     )
 
 
@@ -139,10 +137,9 @@ def direct_effects(lab: Lab, pairs: Pairs, *, seed: int = 0) -> Look:
     some = tuple(e.pair for e in encoded)
     made = [_direct(lab, e.clean) for e in encoded]
     names, values = made[0][0], torch.stack([v for _, v in made]).double().cpu().numpy()
-    means = bootstrap_means(values, [cluster_of(e) for e in encoded], unit="pairs", seed=seed)
+    means = estimates(values, encoded, seed)
     rows = [
-        {"part": part, "layer": layer, "head": head, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
-        for (part, layer, head), m in zip(names, means, strict=True)
+        {"part": part, "layer": layer, "head": head, **m} for (part, layer, head), m in zip(names, means, strict=True)
     ]
     cells = tuple(
         {"x": f"H{r['head']}" if r["part"] == "head" else r["part"], "y": f"L{r['layer']}", "value": r["value"]}

@@ -85,7 +85,7 @@ class Look:
 
     def top(self, n: int = 5) -> pd.DataFrame:
         """The ``n`` rows with the largest absolute value."""
-        return self.table.sort_values("value", key=abs, ascending=False).head(n)
+        return self.table.sort_values("value", key=lambda v: v.astype(float).abs(), ascending=False).head(n)
 
     def heads(self, n: int = 1) -> Heads:
         """The ``n`` heads that this look points to.  Raises ClaimError where it is of no heads."""

@@ -16,13 +16,12 @@ from headlab.engine.run import sweep
 from headlab.heads import Heads
 from headlab.interventions import World, across
 from headlab.looking.given import HeadsLike, Pairs, heads_of, pair_of_text, pairs_of
-from headlab.looking.grids import BACK, unit_of, whole_layer
+from headlab.looking.grids import BACK, estimates, unit_of, whole_layer
 from headlab.looking.look import Look
 from headlab.material import Direction, Material, cluster_of
 from headlab.prompts import EncodedPair, PromptError
 from headlab.reading import brief
 from headlab.readouts import Readout
-from headlab.stats.intervals import bootstrap_means
 
 NAME = "steer"
 
@@ -96,11 +95,7 @@ def _measured(
     made: pd.DataFrame, tried: Sequence[EncodedPair], doses: Sequence[float], seed: int
 ) -> list[dict[str, float | None]]:
     wide = made.pivot(index="pair", columns="world", values="edited")[[f"{a:g}" for a in doses]]
-    means = bootstrap_means(wide.to_numpy(), [cluster_of(e) for e in tried], unit="pairs", seed=seed)
-    return [
-        {"amount": a, "value": m.value, "low": m.low, "high": m.high, "n": m.n}
-        for a, m in zip(doses, means, strict=True)
-    ]
+    return [{"amount": a, **m} for a, m in zip(doses, estimates(wide.to_numpy(), tried, seed), strict=True)]
 
 
 def _doses(amounts: object) -> list[float]:

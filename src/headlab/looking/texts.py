@@ -14,7 +14,7 @@ from headlab.engine.captures import capture
 from headlab.engine.model import Lab
 from headlab.engine.passes import forward
 from headlab.interventions import SITES
-from headlab.looking.given import HeadsLike, heads_of, text_of
+from headlab.looking.given import HeadsLike, heads_of, text_of, worded
 from headlab.looking.look import Look
 from headlab.prompts import Encoded, PromptError
 from headlab.reading import brief, meant
@@ -53,7 +53,11 @@ class Text:
 
     def __getitem__(self, at: tuple[str, int]) -> Tensor:
         if not (isinstance(at, tuple) and len(at) == 2 and at[0] in SITES):
-            near = meant(at[0] if isinstance(at, tuple) and at else at, SITES)
+            near = (
+                ""
+                if isinstance(at, str) and at in SITES
+                else meant(at[0] if isinstance(at, tuple) and at else at, SITES)
+            )
             raise KeyError(f"expected text[site, layer] with a site of {', '.join(SITES)}, given {brief(at)}{near}")
         site, layer = at
         self.lab.grid.check_layer(layer)
@@ -95,7 +99,7 @@ def read(lab: Lab, text: str) -> Text:
 
     Raises PromptError for a text without tokens, or longer than the model reads.
     """
-    one = text_of(lab, text)
+    one, text = text_of(lab, text), worded(text)
     with lab.tape(Tape()):
         logits = forward(lab, torch.tensor([one.ids], device=lab.device), last=False).logits[0]
     return Text(lab, text, one.ids, tuple(said(lab, i) for i in one.ids), logits.float().cpu())
@@ -140,7 +144,7 @@ def show_attention(lab: Lab, text: str, heads: HeadsLike) -> Look:
         pd.DataFrame(rows),
         figure,
         "share of attention",
-        texts=(text,),
+        texts=(seen.text,),
         ranked=tuple(named),
         terms={"heads": len(named)},
         tokenizer=lab.tokenizer,

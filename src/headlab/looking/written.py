@@ -12,7 +12,7 @@ from headlab.effects import Figure
 from headlab.engine.model import Lab
 from headlab.engine.recall import recalling
 from headlab.heads import Head
-from headlab.looking.given import HeadsLike, heads_of, text_of
+from headlab.looking.given import HeadsLike, heads_of, text_of, worded
 from headlab.looking.look import Look
 from headlab.looking.texts import MOST_SHOWN, said
 from headlab.prompts import PromptError
@@ -63,7 +63,13 @@ def ov_circuit(lab: Lab, head: HeadsLike, text: str, k: int = 3) -> Look:
     )
     figure = Figure("heatmap", "ov", title, words, cells, options)
     return Look(
-        pd.DataFrame(rows), figure, "logits", texts=(text,), ranked=(one,), terms={"heads": 1}, tokenizer=lab.tokenizer
+        pd.DataFrame(rows),
+        figure,
+        "logits",
+        texts=(worded(text),),
+        ranked=(one,),
+        terms={"heads": 1},
+        tokenizer=lab.tokenizer,
     )
 
 

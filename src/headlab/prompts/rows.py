@@ -17,7 +17,7 @@ MOST_PAIRS = 100_000
 
 def needed(columns: Sequence[Any]) -> tuple[str, ...]:
     """The columns that a table of these must have: prompts alone need only a right answer."""
-    return COLUMNS if not columns or {"corrupted", "wrong"} & set(columns) else ("clean", "answer")
+    return COLUMNS if not columns or "corrupted" in columns else ("clean", "answer")
 
 
 def _texts(row: Mapping[str, Any], column: str) -> tuple[str, ...]:

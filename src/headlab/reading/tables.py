@@ -80,10 +80,29 @@ def check_columns(
     missing = [c for c in needed if c not in columns]
     strange = [c for c in columns if c not in known and not (isinstance(c, str) and c.startswith("_"))]
     if missing:
-        raise error(f"{where} lacks the column(s) {', '.join(missing)}; it has {some(map(repr, columns)) or 'none'}")
+        has = (some(map(repr, columns)) or "none") + _why(columns, missing, known)
+        raise error(f"{where} lacks the column(s) {', '.join(missing)}; it has {has}")
     if strange:
         near = difflib.get_close_matches(str(strange[0])[:60].strip().lower().replace(" ", "_"), known, 1, 0.6)
-        hint = f"did you mean {near[0]}?" if near else f"the columns are {', '.join(known)}"
+        index = "; an index that pandas wrote is left out by to_csv(…, index=False)" if strange[0] == "" else ""
+        hint = f"did you mean {near[0]}?" if near else f"the columns are {', '.join(known)}{index}"
         raise error(
             f"{where}: the column {brief(strange[0])} is not read; {hint} (put _ before the name of a column of your own)"
         )
+
+
+def _why(columns: Sequence[Any], missing: Sequence[str], known: Sequence[str]) -> str:
+    """What columns that are not there may have become: cells parted by something else, other capitals, no header."""
+    names = [str(c) for c in columns]
+    parted = (
+        next((mark for mark in (";", "\t", "|") if any(c in names[0].split(mark) for c in missing)), "")
+        if names
+        else ""
+    )
+    if parted:
+        return f"; its cells are parted by {parted!r}: write commas"
+    if set(missing) <= {c.strip().lower() for c in names}:
+        return "; write names in small letters, without spaces around them"
+    if names and not set(known) & set(names):
+        return f"; its first line must name the columns: {', '.join(known[:4])}"
+    return ""

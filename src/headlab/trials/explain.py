@@ -71,7 +71,7 @@ def explain(doc: Document, grid: Grid | None = None, folder: Path = Path("."), t
         "worlds": worlds,
         "predictions": [words.prediction_words(p) for p in doc.predictions],
         "controls": [*(f"{c} (waived: {doc.waive[c]})" if c in doc.waive else c for c in _run(doc)), *doc.controls],
-        "can be seen": list(_seen(doc)),
+        "can be seen": list(_seen(doc, folder)),
         "chosen": list(_chosen(doc)),
     }
     faults += filter(None, _reach(doc, folder, tokenizer))
@@ -119,21 +119,32 @@ def _reach(doc: Document, folder: Path, tokenizer: Any) -> list[str]:
         return []  # what is wrong with the prompts is said where they are read
 
 
-def _seen(doc: Document) -> Iterator[str]:
+def _count(doc: Document, folder: Path) -> int:
+    """How many prompts are tried: as many as asked for, or what a file has."""
+    if "file" not in doc.task:
+        return doc.pairs
+    try:
+        return len(split(doc, None, None, folder)[0])
+    except (PromptError, ClaimError):
+        return doc.pairs
+
+
+def _seen(doc: Document, folder: Path) -> Iterator[str]:
     """The smallest effects that so many prompts are likely to show, prompts independent."""
+    n = _count(doc, folder)
     means, rates = (
         False,
         dict.fromkeys(p.limit for p in doc.predictions if p.op == ">" and p.statistic.startswith("repair:")),
     )
     for p in doc.predictions:
         means = means or (p.op != "rank<" and not p.statistic.startswith(("repair:", "upheld:")))
-    if means and (least := detectable_mean(doc.pairs)) is not None:
+    if means and (least := detectable_mean(n)) is not None:
         yield (
-            f"a mean that lies {least:.2g} standard deviations (between the {doc.pairs} prompts) or more beyond its threshold "
+            f"a mean that lies {least:.2g} standard deviations (between the {n} prompts) or more beyond its threshold "
             "is told from it in four trials of five; correlated prompts show less"
         )
     for threshold in rates:
-        if 0 < threshold < 1 and (rate := detectable_rate(doc.pairs, threshold)) is not None:
+        if 0 < threshold < 1 and (rate := detectable_rate(n, threshold)) is not None:
             yield f"a share of repaired pairs that is {rate:.2g} or more is told from {threshold:g} in four trials of five"
 
 

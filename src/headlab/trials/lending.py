@@ -11,7 +11,7 @@ from typing import Any
 from headlab.heads import Grid, Heads
 from headlab.interventions import InterventionError
 from headlab.material import Population
-from headlab.prompts import Pair, PromptError
+from headlab.prompts import Pair, PromptError, alignment, encode
 from headlab.trials.document import Document
 from headlab.trials.material import population
 from headlab.trials.prompts import encoded, split
@@ -54,13 +54,21 @@ def drafted(
     prompts ``given`` can be tried with; it is checked before it is handed out.
 
     Where they cannot lend a mean to every token of each other (natural length, no roles in common) in this tokenizer, heads are
-    written where the answer is read, and where all have one answer, what the other run has is written; the document says why.
+    written where the answer is read, and where all have one answer, what the other run has is written; where some prompt has no
+    wrong answer, the right one's log probability is read; where pairs do not align by role, a patch aligns by end; the document
+    says why.
     ``lends``: whether they can, by write, kept from one draft about them to the next.
     """
     answers, known = [frozenset(p.answers) for p in given], {} if lends is None else lends
     one_answer = bool(answers) and bool(frozenset.intersection(*answers))
-    made = partial(starting, heads, paired=all(p.partner for p in given), one_answer=one_answer, **terms)
-    text, write = made(), str(terms.get("write", ""))
+    paired = all(p.partner for p in given)
+    if not all(p.wrong for p in given):
+        terms = {"readout": "logprob", **terms}
+    patches = "patch" in (write := str(terms.get("write", ""))) or (one_answer and not write)
+    if paired and patches and tokenizer is not None and "align" not in terms:
+        terms["align"] = alignment([encode(p, tokenizer) for p in given])
+    made = partial(starting, heads, paired=paired, one_answer=one_answer, **terms)
+    text = made()
     if write not in known:
         doc = Document.from_text(text, name="the document")
         known[write] = tokenizer is None or not cannot_lend(doc, tokenizer, folder)

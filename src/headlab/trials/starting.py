@@ -11,6 +11,10 @@ from headlab.stats.figures import exact_percent
 from headlab.trials.fields import ABLATIONS, THINKING
 
 LOST, LEVEL = 0.2, 0.05
+READS = {
+    "margin": "logit of the right answer minus the wrong one",
+    "logprob": "log probability of the right answer: some prompt has no wrong one",
+}
 
 
 def starting(
@@ -32,6 +36,8 @@ def starting(
     selection: Path | None = None,
     worlds: Mapping[str, str] | None = None,
     alternatives: str = "",
+    readout: str = "margin",
+    align: str = "role",
 ) -> str:
     """The YAML of a document about ``heads``.
 
@@ -41,7 +47,8 @@ def starting(
     mean or another prompt's output would say, too: without ``write`` what the other run has is written (zero, if there is
     none).  ``source``: where the hunch is from; ``selection``: a file of the prompts that it was found on; ``worlds``: what is
     written instead (a write in YAML by name, the last of which is read); ``alternatives``: what sets that
-    nobody named have in common with it (``match: [layer], among: …``).
+    nobody named have in common with it (``match: [layer], among: …``); ``readout``: margin or logprob; ``align``: how a
+    patch finds what goes where.
 
     Raises ClaimError for heads that cannot be read, or neither prompts nor a task.
     """
@@ -81,6 +88,11 @@ def starting(
         f"chosen_on: {chosen_on}  # where the heads were found: published | other | these (then nothing is upheld)",
         f"task: {taken}",
         f"edit: {edit}  # the run that is edited: clean (are they needed?) or corrupted (are they enough?)",
+        *(
+            [f"align: {align}  # prompts of different length that name no roles, from the last token backwards"]
+            if align != "role" and cell == "patch"
+            else []
+        ),
         f"pairs: {pairs}  # at most; of a file, what there is",
         f"selection_pairs: {selection_pairs}  # kept apart: means and donors come from them, never from the test",
         *([f"seed: {seed}"] if seed else []),
@@ -101,7 +113,7 @@ def starting(
         *(_only(write, asked) if write in ABLATIONS and not worlds else []),
         "readout: text  # greedy; the answer is read as a number"
         if thinks
-        else "readout: margin  # logit of the right answer minus the wrong one",
+        else f"readout: {readout}  # {READS[readout]}",
         "reference:  # what the effect is ranked among: sets of the same size that nobody named",
         f"  {{redraw: named, {alternatives}, n: 999}}",
         "predictions:",

@@ -18,9 +18,10 @@ from headlab.engine.model import Lab, ModelError
 from headlab.engine.recall import recalling
 from headlab.heads import Head, Heads
 from headlab.looking import direct_effects, effect, head_scores, heatmap
-from headlab.looking.texts import MOST_SHOWN, said
+from headlab.looking.given import pair_of_text
+from headlab.looking.texts import MOST_SHOWN, read, said
 from headlab.looking.written import above_mean
-from headlab.prompts import EncodedPair, PromptError, PromptSet, encode
+from headlab.prompts import Alignment, EncodedPair, PromptError, PromptSet, alignment, encode, prompts_of
 from headlab.stats.intervals import bootstrap_means
 from headlab.store.records import Plain
 from headlab.trials.document import Document
@@ -29,6 +30,7 @@ from headlab.trials.prompts import split
 from headlab.trials.starting import starting
 from headlab.view.asked import Asked
 from headlab.view.looks import Looks
+from headlab.view.worker import Job
 
 WRITES = ("zero", "mean", "resample", "patch")
 EFFECTS = ("attribution", *WRITES)
@@ -38,7 +40,8 @@ SCORES = ("previous", "sink", "induction", "duplicate", "successor", "copying", 
 @dataclass
 class Bench:
     """What lies on the table.  ``chosen`` and ``write`` are what the draft is about; ``test`` is sealed
-    until a claim is registered."""
+    until a claim is registered; ``seen`` prompts were left out of it, because they were looked at on another bench of this model.
+    ``align``: how a patch finds what goes where; ``trying``: the trial that was asked for last."""
 
     key: str
     asked: Asked
@@ -54,6 +57,14 @@ class Bench:
     write: str = ""
     words: str = ""
     lends: dict[str, bool] = field(default_factory=dict)
+    align: Alignment = "role"
+    seen: int = 0
+    trying: Job | None = field(default=None, repr=False)
+
+    @property
+    def contrast(self) -> bool:
+        """Whether every prompt has a wrong answer, over which the right one leads."""
+        return all(p.wrong for p in [*self.selection, *self.test])
 
     @property
     def paired(self) -> bool:
@@ -64,8 +75,20 @@ class Bench:
         return [w for w in WRITES if self.paired or w != "patch"]
 
     @property
-    def ids(self) -> list[str]:
-        return [p.id for p in self.selection]
+    def parted(self) -> str:
+        """What came of the numbers that were asked for, where it is something else, and which prompts were left out."""
+        got, asked = (len(self.selection), len(self.test)), (self.asked.looked_at, self.asked.pairs)
+        said = []
+        if sum(got) + self.seen < sum(asked):
+            said.append(
+                f"{asked[0]} to look at and {asked[1]} sealed were asked for, and there are {sum(got) + self.seen}: parted "
+                "as these numbers are, at most a quarter to look at."
+            )
+        if self.seen:
+            said.append(f"{self.seen} that were looked at on another bench are left out of the sealed ones.")
+        if self.align == "end":
+            said.append("Pairs are of different length and name no roles that match: a patch aligns them from the end.")
+        return " ".join(said)
 
     def plain(self) -> Plain:
         """What the page shows before anything is measured."""
@@ -87,8 +110,11 @@ class Bench:
             "prompts": prompts,
             "sealed": len(self.test),
             "effects": [e for e in EFFECTS if self.paired or e not in {"patch", "attribution"}],
+            "direct": ["direct"] if self.contrast else [],
+            "trying": self.trying.id if self.trying is not None and not self.trying.ended.done() else None,
+            "begun": self.looks.begun,
             "writes": self.writes,
-            "scores": list(SCORES),
+            "scores": [s for s in SCORES if self.paired or s != "probe"],
             "chosen": [str(h) for h in self.chosen],
             "write": self.write,
         }
@@ -106,19 +132,27 @@ def opened(asked: Asked, folder: Path, looks: dict[tuple[str, str], Looks], prog
     if asked.text:
         file = folder / f"prompts-{key}{asked.suffix}"
         file.write_text(asked.text, encoding="utf-8")
-        PromptSet.from_file(file)
+        try:
+            PromptSet.from_file(file)
+        except PromptError as error:
+            raise PromptError(str(error).replace(file.name, "your prompts")) from error
     draft = starting(
         "L0H0", prompts=file, task=asked.task, pairs=asked.pairs, selection_pairs=asked.looked_at, seed=asked.seed
     )
-    test, selection = split(Document.from_text(draft, name="the draft"), lab.tokenizer, None, folder)
+    every, selection = split(Document.from_text(draft, name="the draft"), lab.tokenizer, None, folder)
+    before = {t for (model, _), some in looks.items() if model == lab.fingerprint for t in some.prompts}
+    test = every.subset(p for p in every if prompts_of(p)[0] not in before)
     if not len(selection) or not len(test):
         raise PromptError(
-            f"{len(test) + len(selection)} pair(s) that share clusters cannot be parted into some to look at and some to try; "
-            "give more"
+            f"{len(every) + len(selection)} pair(s), of which {len(every) - len(test)} were looked at on another bench, "
+            "cannot be parted into some to look at and some to try; give more that share no cluster"
         )
     mine = looks.setdefault((lab.fingerprint, selection.content_hash()), Looks())
     bench = Bench(key, asked, lab, selection, test, folder, file, mine)
     bench.encoded = [encode(p, lab.tokenizer) for p in selection]
+    bench.seen = len(every) - len(test)
+    if bench.paired:
+        bench.align = alignment([*bench.encoded, *[encode(p, lab.tokenizer) for p in test]])
     bench.write = "patch" if bench.paired else "zero"
     return bench
 
@@ -128,7 +162,7 @@ def grid(bench: Bench, name: str, progress: Progress = quiet) -> Plain:
     if name not in bench.grids:
         progress(f"{name}, every head", 0, 1)
         if name in EFFECTS:
-            look = heatmap(bench.lab, bench.encoded, name, progress=progress)
+            look = heatmap(bench.lab, bench.encoded, name, align=bench.align, progress=progress)
         elif name == "direct":
             look = direct_effects(bench.lab, bench.encoded)
         elif name in SCORES:
@@ -139,31 +173,41 @@ def grid(bench: Bench, name: str, progress: Progress = quiet) -> Plain:
         columns = [c for c in ("layer", "head", "value", "low", "high", "n") if c in rows]
         bench.grids[name] = {"name": name, "unit": look.unit, "rows": rows[columns].to_dict("records")}
         heads = [Head(layer, h) for layer in sorted(bench.lab.attentions) for h in range(bench.lab.grid.n_heads)]
-        bench.looks.grid(name, heads, bench.ids)
+        bench.looks.grid(name, heads, bench.selection)
     return bench.grids[name]
 
 
-def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress = quiet) -> Plain:
-    """The pattern of a head over one prompt: tokens, the row of weights of each query, where the answer is read; ``writes``: the
-    three tokens that the head's weights write toward most for each token alone, or ``why`` there are none.
+def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress = quiet, text: str = "") -> Plain:
+    """The pattern of a head over one prompt, or over a ``text`` of one's own (``next``: what the model expects after it): tokens,
+    the row of weights of each query, where the answer is read; ``writes``: the three tokens that the head's weights write toward
+    most for each token alone, or ``why`` there are none.
 
     Raises ValueError for a head, prompt or run that is not there, PromptError for a prompt that is too long to be drawn.
     """
     bench.lab.grid.check(Heads([head]))
+    if text and prompts_of(pair_of_text(bench.lab, text).pair)[0] in {t for p in bench.test for t in prompts_of(p)}:
+        raise PromptError(
+            "this is one of the sealed prompts, which nobody looks at before a claim is registered; write another"
+        )
+    own = read(bench.lab, text) if text else None
     if not 0 <= prompt < len(bench.encoded) or run not in {"clean", "corrupted"}:
         raise ValueError(f"no prompt {prompt} ({run}); expected 0 to {len(bench.encoded) - 1}, clean or corrupted")
     pair = bench.encoded[prompt]
     one = pair.clean if run == "clean" else pair.corrupted
-    if len(one.ids) > MOST_SHOWN:
-        raise PromptError(f"the prompt has {len(one.ids)} tokens; a pattern is drawn of at most {MOST_SHOWN}")
+    ids = one.ids if own is None else own.ids
+    if len(ids) > MOST_SHOWN:
+        raise PromptError(f"the text has {len(ids)} tokens; a pattern is drawn of at most {MOST_SHOWN}")
     progress("reading the prompt", 0, 1)
-    with recalling(bench.lab):
-        kept = capture(bench.lab, [one], [(head.layer, "pattern")])
-    weights = kept[head.layer, "pattern"][0][:, head.index].float()
-    bench.looks.pattern(head, pair.pair.id)
+    if own is None:
+        with recalling(bench.lab):
+            kept = capture(bench.lab, [one], [(head.layer, "pattern")])[head.layer, "pattern"][0]
+    else:
+        kept = own["pattern", head.layer]
+    weights = kept[:, head.index].float()
+    bench.looks.pattern(head, None if own else pair.pair)
     writes, why = [], ""
     try:
-        for row in above_mean(bench.lab, head, one.ids).topk(3).indices.tolist():
+        for row in above_mean(bench.lab, head, ids).topk(3).indices.tolist():
             writes.append([said(bench.lab, i) for i in row])
     except ModelError as error:
         why = str(error)
@@ -171,9 +215,10 @@ def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress 
         "head": str(head),
         "prompt": prompt,
         "run": run,
-        "tokens": [said(bench.lab, i) for i in one.ids],
+        "tokens": [said(bench.lab, i) for i in ids],
+        "next": own.next(3).to_dict("records") if own else [],
         "weights": [[round(float(w), 4) for w in row[: q + 1]] for q, row in enumerate(weights)],
-        "read": len(one.ids) - 1,
+        "read": len(ids) - 1,
         "writes": writes,
         "why": why,
     }
@@ -192,17 +237,19 @@ def edit(bench: Bench, heads: Sequence[Head], write: str, progress: Progress = q
         raise ValueError("no heads chosen; click some")
     bench.lab.grid.check(named)
     progress(f"{write} {named}", 0, 1)
-    table: Any = effect(bench.lab, bench.encoded, named, write, progress=progress).table
+    table: Any = effect(bench.lab, bench.encoded, named, write, align=bench.align, progress=progress).table
     (mean,) = bootstrap_means(table[["value"]].to_numpy(), table["cluster"].tolist(), unit="pairs", seed=0)
     bench.chosen, bench.write = sorted(named), write
-    bench.looks.edit(named, bench.ids)
+    bench.looks.edit(named, bench.selection)
+    value = float(table["value"].mean())  # of one prompt, too, which has no interval
     gap = float((table["other"] - table["before"]).mean())
     return {
         "heads": str(named),
         "write": write,
+        "unit": "logits" if bench.contrast else "nats",
         "edited": "corrupted" if write == "patch" else "clean",
         "rows": table[["before", "after", "other"]].astype(float).round(4).to_dict("records"),
-        "mean": {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n},
-        "share": mean.value / gap if bench.paired and gap and mean.value is not None else None,
-        "right": [int((table[c] > 0).sum()) for c in ("before", "after")],
+        "mean": {"value": value, "low": mean.low, "high": mean.high, "n": mean.n},
+        "share": value / gap if bench.paired and gap else None,
+        "right": [int((table[c] > 0).sum()) for c in ("before", "after")] if bench.contrast else None,
     }

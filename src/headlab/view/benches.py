@@ -108,6 +108,7 @@ class Benches:
         root = self.pages.store.root
         job = self.pages.worker.put(what, lambda progress: ask(bench, given, progress, root))
         if name == "register":  # the verdict does not wait for its page
+            bench.trying = job
             self.pages.worker.put("write the report", lambda _: _report(job, root))
         return await self.pages.waited(job)
 
@@ -135,7 +136,8 @@ def _pattern(bench: Bench, given: Plain, progress: Progress, _: Path) -> Plain:
     prompt = given.get("prompt", 0)
     if not isinstance(prompt, int) or isinstance(prompt, bool):
         raise ValueError(f"prompt is {prompt!r}; expected a whole number")
-    return pattern(bench, Head.parse(str(given.get("head"))), prompt, str(given.get("run", "clean")), progress)
+    text = str(given.get("text") or "")
+    return pattern(bench, Head.parse(str(given.get("head"))), prompt, str(given.get("run", "clean")), progress, text)
 
 
 def _edit(bench: Bench, given: Plain, progress: Progress, _: Path) -> Plain:
@@ -154,7 +156,7 @@ def _draft(bench: Bench, given: Plain, progress: Progress, _: Path) -> Plain:
 def _register(bench: Bench, given: Plain, progress: Progress, root: Path) -> Plain:
     from headlab.view import drafts
 
-    return drafts.register(bench, str(given.get("yaml", "")), root, progress)
+    return drafts.register(bench, str(given.get("yaml", "")), root, progress, anyway=given.get("anyway") is True)
 
 
 def _report(job: Job, root: Path) -> None:

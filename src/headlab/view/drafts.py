@@ -13,6 +13,7 @@ from headlab.report import of_run
 from headlab.store import Store, StoreError
 from headlab.store.records import Plain
 from headlab.trials import ledger
+from headlab.trials.attainable import dead_end_of_document, of_document
 from headlab.trials.document import Document
 from headlab.trials.explain import explain
 from headlab.trials.lending import drafted
@@ -57,6 +58,7 @@ def text(bench: Bench) -> str:
         pairs=asked.pairs,
         selection_pairs=asked.looked_at,
         seed=asked.seed,
+        align=bench.align,
     )
 
 
@@ -67,17 +69,25 @@ def draft(bench: Bench) -> Plain:
     out: Plain = {"yaml": made, "says": {}, "faults": [], "looked": looked, "tried": bench.looks.tried}
     out |= {"heads": str(Heads(bench.chosen)) if bench.chosen else "", "write": bench.write, "words": bench.words}
     if made:
-        found = explain(Document.from_text(made, name="the draft"), bench.lab.grid, bench.folder)
+        doc = Document.from_text(made, name="the draft")
+        found = explain(doc, bench.lab.grid, bench.folder)
         apart = (
             f"the heads on {len(bench.selection)} prompts that share no cluster with the {len(bench.test)} of the trial"
         )
         lines = {**found.lines, "chosen": [apart, *found.lines["chosen"][2:]]}
-        out |= {"says": lines, "faults": found.faults}
+        out |= {"says": lines, "faults": [*found.faults, *undecidable(bench, doc)]}
     return out
 
 
-def register(bench: Bench, given: str, store: Path, progress: Progress = quiet) -> Plain:
-    """Hash the document into a record, open the test prompts, try it; :func:`keep_report` is the end of it.
+def undecidable(bench: Bench, doc: Document) -> list[str]:
+    """Why no outcome could decide a document on so many test prompts."""
+    at = (doc, bench.lab.tokenizer, bench.folder, bench.test)
+    return [line for line in (dead_end_of_document(*at), *of_document(*at)) if line]
+
+
+def register(bench: Bench, given: str, store: Path, progress: Progress = quiet, *, anyway: bool = True) -> Plain:
+    """Hash the document into a record, open the test prompts, try it; :func:`keep_report` is the end of it.  Without ``anyway``
+    nothing is opened where no outcome could decide it: ``ask`` says why.
 
     Raises ClaimError for a document that is about other prompts than those of the bench.
     """
@@ -88,8 +98,10 @@ def register(bench: Bench, given: str, store: Path, progress: Progress = quiet) 
                 f"the claim says {name}: {getattr(doc, name)}, and this bench parted its prompts with {getattr(own, name)}; open "
                 "another bench for other prompts"
             )
+    if not anyway and (why := undecidable(bench, doc)):
+        return {"ask": " ".join(why)}
     home = Store(store, hold=True)
-    looks = bench.looks.plain()
+    looks, bench.looks.begun = bench.looks.plain(), True
     result = trial(doc, bench.lab, prompts=(bench.test, bench.selection), store=home, progress=progress, looked=looks)
     record = result.record
     bench.looks.tried.append(record.id)

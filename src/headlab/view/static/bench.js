@@ -101,7 +101,7 @@
     at("nothing").hidden = true;
     at("head").hidden = false;
     try {
-      pattern(await lab.job(`${here}/pattern`, { head: name, prompt: Number(at("prompt").value), run: at("run").value }));
+      pattern(await lab.job(`${here}/pattern`, { head: name, prompt: Number(at("prompt").value), run: at("run").value, text: at("own").value }));
     } catch (error) { fail(error); at("tokens").replaceChildren(); at("matrix").replaceChildren(); }
   }
 
@@ -119,13 +119,14 @@
         b.setAttribute("aria-label", `${p.tokens[k]}: ${(100 * w).toFixed(1)} percent`);
       });
       const strong = p.weights[q].map((w, k) => [w, k]).sort((a, b) => b[0] - a[0]).slice(0, 3).filter(([w]) => w > 0.005);
-      at("from").textContent = `From ${q === p.read ? "the token where the answer is read, " : ""}“${text(p.tokens[q])}” (token ${q}): ` +
+      at("from").textContent = `From ${q !== p.read ? "" : p.next.length ? "the last token, " : "the token where the answer is read, "}“${text(p.tokens[q])}” (token ${q}): ` +
         strong.map(([w, k]) => `${(100 * w).toFixed(0)} % to “${text(p.tokens[k])}” (${k})`).join(", ");
       at("writes").textContent = p.writes.length
         ? `Where it attends to “${text(p.tokens[q])}”, its weights write toward ${p.writes[q].map((t) => `“${text(t)}”`).join(", ")} (the token alone, straight into the logits).`
         : p.why;
     }
     at("tokens").replaceChildren(...buttons);
+    at("next").textContent = p.next.length ? `Next: ${p.next.map((r) => `“${text(r.token)}” ${(100 * r.probability).toFixed(1)} %`).join(", ")}` : "";
     from(p.read);
     const n = p.tokens.length, size = Math.max(6, Math.min(16, Math.floor(340 / n)));
     const svg = lab.svg("svg", { width: n * size, height: n * size, viewBox: `0 0 ${n} ${n}`, role: "img", "aria-label": `Attention of ${p.head}: each token, from above, to those before it, from the left` });
@@ -138,6 +139,7 @@
 
   at("prompt").addEventListener("change", () => head && open(head));
   at("run").addEventListener("change", () => head && open(head));
+  at("own").addEventListener("change", () => head && open(head));
   at("add").addEventListener("click", () => {
     const set = chosen();
     at("heads").value = (set.includes(head) ? set.filter((h) => h !== head) : [...set, head]).join(" ");
@@ -164,12 +166,14 @@
 
   function read(f) {
     const share = f.share === null ? "" : f.write === "patch" ? ` (${(100 * f.share).toFixed(0)} % of the way to the clean run)` : ` (${(100 * f.share).toFixed(0)} % of the way to the corrupted run)`;
-    at("effect").textContent = `${f.heads}, ${WRITES[f.write]} written in the ${f.edited} run: the answer's lead changes by ${lab.estimate(f.mean)} logits${share}; right on ${f.right[0]} of ${f.mean.n} prompts before, ${f.right[1]} after.`;
+    const what = f.unit === "nats" ? "log probability" : "lead";
+    const right = f.right ? `; right on ${f.right[0]} of ${f.mean.n} prompts before, ${f.right[1]} after` : "";
+    at("effect").textContent = `${f.heads}, ${WRITES[f.write]} written in the ${f.edited} run: the answer's ${what} changes by ${lab.estimate(f.mean)} ${f.unit}${share}${right}.`;
     const all = f.rows.flatMap((r) => [r.before, r.after, state.paired ? r.other : 0, 0]);
     const low = Math.min(...all), high = Math.max(...all), x = (v) => (100 * (v - low)) / (high - low || 1);
     const line = (r, i) => {
       const p = state.prompts[i], text = f.edited === "clean" ? p.clean : p.corrupted;
-      const words = `lead of ${p.answer}${p.wrong ? ` over ${p.wrong}` : ""}: ${lab.number(r.before)} before, ${lab.number(r.after)} after`;
+      const words = `${what} of ${p.answer}${p.wrong ? ` over ${p.wrong}` : ""}: ${lab.number(r.before)} before, ${lab.number(r.after)} after`;
       const svg = lab.svg("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", role: "img", "aria-label": words });
       svg.append(
         lab.svg("line", { x1: x(0), x2: x(0), y1: 0, y2: 10, class: "zero" }),
@@ -195,7 +199,8 @@
     try {
       const d = await lab.job(`${here}/draft`, given);
       at("claim").textContent = d.yaml ? d.says.claim[0] : "No heads chosen yet.";
-      at("asked").replaceChildren(...(d.yaml ? d.says.predictions : []).map((p) => lab.el("li", {}, p)));
+      at("asked").replaceChildren(...(d.yaml ? d.says.predictions : []).map((p) => lab.el("li", {}, p)),
+        ...d.faults.map((f) => lab.el("li", { class: "error" }, `Cannot be decided: ${f}`)));
       at("looked").textContent = d.looked;
     } catch (error) { fail(error); }
   }
@@ -203,7 +208,7 @@
   try {
     state = await lab.ask(`${here}/state`);
     const group = (label, names) => lab.el("optgroup", { label }, ...names.map((n) => lab.el("option", { value: n }, NAMES[n] || n)));
-    at("score").append(group("what editing it does", state.effects), group("what it writes", ["direct"]), group("how it attends", state.scores));
+    at("score").append(group("what editing it does", state.effects), ...(state.direct.length ? [group("what it writes", state.direct)] : []), group("how it attends", state.scores));
     at("score").addEventListener("change", measure);
     at("write").append(...state.writes.map((w) => lab.el("option", { value: w }, WRITES[w])));
     if (state.writes.includes(state.write)) at("write").value = state.write;

@@ -4,13 +4,17 @@
   const at = (id) => document.getElementById(id);
   const here = `/bench/${at("trial").dataset.key}`;
   const HEADINGS = { claim: "Claim", method: "Method", predictions: "Upheld when", sets: "Heads", worlds: "Edits", controls: "Controls", "can be seen": "What so many prompts can show", chosen: "Chosen", model: "On this model" };
+  let drawn = "", warned = "";
   const fail = (error) => { at("error").textContent = error.message; at("error").hidden = false; };
 
   function show(d) {
     at("heads").value = d.heads;
     if (d.write) at("write").value = d.write;
     at("words").value = d.words;
-    at("yaml").value = d.yaml;
+    const before = at("yaml").value;
+    at("lost").hidden = before === drawn || before === d.yaml;
+    at("back").onclick = () => { at("yaml").value = before; at("lost").hidden = true; };
+    at("yaml").value = drawn = d.yaml;
     at("yaml").rows = Math.max(6, d.yaml.split("\n").length);
     at("looked").textContent = d.looked;
     opened(d.tried);
@@ -22,33 +26,42 @@
     at("says").replaceChildren(...faults, ...parts.flat());
   }
 
+  const others = at("seal").dataset.own ? "give pairs of your own that are not among these." : "open another bench with another seed.";
   function opened(runs) {
     if (!runs.length) return;
     const links = runs.flatMap((id, i) => [i ? ", " : "", lab.el("a", { href: `/report/${encodeURIComponent(id)}` }, id)]);
     at("seal").replaceChildren(lab.el("b", {}, `These ${at("seal").dataset.n} test prompts were opened`), " by ", ...links,
-      ". Another claim on them is another look: its record will say so. For prompts that nobody has seen, open another bench with another seed.");
+      ". Another claim on them is another look: its record will say so. For prompts that nobody has seen, ", others);
   }
 
   async function draft(given) {
     at("error").hidden = true;
-    try { show(await lab.job(`${here}/draft`, given)); } catch (error) { fail(error); }
+    try { show(await lab.job(`${here}/draft`, given)); } catch (error) { fail(error); at("register").disabled = true; }
   }
+  at("yaml").addEventListener("input", () => { at("register").disabled = !at("yaml").value.trim(); });
   at("heads").addEventListener("change", () => draft({ heads: at("heads").value }));
   at("write").addEventListener("change", () => draft({ write: at("write").value }));
   at("words").addEventListener("change", () => draft({ words: at("words").value }));
 
   at("claim").addEventListener("submit", (event) => { event.preventDefault(); document.activeElement.blur(); });
-  at("register").addEventListener("click", async () => {
+  at("register").addEventListener("click", () => tried((told) => lab.job(`${here}/register`, { yaml: at("yaml").value, anyway: warned === at("yaml").value }, told)));
+
+  // A trial that was registered here, or that runs already: its progress, its verdict.
+  async function tried(found) {
     at("error").hidden = true;
     at("verdict").hidden = true;
     at("register").disabled = true;
     const told = lab.told(at("progress"), at("cancel"));
     try {
-      const found = await lab.job(`${here}/register`, { yaml: at("yaml").value }, (job) => {
+      found = await found((job) => {
         told(job);
         at("bar").hidden = !(job.total > 1);
         at("bar").value = job.total ? job.done / job.total : 0;
       });
+      if (found.ask) {
+        warned = at("yaml").value;
+        throw new Error(`No outcome could decide it: ${found.ask} Nothing was opened. Register it once more to try it all the same.`);
+      }
       at("outcome").className = `badge ${found.outcome || "none"}`;
       at("outcome").textContent = found.outcome || "no verdict";
       at("sentence").textContent = found.sentence;
@@ -66,9 +79,14 @@
       at("progress").textContent = "";
       at("cancel").hidden = true;
     }
-  });
+  }
   const fields = ["heads", "write", "words"].map(at); // what is typed before the first draft stands would be written over
   fields.forEach((f) => { f.disabled = true; });
-  await draft({});
+  try {
+    const state = await lab.ask(`${here}/state`);
+    if (state.begun) at("seal").textContent = `These ${at("seal").dataset.n} test prompts were opened by a trial.`;
+    if (state.trying) await tried((told) => lab.follow(state.trying, told));
+  } catch (error) { fail(error); }
+  try { show(await lab.job(`${here}/draft`, {})); } catch (error) { fail(error); }
   fields.forEach((f) => { f.disabled = false; });
 })();

@@ -25,7 +25,12 @@ const lab = {
   // Post, and wait until the job that it began has ended.  `told(job)` is called while it runs.
   async job(path, body, told) {
     if (told) told({ state: "sent" });
-    let job = await lab.ask(path, body);
+    return lab.follow(await lab.ask(path, body), told);
+  },
+
+  // Wait until a job has ended, as it stands or by its id.
+  async follow(job, told) {
+    if (typeof job === "string") job = await lab.ask(`/jobs/${job}`);
     while (job.state === "waiting" || job.state === "running") {
       if (told) told(job);
       await new Promise((go) => setTimeout(go, 400));
@@ -71,4 +76,4 @@ lab.told = (place, cancel) => (job) => {
 
 // A number with three figures; its interval behind it.
 lab.number = (x) => (x === null || x === undefined || Number.isNaN(x) ? "undefined" : Number(x.toPrecision(3)).toString());
-lab.estimate = (r) => lab.number(r.value) + (r.low === undefined ? "" : ` [${lab.number(r.low)}, ${lab.number(r.high)}]`);
+lab.estimate = (r) => lab.number(r.value) + (r.low === undefined || r.low === null ? "" : ` [${lab.number(r.low)}, ${lab.number(r.high)}]`);
