@@ -10,7 +10,7 @@ import pytest
 import house
 
 CEILINGS = {
-    "lines": 69_050,
+    "lines": 69_215,
     "median file": 150,
     "over 200 in experiments": 24,
     "over 300": 34,
@@ -24,7 +24,8 @@ CEILINGS = {
 apart what 422 marks had kept together, and when calibration, sequential trials and the laboratory in a browser came; with
 them one long function, 90 times Any and 3 imports of pandas.  A third time for claims over models, heads in reports, schemas,
 dead ends said before a run, and cards: 2,200 lines and 47 times Any.  A fourth for claims over settings and among labels: 400
-lines, Any twice.  The median is no ratchet, since a small file that goes raises it: 150 is its bound (142 today)."""
+lines, Any twice.  A fifth for a stranger's prompts on the bench: 165 lines.  The median is no ratchet, since a small file that goes
+raises it: 150 is its bound (142 today)."""
 
 
 @pytest.fixture(scope="module")

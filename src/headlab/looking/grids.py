@@ -244,7 +244,7 @@ def means_of(made: pd.DataFrame, encoded: Sequence[EncodedPair], seed: int) -> l
     return [{"layer": int(at), "head": int(h), **e} for (at, h), e in zip(wide.columns, found, strict=True)]  # type: ignore[misc]
 
 
-def estimates(table: np.ndarray, encoded: Sequence[EncodedPair], seed: int) -> list[dict[str, Any]]:
+def estimates(table: np.ndarray, encoded: Sequence[EncodedPair], seed: int) -> list[dict[str, float | None]]:
     """The mean of each column over pairs (rows), its 95 % interval (clusters resampled; undefined for one) and ``n``."""
     means = bootstrap_means(table, [cluster_of(e) for e in encoded], unit="pairs", seed=seed)
     return [

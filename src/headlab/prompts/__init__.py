@@ -9,7 +9,7 @@ which they part: that is where the logit difference is read.
 """
 
 from .data import Pair, Prompt, PromptError, Span, prompts_of
-from .encoding import Alignment, Encoded, EncodedPair, align, alignment, each, encode, encode_prompt, remarks, token_ids
+from .encoding import Alignment, Encoded, EncodedPair, align, each, encode, encode_prompt, remarks, token_ids
 from .rows import COLUMNS, MOST_PAIRS, OPTIONAL_COLUMNS
 from .sets import PromptSet
 
@@ -26,7 +26,6 @@ __all__ = [
     "PromptSet",
     "Span",
     "align",
-    "alignment",
     "each",
     "encode",
     "encode_prompt",

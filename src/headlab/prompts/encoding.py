@@ -235,16 +235,6 @@ def encode(pair: Pair, tokenizer: Tokenizer) -> EncodedPair:
     return EncodedPair(pair, clean, other[0] if other else clean)
 
 
-def alignment(pairs: Iterable[EncodedPair]) -> Alignment:
-    """``role`` where every pair can be aligned so, else ``end``."""
-    try:
-        for pair in pairs:
-            align(pair, "role")
-    except PromptError:
-        return "end"
-    return "role"
-
-
 def align(pair: EncodedPair, how: Alignment) -> tuple[tuple[int, int], ...]:
     """``(corrupted position, clean position)`` in order: which clean activation goes where.
 

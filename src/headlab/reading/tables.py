@@ -91,7 +91,7 @@ def check_columns(
         )
 
 
-def _why(columns: Sequence[Any], missing: Sequence[str], known: Sequence[str]) -> str:
+def _why(columns: Sequence[object], missing: Sequence[str], known: Sequence[str]) -> str:
     """What columns that are not there may have become: cells parted by something else, other capitals, no header."""
     names = [str(c) for c in columns]
     parted = (

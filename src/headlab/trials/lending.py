@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +11,23 @@ from typing import Any
 from headlab.heads import Grid, Heads
 from headlab.interventions import InterventionError
 from headlab.material import Population
-from headlab.prompts import Pair, PromptError, alignment, encode
+from headlab.prompts import Alignment, EncodedPair, Pair, PromptError, align, encode
 from headlab.trials.document import Document
 from headlab.trials.material import population
 from headlab.trials.prompts import encoded, split
 from headlab.trials.starting import starting
 from headlab.trials.subject import oriented
 from headlab.trials.worlds import FITTED, interventions, populations
+
+
+def alignment(pairs: Iterable[EncodedPair]) -> Alignment:
+    """``role`` where every pair can be aligned so, else ``end``."""
+    try:
+        for pair in pairs:
+            align(pair, "role")
+    except PromptError:
+        return "end"
+    return "role"
 
 
 def cannot_lend(doc: Document, tokenizer: Any, folder: Path) -> str:

@@ -21,10 +21,11 @@ from headlab.looking import direct_effects, effect, head_scores, heatmap
 from headlab.looking.given import pair_of_text
 from headlab.looking.texts import MOST_SHOWN, read, said
 from headlab.looking.written import above_mean
-from headlab.prompts import Alignment, EncodedPair, PromptError, PromptSet, alignment, encode, prompts_of
+from headlab.prompts import Alignment, EncodedPair, PromptError, PromptSet, encode, prompts_of
 from headlab.stats.intervals import bootstrap_means
 from headlab.store.records import Plain
 from headlab.trials.document import Document
+from headlab.trials.lending import alignment
 from headlab.trials.loading import load
 from headlab.trials.prompts import split
 from headlab.trials.starting import starting
