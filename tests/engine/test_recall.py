@@ -312,6 +312,19 @@ def test_what_stands_in_no_weight_drops_what_was_kept_too(what: str, monkeypatch
             assert np.array_equal(margins(made), off) and not np.array_equal(before, off)
 
 
+@pytest.mark.parametrize("limit", [0, 1, -5])
+def test_a_limit_that_holds_nothing_keeps_nothing(limit: int) -> None:
+    made = tiny.lab("llama")
+    off = margins(made)
+    recall(made).clear()
+    recall(made).limit = limit
+    try:
+        with recalling(made) as kept:
+            assert np.array_equal(margins(made), off) and np.array_equal(margins(made), off) and kept.bytes == 0
+    finally:
+        recall(made).limit = LIMIT
+
+
 def test_threads_and_a_change_back_and_forth() -> None:
     made = tiny.lab("gpt2")
     with recalling(made) as kept:

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import torch
@@ -93,6 +94,7 @@ class Slot:
 
 
 _met: list[torch.nn.Module] | None = None
+_TAKING = Lock()
 
 
 @contextmanager
@@ -251,10 +253,13 @@ def _through_scores(
 @contextmanager
 def running(slots: list[Slot], tape: Tape):
     """Run passes under a tape; whatever happens, no slot keeps it."""
-    if any(s.tape is not None for s in slots):
-        raise RuntimeError("this model is already running a sweep; sweeps on one model cannot be nested")
-    for slot in slots:
-        slot.tape = tape
+    with _TAKING:  # of two threads one is refused, and neither reads under the edits of the other
+        if any(s.tape is not None for s in slots):
+            raise RuntimeError(
+                "this model is already running a sweep; sweeps on one model cannot be nested, nor run in threads"
+            )
+        for slot in slots:
+            slot.tape = tape
     try:
         yield tape
     finally:

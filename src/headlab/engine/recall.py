@@ -64,7 +64,7 @@ class Recall:
         """Bytes that may be kept."""
         if self.foreign:
             return 0
-        return self.limit if self.room is None else min(self.limit, self.room)
+        return max(0, self.limit if self.room is None else min(self.limit, self.room))
 
     def within(self, room: int | None) -> None:
         """From now on no more than ``room`` bytes (None: no other bound than ``limit``)."""
