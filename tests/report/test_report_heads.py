@@ -24,6 +24,7 @@ from headlab import report
 from headlab.effects import Figure
 from headlab.heads import Head, Heads
 from headlab.report import heads, nulls, patterns
+from headlab.report.steps import steps
 from headlab.store import Record
 
 MakeRecord = Callable[..., Record]
@@ -166,6 +167,24 @@ def test_what_tables_and_figures_say_of_single_heads(make_record: MakeRecord) ->
     }
 
 
+def test_a_curve_is_told_step_by_step() -> None:
+    rows = [
+        {"x": x, "y": y, "low": y and y - 0.1, "high": y and y + 0.1, "series": s}
+        for s, x, y in (("even", 1.0, 0.5), ("even", 0.0, 0.25), ("odd", 0.5, 0.75), ("odd", 0.7, None))
+    ]
+    made = steps(Figure("curve", "dose", "By dose", "", tuple(rows), {"x_title": "dose"}))
+    assert made == {
+        "x": "dose",
+        "series": ["even", "odd"],
+        "rows": [
+            ("0", ["0.25 [0.15, 0.35]", "–"]),
+            ("0.5", ["–", "0.75 [0.65, 0.85]"]),
+            ("1", ["0.50 [0.40, 0.60]", "–"]),
+        ],
+    }
+    assert steps(drawn()) is None and steps(Figure("curve", "c", "", "", tuple(rows[:1]))) is None
+
+
 # -- in a real browser --------------------------------------------------------------------------------------
 
 
@@ -244,6 +263,31 @@ def test_the_null_is_brushed_and_heads_are_asked(browser: Any, file: Path) -> No
         page.locator("a.head").nth(2).click()
         expect(attends).to_contain_text("What L1H2 attends to")
         held(page)
+        accessible(page)
+
+
+def test_doses_are_walked_by_a_slider(browser: Any, make_record: MakeRecord, tmp_path: Path) -> None:
+    """By keyboard; the words are the table's, the line stands where the chart has that dose; else a table stands there."""
+    doses = [{"x": x, "y": x * x, "low": None, "high": None, "series": HOSTILE} for x in (0.0, 0.5, 1.0)]
+    curve = Figure("curve", "dose", "By dose", "", tuple(doses), {"x_title": "dose"})
+    file = tmp_path / "report.html"
+    file.write_text(report.page(make_record(figures=[curve.plain()]), {}), encoding="utf-8")
+    with opened(browser, java_script_enabled=False) as page:
+        page.goto(file.as_uri())
+        page.locator(".steps summary").click()
+        assert page.locator(".steps td").first.is_visible() and not page.locator(".slide").is_visible()
+    with opened(browser) as page:
+        page.goto(file.as_uri())
+        figure = page.locator("figure.chart").first
+        figure.scroll_into_view_if_needed()
+        sync.expect(figure.locator(".live svg")).to_have_count(1)
+        slider = figure.locator("input[type=range]")
+        slider.press("ArrowRight")
+        sync.expect(figure.locator("output")).to_have_text("0.5: 0.25")
+        assert figure.locator("tr[aria-current] th").text_content() == slider.get_attribute("aria-valuetext") == "0.5"
+        middle = figure.locator(".live path[aria-roledescription=point]").nth(1).bounding_box()
+        line = figure.locator(".at-step").bounding_box()
+        assert abs(line["x"] - (middle["x"] + middle["width"] / 2)) < 3
         accessible(page)
 
 

@@ -13,6 +13,7 @@ from headlab.stats import Estimate
 
 from . import figures, heads, nulls, patterns, stills, words
 from .read import examples
+from .steps import steps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -229,6 +230,7 @@ def figure(f: Figure, where: str) -> dict[str, Any]:
         "words": figures.beside(f),
         "spec": bare,
         "still": stills.still(specification),
+        "steps": steps(f),
         "csv": data_link(csv_text(rows)),
     }
 

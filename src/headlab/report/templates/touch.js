@@ -56,6 +56,29 @@
     });
   }
 
+  // A slider walks the steps of a curve: what every series is there, in words, in the table and as a line in the chart.
+  for (const part of document.querySelectorAll(".steps")) {
+    const figure = part.closest("figure"), slider = part.querySelector("input"), said = part.querySelector("output");
+    const rows = [...part.querySelectorAll("tbody tr")], names = [...part.querySelectorAll("thead th")].map((c) => c.textContent);
+    const line = document.createElement("div");
+    let view;
+    const tell = () => {
+      const row = rows[slider.value], [x, ...cells] = [...row.cells].map((c) => c.textContent);
+      rows.forEach((r) => r.removeAttribute("aria-current"));
+      row.setAttribute("aria-current", "true");
+      slider.setAttribute("aria-valuetext", x);
+      said.textContent = `${x}: ${cells.map((c, i) => (cells.length > 1 ? `${names[i + 1]} ${c}` : c)).join("; ")}`;
+      if (!view) return;
+      const [left, top] = view.origin(), host = figure.querySelector(".live");
+      line.className = "at-step";
+      Object.assign(line.style, { left: `${left + view.scale("x")(Number(x)) + view.padding().left}px`, top: `${top + view.padding().top}px`, height: `${view.height()}px` });
+      host.append(line);
+    };
+    part.querySelector(".slide").hidden = false;
+    slider.addEventListener("input", tell);
+    figure.addEventListener("drawn", ({ detail }) => { view = detail; if (said.textContent) tell(); });
+  }
+
   // A heading sorts its column: up, down, and back to the groups as they stood.
   for (const table of document.querySelectorAll("table.sortable")) {
     const bodies = [...table.tBodies], before = bodies.map((b) => [...b.rows]);
