@@ -39,8 +39,8 @@ EXPERIMENTS.setdefault("weight-clusters", room.EXPERIMENT)
 def claim(**options: Any) -> Claim:
     """The shipped claim at a named layer, with small nulls and without patching."""
     own = builtin_claims()["weight-clusters"]
-    small = {"draws": 99, "subsets": 0, "views": ["pca"], **options}
-    return own.model_copy(update={"layer": 0, "pairs": 2, "matched_sets": 199, "options": {**own.options, **small}})
+    small = {"draws": 39, "subsets": 0, "views": ["pca"], **options}
+    return own.model_copy(update={"layer": 0, "pairs": 2, "matched_sets": 99, "options": {**own.options, **small}})
 
 
 @pytest.fixture(scope="module")
