@@ -72,6 +72,16 @@ def test_what_such_a_difference_needs_is_not_foretold_as_of_a_rate() -> None:
     assert clusters_needed(Prediction(statistic="repair:a", op=">", threshold=0.9)) == 36
 
 
+def test_other_sums_and_shares_of_rates_keep_a_width_too() -> None:
+    """By the ends of the rates' own intervals (Clopper and Pearson, by hand); margins alike in every pair stay as they are."""
+    end = 0.025 ** (1 / N)
+    found = estimate("repair:b / repair:a", np.ones(N), np.zeros(N))
+    assert (found.value, found.low) == (0, 0) and abs(found.high - (1 - end) / end) < 1e-9
+    found = estimate("value:a + value:b", np.ones(N), np.ones(N))
+    assert (found.value, found.high) == (2, 2) and abs(found.low - 2 * end) < 1e-9
+    assert estimate("value:a + value:b", np.ones(N), np.ones(N), kind="margin").low == 2
+
+
 def test_a_share_of_drawn_sets_is_as_wide_as_their_number_says() -> None:
     """4 of 4 drawn sets was 1.00 [1.00, 1.00] of all sets; Clopper and Pearson by hand: .025 ** (1 / 4).  Of all of a family's
     members, each run, nothing was drawn."""

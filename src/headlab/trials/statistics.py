@@ -76,7 +76,7 @@ class Statistics:
         part = self._whole(read, arms)
         found = bootstrap_of_means(part.columns, part.of, **self.told)
         if not read.family:
-            return found.estimate(0)
+            return self._with_width(found.estimate(0), read, arms)
         made = _family(read.family, found, where)
         share = read.family == "share"
         if (share or read.family == "mean") and any(a.sampled for t in read.terms for a in arms[t.world]):
@@ -243,6 +243,25 @@ class Statistics:
         return bootstrap_of_means(columns, of, **self.told)
 
     # -- columns ----------------------------------------------------------------------------------------------
+
+    def _with_width(self, found: Estimate, read: Expression, arms: Arms) -> Estimate:
+        """``found``; where it is made of several rates and no resample differs, its ends over all ends of theirs."""
+        rates = all(t.word == "repair" or kind_of(self.doc, t.readout) in {"accuracy", "text"} for t in read.terms)
+        if not (found.defined and found.low == found.high and rates and len(read.terms) > 1):
+            return found
+        ones = [self.estimate(Expression((replace(t, sign=1),)), arms) for t in read.terms]
+        if not all(e.defined for e in ones):
+            return found
+        ends = np.array(list(product(*((e.low, e.high) for e in ones))), float) * [t.sign for t in read.terms]
+        cut = len(read.top)
+        bottom = ends[:, cut:].sum(1) if read.bottom else np.ones(len(ends))
+        if bottom.min() <= 0 <= bottom.max():
+            return Estimate.undefined(
+                found.unit, found.n, "the denominator is not clear of zero at the ends of its rates"
+            )
+        values = ends[:, :cut].sum(1) / bottom
+        note = "no resample differs: the ends are over the intervals of the rates"
+        return replace(found, low=float(values.min()), high=float(values.max()), note=note)
 
     def _two_rates(self, read: Expression, arms: Arms) -> tuple[Array, Array, list[str]] | None:
         """[pair] the successes of both, and the pairs' clusters, where an expression is one rate less another: resampled, two
