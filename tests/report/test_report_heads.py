@@ -103,8 +103,12 @@ def test_where_a_record_keeps_its_sets(make_record: MakeRecord) -> None:
     own = Figure("null", "n", "", "", beside, drawn().options)
     assert nulls.null(own, record, {}) == nulls.null(Figure(**{**vars(drawn()), "title": ""}), record, {"t": TABLE})
     other = TABLE.assign(contrast=[0.9, -0.3, 0.1, 0.2001])
-    assert nulls.null(drawn(), record, {"t": other}) is None
-    assert nulls.null(drawn(), record, {"t": TABLE.assign(heads=HOSTILE)}) is None
+    for unsaid in (other, TABLE.assign(heads=HOSTILE)):
+        found = nulls.null(drawn(unit="permutations"), record, {"t": unsaid})
+        assert found and not found.sets and not found.named and found.plain()["unit"] == "permutations"
+        assert [r["value"] for r in found.rows()] == ["0.9", "0.2", "0.1", "-0.3"]
+        assert heads.known(record, {}, [found]) == []
+    assert nulls.null(Figure("curve", "c", "", "", ()), record, {}) is None
     document = record.model_copy(
         update={"claim": {"reference": {"redraw": "mine"}}, "settings": {"sets": {"mine": SETS[1]}}}
     )
@@ -263,6 +267,18 @@ def test_the_null_is_brushed_and_heads_are_asked(browser: Any, file: Path) -> No
         page.locator("a.head").nth(2).click()
         expect(attends).to_contain_text("What L1H2 attends to")
         held(page)
+        accessible(page)
+
+
+def test_what_is_no_set_of_heads_is_brushed_too(browser: Any, make_record: MakeRecord, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    figure = drawn(unit=HOSTILE)
+    file.write_text(report.page(make_record(figures=[figure.plain()]), {}), encoding="utf-8")
+    with opened(browser) as page:
+        page.goto(file.as_uri())
+        page.locator("input.from").fill("0.15")
+        sync.expect(page.locator(".brushed")).to_have_text(f"2 of 4 {HOSTILE} lie here.")
+        assert page.locator(".sets tbody tr:visible").all_text_contents() == ["0.9", "0.2"]
         accessible(page)
 
 

@@ -56,7 +56,7 @@ class Group:
 
 def known(record: Record, tables: Mapping[str, pd.DataFrame], nulls: Sequence[Null]) -> list[Group]:
     """All that the record says of single heads, source by source: nulls, figures of single heads, tables of heads."""
-    out = [_held(one) for one in nulls]
+    out = [_held(one) for one in nulls if one.sets]
     for plain in record.figures:
         f = Figure.from_plain(plain)
         if f.kind == "heatmap" and f.name.startswith("heads "):

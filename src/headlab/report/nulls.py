@@ -24,7 +24,8 @@ SETS_INLINE = 4_000
 @dataclass(frozen=True)
 class Null:
     """The sets behind a figure of kind ``null``, in its order, each with its value; ``named``: the set that was ranked among
-    them (empty where the record does not say); ``what``: what the values are."""
+    them (empty where the record does not say); ``what``: what the values are; ``unit``: what is counted.  ``sets`` is empty where
+    they are no sets of heads (permutations, placements) or the record does not keep them: then values alone are brushed."""
 
     title: str
     what: str
@@ -32,16 +33,19 @@ class Null:
     values: tuple[float, ...]
     named: Heads
     less: bool = False
+    unit: str = "sets"
 
     def rows(self) -> list[dict[str, str | bool]]:
         """Each set with its value, the most extreme first."""
-        every = sorted(zip(self.values, self.sets, strict=True), key=lambda r: r[0], reverse=not self.less)
+        sets = self.sets or (Heads(),) * len(self.values)
+        every = sorted(zip(self.values, sets, strict=True), key=lambda r: r[0], reverse=not self.less)
         shown = every if len(every) <= SETS_INLINE else [*every[: SETS_INLINE // 2], *every[-SETS_INLINE // 2 :]]
-        return [{"value": f"{v:.6g}", "heads": short(s), "named": s == self.named} for v, s in shown]
+        return [{"value": f"{v:.6g}", "heads": short(s), "named": bool(s) and s == self.named} for v, s in shown]
 
     def plain(self) -> dict[str, object]:
         """What the page shows beneath the chart."""
-        return {"rows": self.rows(), "total": len(self.sets), "what": self.what, "less": self.less}
+        told = {"total": len(self.values), "what": self.what, "less": self.less, "unit": self.unit}
+        return {"rows": self.rows(), "heads": bool(self.sets), **told}
 
 
 def short(heads: Heads) -> str:
@@ -50,16 +54,18 @@ def short(heads: Heads) -> str:
 
 
 def null(figure: Figure, record: Record, tables: Mapping[str, pd.DataFrame]) -> Null | None:
-    """The sets of a null's figure; None where the record does not keep them."""
+    """The values of a null's figure and the sets that they are of, as far as the record keeps those; None for another figure."""
     if figure.kind != "null" or not figure.data:
         return None
     values = [marks.finite(r.get("value")) for r in figure.data]
     given = [str(r.get("heads") or "") for r in figure.data]
-    if None in values or not (found := parsed(given) if all(given) else _sought(values, tables)):
+    if None in values:
         return None
-    o = figure.options
+    found = parsed(given) if all(given) else _sought(values, tables)
+    o, named = figure.options, _named(figure, record) if found else Heads()
+    unit, numbers = "sets" if found else str(o.get("unit") or "sets"), tuple(map(float, values))
     what = str(o.get("x_title") or "value")
-    return Null(figure.title, what, found, tuple(map(float, values)), _named(figure, record), o.get("tail") == "less")
+    return Null(figure.title, what, found, numbers, named, o.get("tail") == "less", unit)
 
 
 def _sought(values: Sequence[float], tables: Mapping[str, pd.DataFrame]) -> tuple[Heads, ...]:

@@ -40,7 +40,8 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
         {"published": "", **record.claim} if record.claim else {}
     )  # a document leaves out what stands at its default
     given = [Figure.from_plain(f) for f in record.figures]
-    kept = {f.name: found for f in given if (found := nulls.null(f, record, tables or {}))}
+    found = {f.name: nulls.null(f, record, tables or {}) for f in given}
+    kept = {name: one for name, one in found.items() if one and (one.sets or tables is not None)}
     drawn = [figure(f, record.id) | {"sets": kept[f.name].plain() if f.name in kept else None} for f in given]
     binding = record.readings[0] if record.readings else None
     was_read = examples(record.prompts.get("first", []))

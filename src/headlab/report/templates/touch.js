@@ -12,7 +12,7 @@
     const figure = sets.closest("figure");
     const [box, from, to, said] = [".brush", ".from", ".to", ".brushed"].map((c) => sets.querySelector(c));
     const rows = [...sets.querySelectorAll("tbody tr")].map((row) => ({
-      row, value: Number(row.cells[0].textContent), heads: headsOf(row.cells[1].textContent),
+      row, value: Number(row.cells[0].textContent), heads: row.cells[1] ? headsOf(row.cells[1].textContent) : [],
     }));
     const bound = (input, other) => (input.value === "" ? other : Number(input.value));
     let view, drawing = false; // only a hand on the chart writes the numbers: not what was typed, not a chart drawn anew
@@ -25,7 +25,7 @@
       here.forEach((r) => r.heads.forEach((h) => often.set(h, (often.get(h) || 0) + 1)));
       const most = [...often].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([h, n]) => `${h} (${n})`);
       const every = here.length === rows.length;
-      said.textContent = every ? "" : `${here.length} of ${rows.length} sets lie here.${most.length ? ` Heads most often in them: ${most.join(", ")}.` : ""}`;
+      said.textContent = every ? "" : `${here.length} of ${rows.length} ${sets.dataset.unit} lie here.${most.length ? ` Heads most often in them: ${most.join(", ")}.` : ""}`;
       return every;
     };
     const typed = () => {
