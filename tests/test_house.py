@@ -10,7 +10,7 @@ import pytest
 import house
 
 CEILINGS = {
-    "lines": 69_300,
+    "lines": 69_340,
     "median file": 150,
     "over 200 in experiments": 24,
     "over 300": 34,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -544,3 +545,21 @@ def test_lists_of_answers_and_prompts_that_stand_alone(tmp_path: Path) -> None:
     ):
         with pytest.raises(PromptError, match=words):
             PromptSet.from_rows([{**row, **change}], name="x")
+
+
+@pytest.mark.parametrize(
+    ("clean", "answer", "said"),
+    [
+        ("She had a ball.", "She", "no space stands between .*ball.She"),
+        ("She had a ball. ", "She", "ends with a space before"),
+        ("She had a ball.", " She", ""),
+        ("Which is bigger, 9.8 or 9.11? Answer:", "9.8", ""),
+        ("Q: Who?\nA:\n", "She", ""),
+        ("Paris", "ian", ""),
+    ],
+)
+def test_where_prompt_and_answer_meet_is_said(clean: str, answer: str, said: str) -> None:
+    from headlab.prompts import spacing
+
+    found = spacing([Pair("a", Prompt(clean), Prompt(clean), answer, "zz", partner=False)])
+    assert bool(found) == bool(said) and re.search(said, found)

@@ -8,7 +8,7 @@ which they part: that is where the logit difference is read.
 :func:`align` says which clean position lends its activation to which corrupted position.  No torch here.
 """
 
-from .data import Pair, Prompt, PromptError, Span, prompts_of
+from .data import Pair, Prompt, PromptError, Span, prompts_of, spacing
 from .encoding import Alignment, Encoded, EncodedPair, align, each, encode, encode_prompt, remarks, token_ids
 from .rows import COLUMNS, MOST_PAIRS, OPTIONAL_COLUMNS
 from .sets import PromptSet
@@ -31,5 +31,6 @@ __all__ = [
     "encode_prompt",
     "prompts_of",
     "remarks",
+    "spacing",
     "token_ids",
 ]

@@ -154,6 +154,22 @@ def _same(prompt: Prompt) -> str:
     return " ".join(unicodedata.normalize("NFKC", prompt.text).casefold().split())
 
 
+def spacing(pairs: Sequence[Pair]) -> str:
+    """What is likely to be meant otherwise where prompts and answers meet, or empty: a word on which the prompt's last one runs on
+    (``ball.She``), or a space at the prompt's end, which most tokenizers give to the next word."""
+    met = [(p.clean.text + p.clean.lead, p.answer) for p in pairs if not p.clean.ids]
+    glued = [(c, a) for c, a in met if " " in c and not c[-1].isspace() and a[:1].isascii() and a[:1].isalpha()]
+    spaced = [(p.clean.text, p.answer) for p in pairs if p.clean.text[-1:] == " "]
+    if not (some := glued or spaced):
+        return ""
+    clean, answer = some[0]
+    way = "no space stands between" if glued else "the prompt ends with a space before"
+    return (
+        f"in {len(some)} of {len(pairs)} pairs {way} prompt and answer (first {clean[-12:] + answer!r}); where the answer is "
+        "the next word, write the space at its beginning"
+    )
+
+
 def prompts_of(pair: Pair) -> tuple[str, str]:
     """What tells the prompts of a pair from those of every other: both texts without regard to spaces and capitals."""
     return _same(pair.clean), _same(pair.corrupted)

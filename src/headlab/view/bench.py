@@ -21,7 +21,7 @@ from headlab.looking import direct_effects, effect, head_scores, heatmap
 from headlab.looking.given import pair_of_text
 from headlab.looking.texts import MOST_SHOWN, read, said
 from headlab.looking.written import above_mean
-from headlab.prompts import Alignment, EncodedPair, PromptError, PromptSet, encode, prompts_of
+from headlab.prompts import Alignment, EncodedPair, PromptError, PromptSet, encode, prompts_of, spacing
 from headlab.stats.intervals import bootstrap_means
 from headlab.store.records import Plain
 from headlab.trials.document import Document
@@ -89,6 +89,8 @@ class Bench:
             said.append(f"{self.seen} that were looked at on another bench are left out of the sealed ones.")
         if self.align == "end":
             said.append("Pairs are of different length and name no roles that match: a patch aligns them from the end.")
+        if self.file is not None and (line := spacing(self.selection.pairs)):
+            said.append(f"Note: {line}.")
         return " ".join(said)
 
     def plain(self) -> Plain:
