@@ -131,7 +131,7 @@ def test_what_is_checked_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -
         ({"a": {"sets.named": "L0H1"}}, "line 1: over.settings.a.sets.named: .*'sets' is what it says"),
         ({"a": {"predictions.0.threshold": 0.1}}, "'predictions' is what it says"),
         ({"a": {"eligible.clean": 0.1}}, "'eligible' is what it says"),
-        ({"a": {"sed": 1}}, "did you mean seed"),
+        ({"a": {"sed": 1}}, "'sed' is no field; .*did you mean seed"),
         ({"a": {"dtype": "float64"}}, "float32 or bfloat16 or float16"),
         ({"a": {"dtype.x": "float32"}}, "float32"),
         ({"a": {"device": 3}}, "cuda"),
@@ -144,7 +144,7 @@ def test_what_is_checked_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -
             "over.settings.a: world put has other cells",
         ),
         ({"a": {"worlds.put.wrote": "zero"}}, "over.settings.a: .*wrote"),
-        ({"a": {"reference.n": 20}}, "over.settings.a: reference.redraw"),
+        ({"a": {"reference.n": 20}}, "over.settings.a: reference: says nothing that is drawn anew"),
     ],
 )
 def test_what_a_setting_cannot_mean_is_refused_when_it_is_read(settings: Any, said: str) -> None:
@@ -168,6 +168,8 @@ def test_what_settings_cannot_be_tried_with_is_said_before_a_model_is_loaded(
         headlab.trial(BASE | {"over": {"settings": {"a": {}, "b": {"device": "cuda:77"}}}}, MODEL, store=tmp_path)
     with pytest.raises(ClaimError, match="over b: layer 9"):
         headlab.trial(BASE | {"over": {"settings": {"a": {}, "b": {"layer": 9}}}}, MODEL, store=tmp_path)
+    with pytest.raises(ClaimError, match="over b: unknown decimals format 'nosuch'"):
+        headlab.trial(BASE | {"over": {"settings": {"a": {}, "b": {"task.clean": "nosuch"}}}}, MODEL, store=tmp_path)
     with pytest.raises(ClaimError, match="no middle"):
         read(BASE | {"over": {"settings": {"a": {"readout": "probability"}}}, "predictions": [POOLED]})
 

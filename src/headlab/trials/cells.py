@@ -21,7 +21,7 @@ from headlab.engine import hub
 from headlab.engine.loading import pick_device, thinks
 from headlab.engine.model import ModelError
 from headlab.heads import Grid
-from headlab.prompts import PromptSet
+from headlab.prompts import PromptError, PromptSet
 from headlab.reading import meant
 from headlab.trials import prompts
 from headlab.trials.document import Document
@@ -201,16 +201,36 @@ def lacking(doc: Document, some: Sequence[Cell], folder: Path) -> dict[str, Grid
 def read_by(doc: Document, some: Sequence[Cell], own: object, folder: Path) -> dict[str, Any]:
     """What the cells of each setting read: ``own`` prompts where they are given, else :func:`shared`.
 
-    Raises ClaimError for a setting with a task of its own, which nobody would read beside prompts that are given.
+    Raises ClaimError for a setting with a task of its own, which nobody would read beside prompts that are given, and for one
+    whose prompts no cell can be given.
     """
     for cell in some:
         for path in _settings(doc)[cell.setting]:
             if own is not None and path.split(".")[0] == "task":
                 raise ClaimError(f"{doc.id}, over {cell.name}: prompts are given, so that its {path} would not be read")
-    return {
-        s: own if own is not None else shared(one_cell(doc, s), [c for c in some if c.setting == s], folder)
-        for s in dict.fromkeys(c.setting for c in some)
-    }
+    out: dict[str, Any] = {}
+    for s in dict.fromkeys(c.setting for c in some):
+        one, here = one_cell(doc, s), [c for c in some if c.setting == s]
+        out[s] = own if own is not None else shared(one, here, folder)
+        drawn = {path.split(".")[0] for path in _settings(doc)[s]} & {"task", "pairs", "selection_pairs", "seed"}
+        if out[s] is None and drawn and all(whys := [_unread(one, c, folder) for c in here]):
+            raise ClaimError(f"{doc.id}, over {here[0].name}: {whys[0]}")
+    return out
+
+
+def _unread(doc: Document, cell: Cell, folder: Path) -> str:
+    """Why a cell's tokenizer gets no prompts for a document; empty where it does, or where that cannot be asked."""
+    tokenizer = None if doc.thinking else _tokenizer(cell)
+    try:
+        if tokenizer is not None:
+            prompts.split(doc, tokenizer, None, folder)
+    except PromptError as error:
+        return str(error)
+    return ""
+
+
+def _tokenizer(cell: Cell) -> Any:
+    return tokenizer_of(cell.where, None if hub.is_local(cell.where) else cell.revision)
 
 
 def shared(doc: Document, some: Sequence[Cell], folder: Path) -> tuple[PromptSet, PromptSet] | None:
@@ -224,8 +244,7 @@ def shared(doc: Document, some: Sequence[Cell], folder: Path) -> tuple[PromptSet
         return None  # of a file every cell reads the same; windows are counted in a model's own tokens
     known: dict[str, Any] = {}
     for cell in some:
-        tokenizer = tokenizer_of(cell.where, None if hub.is_local(cell.where) else cell.revision)
-        if tokenizer is not None:
+        if (tokenizer := _tokenizer(cell)) is not None:
             known.setdefault(str(sorted(tokenizer.get_vocab().items())), tokenizer)
     if len(known) < 2:
         return None

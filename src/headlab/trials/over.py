@@ -131,7 +131,8 @@ def _changes(changes: Mapping[str, object], place: tuple[str, ...]) -> Iterator[
         if first not in SETTABLE:
             yield (
                 (*place, path),
-                f"a setting changes how a claim is tried, and {first!r} is what it says; expected {', '.join(SETTABLE)}"
+                f"a setting changes how a claim is tried, and {first!r} "
+                f"{'is what it says' if first in Fields.model_fields else 'is no field'}; expected {', '.join(SETTABLE)}"
                 f"{meant(first, SETTABLE)}",
             )
         elif first in LOADED and (
