@@ -141,7 +141,7 @@ def test_what_a_head_attends_to_is_a_picture_and_words(make_record: MakeRecord) 
         ("corrupted", 3, {"text": "Q", "role": "a_int", "tone": 1}),
     ]
     first = made.heads["L1H2"][0]
-    assert first.said.startswith("40 % to “") and "30 % to “.” (2), 20 % to “·9” (1)" in first.said
+    assert first.said.startswith("40% to “") and "30% to “.” (2), 20% to “·9” (1)" in first.said
     packed = base64.b64decode(first.picture.partition(",")[2])
     lines = zlib.decompress(packed[packed.index(b"IDAT") + 4 : packed.index(b"IEND") - 8])
     assert len(lines) == 4 * 5 and list(lines[15:]) == [0, *(255 - round(255 * w) for w in (0.1, 0.2, 0.3, 0.4))]
@@ -256,10 +256,10 @@ def test_the_null_is_brushed_and_heads_are_asked(browser: Any, file: Path) -> No
         page.keyboard.press("Space")
         expect(told).to_contain_text("L1H0")
         attends = page.locator(".attends")
-        expect(attends.locator(".quiet").nth(1)).to_contain_text("(3, where the answer is read): 40 % to “")
+        expect(attends.locator(".quiet").nth(1)).to_contain_text("(3, where the answer is read): 40% to “")
         attends.locator("button[aria-pressed=true]").first.press("ArrowLeft")
         expect(attends.locator(".quiet").nth(1)).to_have_text(
-            "From “.” (2): 50 % to “.” (2), 33 % to “·9” (1), 16 % to “<s>” (0)"
+            "From “.” (2): 50% to “.” (2), 33% to “·9” (1), 16% to “<s>” (0)"
         )
         assert attends.locator("button").nth(1).get_attribute("aria-label") == "·9, a_int, 33 percent"
         page.locator("a.head").nth(1).click()
@@ -320,7 +320,7 @@ def test_without_scripts_all_of_it_stands_there(browser: Any, file: Path) -> Non
         page.locator("a.head").first.click()
         assert page.locator(".every-head tbody tr").first.is_visible()
         page.locator(".patterns summary").click()
-        assert page.locator(".patterns td:has-text('40 % to') img").first.is_visible()
+        assert page.locator(".patterns td:has-text('40% to') img").first.is_visible()
 
 
 def test_on_paper_a_trial_is_short_and_shows_its_stills(browser: Any, file: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headlab.effects import Table
+from headlab.stats.figures import percent
 
 from .nulls import parsed
 from .read import tones
@@ -65,9 +66,9 @@ def shown(tables: Mapping[str, Table], roles: Mapping[str, int]) -> Attended | N
 
 
 def said(row: NDArray[np.float64], tokens: list[str]) -> str:
-    """Where one query's attention goes, the strongest first: ``54 % to “9” (token 3), …``."""
+    """Where one query's attention goes, the strongest first: ``54.1% to “9” (token 3), …``."""
     order = [int(k) for k in np.argsort(-row, kind="stable")[:STRONGEST] if row[k] >= 0.005]
-    return ", ".join(f"{100 * row[k]:.0f} % to “{visible(tokens[k])}” ({k})" for k in order) or "nothing above .5 %"
+    return ", ".join(f"{percent(row[k])} to “{visible(tokens[k])}” ({k})" for k in order) or "nothing above .5 %"
 
 
 def visible(token: str) -> str:

@@ -110,6 +110,7 @@
 
   // What a head attends to: the picture's pixels are the weights; a token that is chosen says where its attention goes.
   const visible = (text) => text.replaceAll(" ", "·").replaceAll("\n", "↵") || "∅";
+  const percent = (w) => (w > 0.99 ? "over 99" : String(Math.round(100 * w))); // pixels know a weight to 0.2 %
   async function weightsOf(picture) {
     picture.loading = "eager";
     await picture.decode();
@@ -135,11 +136,11 @@
         b.style.setProperty("--share", (0.45 * share).toFixed(3));
         b.tabIndex = k === q ? 0 : -1;
         b.setAttribute("aria-pressed", String(k === q));
-        b.setAttribute("aria-label", `${visible(tokens[k].textContent)}${role && `, ${role}`}, ${Math.round(100 * share)} percent`);
+        b.setAttribute("aria-label", `${visible(tokens[k].textContent)}${role && `, ${role}`}, ${percent(share)} percent`);
       });
       const most = weights[q].map((w, k) => [w, k]).sort((a, b) => b[0] - a[0]).slice(0, 3).filter(([w]) => w >= 0.005);
       said.textContent = `From “${visible(tokens[q].textContent)}” (${q}${q === tokens.length - 1 ? ", where the answer is read" : ""}): `
-        + (q === tokens.length - 1 ? words : most.map(([w, k]) => `${Math.round(100 * w)} % to “${visible(tokens[k].textContent)}” (${k})`).join(", ")); // pixels know a weight to 0.2 %
+        + (q === tokens.length - 1 ? words : most.map(([w, k]) => `${percent(w)}% to “${visible(tokens[k].textContent)}” (${k})`).join(", "));
     };
     buttons.forEach((b, q) => {
       b.addEventListener("click", () => from(q));
