@@ -508,6 +508,10 @@ def test_hostile_cells_are_told_in_one_short_line(tmp_path: Path) -> None:
         assert len(str(refused.value)) <= 500 and "\n" not in str(refused.value), change
     with pytest.raises(PromptError, match="nested more than 32 deep"):
         PromptSet.from_file(file(tmp_path, deep, "p.jsonl"))
+    for name in ("\x00" * 99, "\x1b;" * 99, "x\u200b" * 99, "answer\u2028" * 99):  # names of columns, too
+        with pytest.raises(PromptError, match="lacks the column") as refused:
+            PromptSet.from_file(file(tmp_path, ",".join(f"{n}{name}" for n in range(99)) + "\na\n", "pairs.csv"))
+        assert len(str(refused.value)) <= 500 and "\n" not in str(refused.value), name
 
 
 def test_lists_of_answers_and_prompts_that_stand_alone(tmp_path: Path) -> None:

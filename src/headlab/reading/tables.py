@@ -80,7 +80,7 @@ def check_columns(
     missing = [c for c in needed if c not in columns]
     strange = [c for c in columns if c not in known and not (isinstance(c, str) and c.startswith("_"))]
     if missing:
-        has = (some(map(repr, columns)) or "none") + _why(columns, missing, known)
+        has = (some(brief(c, 40) for c in columns) or "none") + _why(columns, missing, known)
         raise error(f"{where} lacks the column(s) {', '.join(missing)}; it has {has}")
     if strange:
         near = difflib.get_close_matches(str(strange[0])[:60].strip().lower().replace(" ", "_"), known, 1, 0.6)
