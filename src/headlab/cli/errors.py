@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import typer
 
-from headlab.reading import meant
+from headlab.reading import meant, one_line
 
 INPUT, FAILURE, DIFFERENT, INTERRUPTED, UNREAD = 2, 1, 3, 130, 141
 """Exit codes: bad input, another failure, a repeat that differs, Ctrl-C (or SIGTERM, SIGHUP), output that nobody reads
@@ -81,9 +81,4 @@ MOST = 380
 
 
 def _line(text: object) -> str:
-    line = " ".join(str(text).split()) or type(text).__name__
-    if len(line) <= MOST:
-        return line
-    start, found, meant_ = line.rpartition("; did you mean ")  # what helps most stands at the end
-    tail = found + meant_ if found and len(meant_) < MOST // 2 else ""
-    return f"{(start if tail else line)[: MOST - 1 - len(tail)]}…{tail}"
+    return one_line(text, MOST) or type(text).__name__

@@ -17,6 +17,7 @@ from headlab.reading.bounds import (
     dotted,
     meant,
     nearest,
+    one_line,
     plain_or_why,
     some,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "json_rows",
     "meant",
     "nearest",
+    "one_line",
     "plain_or_why",
     "problems",
     "read_document",

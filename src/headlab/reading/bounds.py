@@ -20,6 +20,8 @@ MOST_BYTES: Mapping[Kind, int] = {"yaml": 128 * 1024, "toml": 128 * 1024, "json"
 MOST_DEPTH = 32
 MOST_VALUES = 10_000
 """Values and keys of a YAML or TOML text (JSON is bounded by its size)."""
+MOST_CHARACTERS = 480
+"""Characters of a message about what a file holds, whatever its keys and values are."""
 SMALLEST, LARGEST = -(2**63), 2**64 - 1
 
 _SHORT = reprlib.Repr()
@@ -75,6 +77,16 @@ def dotted(place: Iterable[Any]) -> str:
 
 def _printable(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def one_line(text: object, most: int = MOST_CHARACTERS) -> str:
+    """A message in one line of at most ``most`` characters; what one may have meant, which helps most, stays at its end."""
+    line = " ".join(str(text).split())
+    if len(line) <= most:
+        return line
+    start, found, meant_ = line.rpartition("; did you mean ")
+    tail = found + meant_ if found and len(meant_) < most // 2 else ""
+    return f"{(start if tail else line)[: most - 1 - len(tail)]}…{tail}"
 
 
 def some(words: Iterable[Any], most: int = 6) -> str:
