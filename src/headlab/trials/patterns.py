@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 
 from headlab.engine.captures import capture
@@ -75,23 +76,27 @@ def kept(lab: Lab, test: PromptSet, heads: Heads) -> tuple[pd.DataFrame | None, 
         seen = capture(lab, [one for *_, one in short], [(at, "pattern") for at in heads.layers])
     except (RuntimeError, InterventionError, PromptError) as error:
         return None, str(error)
-    rows = [
-        row
-        for n, (id, run, one) in enumerate(short)
-        for head in heads
-        for row in _rows(lab, id, run, one, head, seen[head.layer, "pattern"][n][:, head.index])
-    ]
-    return pd.DataFrame(rows), ""
+    return pd.concat(
+        [
+            _cells(lab, id, run, one, head, seen[head.layer, "pattern"][n][:, head.index])
+            for n, (id, run, one) in enumerate(short)
+            for head in heads
+        ],
+        ignore_index=True,
+    ), ""
 
 
 def _runs(pair: EncodedPair) -> list[tuple[str, Encoded]]:
     return [("clean", pair.clean), ("corrupted", pair.corrupted)] if pair.pair.partner else [("prompt", pair.clean)]
 
 
-def _rows(lab: Lab, id: str, run: str, one: Encoded, head: Head, pattern: Tensor) -> Iterator[dict[str, object]]:
+def _cells(lab: Lab, id: str, run: str, one: Encoded, head: Head, pattern: Tensor) -> pd.DataFrame:
+    import pandas as pd
+
     roles = {at: role for role, places in one.roles.items() if role not in NO_ROLE for at in places}
-    told = [{"token": said(lab, i), "role": roles.get(k, "")} for k, i in enumerate(one.ids)]
-    for query, weights in enumerate(pattern.float().tolist()):
-        for key in range(query + 1):
-            at = {"pair_id": id, "run": run, "head": str(head), "query": query, "key": key}
-            yield {**at, "weight": round(weights[key], 5), **told[key]}
+    tokens = np.array([said(lab, i) for i in one.ids], dtype=object)
+    played = np.array([roles.get(k, "") for k in range(len(one.ids))], dtype=object)
+    query, key = np.tril_indices(len(one.ids))
+    weight = pattern.double().cpu().numpy()[query, key].round(5)
+    told = {"query": query, "key": key, "weight": weight, "token": tokens[key], "role": played[key]}
+    return pd.DataFrame({"pair_id": id, "run": run, "head": str(head), **told})
