@@ -10,13 +10,13 @@ import pytest
 import house
 
 CEILINGS = {
-    "lines": 69_346,
+    "lines": 69_343,
     "median file": 150,
     "over 200 in experiments": 24,
     "over 300": 34,
     "functions over 60": 5,
     "fmt: skip": 0,
-    "Any": 1_566,
+    "Any": 1_565,
     "pandas inside": 41,
     "alike": 0,
 }

@@ -142,7 +142,6 @@ TINY = [
     "--decide",
     "fixed",
 ]
-TINY += ["--protocol", "standard"]
 
 
 def test_the_command_refuses_asks_or_runs(

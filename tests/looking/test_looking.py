@@ -24,6 +24,7 @@ from headlab.interventions import Intervention, World
 from headlab.looking.grids import effect
 from headlab.looking.lens import direct_effects, logit_lens
 from headlab.prompts import PromptError, PromptSet, encode
+from headlab.prompts.tokens import token_text
 from headlab.trials.document import Document
 
 TEXT = "w3 w7 w11 w7 w20 w3"
@@ -197,9 +198,9 @@ def test_what_a_head_writes_for_a_token_alone_is_its_value_through_the_models_ow
     look = headlab.ov_circuit(lab, f"L{at}H{h}", TEXT, k=2)
     assert list(look.table["value"]) == pytest.approx([float(x) for w in wanted for x in w.topk(2).values], abs=1e-5)
     best = [int(i) for w in wanted for i in w.topk(2).indices]
-    assert list(look.table["toward"]) == [headlab.looking.texts.said(lab, i) for i in best]
+    assert list(look.table["toward"]) == [token_text(lab.tokenizer, i) for i in best]
     cells = {(c["y"], c["x"]): c["value"] for c in look.figure.data}
-    names = [repr(headlab.looking.texts.said(lab, i)) for i in ids]
+    names = [repr(token_text(lab.tokenizer, i)) for i in ids]
     assert cells[names[0], names[-1]] == pytest.approx(float(wanted[0][ids[-1]]), abs=1e-5)
     with pytest.raises(ValueError, match="an OV circuit is of one"):
         headlab.ov_circuit(lab, "L0H1 L0H2", TEXT)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from put_on_trial import LOST, PUT, SERIES, read, values
 from scipy import stats as oracle
 
 import headlab
@@ -35,32 +36,9 @@ from headlab.trials.run import Trial
 
 TWO = ["decimals-planted-even", "decimals-natural"]
 THREE = [*TWO, "decimals-planted-random"]
-LOST: dict[str, Any] = {"statistic": "recovery:put", "op": ">", "threshold": 0.2}
 POOLED_RANK = {"statistic": "pooled:rank:recovery:put", "op": "rank<", "threshold": 0.5}
-BASE: dict[str, Any] = {
-    "id": "over-two",
-    "words": "The even heads carry the answer over.",
-    "source": "a test",
-    "chosen_on": "other",
-    "task": {"name": "decimals"},
-    "edit": "corrupted",
-    "pairs": 16,
-    "eligible": {"pairs": 10},
-    "sets": {"named": {"pool": "even", "layer": 1}},
-    "worlds": {"put": {"heads": "named", "write": "patch"}},
-    "predictions": [LOST],
-}
+BASE: dict[str, Any] = PUT | {"id": "over-two", "sets": {"named": {"pool": "even", "layer": 1}}}
 OVER = BASE | {"over": {"models": TWO}}
-SERIES = "decimals-series-planted"
-
-
-def read(text: dict[str, Any]) -> Document:
-    return Document.from_data(text)
-
-
-def values(result: Any) -> dict[str, tuple[Any, ...]]:
-    ruled = result.record.readings[0].verdict.rulings
-    return {r.prediction.statistic: (r.value, r.low, r.high, r.outcome) for r in ruled}
 
 
 @pytest.fixture(scope="module")

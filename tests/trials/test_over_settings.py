@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from put_on_trial import LOST, PUT, SERIES, read, values
 from scipy import stats as oracle
 
 import headlab
@@ -21,38 +23,21 @@ from headlab.store import Store
 from headlab.trials.cells import Cell, cells
 from headlab.trials.check_cells import explained
 from headlab.trials.document import Document
+from headlab.trials.kept import asked
+from headlab.trials.over import each
 from headlab.trials.over_cells import Over, Tried
 
-MODEL, SERIES = "decimals-planted-even", "decimals-series-planted"
-LOST: dict[str, Any] = {"statistic": "recovery:put", "op": ">", "threshold": 0.2}
+MODEL = "decimals-planted-even"
 SHARE = {"statistic": "upheld:cells", "op": ">", "threshold": 0.6}
 POOLED = {"statistic": "pooled:recovery:put", "op": ">", "threshold": 0.2}
-BASE: dict[str, Any] = {
+BASE: dict[str, Any] = PUT | {
     "id": "over-settings",
-    "words": "The even heads carry the answer over.",
-    "source": "a test",
-    "chosen_on": "other",
-    "task": {"name": "decimals"},
-    "edit": "corrupted",
-    "pairs": 16,
-    "eligible": {"pairs": 10},
     "sets": {"named": {"pool": "even"}},
     "layer": 1,
-    "worlds": {"put": {"heads": "named", "write": "patch"}},
-    "predictions": [LOST],
     "waive": {"whole": "a tenth of a patch is little for any heads"},
 }
 TWO: dict[str, Any] = {"written": {}, "changed": {"seed": 3, "worlds.put.amount": 0.1, "dtype": "float32"}}
 OVER = BASE | {"over": {"settings": TWO}}
-
-
-def read(data: dict[str, Any]) -> Document:
-    return Document.from_data(data)
-
-
-def values(result: Any) -> dict[str, tuple[Any, ...]]:
-    ruled = result.record.readings[0].verdict.rulings
-    return {r.prediction.statistic: (r.value, r.low, r.high, r.outcome) for r in ruled}
 
 
 @pytest.fixture(scope="module")
@@ -244,3 +229,26 @@ def test_over_models_and_revisions_each_cell_is_its_own_trial(tmp_path: Path) ->
         assert values(alone) == values(Store(tmp_path / "a").load(child.id))
     again = headlab.repeat(result.record, store=Store(tmp_path / "a"))
     assert compare(result.record, dict(result.tables), again.record, dict(again.tables)).same
+
+
+def test_what_is_pooled_is_ruled_once_for_each_cell_of_its_world_and_in_no_stratum() -> None:
+    """By hand: of three cells in two strata three rulings are pooled and six are not."""
+    by_write = {"put": {"heads": "named", "write": {"each": ["mean", "zero", "resample"]}}}
+    doc = read(
+        BASE
+        | {
+            "edit": "clean",
+            "over": {"stratum": "category"},
+            "worlds": by_write,
+            "predictions": [
+                {"statistic": "pooled:lost:put", "op": ">", "threshold": 0.2},
+                {"statistic": "lost:put", "op": ">", "threshold": 0.2},
+            ],
+        }
+    )
+    parts = [("a", np.array([True, False])), ("b", np.array([False, True]))]
+    ruled = [p.statistic for a in asked(doc) for _, p in each(a.prediction, parts)]
+    assert [s for s in ruled if s.startswith("pooled:")] == [
+        f"pooled:lost:put/{w}" for w in ("mean", "zero", "resample")
+    ]
+    assert len(ruled) == 3 + 6

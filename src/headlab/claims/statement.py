@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from headlab import reading
-from headlab.reading import MOST_BYTES, Lines, one_line, plain_or_why, read_document, text_of
+from headlab.reading import MOST_BYTES, Lines, OneLine, plain_or_why, read_document, text_of
 
 Outcome = Literal["upheld", "refuted", "undecided", "void", "untestable"]
 ProtocolName = Literal["standard", "published"]
@@ -20,11 +20,8 @@ MOST = 100_000
 """Pairs, and random sets, that a claim may ask for."""
 
 
-class ClaimError(ValueError):
-    """A claim that cannot be read or tried; the message says where and what was expected, in one line of bounded length."""
-
-    def __init__(self, message: object) -> None:
-        super().__init__(one_line(message))
+class ClaimError(OneLine, ValueError):
+    """A claim that cannot be read or tried; the message says where and what was expected."""
 
 
 class Frozen(BaseModel):

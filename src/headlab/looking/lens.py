@@ -18,8 +18,9 @@ from headlab.engine.reader import head as unembedded
 from headlab.looking.given import Pairs, pairs_of
 from headlab.looking.grids import estimates, ranked, whole_layer
 from headlab.looking.look import Look
-from headlab.looking.texts import read, said
+from headlab.looking.texts import read
 from headlab.prompts import Encoded
+from headlab.prompts.tokens import token_text
 from headlab.stats.figures import rounded
 
 CLOSE = 1e-3
@@ -92,7 +93,7 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
                 "layer": layer,
                 "position": place,
                 "rank": n + 1,
-                "token": said(lab, int(i)),
+                "token": token_text(lab.tokenizer, int(i)),
                 "value": float(v),
             }
             for n, (i, v) in enumerate(zip(best.indices, best.values, strict=True))

@@ -17,14 +17,12 @@ from headlab.interventions import SITES
 from headlab.looking.given import HeadsLike, heads_of, text_of, worded
 from headlab.looking.look import Look
 from headlab.prompts import Encoded, PromptError
+from headlab.prompts.tokens import token_text
 from headlab.reading import brief, meant
-from headlab.trials.patterns import MOST_TOKENS, said
+from headlab.trials.patterns import MOST_TOKENS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MOST_SHOWN = MOST_TOKENS
-"""Tokens of a text up to which a pattern can be drawn."""
 
 
 def tokens(lab: Lab, text: str) -> list[str]:
@@ -32,7 +30,7 @@ def tokens(lab: Lab, text: str) -> list[str]:
 
     Raises PromptError for a text without tokens, or longer than the model reads.
     """
-    return [said(lab, i) for i in text_of(lab, text).ids]
+    return [token_text(lab.tokenizer, i) for i in text_of(lab, text).ids]
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Text:
         logits = self.logits[at].double()
         best = logits.topk(min(k, len(logits)))
         shares = logits.softmax(-1)[best.indices]
-        told = [said(self.lab, int(i)) for i in best.indices]
+        told = [token_text(self.lab.tokenizer, int(i)) for i in best.indices]
         return pd.DataFrame({"token": told, "probability": shares.tolist(), "logit": best.values.tolist()})
 
 
@@ -102,7 +100,7 @@ def read(lab: Lab, text: str) -> Text:
     one, text = text_of(lab, text), worded(text)
     with lab.tape(Tape()):
         logits = forward(lab, torch.tensor([one.ids], device=lab.device), last=False).logits[0]
-    return Text(lab, text, one.ids, tuple(said(lab, i) for i in one.ids), logits.float().cpu())
+    return Text(lab, text, one.ids, tuple(token_text(lab.tokenizer, i) for i in one.ids), logits.float().cpu())
 
 
 def show_attention(lab: Lab, text: str, heads: HeadsLike) -> Look:
@@ -117,8 +115,8 @@ def show_attention(lab: Lab, text: str, heads: HeadsLike) -> Look:
 
     named = heads_of(lab, heads)
     seen = read(lab, text)
-    if len(seen.tokens) > MOST_SHOWN:
-        raise PromptError(f"the text has {len(seen.tokens)} tokens; a pattern is drawn of at most {MOST_SHOWN}")
+    if len(seen.tokens) > MOST_TOKENS:
+        raise PromptError(f"the text has {len(seen.tokens)} tokens; a pattern is drawn of at most {MOST_TOKENS}")
     rows = [
         {
             "head": str(head),

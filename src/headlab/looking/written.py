@@ -14,8 +14,9 @@ from headlab.engine.recall import recalling
 from headlab.heads import Head
 from headlab.looking.given import HeadsLike, heads_of, text_of, worded
 from headlab.looking.look import Look
-from headlab.looking.texts import MOST_SHOWN, said
 from headlab.prompts import PromptError
+from headlab.prompts.tokens import token_text
+from headlab.trials.patterns import MOST_TOKENS
 from headlab.trials.token_scores import raised
 
 
@@ -40,13 +41,13 @@ def ov_circuit(lab: Lab, head: HeadsLike, text: str, k: int = 3) -> Look:
     (one,) = named
     first = lab.tokenizer.bos_token_id
     ids = [i for i in dict.fromkeys(seen.ids) if i != first] or list(seen.ids)
-    if len(ids) > MOST_SHOWN:
-        raise PromptError(f"the text has {len(ids)} different tokens; at most {MOST_SHOWN} are drawn")
+    if len(ids) > MOST_TOKENS:
+        raise PromptError(f"the text has {len(ids)} different tokens; at most {MOST_TOKENS} are drawn")
     above = above_mean(lab, one, ids)
     best = above.topk(min(k, above.shape[-1]))
-    names = [said(lab, i) for i in ids]
+    names = [token_text(lab.tokenizer, i) for i in ids]
     rows = [
-        {"token": name, "rank": n + 1, "toward": said(lab, int(i)), "value": float(v)}
+        {"token": name, "rank": n + 1, "toward": token_text(lab.tokenizer, int(i)), "value": float(v)}
         for name, some, values in zip(names, best.indices, best.values, strict=True)
         for n, (i, v) in enumerate(zip(some, values, strict=True))
     ]

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headlab.reading import brief
+from headlab.reading import OneLine, brief
 
 
-class PromptError(ValueError):
+class PromptError(OneLine, ValueError):
     """A prompt, pair or prompt file that cannot be used: says which, why, and what to do."""
 
 

@@ -30,7 +30,14 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 4
 _SHORT.maxlevel = 3
 
 
-class ReadingError(ValueError):
+class OneLine(Exception):
+    """An error about what somebody gave: its message is one line of bounded length, whatever the given names and values are."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(message))
+
+
+class ReadingError(OneLine, ValueError):
     """A text that cannot be read: the file, the line where it is known, what was given, what was expected."""
 
 

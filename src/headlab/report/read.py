@@ -30,9 +30,9 @@ def examples(first: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"shown": shown, "roles": roles}
 
 
-def _pieces(text: str, spans: Sequence[Sequence[Any]], roles: Mapping[str, int]) -> list[dict[str, Any]]:
+def _pieces(text: str, spans: Sequence[Sequence[Any]], roles: Mapping[str, int]) -> list[dict[str, object]]:
     """The text cut at its spans; of two that overlap the first."""
-    out: list[dict[str, Any]] = []
+    out: list[dict[str, object]] = []
     at = 0
     for role, start, end in sorted(spans, key=lambda s: s[1]):
         if start < at or role == FILLER:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from statistics import NormalDist
 
 import numpy as np
@@ -206,3 +208,23 @@ def _clopper_pearson_bounds(x: Number, n: Number, level: float) -> tuple[float, 
     low = 0.0 if x <= 0 else float(betaincinv(x, n - x + 1, tail))
     high = 1.0 if x >= n else float(betaincinv(x + 1, n - x, 1 - tail))
     return low, high
+
+
+def over_ends(found: Estimate, parts: Sequence[Estimate], signs: Sequence[int], top: int) -> Estimate:
+    """``found`` with the interval of a signed sum, or of one such sum over another, over all ends of its parts' own intervals.
+
+    Definition: (sum of sign * part over the first ``top`` parts) / (the same over the others; 1 where there are none), at every
+    combination of the parts' ends; the least and the greatest of these.
+    Shapes, units: parts, signs [part], all defined; the result in the unit of ``found``.
+    Range: at least as wide as any interval of the expression that holds the parts' ends.  Mean over: nothing.
+    Undefined: a denominator that is not clear of zero at those ends.
+    Source: interval arithmetic (Moore 1966).  When it misleads: wide, since all parts are taken at their worst at once: for
+    rates of which no resample differs, where a bootstrap has no width at all.
+    """
+    ends = np.array(list(product(*((e.low, e.high) for e in parts))), float) * list(signs)
+    bottom = ends[:, top:].sum(1) if len(parts) > top else np.ones(len(ends))
+    if bottom.min() <= 0 <= bottom.max():
+        return Estimate.undefined(found.unit, found.n, "the denominator is not clear of zero at the ends of its rates")
+    values = ends[:, :top].sum(1) / bottom
+    note = "no resample differs: the ends are over the intervals of the rates"
+    return replace(found, low=float(values.min()), high=float(values.max()), note=note)

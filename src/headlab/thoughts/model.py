@@ -19,14 +19,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from headlab.reading import brief, read_document
+from headlab.reading import OneLine, brief, read_document
 
 Mode = Literal["codi", "none", "filler"]
 SPEC = "codi.json"
 """The file of a model folder that says that, and how, its model thinks."""
 
 
-class ThoughtError(ValueError):
+class ThoughtError(OneLine, ValueError):
     """A thought model or a request to it that cannot be served; the message says why and what to do."""
 
 

@@ -257,20 +257,3 @@ def plain(some: Sequence[Cell]) -> list[Mapping[str, str | None]]:
         {"name": c.name, "model": c.model, "revision": c.revision, **({"setting": c.setting} if c.setting else {})}
         for c in some
     ]
-
-
-__all__ = [
-    "Cell",
-    "cells",
-    "chosen",
-    "grids",
-    "in_words",
-    "is_over",
-    "lacking",
-    "loading",
-    "one_cell",
-    "plain",
-    "read_by",
-    "shared",
-    "unasked",
-]

@@ -54,7 +54,7 @@ def _rank(
     band = stats.estimate(bare, own)
     assert matched is not None and isinstance(found, Rank)
     how = "all" if found.enumerated else "a random sample of"
-    what = "directions" if stats.doc.reference is not None and stats.doc.reference.labels else "sets"
+    one, what = ("direction", "directions") if stats.doc.reference and stats.doc.reference.labels else ("set", "sets")
     stable = (
         ""
         if found.under is None
@@ -65,7 +65,7 @@ def _rank(
         name=f"rank {a.prediction.statistic}",
         title=f"{a.prediction.words or said(bare).capitalize()}, among {found.n_sets:,} {what} that nobody named",
         caption=(
-            f"Each bar counts {what} ({how} {matched.total:,}) by {said(bare)}. The line is the {what[:-1]} named, its band "
+            f"Each bar counts {what} ({how} {matched.total:,}) by {said(bare)}. The line is the {one} named, its band "
             f"the 95 % interval over {band.n} {band.unit}. {found.at_least_as_extreme} of {found.n_sets:,} are at least as "
             f"extreme: p = {found.p:.3g}.{stable}"
         ),
@@ -74,7 +74,7 @@ def _rank(
             "observed": band.value if band.defined else float(values[0]),
             "low": band.low if band.defined else float(values[0]),
             "high": band.high if band.defined else float(values[0]),
-            "label": f"the {what[:-1]} named",
+            "label": f"the {one} named",
             "x_title": said(bare),
             "p": found.p,
         },

@@ -25,22 +25,8 @@ CELLS = ("models", "revisions", "settings")
 """Axes whose cells are trials of their own; of several at once every combination is one."""
 LOADED: Mapping[str, tuple[str, ...]] = {"dtype": ("float32", "bfloat16", "float16"), "device": ()}
 """What a setting may say of how the model is loaded, with the values that there are (none: any)."""
-SETTABLE = (
-    *(
-        "seed",
-        "pairs",
-        "selection_pairs",
-        "task",
-        "edit",
-        "align",
-        "layer",
-        "layer_rule",
-        "readout",
-        "scores",
-        "worlds",
-    ),
-    *("reference", "decide", *LOADED),
-)
+_FIELDS = "seed pairs selection_pairs task edit align layer layer_rule readout scores worlds reference decide"
+SETTABLE = (*_FIELDS.split(" "), *LOADED)
 """Fields that a setting may change, whole or by path; what is claimed (heads, predictions, gates) stays as it is."""
 EXAMPLE = {"models": "gpt2, distilgpt2", "revisions": "step1000, step143000"}
 UPHELD = "upheld:cells"

@@ -13,6 +13,7 @@ from headlab.engine.model import Lab
 from headlab.heads import Head, Heads
 from headlab.interventions import InterventionError
 from headlab.prompts import Encoded, EncodedPair, PromptError, PromptSet, encode
+from headlab.prompts.tokens import token_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,15 +21,9 @@ if TYPE_CHECKING:
     from headlab.trials.findings import Findings
 
 MOST_HEADS, MOST_PROMPTS, MOST_TOKENS = 16, 3, 64
+"""What is kept at most; ``MOST_TOKENS``: of a text up to which a pattern can be drawn."""
 NO_ROLE = frozenset({"bos", "last", "text"})
 """Names of places, not of words that play a part."""
-
-
-def said(lab: Lab, token: int) -> str:
-    """What a token stands for, with the space before it where it has one (which some tokenizers drop in decoding)."""
-    text = lab.tokenizer.decode([token])
-    raw = lab.tokenizer.convert_ids_to_tokens(token)
-    return f" {text}" if isinstance(raw, str) and raw.startswith("▁") and not text.startswith(" ") else text
 
 
 def named(claim: Mapping[str, object], found: Findings) -> Heads:
@@ -94,7 +89,7 @@ def _cells(lab: Lab, id: str, run: str, one: Encoded, head: Head, pattern: Tenso
     import pandas as pd
 
     roles = {at: role for role, places in one.roles.items() if role not in NO_ROLE for at in places}
-    tokens = np.array([said(lab, i) for i in one.ids], dtype=object)
+    tokens = np.array([token_text(lab.tokenizer, i) for i in one.ids], dtype=object)
     played = np.array([roles.get(k, "") for k in range(len(one.ids))], dtype=object)
     query, key = np.tril_indices(len(one.ids))
     weight = pattern.double().cpu().numpy()[query, key].round(5)

@@ -101,6 +101,3 @@ class Turning:
         kept = Direction({name: like.vectors[name] for name in names})
         made = self.made[str(one.direction)].direction([c not in labels.turned for c in self.clusters])
         return made.scaled_like(kept)
-
-
-__all__ = ["Labels", "Relabelled", "Turning", "relabelled"]

@@ -25,6 +25,7 @@ from headlab.stats.dose import crossing as crossing_of
 from headlab.stats.linear_null import against_linear
 from headlab.stats.of_means import OfMeans, bootstrap_of_means
 from headlab.stats.psychometric import psychometric
+from headlab.stats.rates import over_ends
 from headlab.stats.sequential import Looks, rank_at
 from headlab.trials.consistency import NUMERIC, axes_of
 from headlab.trials.document import Document
@@ -215,7 +216,9 @@ class Statistics:
         if not np.isfinite(found.draws).all():
             why = "undefined in some resamples of the prompts"
             return Estimate.undefined(self.seen.unit, self.seen.n, why), True, values
-        return *rank_at(found, plan, look, alpha=alpha, tests=tests, tail=tail), values  # type: ignore[arg-type]
+        unit = "exchanges of labels" if self.doc.reference is not None and self.doc.reference.labels else "matched sets"
+        ranked = rank_at(found, plan, look, alpha=alpha, tests=tests, unit=unit, tail=tail)  # type: ignore[arg-type]
+        return *ranked, values
 
     def together(self, read: Expression, several: Sequence[Arms]) -> OfMeans:
         """[arms]: an expression without its rank, each time of other arms, on the same resamples."""
@@ -252,16 +255,7 @@ class Statistics:
         ones = [self.estimate(Expression((replace(t, sign=1),)), arms) for t in read.terms]
         if not all(e.defined for e in ones):
             return found
-        ends = np.array(list(product(*((e.low, e.high) for e in ones))), float) * [t.sign for t in read.terms]
-        cut = len(read.top)
-        bottom = ends[:, cut:].sum(1) if read.bottom else np.ones(len(ends))
-        if bottom.min() <= 0 <= bottom.max():
-            return Estimate.undefined(
-                found.unit, found.n, "the denominator is not clear of zero at the ends of its rates"
-            )
-        values = ends[:, :cut].sum(1) / bottom
-        note = "no resample differs: the ends are over the intervals of the rates"
-        return replace(found, low=float(values.min()), high=float(values.max()), note=note)
+        return over_ends(found, ones, [t.sign for t in read.terms], len(read.top))
 
     def _two_rates(self, read: Expression, arms: Arms) -> tuple[Array, Array, list[str]] | None:
         """[pair] the successes of both, and the pairs' clusters, where an expression is one rate less another: resampled, two

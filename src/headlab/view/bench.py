@@ -19,14 +19,16 @@ from headlab.engine.recall import recalling
 from headlab.heads import Head, Heads
 from headlab.looking import direct_effects, effect, head_scores, heatmap
 from headlab.looking.given import pair_of_text
-from headlab.looking.texts import MOST_SHOWN, read, said
+from headlab.looking.texts import read
 from headlab.looking.written import above_mean
 from headlab.prompts import Alignment, EncodedPair, PromptError, PromptSet, encode, prompts_of, spacing
+from headlab.prompts.tokens import token_text
 from headlab.stats.intervals import bootstrap_means
 from headlab.store.records import Plain
 from headlab.trials.document import Document
 from headlab.trials.lending import alignment
 from headlab.trials.loading import load
+from headlab.trials.patterns import MOST_TOKENS
 from headlab.trials.prompts import split
 from headlab.trials.starting import starting
 from headlab.view.asked import Asked
@@ -198,8 +200,8 @@ def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress 
     pair = bench.encoded[prompt]
     one = pair.clean if run == "clean" else pair.corrupted
     ids = one.ids if own is None else own.ids
-    if len(ids) > MOST_SHOWN:
-        raise PromptError(f"the text has {len(ids)} tokens; a pattern is drawn of at most {MOST_SHOWN}")
+    if len(ids) > MOST_TOKENS:
+        raise PromptError(f"the text has {len(ids)} tokens; a pattern is drawn of at most {MOST_TOKENS}")
     progress("reading the prompt", 0, 1)
     if own is None:
         with recalling(bench.lab):
@@ -211,14 +213,14 @@ def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress 
     writes, why = [], ""
     try:
         for row in above_mean(bench.lab, head, ids).topk(3).indices.tolist():
-            writes.append([said(bench.lab, i) for i in row])
+            writes.append([token_text(bench.lab.tokenizer, i) for i in row])
     except ModelError as error:
         why = str(error)
     return {
         "head": str(head),
         "prompt": prompt,
         "run": run,
-        "tokens": [said(bench.lab, i) for i in ids],
+        "tokens": [token_text(bench.lab.tokenizer, i) for i in ids],
         "next": own.next(3).to_dict("records") if own else [],
         "weights": [[round(float(w), 4) for w in row[: q + 1]] for q, row in enumerate(weights)],
         "read": len(ids) - 1,
