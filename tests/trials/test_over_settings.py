@@ -20,6 +20,7 @@ from headlab.experiments import documents, plan
 from headlab.report.compared import compare
 from headlab.stats import Estimate
 from headlab.store import Store
+from headlab.trials import ledger, lending, prompts
 from headlab.trials.cells import Cell, cells
 from headlab.trials.check_cells import explained
 from headlab.trials.document import Document
@@ -55,6 +56,14 @@ def test_each_setting_is_the_trial_that_a_document_changed_by_hand_gives(
     amend = {"seed": 3, "worlds.put.amount": 0.1}
     by_hand = [headlab.trial(BASE, MODEL, store=tmp_path), headlab.trial(BASE, MODEL, amend=amend, store=tmp_path)]
     home, by_cell = Store(folder), result.tables["by_cell"]
+    told = [home.load(child.id).record.settings for child in result.children]
+    test = prompts.split(read(BASE), lending.tokenizer_of(MODEL), None, folder)[0]
+    known, document = home.record(result.children[0].id).model["fingerprint"], told[0]["document"]
+    assert [ledger.looks(home, known, test, d)["designs"] for d in (document, "another")] == [
+        0,
+        1,
+    ]  # one document, one look
+    assert told[0]["document"] == told[1]["document"] and by_hand[1].record.settings["ledger"]["designs"] == 0
     for name, child, alone in zip(TWO, result.children, by_hand, strict=True):
         row = by_cell[by_cell["cell"] == name][["value", "low", "high", "outcome"]].to_numpy()[0]
         assert values(alone)["recovery:put"] == tuple(row) == values(home.load(child.id))["recovery:put"]

@@ -25,13 +25,16 @@ def marks(test: PromptSet | ProblemSet) -> list[str]:
 
 
 def looks(store: Store, fingerprint: str, test: PromptSet | ProblemSet, design: str) -> dict[str, int]:
-    """``designs``: earlier ones on this model that touched these test clusters; ``clusters``: how many were seen."""
+    """``designs``: earlier ones on this model that touched these test clusters; ``clusters``: how many were seen.
+
+    ``design``: what is tried now, by its ``design_hash``; the settings of one document are one, by its ``document``.
+    """
     own = set(marks(test))
     designs: set[str] = set()
     touched: set[str] = set()
     for record in store.records()[0]:
         seen = own & set(record.settings.get("test_clusters", ()))
-        other = record.settings.get("design_hash")
+        other = record.settings.get("document") or record.settings.get("design_hash")
         if seen and other != design and record.model.get("fingerprint") == fingerprint and record.readings:
             designs.add(str(other))
             touched |= seen
