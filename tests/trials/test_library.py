@@ -119,5 +119,9 @@ def test_the_circuit_how_to_gives_the_verdict_that_it_says(tmp_path: Path) -> No
     assert f"**{found.verdict.outcome}**" in said, found.verdict.sentence
     members = found.tables["members"].set_index("statistic").loc["least:lost:without - lost:alone"]
     assert len(members) == 4 and (members["holm"] >= members["p"]).all()
-    for r in found.verdict.rulings[:1]:
+    faithful, rank, _, least, _ = found.verdict.rulings
+    for r in (faithful, least):
         assert f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" in said, r.shown
+    assert (
+        f"(p = {rank.value:.3f})" in said and " of ".join(re.findall(r"(\d+) of (\d+) matched", rank.shown)[0]) in said
+    )

@@ -95,7 +95,9 @@ def test_the_two_heads_that_carry_most_are_found_and_upheld(stories: Bench, edit
     found = stories.tried(document(edit, 2))
     assert found.settings["sets"]["carriers"] == str(FOUND)
     assert found.readings[0].verdict.outcome == "upheld", found.readings[0].verdict.sentence
-    assert found.settings["least_p"] == 0.01
+    assert (
+        found.settings["least_p"] == 1 / 200
+    )  # of 99 sets asked for, 199 are planned: 99 could not bound p below 0.05
 
 
 def strangers(n: int, size: int) -> list[Heads]:
