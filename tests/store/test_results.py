@@ -64,10 +64,13 @@ def test_a_card_is_light_and_shows_hostile_words_as_text(tried: tuple[Result, Pa
     result, _ = tried
     bad = "<script>alert(1)</script>" * 400
     asked = Prediction(statistic="repair:even", op=">", threshold=0.5, words=bad)
-    ruling = Ruling(prediction=asked, outcome="void", shown=bad, value=None, low=None, high=None)
+    ruling = Ruling(prediction=asked, outcome="upheld", shown=bad, value=None, low=None, high=None)
     controls = tuple(Control(name=bad, kind="positive", passed=False, words=bad) for _ in range(50))
     verdict = Verdict(outcome="void", sentence=bad, rulings=(ruling,) * 90, controls=controls, would_change=bad)
     reading = result.record.readings[0].model_copy(update={"verdict": verdict})
     record = result.record.model_copy(update={"title": bad, "readings": [reading]})
     card = Result(record, {}, page=Path(f"/{bad}"))._repr_html_()
     assert len(card.encode()) <= 30_000 and "<script" not in card and "and 78 more" in card
+    assert card.count(">measured, not ruled<") == 12 and ">upheld<" not in card, (
+        "what a void trial measured upholds nothing"
+    )

@@ -67,7 +67,8 @@ class Result:
         lines = [f"<b>{_short(self.record.title)}</b> {_chip(outcome)}"]
         if found:
             lines += [_short(found.sentence), _short(found.controls_words)]
-            rows = [(r.prediction.words or r.prediction.statistic, r.shown, r.outcome) for r in found.rulings]
+            none = "" if found.ruled else "measured, not ruled"
+            rows = [(r.prediction.words or r.prediction.statistic, r.shown, none or r.outcome) for r in found.rulings]
         else:
             rows = [(r.title, "", r.readings[0].verdict.outcome if r.readings else r.status) for r in self.children]
         cells = "".join(

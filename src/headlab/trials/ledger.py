@@ -25,10 +25,8 @@ def marks(test: PromptSet | ProblemSet) -> list[str]:
 
 
 def looks(store: Store, fingerprint: str, test: PromptSet | ProblemSet, design: str) -> dict[str, int]:
-    """``designs``: earlier ones on this model that touched these test clusters; ``clusters``: how many were seen.
-
-    ``design``: what is tried now, by its ``design_hash``; the settings of one document are one, by its ``document``.
-    """
+    """``designs``: earlier ones on this model that touched these test clusters, the settings of one document being one by its
+    ``document``, every other by its ``design_hash``; ``clusters``: how many were seen."""
     own = set(marks(test))
     designs: set[str] = set()
     touched: set[str] = set()
@@ -59,9 +57,5 @@ def looked_words(looked: Mapping[str, Any]) -> str:
 
 def words(found: dict[str, Any]) -> list[str]:
     """A line for the report; none where nobody looked before."""
-    n = found["designs"]
-    if not n:
-        return []
-    return [
-        f"Ledger: {n} earlier design(s) in this store looked at {found['clusters']} of these {found['of']} clusters."
-    ]
+    n, seen, of = found["designs"], found["clusters"], found["of"]
+    return [f"Ledger: {n} earlier design(s) in this store looked at {seen} of these {of} clusters."] if n else []
