@@ -113,14 +113,13 @@ def trial(
     doc = doc.model_copy(update={"decide": how.decide or doc.decide})
     design = content_hash(design_of(doc, test, selection, folder, own=own is not None))
     home = how.store if isinstance(how.store, Store) else Store(how.store)
-    of = {"setting": setting, "document": content_hash(whole.plain())} if setting else {}
     facts: dict[str, Any] = {
+        **(of := {"setting": setting, "document": content_hash(whole.plain())} if setting else {}),
         "design_hash": design,
         "decide": doc.decide,
         "amended": amended,
         "ledger": ledger.looks(home, tried.lab.fingerprint, test, of.get("document", design)),
         "test_clusters": ledger.marks(test),
-        **of,
     }
 
     def find(run: Run) -> Findings:
