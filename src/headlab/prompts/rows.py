@@ -39,6 +39,43 @@ def _texts(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
     return every
 
 
+def _spans(row: Mapping[str, object], column: str) -> tuple[Span, ...]:
+    """The spans of a cell: an object of role: [start, end] or of lists of such, or the JSON of one.  Raises PromptError."""
+    value = row.get(column)
+    if _blank(value):
+        return ()
+    data = value
+    if isinstance(value, str):
+        try:
+            data = read_document(value, "json", name=column)[0]
+        except ReadingError as error:
+            raise PromptError(f"{error} (given {brief(value)})") from error
+    if not isinstance(data, Mapping):
+        raise PromptError(f"{column} must be an object of role: [start, end], given {brief(value)}")
+    made = []
+    for role, ends in data.items():
+        several = (
+            ends
+            if isinstance(ends, list | tuple) and ends and all(isinstance(e, list | tuple) for e in ends)
+            else [ends]
+        )
+        for each in several:
+            if not (isinstance(each, list | tuple) and len(each) == 2 and all(_whole(e) for e in each)):
+                raise PromptError(f"{column}: role {brief(role)} is {brief(ends)}; expected [start, end] in characters")
+            made.append(Span(str(role), int(each[0]), int(each[1])))
+    return tuple(made)
+
+
+def _name(row: Mapping[str, object], column: str) -> str:
+    """A short name from a cell that may be missing or empty.  Raises PromptError."""
+    value = row.get(column)
+    if _blank(value):
+        return ""
+    if not isinstance(value, str | Real) or isinstance(value, bool) or len(str(value)) > 200:
+        raise PromptError(f"column {column!r} is {brief(value)}; expected a name of at most 200 characters")
+    return str(value)
+
+
 def pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
     partner = not _blank(row.get("corrupted"))
     for column in ("clean", "corrupted") if partner else ("clean",):
@@ -48,51 +85,15 @@ def pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
     wrongs = _texts(row, "wrong") if partner or not _blank(row.get("wrong")) else ("",)
     if not partner and not _blank(row.get("corrupted_spans")):
         raise PromptError("column 'corrupted_spans' is given and 'corrupted' is not")
-
-    def spans(column: str) -> tuple[Span, ...]:
-        value = row.get(column)
-        if value is None or _blank(value):
-            return ()
-        data = value
-        if isinstance(value, str):
-            try:
-                data = read_document(value, "json", name=column)[0]
-            except ReadingError as error:
-                raise PromptError(f"{error} (given {brief(value)})") from error
-        if not isinstance(data, Mapping):
-            raise PromptError(f"{column} must be an object of role: [start, end], given {brief(value)}")
-        made = []
-        for role, ends in data.items():
-            several = (
-                ends
-                if isinstance(ends, list | tuple) and ends and all(isinstance(e, list | tuple) for e in ends)
-                else [ends]
-            )
-            for each in several:
-                if not (isinstance(each, list | tuple) and len(each) == 2 and all(_whole(e) for e in each)):
-                    raise PromptError(
-                        f"{column}: role {brief(role)} is {brief(ends)}; expected [start, end] in characters"
-                    )
-                made.append(Span(str(role), int(each[0]), int(each[1])))
-        return tuple(made)
-
-    def optional(column: str) -> str:
-        value = row.get(column)
-        if value is None or _blank(value):
-            return ""
-        if not isinstance(value, str | Real) or isinstance(value, bool) or len(str(value)) > 200:
-            raise PromptError(f"column {column!r} is {brief(value)}; expected a name of at most 200 characters")
-        return str(value)
-
-    clean = Prompt(row["clean"], spans("clean_spans"))
+    clean = Prompt(row["clean"], _spans(row, "clean_spans"))
     return Pair(
-        id=optional("id") or str(number),
+        id=_name(row, "id") or str(number),
         clean=clean,
-        corrupted=Prompt(row["corrupted"], spans("corrupted_spans")) if partner else clean,
+        corrupted=Prompt(row["corrupted"], _spans(row, "corrupted_spans")) if partner else clean,
         answer=answers[0],
         wrong=wrongs[0],
-        cluster=optional("cluster"),
-        category=optional("category"),
+        cluster=_name(row, "cluster"),
+        category=_name(row, "category"),
         more_answers=answers[1:],
         more_wrongs=wrongs[1:],
         partner=partner,
@@ -101,8 +102,8 @@ def pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
 
 def _blank(value: Any) -> bool:
     """An empty cell, as a file or a frame has it."""
-    return (
-        value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and value != value)
+    return value is None or (
+        not value.strip() if isinstance(value, str) else isinstance(value, float) and value != value
     )
 
 
