@@ -202,7 +202,7 @@ def test_a_malformed_claim_is_told_with_its_line(refused, tmp_path):
     path.write_text(good + "predictions:\n  - {statistic: repair:even, op: '>', threshold: high}\nlayers: 3\n")
     line = refused("trial", str(path), "--model", "x")
     assert "line 7: predictions.0.threshold" in line and "given 'high'" in line
-    assert "line 8: layers: Extra inputs" in line
+    assert "line 8: layers: is not read; did you mean layer?" in line
 
 
 def test_malformed_prompts_are_told_with_their_row(refused, tmp_path):

@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 
 from headlab.heads import Grid, Heads, KVHeads
 from headlab.prompts import Alignment, Encoded, EncodedPair, align
-from headlab.reading import brief, meant
+from headlab.reading import brief, expected_one_of
 
 Site = Literal["q", "k", "v", "scores", "pattern", "z", "out_block", "subspace", "resid"]
 Write = Literal[
@@ -108,13 +108,9 @@ class Intervention:
 
     def __post_init__(self) -> None:
         if self.site not in SITES:
-            raise InterventionError(
-                f"unknown site {brief(self.site)}; expected one of {', '.join(SITES)}{meant(self.site, SITES)}"
-            )
+            raise InterventionError(f"unknown site {brief(self.site)}; {expected_one_of(self.site, SITES)}")
         if self.write not in WRITES:
-            raise InterventionError(
-                f"unknown write {brief(self.write)}; expected one of {', '.join(WRITES)}{meant(self.write, WRITES)}"
-            )
+            raise InterventionError(f"unknown write {brief(self.write)}; {expected_one_of(self.write, WRITES)}")
         if not isinstance(self.heads, Heads | KVHeads):
             raise InterventionError(
                 f"an intervention takes Heads (at k and v KVHeads), given {brief(self.heads)}; Heads.parse('L1H3 L1H5') reads names"

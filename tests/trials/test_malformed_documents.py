@@ -157,6 +157,34 @@ def test_a_malformed_document_is_refused_in_one_line_with_its_line(data: dict[st
     assert missing or "line " in line, line
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (changed(wrods="x", words=None), "wrods: is not read; did you mean words.; words is missing"),
+        (changed(words=None, source=None), "words, source are missing"),
+        (changed(version=3), "version: is not read; the keys here are .*, words, worlds$"),
+        (changed(predictions=[{"statistic": "lost:cut", "op": ">", "treshold": 0.2}]), "0.treshold: .* mean threshold"),
+        (changed(predictions=[{"op": ">"}]), "predictions.0: statistic, threshold are missing"),
+        (predicted("lost:cut", ">="), "expected '>', '<', 'rank<' or 'within' .given '>='.; did you mean >"),
+        (predicted("lost:cut", threshold="low"), "threshold: expected a number or a list .given 'low'"),
+        (changed(pairs="many"), "pairs: expected a whole number .given 'many'"),
+        (changed(pairs=1), "pairs: expected at least 2 .given 1"),
+        (changed(sets=3), "sets: expected keys and values .given 3"),
+        (changed(reference={"redraw": "named", "nn": 3}), "reference.nn: is not read; did you mean n"),
+        (changed(reference={"redraw": "nmaed"}), "no set 'nmaed'; declared are named, one; did you mean named"),
+        (changed(eligible={"claen": 0.5}), "eligible.claen: is not read; did you mean clean"),
+        (world(heads="named", wirte="mean"), "cut.wirte: is not read; did you mean write"),
+        (world(heads="named", write="mena"), "no write 'mena'; expected one of .*; did you mean mean"),
+        (predicted("lost:ctu"), "no world 'ctu'; declared are cut, one, dose; did you mean cut"),
+        (changed(controls=["hwole"]), "no control 'hwole'; expected one of .*; did you mean whole"),
+    ],
+)
+def test_a_misspelt_key_or_word_is_told_with_the_one_that_is_near(data: dict[str, Any], said: str) -> None:
+    with pytest.raises(ClaimError, match=said) as refused:
+        Document.from_data(data)
+    assert not any(phrase in str(refused.value) for phrase in ("Input", "Field required", "inputs", "Value error"))
+
+
 @pytest.mark.parametrize(("kind", "number"), [("top", float("inf")), ("bottom", float("nan")), ("above", float("inf"))])
 def test_a_number_without_an_end_is_refused_from_python_and_toml_too(kind: str, number: float) -> None:
     with pytest.raises(ClaimError, match=f"{kind}: {number}; expected a number"):

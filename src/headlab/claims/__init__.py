@@ -14,7 +14,6 @@ from .statement import (
     Protocol,
     ProtocolName,
     TaskSpec,
-    problems,
     read_file,
     read_text,
 )
@@ -37,7 +36,6 @@ __all__ = [
     "TaskSpec",
     "Verdict",
     "decide",
-    "problems",
     "read_file",
     "read_text",
     "rule",

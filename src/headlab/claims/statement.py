@@ -220,7 +220,7 @@ class Claim(_Given):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ClaimError(f"{name} is not a claim: {problems(error, lines)}") from error
+            raise ClaimError(f"{name} is not a claim: {reading.problems(error, lines, cls)}") from error
 
 
 def read_file(path: str | Path) -> tuple[Any, Lines, str]:
@@ -229,11 +229,6 @@ def read_file(path: str | Path) -> tuple[Any, Lines, str]:
     if not path.is_file():
         raise ClaimError(f"no such claim file: {path}; expected a .yaml or .toml file, or a built-in claim's name")
     return *read_text(text_of(path, most=MOST_BYTES["yaml"], error=ClaimError), path.suffix, str(path)), str(path)
-
-
-def problems(error: ValidationError, lines: Lines) -> str:
-    """What a validation found, each with its line; the first few of many."""
-    return reading.problems(error.errors(include_url=False, include_context=False), lines)
 
 
 def read_text(text: str, suffix: str, name: str) -> tuple[Any, Lines]:

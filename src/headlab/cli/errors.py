@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import typer
 
-from headlab.reading import meant, one_line
+from headlab.reading import expected_one_of, one_line
 
 INPUT, FAILURE, DIFFERENT, INTERRUPTED, UNREAD = 2, 1, 3, 130, 141
 """Exit codes: bad input, another failure, a repeat that differs, Ctrl-C (or SIGTERM, SIGHUP), output that nobody reads
@@ -38,7 +38,7 @@ def one_of(given: str, known: Iterable[str], what: str) -> str:
     """``given`` when it is known.  Raises BadInput that lists what is, with a suggestion."""
     names = list(known)
     if given not in names:
-        raise BadInput(f"no {what} {given!r}; expected one of {', '.join(names)}{meant(given, names)}")
+        raise BadInput(f"no {what} {given!r}; {expected_one_of(given, names)}")
     return given
 
 

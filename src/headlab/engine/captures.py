@@ -20,7 +20,7 @@ from headlab.engine.reader import Reader, positions
 from headlab.engine.recall import Site, observed, remembered
 from headlab.interventions import SITES, Intervention, InterventionError
 from headlab.prompts import Encoded, EncodedPair, each
-from headlab.reading import brief, meant
+from headlab.reading import brief, expected_one_of
 from headlab.readouts import MARGIN, Readout
 
 FLIGHT_BYTES = {"cpu": 40 * 2**20, "cuda": 4 * 2**30}
@@ -83,7 +83,7 @@ def _place(lab: Lab, given: Any) -> tuple[int, str]:
         raise InterventionError(f"expected (layer, site), such as (1, 'z'), given {brief(given)}")
     layer, site = given
     if site not in SITES:
-        raise InterventionError(f"unknown site {brief(site)}; expected one of {', '.join(SITES)}{meant(site, SITES)}")
+        raise InterventionError(f"unknown site {brief(site)}; {expected_one_of(site, SITES)}")
     return int(lab.grid.check_layer(layer)), site
 
 

@@ -26,6 +26,7 @@ from headlab.engine.checkpoint import (
     why_not,
 )
 from headlab.engine.hub import is_local
+from headlab.reading import expected_one_of
 
 ADAPTER = "adapter_config.json"
 _SMALL = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
@@ -50,7 +51,7 @@ def pick_dtype(dtype: str | None, device: torch.device) -> Any:
         return torch.float32 if device.type == "cpu" else "auto"
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in known:
-        raise ModelError(f"unknown dtype {dtype!r}; expected one of {', '.join(known)}")
+        raise ModelError(f"unknown dtype {dtype!r}; {expected_one_of(dtype, known)}")
     return known[dtype]
 
 

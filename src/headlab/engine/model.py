@@ -25,7 +25,7 @@ from headlab.engine.attention import Slot, Tape
 from headlab.engine.checkpoint import ModelError
 from headlab.engine.loading import pick_device, pick_dtype, read_model
 from headlab.heads import Grid
-from headlab.reading import brief
+from headlab.reading import brief, expected_one_of
 
 __all__ = ["Geometry", "Lab", "ModelError", "Projection", "fingerprint", "open_model", "probe_ids"]
 
@@ -182,7 +182,7 @@ def _letter(which: object, known: str) -> str:
         return str(which)
     last = str(which)[-1:].lower()
     hint = f"; did you mean {last!r}?" if last in set(known) else ""
-    raise ValueError(f"no projection {brief(which)}; expected one of {', '.join(known)}{hint}")
+    raise ValueError(f"no projection {brief(which)}; {expected_one_of(which, known)}{hint}")
 
 
 def _toucher(tape: Tape, layer: int, site: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headlab.claims import Claim, ClaimError
-from headlab.reading import problems
+from headlab.reading import expected_one_of, problems
 from headlab.trials import registry
 from headlab.trials.document import Document
 
@@ -37,7 +37,7 @@ def find_claim(claim: Claim | Document | Mapping[str, Any] | str | Path) -> Clai
         return registry.from_file(claim)
     if str(claim) in (library := registry.library()):
         return library[str(claim)]
-    raise ClaimError(f"no claim {str(claim)!r}; expected one of {', '.join(known)}, or a .yaml or .toml file")
+    raise ClaimError(f"no claim {str(claim)!r}; {expected_one_of(str(claim), known)}, or a .yaml or .toml file")
 
 
 def adjusted(claim: Claim, **changes: Any) -> Claim:
@@ -50,4 +50,4 @@ def adjusted(claim: Claim, **changes: Any) -> Claim:
     try:
         return Claim.model_validate({**claim.model_dump(), **given})
     except ValidationError as error:
-        raise ClaimError(problems(error.errors(include_url=False, include_context=False), {})) from error
+        raise ClaimError(problems(error, {}, Claim)) from error

@@ -21,6 +21,7 @@ from headlab.experiments.known import builtin_claims
 from headlab.experiments.trial import CHANGES, EXPERIMENTS, ahead, load, plan, trial
 from headlab.interventions import InterventionError
 from headlab.prompts import PromptError
+from headlab.reading import expected_one_of
 from headlab.stats import holm
 from headlab.store import Record, Result, Store
 from headlab.trials.attainable import said_before
@@ -129,7 +130,7 @@ def tried(
 
     known = slugs(thinking=slug != "scorecard")
     if unknown := [s for s in chosen if s not in known]:
-        raise ClaimError(f"no experiment {unknown[0]!r}; expected one of {', '.join(known)}")
+        raise ClaimError(f"no experiment {unknown[0]!r}; {expected_one_of(unknown[0], known)}")
     home = store if isinstance(store, Store) else Store(store)
     claims = [builtin_claims()[s] for s in chosen]
     told = {k: v for k, v in options.items() if isinstance(v, str | int | float)}

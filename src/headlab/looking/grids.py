@@ -21,7 +21,7 @@ from headlab.looking.given import HeadsLike, Pairs, heads_of, pairs_of, text_of
 from headlab.looking.look import Look
 from headlab.material import LEAST, Material, cluster_of
 from headlab.prompts import Alignment, EncodedPair
-from headlab.reading import brief, meant
+from headlab.reading import brief, expected_one_of
 from headlab.readouts import MARGIN, Readout
 from headlab.stats.intervals import bootstrap_means
 from headlab.trials import scores
@@ -147,7 +147,7 @@ def effect(
 
 def _known(what: str, known: tuple[str, ...]) -> None:
     if what not in known:
-        raise InterventionError(f"no look {brief(what)}; expected one of {', '.join(known)}{meant(what, known)}")
+        raise InterventionError(f"no look {brief(what)}; {expected_one_of(what, known)}")
 
 
 def readout_of(encoded: Sequence[EncodedPair]) -> str:
@@ -207,7 +207,7 @@ def head_scores(lab: Lab, name: str = "induction", prompts: Pairs | str | Sequen
     """
     known = tuple(n for n in known_scores() if n != "composite")
     if name not in known:
-        raise ValueError(f"no score {name!r}; expected one of {', '.join(known)}{meant(name, known)}")
+        raise ValueError(f"no score {name!r}; {expected_one_of(name, known)}")
     texts = [prompts] if isinstance(prompts, str) else list(prompts) if isinstance(prompts, list | tuple) else prompts
     pairs: list[EncodedPair] = []
     if not isinstance(texts, list) or any(not isinstance(t, str) for t in texts):

@@ -28,6 +28,7 @@ from headlab.engine.model import ModelError
 from headlab.measures.rotations import HeadNorm
 from headlab.measures.tables import Array
 from headlab.measures.weights import HeadWeights
+from headlab.reading import expected_one_of
 
 Circuit = Literal["qk", "ov"]
 Kind = Literal[
@@ -174,7 +175,7 @@ def distances(weights: HeadWeights, layer: int, kind: Kind) -> Array:
         as channels that do not.  Biases do not enter.
     """
     if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(KINDS)}")
+        raise ValueError(f"unknown kind {kind!r}; {expected_one_of(kind, KINDS)}")
     stem, _, way = kind.partition("_")
     if way == "cosine":
         inner = _inner(_factors(weights, layer, "qk" if stem == "qk" else "ov"))

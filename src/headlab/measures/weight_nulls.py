@@ -20,6 +20,7 @@ from torch import Tensor
 from headlab.engine.model import Lab, ModelError, open_model
 from headlab.measures.head_features import distances
 from headlab.measures.weights import HeadWeights, LayerWeights, head_weights, norm_matched
+from headlab.reading import expected_one_of
 from headlab.stats.agreement import ClusterTest, cluster_test
 from headlab.stats.clustering import euclidean
 from headlab.stats.views import principal_coordinates
@@ -41,7 +42,7 @@ def apart(weights: HeadWeights, layer: int, circuit: str, feature: str) -> Array
     Cosines become chords, √(2 - 2·cos), the distance of directions.  Both: the root of the mean square.
     """
     if feature not in FEATURES:
-        raise ValueError(f"unknown feature {feature!r}; expected one of {', '.join(FEATURES)}")
+        raise ValueError(f"unknown feature {feature!r}; {expected_one_of(feature, FEATURES)}")
     if circuit == "both":
         return np.sqrt(np.mean([apart(weights, layer, c, feature) ** 2 for c in circuits(weights)], axis=0))
     found = distances(weights, layer, f"{circuit}_{feature}")  # type: ignore[arg-type]

@@ -77,6 +77,12 @@ def meant(given: object, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def expected_one_of(given: object, known: Iterable[str]) -> str:
+    """``"expected one of a, b; did you mean b?"``, for something that is none of them (or there are none)."""
+    names = list(known)
+    return f"expected one of {', '.join(names)}{meant(given, names)}" if names else "there are none"
+
+
 def dotted(place: Iterable[Any]) -> str:
     """The keys that lead to a value, as error messages show them: in one line whatever a key holds."""
     return ".".join(_printable(str(part)) for part in place)

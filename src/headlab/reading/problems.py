@@ -1,45 +1,129 @@
-"""What a validation found, as one short line: each problem once, with the line on which it stands."""
+"""What a validation found, as one short line: each problem once, in plain words, with the line on which it stands."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from headlab.reading.bounds import Lines, brief, dotted, nearest
+from headlab.reading.bounds import Lines, Place, brief, dotted, meant, nearest
 from headlab.reading.callables import callable_as
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+    from pydantic_core import ErrorDetails
+
+_Node = Mapping[str, Any]
 MOST_PROBLEMS, MOST_TEXT = 3, 320
+_WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "finite_number": "a finite number",
+    "string": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "keys and values",
+    "mapping": "keys and values",
+    "model": "keys and values",
+    "model_attributes": "keys and values",
+    "literal_error": "{expected}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "too_short": "at least {min_length} item(s)",
+    "too_long": "at most {max_length} item(s)",
+    "string_too_short": "at least {min_length} characters",
+    "string_too_long": "at most {max_length} characters",
+    "string_pattern_mismatch": "text of the form {pattern}",
+}
+"""What was expected instead, by pydantic's type of error without its ``_type``, ``_parsing`` or ``_from_float``."""
 
 
-def problems(errors: Sequence[Any], lines: Lines) -> str:
-    """From pydantic's ``error.errors()``: place, what was expected, what was given; at most three, and how many more.
+_RANKS = {"extra_forbidden": 0, "missing": 2}
+"""A misspelt key comes before what is missing for want of it."""
 
-    What is said of a list because one of its items is wrong is left out, and the arms of a union are told as one.
+
+def problems(error: ValidationError, lines: Lines, model: type[BaseModel]) -> str:
+    """Each problem's place, what was expected and what was given; at most three, and how many more.
+
+    What is said of a list because one of its items is wrong is left out, and the arms of a union are told as one.  A key
+    that ``model`` does not have is told with those that it has there, and before what is missing.
     """
-    told: dict[tuple[Any, ...], list[Any]] = {}
-    for e in errors:
+    told: dict[Place, list[ErrorDetails]] = {}
+    for e in error.errors(include_url=False):
         place = tuple(p for p in e["loc"] if not _arm(p))
         told.setdefault(place, []).append(e)
     kept = [p for p in told if not any(len(q) > len(p) and q[: len(p)] == p for q in told)]
-    said = [_problem(place, told[place], lines) for place in kept[:MOST_PROBLEMS]]
-    more = f"; and {len(kept) - MOST_PROBLEMS} more" if len(kept) > MOST_PROBLEMS else ""
-    text = "; ".join(said)
+    kept.sort(key=lambda p: _RANKS.get(told[p][0]["type"], 1))
+    lacking: dict[Place, list[str]] = {}
+    for place in kept:
+        if told[place][0]["type"] == "missing":
+            lacking.setdefault(place[:-1], []).append(str(place[-1]))
+    said = [_at(p, lines) + expected(p, told[p], model) for p in kept if told[p][0]["type"] != "missing"]
+    said += [
+        f"{_at(p, lines)}{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
+        for p, names in lacking.items()
+    ]
+    more = f"; and {len(said) - MOST_PROBLEMS} more" if len(said) > MOST_PROBLEMS else ""
+    text = "; ".join(said[:MOST_PROBLEMS])
     return (text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 1]}…") + more
 
 
-def _arm(part: Any) -> bool:
+def _arm(part: object) -> bool:
     """Whether a part of a place is pydantic's name for an arm of a union, and no key of ours."""
     return isinstance(part, str) and (part in {"int", "float", "str", "bool", "none"} or "[" in part)
 
 
-def _problem(place: tuple[Any, ...], errors: Sequence[Any], lines: Lines) -> str:
-    known = nearest(lines, place)
+def _at(place: Place, lines: Lines) -> str:
+    known, named = nearest(lines, place), dotted(place)
     where = f"line {known}: " if known else ""
-    named = dotted(place)
-    given = "" if errors[0]["type"] == "missing" else f" (given {brief(errors[0]['input'])})"
-    expected = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in errors))
-    expected = expected.replace("a valid tuple", "a list")
-    return f"{where}{named if len(named) <= 60 else named[:59] + '…'}: {expected[:200]}{given}"
+    return where + (f"{named if len(named) <= 60 else named[:59] + '…'}: " if place else "")
+
+
+def expected(place: Place, errors: Sequence[ErrorDetails], model: type[BaseModel]) -> str:
+    """What was expected at a place of ``model``, and given, from pydantic's errors of that place."""
+    if errors[0]["type"] == "extra_forbidden":
+        known = sorted(keys_at(model.model_json_schema(), place[:-1]))
+        near = meant(place[-1], known)
+        return f"is not read{near or '; the keys here are ' + ', '.join(known)}"
+    own = dict.fromkeys(word for e in errors if (word := _plain_word(e)))
+    others = dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in errors if not _plain_word(e))
+    said = [*([f"expected {' or '.join(own)}"] if own else []), *others]
+    literal = [word for e in errors for word in re.findall("'([^']*)'", str(e.get("ctx", {}).get("expected", "")))]
+    return f"{' or '.join(said)[:200]} (given {brief(errors[0]['input'])}){meant(errors[0]['input'], literal)}"
+
+
+def _plain_word(error: ErrorDetails) -> str:
+    kind = error["type"]
+    for ending in ("_type", "_parsing", "_from_float"):
+        kind = kind.removesuffix(ending)
+    return _WORDS.get(kind, "").format(**error.get("ctx", {}))
+
+
+def keys_at(schema: _Node, place: Place) -> set[str]:
+    """The keys that a JSON schema knows at a place, in any arm of what stands there; none where it says nothing."""
+    nodes = [schema]
+    for part in place:
+        nodes = [inner for node in nodes for arm in _arms(node, schema) for inner in _within(arm, part)]
+    return {key for node in nodes for arm in _arms(node, schema) for key in arm.get("properties", ())}
+
+
+def _arms(node: _Node, schema: _Node) -> Iterator[_Node]:
+    if "$ref" in node:
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    yield node
+    for arm in (*node.get("anyOf", ()), *node.get("oneOf", ())):
+        yield from _arms(arm, schema)
+
+
+def _within(node: _Node, part: str | int) -> list[_Node]:
+    if isinstance(part, int):
+        found = [node.get("items"), *node.get("prefixItems", ())[part : part + 1]]
+    else:
+        found = [node.get("properties", {}).get(part, node.get("additionalProperties"))]
+    return [inner for inner in found if isinstance(inner, Mapping)]
 
 
 callable_as(__name__, problems)

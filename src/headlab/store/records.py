@@ -244,7 +244,7 @@ def _validated(text: str | bytes, name: str) -> Record:
     try:
         return Record.model_validate_json(text)
     except ValidationError as error:
-        raise StoreError(f"{name} is not a record: {problems(error.errors(), {})}") from error
+        raise StoreError(f"{name} is not a record: {problems(error, {}, Record)}") from error
 
 
 def plain(value: Any, lost: list[str], place: str = "") -> Any:

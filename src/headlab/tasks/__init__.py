@@ -14,6 +14,7 @@ from typing import Any
 
 from headlab.installed import Installed, InstalledError
 from headlab.prompts import PromptError, PromptSet
+from headlab.reading import expected_one_of
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class Task:
         Raises PromptError for an option that the task does not have, or where it cannot be built for this tokenizer.
         """
         if unknown := sorted(set(options) - set(self.options)):
-            known = ", ".join(self.options) or "none"
-            raise PromptError(f"the task {self.name!r} has no option {unknown[0]!r}; expected one of {known}")
+            raise PromptError(
+                f"the task {self.name!r} has no option {unknown[0]!r}; {expected_one_of(unknown[0], self.options)}"
+            )
         module, _, function = self.make.partition(":")
         try:
             made = getattr(importlib.import_module(module), function)(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from headlab.prompts import Pair, Prompt, PromptError, PromptSet, Span, align, encode
+from headlab.reading import expected_one_of
 
 PATIENCE = 1000
 """Draws in a row that give nothing new, after which a task has no more items."""
@@ -60,7 +61,7 @@ def enough(words: Sequence[str], least: int, what: str, task: str) -> Sequence[s
 def choice(task: str, option: str, given: object, allowed: Iterable[str]) -> None:
     """Raises PromptError unless an option has one of its values."""
     if given not in (known := tuple(allowed)):
-        raise PromptError(f"the task {task!r}: {option} is {given!r}; expected one of {', '.join(known)}")
+        raise PromptError(f"the task {task!r}: {option} is {given!r}; {expected_one_of(given, known)}")
 
 
 def stands(pair: Pair, tokenizer: Any, *, same_length: bool = True) -> bool:

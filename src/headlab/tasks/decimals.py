@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, Literal
 
 from headlab.prompts import Pair, Prompt, PromptError, PromptSet, Span
+from headlab.reading import expected_one_of
 
 Wording = Literal["bigger", "smaller"]
 Category = Literal["conflict", "congruent", "same-length", "different-integers"]
@@ -130,7 +131,7 @@ def get_format(name: str) -> Format:
     """A format by name or alias.  Raises PromptError listing the names."""
     found = FORMATS.get(ALIASES.get(name.lower(), name.lower()))
     if found is None:
-        raise PromptError(f"unknown decimals format {name!r}; expected one of {', '.join(FORMATS)}")
+        raise PromptError(f"unknown decimals format {name!r}; {expected_one_of(name, FORMATS)}")
     return found
 
 
@@ -323,7 +324,7 @@ def decimals(
     Raises PromptError for an unknown format, a wording that a format lacks, or more pairs than there are.
     """
     if category not in CATEGORIES:
-        raise PromptError(f"unknown category {category!r}; expected one of {', '.join(CATEGORIES)}")
+        raise PromptError(f"unknown category {category!r}; {expected_one_of(category, CATEGORIES)}")
     usual = capacity(category, split) // 2
     most = usual if 1 <= n <= usual else capacity(category, split, tokenizer) // 2  # which reads hundreds of numbers
     if n < 1 or n > most:

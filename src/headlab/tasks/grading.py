@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from headlab.prompts import Pair
-from headlab.reading import brief
+from headlab.reading import brief, expected_one_of
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 Grading = Literal["answer", "published strings"]
@@ -72,7 +72,7 @@ class Grader:
 
     def __post_init__(self) -> None:
         if self.kind not in RULES:
-            raise ValueError(f"unknown grader {self.kind!r}; expected one of {', '.join(RULES)}")
+            raise ValueError(f"unknown grader {self.kind!r}; {expected_one_of(self.kind, RULES)}")
         if not all(isinstance(w, str) and w.strip() for w in self.words):
             raise ValueError(f"the words of a grader are texts that are not empty, given {list(self.words)}")
         if self.kind == "choice" and len({self._plain(w) for w in self.words}) < max(2, len(self.words)):

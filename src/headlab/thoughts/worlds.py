@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from headlab.heads import Heads
 from headlab.interventions import Intervention, InterventionError
+from headlab.reading import expected_one_of
 
 Content = Literal["self", "mean", "resample", "noise", "zero"]
 Shape = Literal["identity", "hub", "uniform", "sequential", "self"]
@@ -89,7 +90,7 @@ class Replace:
 
     def __post_init__(self) -> None:
         if self.by not in get_args(Content):
-            raise InterventionError(f"unknown content {self.by!r}; expected one of {', '.join(get_args(Content))}")
+            raise InterventionError(f"unknown content {self.by!r}; {expected_one_of(self.by, get_args(Content))}")
         if not self.thoughts or min(self.thoughts) < 0:
             raise InterventionError(f"name the thoughts to replace, 0 and up; given {self.thoughts}")
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from headlab.reading import brief
+from headlab.reading import brief, expected_one_of, meant
+from headlab.reading.problems import expected
 from headlab.tasks.grading import Grader
 from headlab.trials import expressions, over, sets, thought_worlds
 from headlab.trials.expressions import CURVES, DOSED, Expression, ExpressionError, Term
-from headlab.trials.fields import ABLATIONS, PER_TOKEN, READOUTS, Fields, Reference, WriteAxes, known_scores
+from headlab.trials.fields import ABLATIONS, PER_TOKEN, READOUTS, Fields, Reference, Write, WriteAxes, known_scores
 from headlab.trials.sets import FAMILIES, SetSpec
-from headlab.trials.sources import Fault, Place, partnerless, task, write_of
+from headlab.trials.sources import Fault, Place, partnerless, task, undeclared, write_of
 
 NUMERIC = ("amount",)
 """Axes along which a statistic may have a slope; every other axis is nominal."""
@@ -58,8 +59,7 @@ def _readable(doc: Fields) -> Iterator[Fault]:
                 WriteAxes(one)
             except ValidationError as error:
                 first = error.errors(include_url=False)[0]
-                said = str(first["msg"]).removeprefix("Value error, ")
-                yield ((*place, *first["loc"]), f"{said} (given {brief(first['input'])})")
+                yield ((*place, *first["loc"]), expected(first["loc"], [first], Write))
             except ValueError as error:
                 yield (place, str(error))
 
@@ -78,12 +78,15 @@ def _readouts(doc: Fields) -> Iterator[Fault]:
         kind = spec.get("kind")
         place = ("readout", name) if not isinstance(doc.readout, str) else ("readout",)
         if kind not in READOUTS:
-            yield (place, f"no readout {kind!r}; expected one of {', '.join(READOUTS)}")
+            yield (place, f"no readout {kind!r}; {expected_one_of(kind, READOUTS)}")
             continue
         known = {"kind"} | ({"span"} if kind in PER_TOKEN and "corpus" in doc.task else set())
         known |= {"grader", "tokens", "decode_from"} if kind == "text" else set()
         if more := sorted(set(spec) - known):
-            yield ((*place, more[0]), f"{kind} has no field {more[0]!r}; it has {', '.join(sorted(known))}")
+            yield (
+                (*place, more[0]),
+                f"{kind} has no field {more[0]!r}; it has {', '.join(sorted(known))}{meant(more[0], known)}",
+            )
         yield from _text(spec, place)
         if "span" in known & set(spec) and not _range(spec["span"]):
             yield (
@@ -127,10 +130,9 @@ def _sets(doc: Fields) -> Iterator[Fault]:
         if name in {"all", "selection"}:
             yield (("sets", name), f"{name!r} has a meaning of its own; choose another name")
         for inner in sorted(spec.names - set(declared) - {"all"}):
-            yield (("sets", name), f"no set {inner!r}; declared are {', '.join(declared)}")
+            yield (("sets", name), undeclared("set", inner, declared))
         for score in sorted(spec.scores - set(doc.scores) - set(known_scores())):
-            known = ", ".join([*doc.scores, *known_scores()])
-            yield (("sets", name), f"no score {score!r}; expected one of {known}")
+            yield (("sets", name), f"no score {score!r}; {expected_one_of(score, [*doc.scores, *known_scores()])}")
 
 
 def _scores(doc: Fields) -> Iterator[Fault]:
@@ -221,9 +223,9 @@ def _worlds(doc: Fields) -> Iterator[Fault]:
                         f"two writes have different lists under {axis}: {{each: …}}; one world has one such axis",
                     )
             for inner in sorted(write.spec.names - set(declared) - {"all"}):
-                yield (place, f"no set {inner!r}; declared are {', '.join(declared)}")
+                yield (place, undeclared("set", inner, declared))
             for score in sorted(write.spec.scores - set(doc.scores) - set(known_scores())):
-                yield (place, f"no score {score!r}; expected one of {', '.join([*doc.scores, *known_scores()])}")
+                yield (place, f"no score {score!r}; {expected_one_of(score, [*doc.scores, *known_scores()])}")
             yield from write_of(doc, place, write, single)
 
 
@@ -250,20 +252,20 @@ def _reference(doc: Fields) -> Iterator[Fault]:
         return
     declared = doc.set_specs()
     if ref.redraw not in declared:
-        yield (("reference", "redraw"), f"no set {ref.redraw!r}; declared are {', '.join(declared)}")
+        yield (("reference", "redraw"), undeclared("set", ref.redraw, declared))
         return
     if is_family(doc, declared[ref.redraw]):
         yield (("reference", "redraw"), f"{ref.redraw!r} is a family; a reference redraws one set")
     for name in ref.exclude:
         if name not in declared:
-            yield (("reference", "exclude"), f"no set {name!r}; declared are {', '.join(declared)}")
+            yield (("reference", "exclude"), undeclared("set", name, declared))
     try:
         spec = sets.parse(ref.among)
     except sets.SetError as error:
         yield (("reference", "among"), str(error))
         return
     for inner in sorted(spec.names - set(declared) - {"all"}):
-        yield (("reference", "among"), f"no set {inner!r}; declared are {', '.join(declared)}")
+        yield (("reference", "among"), undeclared("set", inner, declared))
 
 
 def _labels(doc: Fields, ref: Reference, ranks: Sequence[Expression]) -> Iterator[Fault]:
@@ -275,7 +277,7 @@ def _labels(doc: Fields, ref: Reference, ranks: Sequence[Expression]) -> Iterato
             f"{more[0]} belongs to sets that are redrawn, and here labels are; leave one out",
         )
     if world not in doc.worlds:
-        yield (place, f"no world {world!r}; declared are {', '.join(doc.worlds)}")
+        yield (place, undeclared("world", world, doc.worlds))
         return
     writes = [w.at(c) for w in doc.world_axes()[world] for c in w.cells()]
     added = [w.direction for w in writes if w.write == "add"]
@@ -317,10 +319,10 @@ def _terms(doc: Fields, read: Expression, place: Place) -> Iterator[Fault]:
     readouts, single = doc.readouts, partnerless(doc)
     for term in read.terms:
         if term.world not in doc.worlds:
-            yield (place, f"no world {term.world!r}; declared are {', '.join(doc.worlds)}")
+            yield (place, undeclared("world", term.world, doc.worlds))
             continue
         if term.readout and term.readout not in readouts:
-            yield (place, f"no readout {term.readout!r}; declared are {', '.join(readouts)}")
+            yield (place, undeclared("readout", term.readout, readouts))
             continue
         kind = str((readouts[term.readout] if term.readout else next(iter(readouts.values()))).get("kind"))
         if term.word == "lost" and doc.edit != "clean":
@@ -341,7 +343,7 @@ def _terms(doc: Fields, read: Expression, place: Place) -> Iterator[Fault]:
         if term.word in {"repair", "dose50"} and kind not in {"margin", "accuracy", "text"}:
             yield (place, f"{term.word} counts right answers; {kind} has none (margin, accuracy and text do)")
         if term.word == "spearman" and term.score not in {*doc.scores, *known_scores()}:
-            yield (place, f"no score {term.score!r}; expected one of {', '.join([*doc.scores, *known_scores()])}")
+            yield (place, f"no score {term.score!r}; {expected_one_of(term.score, [*doc.scores, *known_scores()])}")
         yield from _cell(doc, term, place)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from headlab.claims import ClaimError, problems, read_file, read_text
-from headlab.reading import Lines, dotted, nearest
+from headlab.claims import ClaimError, read_file, read_text
+from headlab.reading import Lines, dotted, nearest, problems
 from headlab.trials import amending, over
 from headlab.trials.consistency import NUMERIC, axes_of, faults
 from headlab.trials.fields import Fields, parsed
@@ -44,7 +44,7 @@ class Document(Fields):
         try:
             found = cls.model_validate(data)
         except ValidationError as error:
-            raise ClaimError(f"{name} is not a claim: {problems(error, lines)}") from error
+            raise ClaimError(f"{name} is not a claim: {problems(error, lines, cls)}") from error
         for place, message in faults(found):
             known = nearest(lines, place)
             where = f"line {known}: " if known else ""

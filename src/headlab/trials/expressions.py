@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from headlab.reading import expected_one_of
+
 WORDS: dict[str, str] = {
     "value": "the mean readout in a world, in the readout's unit",
     "drop": "how much worse the readout is than without the edit, in its unit, positive when worse",
@@ -133,7 +135,7 @@ def _term(piece: str, sign: int, whole: str) -> Term:
     if word in FAMILY or word == "rank":
         raise ExpressionError(f"{word!r} in {whole!r} stands inside; it comes first and means the whole expression")
     if word not in WORDS:
-        raise ExpressionError(f"no statistic {word!r} in {whole!r}; expected one of {', '.join(WORDS)}")
+        raise ExpressionError(f"no statistic {word!r} in {whole!r}; {expected_one_of(whole, WORDS)}")
     if bool(found["score"]) != (word == "spearman"):
         raise ExpressionError(f"{piece!r}: spearman, and only spearman, names a score (spearman:WORLD:SCORE)")
     cell = tuple(c for c in found["cell"].split("/") if c)

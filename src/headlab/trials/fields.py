@@ -14,6 +14,7 @@ from headlab.claims import Prediction
 from headlab.claims.statement import Decide
 from headlab.installed import Installed
 from headlab.interventions import SITES, WRITES
+from headlab.reading import expected_one_of
 from headlab.trials import expressions, sets
 from headlab.trials.expressions import NAME
 
@@ -147,7 +148,7 @@ class Write(_Plain):
 
 def _one_of(value: str, known: Sequence[str], what: str) -> str:
     if value not in known:
-        raise ValueError(f"no {what} {value!r}; expected one of {', '.join(known)}")
+        raise ValueError(f"no {what} {value!r}; {expected_one_of(value, known)}")
     return value
 
 
@@ -290,7 +291,7 @@ class Fields(_Plain):
     def _waive(cls, value: dict[str, str]) -> dict[str, str]:
         for word, reason in value.items():
             if word not in WAIVABLE:
-                raise ValueError(f"{word!r} cannot be waived; expected one of {', '.join(WAIVABLE)}")
+                raise ValueError(f"{word!r} cannot be waived; {expected_one_of(word, WAIVABLE)}")
             if not reason.strip():
                 raise ValueError(f"waiving {word!r} needs a reason; it stands in the verdict's sentence")
         return value

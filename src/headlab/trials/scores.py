@@ -27,6 +27,7 @@ from headlab.engine.model import Lab, ModelError, probe_ids
 from headlab.heads import Head, Heads
 from headlab.interventions import role_positions
 from headlab.prompts import Encoded
+from headlab.reading import expected_one_of
 from headlab.trials import token_scores
 from headlab.trials.fields import MORE_SCORES, known_scores
 
@@ -73,7 +74,7 @@ def installed(lab: Lab, prompts: list[Encoded], name: str) -> Mapping[Head, floa
         found = MORE_SCORES[name](lab, prompts)
         out = {_head(key): float(value) for key, value in dict(found).items()}
     except KeyError as error:
-        raise ClaimError(f"no score {name!r}; expected one of {', '.join(known_scores())}") from error
+        raise ClaimError(f"no score {name!r}; {expected_one_of(name, known_scores())}") from error
     except Exception as error:
         who = f" of the package {MORE_SCORES.package(name)}"
         raise ClaimError(f"the score {name!r}{who} failed ({type(error).__name__}: {error})") from error

@@ -6,15 +6,21 @@ Tasks with their options; populations, directions, other worlds.  Pure and witho
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from headlab.installed import InstalledError
-from headlab.reading import brief
+from headlab.reading import brief, expected_one_of, meant
 from headlab.trials.fields import Fields, Write, WriteAxes
 
 Place = tuple[Any, ...]
 Fault = tuple[Place, str]
+
+
+def undeclared(what: str, name: str, declared: Iterable[str]) -> str:
+    """A name in a document that it declares nowhere, and those that it does."""
+    names = list(declared)
+    return f"no {what} {name!r}; declared are {', '.join(names)}{meant(name, names)}"
 
 
 def partnerless(doc: Fields) -> bool:
@@ -66,7 +72,7 @@ def _options(given: Mapping[str, Any], kind: str, allowed: Mapping[str, Any], pl
         if key == kind:
             continue
         if key not in allowed:
-            yield ((*place, key), f"no option {key!r}; expected one of {', '.join(allowed) or 'none'}")
+            yield ((*place, key), f"no option {key!r}; {expected_one_of(key, allowed)}")
         elif type(allowed[key]) is not type(value) and not (isinstance(value, int | str) and allowed[key] is None):
             yield ((*place, key), f"given {brief(value)}, expected something like {allowed[key]!r}")
 
@@ -89,7 +95,7 @@ def write_of(doc: Fields, place: Place, write: WriteAxes, single: bool) -> Itera
             yield (place, "patch takes from the other prompt of a pair, which this task does not have")
         if one.computed_in is not None:
             if one.computed_in not in doc.worlds:
-                yield (place, f"computed_in: no world {one.computed_in!r}; declared are {', '.join(doc.worlds)}")
+                yield (place, "computed_in: " + undeclared("world", one.computed_in, doc.worlds))
             elif any("computed_in" in w.fixed for w in doc.world_axes()[one.computed_in]):
                 yield (place, f"computed_in: {one.computed_in!r} is itself computed in a world; one step is allowed")
             if one.write != "patch" or one.site not in {"q", "k", "v", "z"}:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from headlab.claims import ClaimError
 from headlab.heads import Heads
+from headlab.reading import expected_one_of
 from headlab.stats.figures import exact_percent
 from headlab.trials.fields import ABLATIONS, THINKING
 
@@ -61,7 +62,7 @@ def starting(
     if prompts is None and not task:
         raise ClaimError("a claim needs prompts: a file of pairs (--prompts pairs.csv), or a task (--task ioi)")
     if write and write not in (*ABLATIONS, "patch"):
-        raise ClaimError(f"no write {write!r} here; expected one of {', '.join((*ABLATIONS, 'patch'))}")
+        raise ClaimError(f"no write {write!r} here; {expected_one_of(write, (*ABLATIONS, 'patch'))}")
     patched, asked = write == "patch" or edit == "corrupted", bool(write)
     if one_answer and not write:
         write = "patch" if paired else "zero"

@@ -15,7 +15,7 @@ from typing import Any
 from headlab.heads import Grid, Heads
 from headlab.heads import layer as whole_layer
 from headlab.interventions import Intervention
-from headlab.reading import brief
+from headlab.reading import brief, expected_one_of
 from headlab.thoughts.worlds import Force, Layout, Replace, ThoughtWorld
 from headlab.trials.fields import Fields, Write, WriteAxes, needs_layer
 
@@ -153,7 +153,7 @@ def _kind(place: Place, one: Write, heads: bool) -> Iterator[Fault]:
         if any(not r.startswith("thought") for r in one.roles or ()):
             yield (place, "the roles of a thought are thoughts, or thought[j]")
     elif one.write not in AT_HEADS:
-        yield (place, f"{one.write} is not written while a model thinks; expected one of {', '.join(AT_HEADS)}")
+        yield (place, f"{one.write} is not written while a model thinks; {expected_one_of(one.write, AT_HEADS)}")
     elif one.shape and (one.write != "force" or one.site != "pattern"):
         yield (place, "shape belongs to {site: pattern, write: force}")
     elif one.shape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headlab.reading import expected_one_of
 from headlab.store.records import Plain
 from headlab.tasks import TASKS
 
@@ -30,7 +31,7 @@ class Asked:
         if bool(task) == bool(text):
             raise ValueError("choose a task, or give prompts of your own: one of the two")
         if task and task not in TASKS:
-            raise ValueError(f"no task {task!r}; expected one of {', '.join(TASKS)}")
+            raise ValueError(f"no task {task!r}; {expected_one_of(task, TASKS)}")
         if suffix not in {".csv", ".jsonl"}:
             raise ValueError(f"prompts come as .csv or .jsonl, given {suffix!r}")
         sizes = {}

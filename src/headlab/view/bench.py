@@ -23,6 +23,7 @@ from headlab.looking.texts import read
 from headlab.looking.written import above_mean
 from headlab.prompts import Alignment, EncodedPair, PromptError, PromptSet, encode, prompts_of, spacing
 from headlab.prompts.tokens import token_text
+from headlab.reading import expected_one_of
 from headlab.stats.intervals import bootstrap_means
 from headlab.store.records import Plain
 from headlab.trials.document import Document
@@ -173,7 +174,7 @@ def grid(bench: Bench, name: str, progress: Progress = quiet) -> Plain:
         elif name in SCORES:
             look = head_scores(bench.lab, name, bench.encoded)
         else:
-            raise ValueError(f"no score {name!r}; expected one of {', '.join((*EFFECTS, *SCORES, 'direct'))}")
+            raise ValueError(f"no score {name!r}; {expected_one_of(name, (*EFFECTS, *SCORES, 'direct'))}")
         rows: Any = look.table if "part" not in look.table else look.table[look.table["part"] == "head"]
         columns = [c for c in ("layer", "head", "value", "low", "high", "n") if c in rows]
         bench.grids[name] = {"name": name, "unit": look.unit, "rows": rows[columns].to_dict("records")}
@@ -236,7 +237,7 @@ def edit(bench: Bench, heads: Sequence[Head], write: str, progress: Progress = q
     ``patch``: the corrupted run is edited, z comes from the clean one; else the clean run is edited.
     """
     if write not in bench.writes:
-        raise ValueError(f"no write {write!r} on these prompts; expected one of {', '.join(bench.writes)}")
+        raise ValueError(f"no write {write!r} on these prompts; {expected_one_of(write, bench.writes)}")
     named = Heads(heads)
     if not len(named):
         raise ValueError("no heads chosen; click some")

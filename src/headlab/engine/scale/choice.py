@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from headlab.reading import expected_one_of
+
 from .ray import Ray
 from .replica import ScaleError
 
@@ -52,7 +54,7 @@ def pick(engine: str | Engine = "here", workers: int | None = None, address: str
         settings = {"engine": name, "workers": getattr(engine, "workers", None)}
         return Choice(engine, settings, own=False, threads=getattr(engine, "threads", None))
     if engine not in ENGINES:
-        raise ScaleError(f"no engine {engine!r}; expected one of {', '.join(ENGINES)}")
+        raise ScaleError(f"no engine {engine!r}; {expected_one_of(engine, ENGINES)}")
     if engine == "here":
         if workers is not None or address is not None:
             raise ScaleError(f"--workers and {ADDRESS} go with --engine ray; without it sweeps run in this process")

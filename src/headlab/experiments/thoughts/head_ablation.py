@@ -21,6 +21,7 @@ import pandas as pd
 from headlab.effects import Figure, Table
 from headlab.heads import Heads, every_head
 from headlab.interventions import Intervention
+from headlab.reading import expected_one_of
 from headlab.stats import Estimate, Rank, benjamini_hochberg, rank
 from headlab.stats.correlation import spearman
 from headlab.thoughts.worlds import ThoughtWorld, ablation
@@ -44,7 +45,7 @@ PERMUTATIONS = 1999
 def write(seen: Seen) -> str:
     asked = str(seen.scope.options["write"])
     if asked not in WRITES:
-        raise ValueError(f"write is {asked!r}; expected one of {', '.join(WRITES)}")
+        raise ValueError(f"write is {asked!r}; {expected_one_of(asked, WRITES)}")
     return asked
 
 

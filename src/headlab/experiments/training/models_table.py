@@ -10,6 +10,7 @@ from headlab.engine.model import ModelError
 from headlab.engine.passes import EngineError
 from headlab.interventions import InterventionError
 from headlab.prompts import PromptError
+from headlab.reading import expected_one_of
 from headlab.stats import Estimate
 from headlab.store import Record
 
@@ -48,7 +49,7 @@ def preset(name: str) -> tuple[str, ...]:
     if name == "organisms":
         # checkpoints of one run are no further models
         return tuple(n for n in organisms.names("decimals") if not organisms.checkpoints(n))
-    raise ClaimError(f"no preset {name!r}; expected one of {', '.join(PRESETS)}")
+    raise ClaimError(f"no preset {name!r}; {expected_one_of(name, PRESETS)}")
 
 
 def row(entry: str, made: Mapping[str, Record], reason: str) -> dict[str, Any]:
