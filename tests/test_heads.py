@@ -19,10 +19,20 @@ def test_a_name_says_layer_and_index(layer: int, index: int) -> None:
     assert str(Head(layer, index)) == f"L{layer}H{index}"
 
 
-@pytest.mark.parametrize("name", ["", "10H4", "L10", "L-1H0", "l1h2", "L1H2x", "L1 H2", "H4L10"])
+@pytest.mark.parametrize("name", ["", "105", "L10", "L-1H0", "L1H2x", "H4L10", "1.2.3", "L1H"])
 def test_what_is_not_a_head(name: str) -> None:
     with pytest.raises(ValueError, match="expected a name like 'L10H4'"):
         Head.parse(name)
+
+
+@pytest.mark.parametrize("name", ["10H4", "l10h4", "L10 H4", "10.4", "L10.4", "a10.h4", "(10, 4)", "10,4"])
+def test_a_head_as_others_write_it_is_told_as_it_is_written_here(name: str) -> None:
+    """Not read, since 10.10 is 10.1 where a file holds numbers."""
+    with pytest.raises(ValueError, match="write 'L10H4'"):
+        Head.parse(name)
+
+
+def test_heads_of_negative_numbers_and_none() -> None:
     with pytest.raises(ValueError, match="layer >= 0 and index >= 0"):
         Head(-1, 0)
 

@@ -15,6 +15,8 @@ from numbers import Integral
 from operator import attrgetter
 
 _NAME = re.compile(r"^L(\d+)H(\d+)$")
+_NEAR = re.compile(r"^\s*[(\[]?[la]?(\d{1,9})(?:[\s.,:]+h?|h)(\d{1,9})[)\]]?\s*$", re.IGNORECASE)
+"""Other ways to write a head: 9.6, 9H6, l9h6, L9 H6, a9.h6, (9, 6)."""
 _PLACE = attrgetter("layer", "index")
 
 
@@ -51,7 +53,13 @@ class Head:
         """``Head.parse("L10H4")``.  Raises ValueError on anything that is not ``L<int>H<int>``."""
         match = _NAME.match(str(name).strip())
         if not match:
-            raise ValueError(f"not a head: {name!r}; expected a name like 'L10H4' (layer 10, head 4, counted from 0)")
+            near = _NEAR.match(str(name))
+            like = (
+                f"write 'L{near[1]}H{near[2]}'"
+                if near
+                else "expected a name like 'L10H4' (layer 10, head 4, counted from 0)"
+            )
+            raise ValueError(f"not a head: {name!r:.60}; {like}")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

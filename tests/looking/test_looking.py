@@ -7,10 +7,12 @@ direct effect is not defined (norm behind the attention, scaled residual, soft-c
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -19,7 +21,7 @@ import headlab
 from headlab.claims import ClaimError
 from headlab.engine.model import Lab, ModelError
 from headlab.engine.recall import recall
-from headlab.heads import Heads
+from headlab.heads import Head, Heads
 from headlab.interventions import Intervention, World
 from headlab.looking.grids import effect
 from headlab.looking.lens import direct_effects, logit_lens
@@ -314,3 +316,19 @@ def test_what_is_typed_by_mistake_gets_one_line(tmp_path: Path) -> None:
         with pytest.raises(error, match=said) as found:
             call()
         assert "\n" not in str(found.value)
+
+
+def test_pairs_are_taken_from_files_frames_rows_and_pairs_alike(tmp_path: Path) -> None:
+    """Looked for: every function of the room that takes pairs asks :func:`headlab.looking.given.pairs_of`."""
+    lab, frame = tiny.lab("llama"), pd.DataFrame(ROWS)
+    frame.to_csv(tmp_path / "pairs.csv", index=False)
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    wanted = headlab.heatmap(lab, PAIRS, "zero").table
+    for given in (frame, ROWS, iter(ROWS), list(PAIRS), str(tmp_path / "pairs.csv"), tmp_path / "pairs.jsonl"):
+        pd.testing.assert_frame_equal(headlab.heatmap(lab, given, "zero").table, wanted)
+    assert repr(PAIRS) == "PromptSet('rows', 6 pairs)"
+    look = headlab.heatmap(lab, frame[:3], "zero")
+    with pytest.raises(PromptError, match=r"to_trial\(folder, prompts\) writes one"):
+        look.claim("L0H1", frame)
+    for heads in ((0, 1), [(0, 1)], "L0H1", Head(0, 1)):
+        assert str(Document.from_file(look.to_trial(tmp_path, frame[3:], heads)).sets["named"]) == "L0H1"

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
+from put_on_trial import values
 
 import headlab
+from headlab.claims import ClaimError
 from headlab.experiments import load
 from headlab.organisms.words import NAMES, OBJECTS, PLACES
+from headlab.prompts import PromptError, PromptSet
 from headlab.store import Store
 
 
@@ -158,3 +162,33 @@ def test_heads_found_on_these_prompts_are_never_upheld(ioi: Path) -> None:
     (ioi / "these.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     found = headlab.trial(ioi / "these.yaml", "ioi-small", store=ioi / "these")
     assert found.verdict.outcome == "undecided" and "exploratory" in found.verdict.sentence, found.verdict.sentence
+
+
+def test_a_document_as_text_on_prompts_as_a_frame(ioi: Path, tmp_path: Path) -> None:
+    """Asked of ``trial``: YAML of several lines and a mapping; a file, a frame, rows and a set of prompts."""
+    few = {
+        "id": "two-heads",
+        "words": "Two heads are needed.",
+        "source": "a test",
+        "chosen_on": "other",
+        "language": 1,
+        "task": {"file": str(ioi / "ioi.csv")},
+        "edit": "clean",
+        "pairs": 24,
+        "sets": {"named": "L0H4 L1H2"},
+        "worlds": {"cut": {"heads": "named", "write": {"each": ["mean", "zero", "resample"]}}},
+        "reference": {"redraw": "named", "n": 19},
+        "predictions": [{"statistic": "lost:cut", "op": ">", "threshold": 0.2}],
+    }
+    frame = pd.read_csv(ioi / "ioi.csv").assign(id=lambda f: [f"row-{n}" for n in f.index])
+    frame.to_csv(file := tmp_path / "with-ids.csv", index=False)
+    asked = {"store": tmp_path, "seed": 3}
+    given = (file, frame, frame.to_dict("records"), PromptSet.from_file(file))
+    found = [headlab.trial(yaml.safe_dump(few, sort_keys=False), "ioi-small", prompts=p, **asked) for p in given]
+    found.append(headlab.trial(few, "ioi-small", prompts=frame, **asked))
+    numbers = [values(r) for r in found]
+    assert numbers[0] and all(n == numbers[0] for n in numbers)
+    with pytest.raises(ClaimError, match=r"line \d+: worlds\.cut\.wirte: is not read; did you mean write"):
+        headlab.trial(yaml.safe_dump(few, sort_keys=False).replace("write:", "wirte:"), "ioi-small")
+    with pytest.raises(PromptError, match="lacks the column"):
+        headlab.trial(few, "ioi-small", prompts=frame.drop(columns="answer"))

@@ -25,11 +25,14 @@ def builtin_claims() -> dict[str, Claim]:
 
 
 def find_claim(claim: Claim | Document | Mapping[str, Any] | str | Path) -> Claim | Document:
-    """A claim as given, a built-in one by name, or one read from a file: a document where it declares ``worlds``."""
+    """A claim as given, a built-in one by name, or one read from a file or from YAML of several lines: a document where it declares
+    ``worlds``."""
     if isinstance(claim, Claim | Document):
         return claim
     if isinstance(claim, Mapping):
         return registry.from_data(claim, "claim", {})
+    if "\n" in str(claim):
+        return registry.from_text(str(claim))
     known = builtin_claims()
     if str(claim) in known:
         return known[str(claim)]

@@ -103,6 +103,13 @@ def _prepared(
     return chosen, lab, test, selection
 
 
+def _own(prompts: Any) -> Any:
+    """Prompts as given, a DataFrame, rows or pairs as a set of them."""
+    sets = isinstance(prompts, PromptSet | ProblemSet | Path | str) or prompts is None
+    both = isinstance(prompts, tuple) and prompts and isinstance(prompts[0], PromptSet | ProblemSet)
+    return prompts if sets or both else PromptSet.of(prompts)
+
+
 def _docketed(claim: Claim | Document) -> Claim:
     """A claim of the docket.  Raises ClaimError for a document, which has no experiment."""
     if isinstance(claim, Document):
@@ -152,13 +159,14 @@ def trial(
     """Try a claim on a model and store the record.
 
     ``claim``: a :class:`Claim` or :class:`Document`, a mapping that declares ``worlds``, a built-in name ("parity",
-    "ioi-name-movers"), or a YAML/TOML file.  ``model``: whatever :func:`load` takes (left out where a document names its models
-    itself, ``over: {models: [...]}``; given, it is the one of them that is tried); ``loading`` goes to it (revision,
+    "ioi-name-movers"), a YAML/TOML file, or YAML of several lines.  ``model``: whatever :func:`load` takes (left out where a
+    document names its models itself, ``over: {models: [...]}``; given, it is the one of them that is tried); ``loading``
+    goes to it (revision,
     dtype, device, adapter, tokenizer).  ``amend``: fields of a document by path with other values, such as
     ``{"sets.movers": "L0H4", "chosen_on": "other"}``; they stand in the record.  ``protocol`` "standard" or
     "published" runs that one only.  ``decide``: "sequential" stops drawing sets once no more could change what a rank
-    decides, "fixed" runs as many as were asked for.  ``prompts``: pairs (or problems) of your own, or the file that
-    holds them.  An unfinished run with the same inputs is taken up where it stopped.
+    decides, "fixed" runs as many as were asked for.  ``prompts``: pairs (or problems) of your own, the file that
+    holds them, a DataFrame or rows.  An unfinished run with the same inputs is taken up where it stopped.
     ``engine``: where sweeps run, "here" or "ray" with so many ``workers`` (at the ``address`` of a cluster), or an
     engine of your own making (:class:`headlab.engine.scale.Ray`); the tables are the same.  ``call``: the command and the
     line of Python that repeat the trial, where another function was called for it.  ``looked``: how often heads were looked
@@ -183,7 +191,8 @@ def trial(
 
 def _tried(claim: Any, model: Any, how: How, changes: Mapping[str, Any], amend: object, prompts: Any) -> Result:
     """:func:`trial`, told how it is run."""
-    found = find_claim(claim)
+    found, prompts = find_claim(claim), _own(prompts)
+    claim = found if "\n" in str(claim) else claim
     if isinstance(found, Document):
         return over_models.trial(found, claim, model, how, changes={**changes, "amend": amend}, own=prompts)
     if amend:
@@ -251,7 +260,9 @@ def plan(
     amend = options.pop("amend", None)
     for name in ("store", "progress", "engine", "workers", "address"):
         options.pop(name, None)
+    prompts = _own(prompts)
     if isinstance(found := find_claim(claim), Document):
+        claim = found if "\n" in str(claim) else claim
         how = How(scale.pick("here", None, None), memory=memory, loading=options)
         return planning.plan(found, claim, model, how, changes={**changes, "amend": amend}, own=prompts)
     chosen, lab, test, selection = _prepared(found, model, prompts, options, changes)

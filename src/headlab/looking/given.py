@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from headlab.engine.limits import check_length
 from headlab.engine.model import Lab, loaded
@@ -11,20 +15,26 @@ from headlab.heads import Head, Heads
 from headlab.prompts import Encoded, EncodedPair, Pair, Prompt, PromptError, PromptSet, encode, token_ids
 from headlab.reading import brief
 
-Pairs = PromptSet | Pair | EncodedPair | Iterable[Pair | EncodedPair]
+PromptsLike = PromptSet | Pair | Iterable[Pair] | Iterable[Mapping[str, object]] | pd.DataFrame | str | Path
+"""What holds pairs of prompts: a set, a file, a DataFrame, rows."""
+Pairs = PromptsLike | EncodedPair | Iterable[Pair | EncodedPair]
 """Pairs of prompts, encoded or not (encoding takes a millisecond for each: who looks often keeps them encoded)."""
-HeadsLike = str | Head | Heads | Sequence[str | Head]
+HeadsLike = str | Head | Heads | Sequence[str | Head | tuple[int, int]] | tuple[int, int]
 _FILE = "PromptSet.from_file('pairs.csv') reads them"
 
 
 def pairs_of(lab: Lab, given: Pairs) -> list[EncodedPair]:
     """Pairs as tokens.  Raises PromptError for what is no pair, ValueError where there is none."""
     loaded(lab)
-    if isinstance(given, str | Path) or not isinstance(given, Iterable | Pair | EncodedPair):
+    text = isinstance(given, str) and not given.endswith((".csv", ".jsonl"))
+    if text or not isinstance(given, Iterable | Pair | EncodedPair | Path):
         raise PromptError(
             f"expected pairs of prompts, given {brief(given)}; {_FILE}; headlab.read(lab, text) reads a text alone"
         )
-    some = [given] if isinstance(given, Pair | EncodedPair) else list(given)
+    if isinstance(given, str | Path | Pair) or hasattr(given, "columns"):
+        given = PromptSet.of(given)
+    some: list[Any] = [given] if isinstance(given, EncodedPair) else list(given)
+    some = list(PromptSet.of(some)) if some and isinstance(some[0], Mapping) else some
     for n, one in enumerate(some):
         if not isinstance(one, Pair | EncodedPair):
             raise PromptError(f"expected pairs of prompts, number {n} is {brief(one)}; {_FILE}")
@@ -34,13 +44,16 @@ def pairs_of(lab: Lab, given: Pairs) -> list[EncodedPair]:
 
 
 def named_of(given: HeadsLike) -> Heads:
-    """Heads by name, of any model.  Raises ValueError for what names none."""
+    """Heads by name or as (layer, head), of any model.  Raises ValueError for what names none."""
     if isinstance(given, Heads):
         named = given
     elif isinstance(given, str | Head):
         named = Heads.parse(str(given))
     elif isinstance(given, Sequence):
-        named = Heads.parse(" ".join(map(str, given)))
+        each: Sequence[Any] = (
+            [tuple(given)] if len(given) == 2 and all(isinstance(n, Integral) for n in given) else given
+        )
+        named = Heads.parse(" ".join(str(Head(*one) if isinstance(one, tuple) else one) for one in each))
     else:
         raise ValueError(f"expected heads by name, such as 'L1H3 L2H0', given {brief(given)}")
     if not len(named):

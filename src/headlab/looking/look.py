@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from headlab.claims import ClaimError
 from headlab.effects import Figure
 from headlab.heads import Head, Heads
-from headlab.looking.given import HeadsLike, named_of
-from headlab.prompts import Pair, Prompt, PromptSet, prompts_of
+from headlab.looking.given import HeadsLike, PromptsLike, named_of
+from headlab.prompts import Pair, Prompt, PromptError, PromptSet, prompts_of
+from headlab.reading import brief
 from headlab.trials.lending import drafted
 from headlab.trials.starting import saved
 
@@ -103,6 +104,10 @@ class Look:
 
         Raises ClaimError for heads that cannot be read, PromptError for a file that cannot.
         """
+        if not isinstance(prompts, str | Path):
+            raise PromptError(
+                f"a document names its file of prompts, given {brief(prompts)}; to_trial(folder, prompts) writes one"
+            )
         given = PromptSet.from_file(prompts)
         again = sum(prompts_of(p)[0] in self._seen for p in given)
         if "chosen_on" in fields:
@@ -112,20 +117,20 @@ class Look:
     def to_trial(
         self,
         folder: str | Path,
-        prompts: PromptSet | Iterable[Pair] | str | Path,
+        prompts: PromptsLike,
         heads: Named = None,
         **fields: object,
     ) -> Path:
         """Put what was seen on trial: a document about ``heads`` (None: those it points to) in ``folder``, with its prompts.
 
-        ``prompts``: pairs that nobody has looked at (a file of them, too); those that were looked at here, and those of their
-        clusters, are left out; what was looked at stands in a file of its own as the selection prompts of the claim, which lend
-        means and directions and are never tried.
+        ``prompts``: pairs that nobody has looked at (a set, a file, a DataFrame, rows); those that were looked at here, and
+        those of their clusters, are left out; what was looked at stands in a file of its own as the selection prompts of the
+        claim, which lend means and directions and are never tried.
         ``fields`` as for :meth:`claim`.  Gives the document's path: ``headlab.trial(path, model)``, or ``headlab check PATH``.
 
         Raises ClaimError for heads that cannot be read, or where every prompt was looked at; PromptError for unreadable ones.
         """
-        some = PromptSet.from_file(prompts) if isinstance(prompts, str | Path) else PromptSet(tuple(prompts), "prompts")
+        some = PromptSet.of(prompts)
         clusters = {p.cluster or p.id for p in some if prompts_of(p)[0] in self._seen}
         test = some.subset(p for p in some if (p.cluster or p.id) not in clusters)
         if len(test) < 2:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PromptSet:
     """Pairs in a fixed order.  ``grader`` names how generated text is graded: ``number`` or ``prefix``."""
 
@@ -45,6 +45,9 @@ class PromptSet:
         object.__setattr__(
             self, "pairs", tuple(p if c == (p.cluster or p.id) else replace(p, cluster=c) for p, c in own)
         )
+
+    def __repr__(self) -> str:
+        return f"PromptSet({self.name!r}, {len(self.pairs)} pairs)"
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -158,6 +161,29 @@ class PromptSet:
             if not pair.cluster:  # set in place: nobody has it yet, and a copy of each costs as much as reading it
                 object.__setattr__(pair, "cluster", pair.id)
         return made
+
+    @classmethod
+    def of(cls, given: object, *, name: str = "prompts") -> PromptSet:
+        """From whatever holds pairs: a set of them, a file, a DataFrame, rows (mappings), or pairs.
+
+        Raises PromptError with the row and the reason.
+        """
+        if isinstance(given, PromptSet):
+            return given
+        if isinstance(given, str | Path):
+            return cls.from_file(given)
+        if hasattr(given, "columns"):
+            return cls.from_frame(given, name=name)  # type: ignore[arg-type]
+        rows: list[Any] | None = (
+            [given] if isinstance(given, Pair) else list(given) if isinstance(given, Iterable) else None
+        )
+        if rows and all(isinstance(row, Mapping) for row in rows):
+            return cls.from_rows(rows, name=name)
+        if isinstance(given, Mapping) or not rows:
+            raise PromptError(
+                f"expected pairs of prompts (a PromptSet, a .csv or .jsonl file, a DataFrame, rows), given {brief(given)}"
+            )
+        return cls(tuple(rows), name)
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame, *, name: str = "DataFrame") -> PromptSet:

@@ -29,6 +29,12 @@ def from_file(path: str | Path) -> Claim | Document:
     return from_data(data, name, lines)
 
 
+def from_text(text: str) -> Claim | Document:
+    """From YAML.  Raises ClaimError with the line."""
+    data, lines = read_text(text, ".yaml", "claim")
+    return from_data(data, "claim", lines)
+
+
 @cache
 def library() -> dict[str, Document]:
     """The published claims that ship with headlab as documents, by id."""
