@@ -212,7 +212,7 @@ def test_a_model_that_is_not_eligible() -> None:
 def test_a_rank_and_an_estimate_need_their_own_comparison() -> None:
     with pytest.raises(ClaimError, match="recovery even is a rank; its prediction must use 'rank<', not '>'"):
         decide(claim(), findings(recovery_even=rank(1, [0] * 99, enumerated=False)), PASSED)
-    with pytest.raises(ClaimError, match="even among matched is an estimate; 'rank<' needs a rank among matched sets"):
+    with pytest.raises(ClaimError, match="even among matched is an estimate; 'rank<' needs a rank in a null"):
         decide(claim(), findings(even_among_matched=estimate(0.9, 0.8, 1.0)), PASSED)
 
 

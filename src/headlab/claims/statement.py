@@ -110,7 +110,7 @@ class Prediction(_Given):
         if isinstance(self.threshold, tuple):
             return f"whole interval within [{self.threshold[0]:g}, {self.threshold[1]:g}]"
         if self.op == "rank<":
-            return f"share of matched sets at least as {'harmless' if self.tail == 'less' else 'extreme'}, p, below {self.limit:g}"
+            return f"share of the null at least as {'harmless' if self.tail == 'less' else 'extreme'}, p, below {self.limit:g}"
         return f"whole interval {'above' if self.op == '>' else 'below'} {self.limit:g}"
 
 

@@ -108,7 +108,7 @@ def rule(prediction: Prediction, finding: Estimate | Rank | None) -> Ruling:
             high=finding.high,
         )
     if prediction.op == "rank<" and finding.defined:  # an undefined number has no rank
-        raise ClaimError(f"{prediction.statistic} is an estimate; 'rank<' needs a rank among matched sets")
+        raise ClaimError(f"{prediction.statistic} is an estimate; 'rank<' needs a rank in a null")
     answer = _answer(prediction, finding)
     outcomes: dict[str, Outcome] = {"yes": "upheld", "no": "refuted", "unsure": "undecided", "undefined": "untestable"}
     return Ruling(

@@ -71,7 +71,7 @@ def _options(experiment: Entry, claim: Claim) -> list[str]:
 
 
 def _asked(p: Prediction) -> str:
-    how = f"p < {p.threshold:g} among matched sets" if p.op == "rank<" else f"wholly {p.op} {p.threshold:g}"
+    how = f"p < {p.threshold:g} in its null" if p.op == "rank<" else f"wholly {p.op} {p.threshold:g}"
     return f"{p.words or p.statistic} (`{p.statistic}` {how})"
 
 

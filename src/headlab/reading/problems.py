@@ -61,14 +61,13 @@ def problems(error: ValidationError, lines: Lines, model: type[BaseModel]) -> st
     for place in kept:
         if told[place][0]["type"] == "missing":
             lacking.setdefault(place[:-1], []).append(str(place[-1]))
-    said = [_at(p, lines) + expected(p, told[p], model) for p in kept if told[p][0]["type"] != "missing"]
-    said += [
-        f"{_at(p, lines)}{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
-        for p, names in lacking.items()
-    ]
-    more = f"; and {len(said) - MOST_PROBLEMS} more" if len(said) > MOST_PROBLEMS else ""
-    text = "; ".join(said[:MOST_PROBLEMS])
-    return (text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 1]}…") + more
+    others = [p for p in kept if told[p][0]["type"] != "missing"]
+    said = [_at(p, lines) + expected(p, told[p], model) for p in others[:MOST_PROBLEMS]]
+    for place, names in list(lacking.items())[: MOST_PROBLEMS - len(said)]:
+        said.append(f"{_at(place, lines)}{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing")
+    left = len(others) + len(lacking) - len(said)
+    text = "; ".join(said)
+    return (text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 1]}…") + (f"; and {left} more" if left else "")
 
 
 def _arm(part: object) -> bool:
