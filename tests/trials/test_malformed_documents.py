@@ -167,6 +167,8 @@ def test_a_malformed_document_is_refused_in_one_line_with_its_line(data: dict[st
         (changed(predictions=[{"op": ">"}]), "predictions.0: statistic, threshold are missing"),
         (predicted("lost:cut", ">="), "expected '>', '<', 'rank<' or 'within' .given '>='.; did you mean >"),
         (predicted("lost:cut", threshold="low"), "threshold: expected a number or a list .given 'low'"),
+        (changed(str=3), "is not a claim: str: is not read; the keys here are"),
+        (changed(**{"a[b]": 3}), r"is not a claim: a\[b\]: is not read"),
         (changed(pairs="many"), "pairs: expected a whole number .given 'many'"),
         (changed(pairs=1), "pairs: expected at least 2 .given 1"),
         (changed(sets=3), "sets: expected keys and values .given 3"),

@@ -53,9 +53,11 @@ def problems(error: ValidationError, lines: Lines, model: type[BaseModel]) -> st
     """
     told: dict[Place, list[ErrorDetails]] = {}
     for e in error.errors(include_url=False):
-        place = tuple(p for p in e["loc"] if not _arm(p))
+        last = len(e["loc"]) - 1 if e["type"] in _RANKS else None  # a key, whatever it is called
+        place = tuple(p for n, p in enumerate(e["loc"]) if n == last or not _arm(p))
         told.setdefault(place, []).append(e)
-    kept = [p for p in told if not any(len(q) > len(p) and q[: len(p)] == p for q in told)]
+    around = {p[:n] for p in told for n in range(len(p))}
+    kept = [p for p in told if p not in around]
     kept.sort(key=lambda p: _RANKS.get(told[p][0]["type"], 1))
     lacking: dict[Place, list[str]] = {}
     for place in kept:
