@@ -172,6 +172,26 @@ def state(root: Path, places: int | None = None) -> dict[str, Any]:
     return json.loads(json.dumps(found))
 
 
+def differing(one: Path, other: Path) -> list[str]:
+    """Which tables of two stores differ, in which columns and by how much; or their states, where no table does."""
+    import pandas as pd
+
+    said = []
+    for path in sorted(one.glob("*/*.parquet")):
+        if not (beside := other / path.relative_to(one)).exists():
+            said.append(f"{path.relative_to(one)}: gone")
+            continue
+        a, b = pd.read_parquet(path), pd.read_parquet(beside)
+        if a.shape != b.shape or list(a) != list(b):
+            said.append(f"{path.relative_to(one)}: {a.shape}, now {b.shape}")
+            continue
+        for column in (c for c in a if not a[c].equals(b[c])):
+            numbers = pd.api.types.is_numeric_dtype(a[column]) and pd.api.types.is_numeric_dtype(b[column])
+            gap = f"by {(a[column] - b[column]).abs().max():.3g}" if numbers else "in words"
+            said.append(f"{path.relative_to(one)}: {column} differs {gap}")
+    return said or [str(state(one)), str(state(other))]
+
+
 def ended(root: Path) -> bool:
     """Whether the command had done all and was killed on its way out: what it made is settled, so that the same command
     rightly begins anew."""
@@ -209,7 +229,7 @@ def kills(name: str, command: list[str], small: Callable[[], None], n: int, rng:
             else:
                 assert code == -signal.SIGKILL, (code, (root.parent / "log").read_text())
                 assert run(command, root, small) == 0, (kill_at, after, (root.parent / "log").read_text())
-                assert state(root, ROUNDED.get(name)) == wanted, (kill_at, after, state(root))
+                assert state(root, ROUNDED.get(name)) == wanted, (kill_at, after, differing(room / "unbroken", root))
                 done += 1
             shutil.rmtree(root.parent)
             print(name, i + 1, done, round(time.monotonic() - began), file=sys.stderr, flush=True)
