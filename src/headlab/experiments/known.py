@@ -31,8 +31,8 @@ def find_claim(claim: Claim | Document | Mapping[str, Any] | str | Path) -> Clai
         return claim
     if isinstance(claim, Mapping):
         return registry.from_data(claim, "claim", {})
-    if "\n" in str(claim):
-        return registry.from_text(str(claim))
+    if isinstance(claim, str) and "\n" in claim:
+        return registry.from_text(claim)
     known = builtin_claims()
     if str(claim) in known:
         return known[str(claim)]

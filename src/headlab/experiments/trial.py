@@ -103,11 +103,14 @@ def _prepared(
     return chosen, lab, test, selection
 
 
-def _own(prompts: Any) -> Any:
-    """Prompts as given, a DataFrame, rows or pairs as a set of them."""
+def _given(claim: Any, prompts: object) -> tuple[object, Claim | Document, Any]:
+    """The claim as its command names it (a text is named by what it says), what it says, and prompts: a DataFrame, rows or pairs
+    as a set of them."""
+    found = find_claim(claim)
     sets = isinstance(prompts, PromptSet | ProblemSet | Path | str) or prompts is None
     both = isinstance(prompts, tuple) and prompts and isinstance(prompts[0], PromptSet | ProblemSet)
-    return prompts if sets or both else PromptSet.of(prompts)
+    text = isinstance(claim, str) and "\n" in claim
+    return found if text else claim, found, prompts if sets or both else PromptSet.of(prompts)
 
 
 def _docketed(claim: Claim | Document) -> Claim:
@@ -191,8 +194,7 @@ def trial(
 
 def _tried(claim: Any, model: Any, how: How, changes: Mapping[str, Any], amend: object, prompts: Any) -> Result:
     """:func:`trial`, told how it is run."""
-    found, prompts = find_claim(claim), _own(prompts)
-    claim = found if "\n" in str(claim) else claim
+    claim, found, prompts = _given(claim, prompts)
     if isinstance(found, Document):
         return over_models.trial(found, claim, model, how, changes={**changes, "amend": amend}, own=prompts)
     if amend:
@@ -260,11 +262,10 @@ def plan(
     amend = options.pop("amend", None)
     for name in ("store", "progress", "engine", "workers", "address"):
         options.pop(name, None)
-    prompts = _own(prompts)
-    if isinstance(found := find_claim(claim), Document):
-        claim = found if "\n" in str(claim) else claim
+    named, found, prompts = _given(claim, prompts)
+    if isinstance(found, Document):
         how = How(scale.pick("here", None, None), memory=memory, loading=options)
-        return planning.plan(found, claim, model, how, changes={**changes, "amend": amend}, own=prompts)
+        return planning.plan(found, named, model, how, changes={**changes, "amend": amend}, own=prompts)
     chosen, lab, test, selection = _prepared(found, model, prompts, options, changes)
     if isinstance(lab, Thinker):
         raise ClaimError(f"{chosen.id} runs the latent loop, whose passes --dry-run does not count")

@@ -86,7 +86,7 @@ def _at(place: Place, lines: Lines) -> str:
 def expected(place: Place, errors: Sequence[ErrorDetails], model: type[BaseModel]) -> str:
     """What was expected at a place of ``model``, and given, from pydantic's errors of that place."""
     if errors[0]["type"] == "extra_forbidden":
-        known = sorted(keys_at(model.model_json_schema(), place[:-1]))
+        known = sorted(_keys_at(model.model_json_schema(), place[:-1]))
         near = meant(place[-1], known)
         return f"is not read{near or '; the keys here are ' + ', '.join(known)}"
     own = dict.fromkeys(word for e in errors if (word := _plain_word(e)))
@@ -103,7 +103,7 @@ def _plain_word(error: ErrorDetails) -> str:
     return _WORDS.get(kind, "").format(**error.get("ctx", {}))
 
 
-def keys_at(schema: _Node, place: Place) -> set[str]:
+def _keys_at(schema: _Node, place: Place) -> set[str]:
     """The keys that a JSON schema knows at a place, in any arm of what stands there; none where it says nothing."""
     nodes = [schema]
     for part in place:
