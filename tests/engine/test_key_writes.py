@@ -54,6 +54,22 @@ def test_by_hand() -> None:
     assert made("redistribute", 1.0) == pytest.approx([0.7 / 3, 1.4 / 3, 0.3, 0.0])
 
 
+@pytest.mark.parametrize("apart", [5.0, 18.0, 40.0, 80.0])
+@pytest.mark.parametrize("write", KEY_WRITES)
+def test_in_32_bits_as_in_64_where_nearly_all_weight_lies_on_one_side(write: str, apart: float) -> None:
+    """``apart``: by how much scores of one side's keys exceed the other's; what is left is down to e^-80, and is dealt out in
+    proportion all the same.  (A share left, computed as the total less the keys', was rounding: effects off by logits.)"""
+    scores = torch.randn(6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    keys = torch.zeros(6, 8, dtype=torch.bool)
+    keys[:, :3] = True
+    scores += torch.where(keys, apart, 0.0) * torch.tensor([1.0, 1, 1, -1, -1, -1])[:, None].double()
+    exact = scores.softmax(-1)[:, None, None]
+    amount = torch.full((6,), 1.0 if write == "mask" else 0.4)
+    wanted = _moved(write, exact, keys, ~keys, amount)
+    got = _moved(write, exact.float(), keys, ~keys, amount)
+    torch.testing.assert_close(got.double(), wanted, rtol=2e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize(("write", "amount"), [("mask", 0.0), ("redistribute", 0.0), ("force", 0.3), ("mask", -1.0)])
 def test_nothing_new_is_a_no_op(write: str, amount: float) -> None:
     """No share taken, and a force to the row's own share, leave the row; so do rows without such keys or without

@@ -5,9 +5,11 @@
 
 Kept of each case: the record's readings (outcome, rulings, controls, estimates with intervals), eligibility and settings,
 the figures' names and sizes, and every table, as CSV under xz.  Floats are rounded to :data:`DIGITS` significant digits;
-a cell is the same within ``1e-4 + 1e-4 |kept|``, a logit difference within ``2e-4 + …`` (kinds of processor, AMX beside AVX2,
-were up to 1.3e-4 apart) or what :data:`ROUNDED` says, text and counts exactly.  Left out: words (they may be put better),
-times, ids of runs, and the cells of :data:`NOT_KEPT`.
+a cell is the same within ``1e-5 + 1e-4 |kept|``, text and counts exactly.  Left out: words (they may be put better), times,
+ids of runs, and the cells of :data:`NOT_KEPT`.
+
+Every case runs in a process whose libraries keep to what all x86-64 processors have (:data:`ALIKE`), since kinds of
+processor sum in other orders: logits of magnitude 20 were up to 1.3e-4 apart between AVX2 and AVX-512.
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ import io
 import json
 import lzma
 import math
+import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
@@ -47,10 +52,14 @@ NOT_KEPT = {"id", "seconds", "memory_bytes", "threads", "loading", "engine", "ru
 NOT_KEPT |= {"claim", "source", "words", "reason", "why_not", "note", "rule", "asked"}
 """Columns and settings that differ from run to run or machine to machine; and words."""
 
-ROUNDED = {"bandwidth-dose": 1.0, "robustness": 0.3}
-"""Logits by which processors differ (0.8 in 8 of 600 rows and 0.27 were seen): where a head attends to nothing but what is taken
-from it, what is left is rounding, and is scaled up to all; runs in 16 bits."""
-LOGITS = {"clean", "corrupted", "edited", "change"}
+ALIKE = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_CBWR": "COMPATIBLE",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+"""The environment of that process; and products in 16 bits are torch's own, not oneDNN's."""
 
 Rows = list[list[str]]
 Tables = dict[str, Rows]
@@ -201,7 +210,7 @@ def read(case: str) -> Tables:
     return {name: [next(lines) for _ in range(int(n))] for name, n in lines}
 
 
-def same(kept: str, found: str, rounded: float = 0.0) -> bool:
+def same(kept: str, found: str) -> bool:
     """Whether two cells agree: as text, or as numbers of which one is no whole number."""
     if kept == found:
         return True
@@ -210,12 +219,11 @@ def same(kept: str, found: str, rounded: float = 0.0) -> bool:
     except ValueError:
         return False
     whole = kept.lstrip("-").isdigit() and found.lstrip("-").isdigit()
-    return not whole and math.isfinite(a) and abs(a - b) <= max(rounded, 1e-4) + 1e-4 * abs(a)
+    return not whole and math.isfinite(a) and abs(a - b) <= 1e-5 + 1e-4 * abs(a)
 
 
-def differences(kept: Tables, found: Tables, case: str = "") -> list[str]:
+def differences(kept: Tables, found: Tables) -> list[str]:
     """Every cell that is not as it was kept, in words: which table, row (with its texts), column, before and after."""
-    rounded = ROUNDED.get(case.split(".")[0], 2e-4)
     said = [f"{name}: gone" for name in kept if name not in found]
     said += [f"{name}: new" for name in found if name not in kept]
     for name in kept:
@@ -233,7 +241,7 @@ def differences(kept: Tables, found: Tables, case: str = "") -> list[str]:
         columns = [(old_head.index(c), new_head.index(c), c) for c in old_head if c in new_head]
         for i, (a, b) in enumerate(zip(old, new, strict=False)):
             for j, k, column in columns:
-                if not same(a[j], b[k], rounded if column in LOGITS or name == "controls" else 0.0):
+                if not same(a[j], b[k]):
                     told = " ".join(v for v in a[:6] if v and not _number(v))
                     said.append(f"{name}: row {i} ({told}), {column}: {a[j]!r}, now {b[k]!r}")
     return said
@@ -253,24 +261,61 @@ def tried(case: str) -> Tables:
         return tables_of(cases()[case](store=Path(store)))
 
 
+class Alike:
+    """A process of :data:`ALIKE` that runs cases; ``with Alike() as run: run.tried(case)``."""
+
+    def __enter__(self) -> Alike:
+        words, pipe = [sys.executable, str(Path(__file__).resolve()), "--answer"], subprocess.PIPE
+        self.process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **ALIKE})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()  # no more is asked: it ends
+
+    def tried(self, case: str) -> Tables:
+        """As :func:`tried` there.  Raises RuntimeError with its traceback where that raises."""
+        asked, answers = self.process.stdin, self.process.stdout
+        assert asked and answers
+        print(case, file=asked, flush=True)
+        if not (line := answers.readline()):
+            raise RuntimeError(f"{case}: the process that runs cases ended with {self.process.wait()}")
+        answer = json.loads(line)
+        if "raised" in answer:
+            raise RuntimeError(f"{case}: {answer['raised']}")
+        return answer["tables"]
+
+
+def answer() -> None:
+    """For each name of a case on standard input, a line of JSON: its tables, or what was raised."""
+    torch.set_num_threads(1)
+    torch.backends.mkldnn.set_flags(False)
+    lines, sys.stdout = sys.stdout, sys.stderr  # nothing that is printed by the way may stand among the answers
+    for line in sys.stdin:
+        try:
+            said: dict[str, Any] = {"tables": tried(line.strip())}
+        except Exception:
+            said = {"raised": traceback.format_exc()}
+        print(json.dumps(said), file=lines, flush=True)
+
+
 def main(patterns: list[str]) -> None:
     """Write the cases that match (all, and the claims' hashes, where no pattern is given); print what changed."""
-    torch.set_num_threads(1)  # as tests/conftest.py does: the order of floating-point sums
     FOLDER.mkdir(exist_ok=True)
     wanted = patterns or ["*"]
     costs = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else {}
     if any(fnmatchcase("claims", p) for p in wanted):
         CLAIMS.write_text(json.dumps(claim_hashes(), indent=1) + "\n", encoding="utf-8")
-    for case in cases():
-        if not any(fnmatchcase(case, p) for p in wanted):
-            continue
-        start = time.process_time()
-        tables = tried(case)
-        costs[case] = round(time.process_time() - start, 1)
-        changed = differences(read(case), tables) if place_of(case).is_file() else ["new"]
-        if changed:
-            write(case, tables)
-        print(f"{case} ({costs[case]} s): {len(changed)} changed", *changed[:20], sep="\n  ", flush=True)
+    with Alike() as run:
+        for case in cases():
+            if not any(fnmatchcase(case, p) for p in wanted):
+                continue
+            start = time.monotonic()
+            tables = run.tried(case)
+            costs[case] = round(time.monotonic() - start, 1)
+            changed = differences(read(case), tables) if place_of(case).is_file() else ["new"]
+            if changed:
+                write(case, tables)
+            print(f"{case} ({costs[case]} s): {len(changed)} changed", *changed[:20], sep="\n  ", flush=True)
     costs = {c: costs[c] for c in sorted(cases()) if c in costs}
     COSTS.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8")
     for gone in set(FOLDER.glob("*.xz")) - {place_of(c) for c in cases()}:
@@ -279,4 +324,4 @@ def main(patterns: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    answer() if sys.argv[1:] == ["--answer"] else main(sys.argv[1:])

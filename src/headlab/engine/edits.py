@@ -272,12 +272,13 @@ def _moved(write: str, own: Tensor, keys: Tensor, from_keys: Tensor, amount: Ten
     on, source = (torch.nn.functional.pad(k, (0, longer))[:, None, None].to(own.dtype) for k in (keys, from_keys))
     amount = amount[:, None, None, None].to(own.dtype)
     total, mass = own.sum(-1, keepdim=True), (own * on).sum(-1, keepdim=True)
-    rest, least = total - mass, torch.finfo(own.dtype).tiny
+    least = torch.finfo(own.dtype).tiny
     if write == "mask":
         kept = own * (1 - amount * on)
         left = kept.sum(-1, keepdim=True)
         return torch.where(left > least, kept * (total / left.clamp(min=least)), own)
     if write == "force":
+        rest = (own * (1 - on)).sum(-1, keepdim=True)  # total - mass would be rounding where nearly all is on the keys
         fits = (mass > least) & (rest > least)
         up, down = amount * total / mass.clamp(min=least), (1 - amount) * total / rest.clamp(min=least)
         return torch.where(fits, own * torch.where(on > 0, up, down), own)
