@@ -28,7 +28,7 @@ import torch
 
 from headlab.engine.captures import capture
 from headlab.engine.model import Lab, open_model
-from headlab.engine.recall import LIMIT, recall, recalling
+from headlab.engine.recall import AGE, LIMIT, recall, recalling
 from headlab.engine.reindexing import Relabelling, reindexed, scrambled
 from headlab.engine.run import plan_of, row_cost, sweep
 from headlab.engine.work import Worker
@@ -126,6 +126,27 @@ def test_after_an_exception_nothing_half_made_is_left(monkeypatch: pytest.Monkey
     assert not recall(made).open
     with recalling(made):
         assert np.array_equal(table(made), off) and np.array_equal(table(made), off)
+
+
+def test_what_no_look_asks_for_any_more_goes() -> None:
+    """A thousand looks at other prompts keep what the last few left; what is asked for again and again stays."""
+    made, often = tiny.lab("llama"), [PAIRS[0].clean]
+    recall(made).clear()
+    sizes, z = [], [(1, "z")]
+    for n in range(3 * AGE):
+        with recalling(made) as kept:
+            capture(made, often, z)
+            capture(made, [tiny.encoded([3 + n, 4, 5, 6])], z)
+        sizes.append(kept.bytes)
+    assert sizes[0] < sizes[AGE] and len({*sizes[AGE + 1 :]}) == 1, sizes
+    with recalling(made):
+        passes = kept.passes
+        capture(made, often, z)
+        assert kept.passes == passes
+    for _ in range(AGE + 1):
+        with recalling(made):
+            pass
+    assert kept.bytes == 0 and not kept._held.total()
 
 
 INSIDE = ("no_grad", "buffer", "hook", "forward", "dropout", "another parameter")

@@ -9,7 +9,8 @@ Everything is dropped when anything of :func:`mark` differs: a weight or buffer 
 the config, an attribute, the class or a hook of any module, how each layer's attention is computed, dtype, device, threads.  It
 is taken at every entry, and inside wherever :func:`pulse` differs: what a trial does to its own model shows there, unless it
 writes past torch (``.data``, numpy).  Under code of others (hooks, another forward), which may do something else at each pass,
-nothing is kept.  What is oldest goes when ``limit`` bytes are full, or what a plan leaves of a bound of memory.
+nothing is kept.  What is oldest goes when ``limit`` bytes are full, or what a plan leaves of a bound of memory, and what
+:data:`AGE` trials or looks did not ask for.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from headlab.engine.model import Lab
 
 LIMIT = 2**29
 """Bytes that are kept for a model, unless told otherwise."""
+AGE = 16
+"""Trials and looks for which a value is kept that none of them asks for."""
 OWN_WAY = frozenset({"pattern", "scores"})
 """Sites whose reading makes the pass compute attention in another way: their passes are kept apart."""
 RESUMED = ("z", "out_block", "k", "v")
@@ -44,16 +47,16 @@ class Recall:
     """Kept values by key, the oldest out first.  ``limit``: bytes (0 keeps nothing), ``room``: what a bound of memory leaves
     of them; ``bytes``: what is kept; ``passes``: how many batches were run because they were not there; ``owner``: whose they
     are (a copy of a Lab begins anew: its passes may run under edits); ``wide``: other layers are kept, too; ``foreign``: code
-    of others runs in the passes, so that nothing is kept."""
+    of others runs in the passes, so that nothing is kept; ``entries``: how many trials and looks began."""
 
     def __init__(self, limit: int = LIMIT) -> None:
-        self.limit, self.bytes, self.passes = limit, 0, 0
+        self.limit, self.bytes, self.passes, self.entries = limit, 0, 0, 0
         self.room: int | None = None
         self.owner: weakref.ref[Lab] | None = None
         self.mark = b""
         self.pulse: tuple[object, ...] = ()
         self.open, self.steady, self.wide, self.foreign = False, False, True, False
-        self._kept: OrderedDict[object, tuple[Any, dict[int, int]]] = OrderedDict()
+        self._kept: OrderedDict[object, tuple[Any, dict[int, int], int]] = OrderedDict()
         self._held: Counter[int] = Counter()
 
     def __reduce__(self) -> tuple[type[Recall], tuple[int]]:
@@ -75,24 +78,34 @@ class Recall:
         """What is kept under ``key``, or None."""
         if key not in self._kept:
             return None
-        self._kept.move_to_end(key)
-        return self._kept[key][0]
+        value, parts, _ = self._kept.pop(key)
+        self._kept[key] = value, parts, self.entries  # to the end
+        return value
 
     def put(self, key: object, value: Any) -> None:
         """Keep a value; what is oldest goes to make room.  One of more than :attr:`most` is not kept."""
         parts = dict(_storages(value))
         if sum(parts.values()) > self.most or key in self._kept:
             return
-        self._kept[key] = (value, parts)
+        self._kept[key] = value, parts, self.entries
         self.bytes += sum(size for at, size in parts.items() if not self._held[at])
         self._held.update(parts.keys())
         self._make_room()
 
+    def begin(self) -> None:
+        """Another trial or look: what the last :data:`AGE` did not ask for goes."""
+        self.entries += 1
+        while self._kept and self.entries - next(iter(self._kept.values()))[2] > AGE:
+            self._drop_oldest()
+
     def _make_room(self) -> None:
         while self.bytes > self.most:
-            _, (_, old) = self._kept.popitem(last=False)
-            self._held.subtract(old.keys())
-            self.bytes -= sum(size for at, size in old.items() if not self._held[at])
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, (_, old, _) = self._kept.popitem(last=False)
+        self._held.subtract(old.keys())
+        self.bytes -= sum(size for at, size in old.items() if not self._held[at])
 
     def clear(self) -> None:
         """Keep nothing of what there was."""
@@ -120,6 +133,7 @@ def recalling(lab: Lab, *, wide: bool = True, memory: int | None = None) -> Iter
     if kept.open:
         yield kept
         return
+    kept.begin()
     kept.within(None if memory is None else memory // 3)
     kept.pulse = ()
     kept.open, kept.wide = True, wide
