@@ -422,7 +422,11 @@ def test_yaml_and_toml_say_the_same() -> None:
         ("threshold: 0.2,", "threshold: low,", "line 10: predictions.1.threshold: .*given 'low'"),
         ("id: parity-even\n", "", "is not a claim: id is missing"),
         ("layer: 10", "layer: 10\nlayer: 11", "line 6: 'layer' stands twice"),
-        ("experiment: parity", "experiment: Phrenology!", "line 4: experiment: .*given 'Phrenology!'"),
+        (
+            "experiment: parity",
+            "experiment: Phrenology!",
+            "line 4: experiment: expected a name of small letters, digits and -, a letter first .given 'Phrenology!'",
+        ),
         ("controls: [no-op, patch all]", "controls: [no-op", "is not YAML"),
         (
             "controls: [no-op, patch all]",

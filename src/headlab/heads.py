@@ -17,6 +17,15 @@ from operator import attrgetter
 _NAME = re.compile(r"^L(\d+)H(\d+)$")
 _NEAR = re.compile(r"^\s*[(\[]?[la]?(\d{1,9})(?:[\s.,:]+h?|h)(\d{1,9})[)\]]?\s*$", re.IGNORECASE)
 """Other ways to write a head: 9.6, 9H6, l9h6, L9 H6, a9.h6, (9, 6)."""
+
+
+def near_names(given: object) -> str:
+    """The names of heads that are written in another way (``9.6 9.9``, ``(9, 6)``, ``l9h6``); empty where they are none."""
+    whole = str(given).strip()
+    found = [_NEAR.match(one) for one in ([whole] if _NEAR.match(whole) else re.split(r"[\s,;+]+", whole))]
+    return " ".join(f"L{m[1]}H{m[2]}" for m in found if m) if all(found) else ""
+
+
 _PLACE = attrgetter("layer", "index")
 
 
@@ -53,12 +62,8 @@ class Head:
         """``Head.parse("L10H4")``.  Raises ValueError on anything that is not ``L<int>H<int>``."""
         match = _NAME.match(str(name).strip())
         if not match:
-            near = _NEAR.match(str(name))
-            like = (
-                f"write 'L{near[1]}H{near[2]}'"
-                if near
-                else "expected a name like 'L10H4' (layer 10, head 4, counted from 0)"
-            )
+            near = near_names(name)
+            like = f"write {near!r}" if near else "expected a name like 'L10H4' (layer 10, head 4, counted from 0)"
             raise ValueError(f"not a head: {name!r:.60}; {like}")
         return cls(int(match[1]), int(match[2]))
 

@@ -69,6 +69,22 @@ def test_what_is_no_set_is_refused_when_it_is_read(value: object) -> None:
         parse(value)
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("9.6 9.9", "L9H6 L9H9"),
+        (9.6, "L9H6"),
+        ([9, 6], "L9H6"),
+        ("(9, 6)", "L9H6"),
+        ("a9.h6, l9h9", "L9H6 L9H9"),
+        ([[9, 6], "L9H9"], "L9H6"),
+    ],
+)
+def test_heads_written_in_another_way_are_told_as_headlab_writes_them(value: object, written: str) -> None:
+    with pytest.raises(SetError, match=f"; write '{written}'$"):
+        parse(value)
+
+
 def test_scores_of_other_tools_are_read_and_others_refused(tmp_path: Path) -> None:
     """The forms are those of the tools' own writers (EAP-IG Graph.to_json, CircuitKIT CircuitScores.to_json), beside plain
     names and tables.  Expected numbers by hand; an edge counts for the head that it leaves, by its absolute score."""

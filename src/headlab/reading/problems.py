@@ -36,9 +36,15 @@ _WORDS = {
     "too_long": "at most {max_length} item(s)",
     "string_too_short": "at least {min_length} characters",
     "string_too_long": "at most {max_length} characters",
-    "string_pattern_mismatch": "text of the form {pattern}",
+    "string_pattern_mismatch": "{form}",
 }
 """What was expected instead, by pydantic's type of error without its ``_type``, ``_parsing`` or ``_from_float``."""
+_FORMS = {
+    r"^[a-z][a-z0-9_]*$": "a name of small letters, digits and _, a letter first",
+    r"^[a-z0-9][a-z0-9-]*$": "a name of small letters, digits and -",
+    r"^[a-z][a-z0-9-]*$": "a name of small letters, digits and -, a letter first",
+}
+"""Patterns of names in words."""
 
 
 _RANKS = {"extra_forbidden": 0, "missing": 2}
@@ -93,14 +99,22 @@ def expected(place: Place, errors: Sequence[ErrorDetails], model: type[BaseModel
     others = dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in errors if not _plain_word(e))
     said = [*([f"expected {' or '.join(own)}"] if own else []), *others]
     literal = [word for e in errors for word in re.findall("'([^']*)'", str(e.get("ctx", {}).get("expected", "")))]
-    return f"{' or '.join(said)[:200]} (given {brief(errors[0]['input'])}){meant(errors[0]['input'], literal)}"
+    given = brief(errors[0]["input"])
+    listed = (
+        "; several heads stand in one text or a list: 'L9H6 L9H9'"
+        if place and re.fullmatch(r"L\d+H\d+", str(place[-1]))
+        else ""
+    )
+    return f"{' or '.join(said)[:200]} (given {given}){meant(errors[0]['input'], literal)}{listed}"
 
 
 def _plain_word(error: ErrorDetails) -> str:
     kind = error["type"]
     for ending in ("_type", "_parsing", "_from_float"):
         kind = kind.removesuffix(ending)
-    return _WORDS.get(kind, "").format(**error.get("ctx", {}))
+    told = error.get("ctx", {})
+    form = _FORMS.get(asked := str(told.get("pattern", "")), f"text of the form {asked}")
+    return _WORDS.get(kind, "").format(form=form, **told)
 
 
 def _keys_at(schema: _Node, place: Place) -> set[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headlab.designs import leave_one_out, singles, subsets
-from headlab.heads import Grid, Head, Heads, named_pool, pool
+from headlab.heads import Grid, Head, Heads, named_pool, near_names, pool
 from headlab.heads import layer as whole_layer
 from headlab.trials import score_files
 from headlab.trials.expressions import NAME
@@ -100,7 +100,11 @@ def parse(value: Any) -> SetSpec:
             return SetSpec("heads", heads=Heads.parse(value))
         if re.fullmatch(NAME, value):
             return SetSpec("name", name=value)
-        raise SetError(f"{value!r} names no set; expected heads such as 'L9H6 L9H9', or the name of a declared set")
+        near = near_names(value)
+        wanted = f"write {near!r}" if near else "expected heads such as 'L9H6 L9H9', or the name of a declared set"
+        raise SetError(f"{value!r} names no set; {wanted}")
+    if near := near_names(value):  # 9.6, [9, 6]
+        raise SetError(f"{value!r} is no set; write {near!r}")
     if isinstance(value, list | tuple):
         if not value:
             raise SetError("an empty list names no head; expected sets to unite")
