@@ -25,6 +25,7 @@ from headlab.prompts import encode
 from headlab.stats import Estimate, clopper_pearson
 from headlab.stats.figures import percent
 from headlab.store import Reading
+from headlab.trials import charts
 from headlab.trials.case import Bench
 from headlab.trials.experiment import Program
 from headlab.trials.findings import Findings as Outcome
@@ -178,24 +179,15 @@ def _layer(halves: Any, rows: Any) -> dict[str, Any]:
 def _null_figure(halves: Any, rows: Any) -> Figure:
     own, dealt = halves.contrast(even(halves.grid, halves.at)), rows[rows["relabelling"] > 0]
     many = int(dealt["naive"].sum())
-    return Figure(
-        kind="null",
-        name="null",
-        title=f"Even against odd at layer {halves.at}, with the heads numbered at random",
-        caption=f"Each bar counts numberings ({len(dealt):,} drawn; the function is the same in all) by how much more of the "
+    title = f"Even against odd at layer {halves.at}, with the heads numbered at random"
+    caption = (
+        f"Each bar counts numberings ({len(dealt):,} drawn; the function is the same in all) by how much more of the "
         f"pairs the heads with even numbers repair than the others. {many} of {len(dealt):,} show a contrast of at least "
         f"{NAIVE:g} in one direction or the other. The line is the numbering that the model has, its band the 95 % interval over "
-        f"{own.n} pairs.",
-        data=tuple({"value": float(v)} for v in dealt["contrast"]),
-        options={
-            "observed": own.value,
-            "low": own.low,
-            "high": own.high,
-            "label": "as it is numbered",
-            "unit": "numberings",
-            "x_title": "share of pairs repaired: even minus odd",
-        },
+        f"{own.n} pairs."
     )
+    line = (own, "as it is numbered", "share of pairs repaired: even minus odd")
+    return charts.null("null", title, caption, dealt["contrast"], *line, unit="numberings")
 
 
 SECTIONS = [

@@ -34,22 +34,29 @@ def null(
     title: str,
     caption: str,
     values: Iterable[float],
-    observed: Estimate,
+    observed: Estimate | float,
     label: str,
     x_title: str,
     p: float | None = None,
     sets: Sequence[Heads] = (),
     named: Heads | None = None,
+    unit: str = "",
     **options: Any,
 ) -> Figure:
-    """Alternatives as a histogram, the named one as a line with its interval; ``sets``: which heads each value is of, where no
-    table says it; ``named``: the heads of the line."""
-    line = {"observed": observed.value, "low": observed.low, "high": observed.high, "label": label}
+    """Alternatives as a histogram, the named one as a line, with its interval where it has one.
+
+    ``sets``: which heads each value is of, where no table says it (no sets of heads: say ``unit``, what is counted); ``named``:
+    the heads of the line."""
+    e = observed if isinstance(observed, Estimate) else None
+    line = (
+        {"observed": e.value, "low": e.low, "high": e.high} if e else {"observed": observed, "low": None, "high": None}
+    )
     data = tuple({"value": float(v)} for v in values)
     if sets:
         data = tuple({**row, "heads": str(s)} for row, s in zip(data, sets, strict=True))
     rank = ({} if p is None else {"p": p}) | ({} if named is None else {"named": str(named)})
-    return Figure("null", name, title, caption, data, {**line, "x_title": x_title, **rank, **options})
+    rank |= {"unit": unit} if unit else {}
+    return Figure("null", name, title, caption, data, {**line, "label": label, "x_title": x_title, **rank, **options})
 
 
 def point(series: str, x: float, e: Estimate) -> dict[str, Any]:

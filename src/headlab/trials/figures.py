@@ -11,6 +11,7 @@ from headlab.effects import Figure
 from headlab.stats import Estimate, Rank
 from headlab.stats.figures import percent
 from headlab.store import NamedEstimate
+from headlab.trials import charts
 from headlab.trials.alternatives import Alternatives
 from headlab.trials.document import Document
 from headlab.trials.expressions import Expression, Term
@@ -60,25 +61,15 @@ def _rank(
         if found.under is None
         else f" In {percent(found.under)} of resamples of the prompts p is under {found.resampled_at:g}."
     )
-    return Figure(
-        kind="null",
-        name=f"rank {a.prediction.statistic}",
-        title=f"{a.prediction.words or said(bare).capitalize()}, among {found.n_sets:,} {what} that nobody named",
-        caption=(
-            f"Each bar counts {what} ({how} {matched.total:,}) by {said(bare)}. The line is the {one} named, its band "
-            f"the 95 % interval over {band.n} {band.unit}. {found.at_least_as_extreme} of {found.n_sets:,} are at least as "
-            f"extreme: p = {found.p:.3g}.{stable}"
-        ),
-        data=tuple({"value": float(v)} for v in values[1:]),
-        options={
-            "observed": band.value if band.defined else float(values[0]),
-            "low": band.low if band.defined else float(values[0]),
-            "high": band.high if band.defined else float(values[0]),
-            "label": f"the {one} named",
-            "x_title": said(bare),
-            "p": found.p,
-        },
+    title = f"{a.prediction.words or said(bare).capitalize()}, among {found.n_sets:,} {what} that nobody named"
+    caption = (
+        f"Each bar counts {what} ({how} {matched.total:,}) by {said(bare)}. The line is the {one} named, its band "
+        f"the 95 % interval over {band.n} {band.unit}. {found.at_least_as_extreme} of {found.n_sets:,} are at least as "
+        f"extreme: p = {found.p:.3g}.{stable}"
     )
+    told = (band if band.defined else float(values[0]), f"the {one} named", said(bare), found.p)
+    unit = what if what == "directions" else ""
+    return charts.null(f"rank {a.prediction.statistic}", title, caption, values[1:], *told, unit=unit)
 
 
 def _worlds(doc: Document, estimates: Sequence[NamedEstimate]) -> list[Figure]:

@@ -16,6 +16,7 @@ from headlab.effects import Figure, Table, mean_recovery
 from headlab.heads import Grid, Heads
 from headlab.interventions import Intervention, World
 from headlab.stats import Estimate, Rank, bootstrap_ratio, clopper_pearson, clustered_rate
+from headlab.trials import charts
 from headlab.trials.alternatives import matched_halves
 from headlab.trials.sweeps import Alternatives, Placed, Scope, Seen, Sweep, Told
 
@@ -164,22 +165,9 @@ class Halves:
                 f"the 95 % interval over {band.n} pairs. {found.at_least_as_extreme} of {found.n_sets:,} halves are at least "
                 f"as extreme: p = {found.p:.3g}."
             )
-            return Figure(
-                "null",
-                "null",
-                f"{title}, among {found.n_sets:,} halves of layer {at} that nobody named",
-                caption,
-                tuple({"value": float(g)} for g in half.gaps),
-                {
-                    "observed": band.value,
-                    "low": band.low,
-                    "high": band.high,
-                    "label": self.label,
-                    "x_title": "recovery by the half minus recovery by its complement",
-                    "p": found.p,
-                    "named": str(self.pool(seen.scope.grid, at)),
-                },
-            )
+            whole = f"{title}, among {found.n_sets:,} halves of layer {at} that nobody named"
+            line = (band, self.label, "recovery by the half minus recovery by its complement", found.p)
+            return charts.null("null", whole, caption, half.gaps, *line, named=self.pool(seen.scope.grid, at))
 
         return draw
 

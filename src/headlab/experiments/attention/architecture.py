@@ -21,7 +21,7 @@ import pandas as pd
 from headlab.effects import Figure, Table, recovery
 from headlab.heads import even
 from headlab.measures.machine import facts_table
-from headlab.stats import Estimate, holm
+from headlab.stats import holm
 from headlab.trials.charts import estimates, null
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.flow import Method, OnPairs
@@ -104,7 +104,8 @@ def among_pools(seen: Seen) -> Figure:
         f"p = {place.p:.3g}."
     )
     line, x_title = seen.estimate("recovery:position:0"), "recovery of the logit difference"
-    return null("null", title, caption, [found[s] for s in null_sets], line, "position 0", x_title, place.p)
+    told = ([found[s] for s in null_sets], line, "position 0", x_title, place.p)
+    return null("null", title, caption, *told, sets=null_sets, named=own(seen.scope)[0])
 
 
 def among_divisions(seen: Seen) -> Figure:
@@ -114,8 +115,8 @@ def among_divisions(seen: Seen) -> Figure:
         "Each bar counts divisions of the layer into such pools by the most that a pool recovers minus the least. The line "
         f"is the division by position: p = {label.p:.3g}."
     )
-    line = Estimate(observed, observed, observed, label.n_sets, "divisions", "observed")
-    return null("label", title, caption, divided, line, "positions", "most minus least recovered by a pool", label.p)
+    x_title = "most minus least recovered by a pool"
+    return null("label", title, caption, divided, observed, "positions", x_title, label.p, unit="divisions")
 
 
 EXPERIMENT = OnPairs(

@@ -122,9 +122,8 @@ def among_permutations(kind: str) -> Callable[[Seen], Figure]:
             f"{found.n_sets:,} are at least as extreme: p = {found.p:.3g}."
         )
         title = f"{LABELS[kind].capitalize()}, among random permutations of layer {seen.scope.layer}"
-        return charts.null(
-            f"null-{kind}", title, caption, null, band, LABELS[kind], "logit difference recovered", found.p
-        )
+        line = (band, LABELS[kind], "logit difference recovered", found.p)
+        return charts.null(f"null-{kind}", title, caption, null, *line, unit="permutations")
 
     return draw
 

@@ -130,7 +130,8 @@ def among_partners(seen: Seen) -> Figure:
         f"{found.at_least_as_extreme} of {found.n_sets:,} are at least as extreme: p = {found.p:.3g}."
     )
     title = f"Even patterns on odd values, among random partners of layer {seen.scope.layer}"
-    return charts.null("null", title, caption, null, band, "even on odd", "logit difference recovered", found.p)
+    line = (band, "even on odd", "logit difference recovered", found.p)
+    return charts.null("null", title, caption, null, *line, unit="random partners")
 
 
 def arms(seen: Seen) -> Figure:

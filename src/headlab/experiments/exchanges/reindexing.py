@@ -29,6 +29,7 @@ from headlab.heads import Grid, Heads, even
 from headlab.prompts import EncodedPair
 from headlab.stats import Estimate, bootstrap_mean, clopper_pearson
 from headlab.store import Reading
+from headlab.trials import charts
 from headlab.trials.case import Bench
 from headlab.trials.experiment import Program
 from headlab.trials.findings import Findings as Outcome
@@ -319,26 +320,15 @@ def _logit_figure(rows: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str
 
 def _repair_figure(moved: Moved, rows: Sequence[Mapping[str, Any]], at: int, seed: int) -> Figure:
     found = _repaired(moved.after, "even", seed)
-    return Figure(
-        kind="null",
-        name="repair",
-        title=f"What even heads and even indices of layer {at} repair after re-indexing",
-        caption=(
-            f"The line: the heads that were even to begin with, patched wherever they went, over {len(rows)} re-indexings; its "
-            f"band is the 95 % interval over {found.n} pairs. Each bar counts re-indexings by what the even indices repair "
-            "after them: other heads each time, so the bars are a null of random halves with the same KV shape. Keep the "
-            "index and change the heads, and repair wanders; keep the heads and change the index, and it stays."
-        ),
-        data=tuple({"value": r["repaired_even_index"]} for r in rows),
-        options={
-            "observed": found.value,
-            "low": found.low,
-            "high": found.high,
-            "label": "the even heads, moved",
-            "unit": "re-indexings",
-            "x_title": "share of pairs repaired",
-        },
+    title = f"What even heads and even indices of layer {at} repair after re-indexing"
+    caption = (
+        f"The line: the heads that were even to begin with, patched wherever they went, over {len(rows)} re-indexings; its "
+        f"band is the 95 % interval over {found.n} pairs. Each bar counts re-indexings by what the even indices repair "
+        "after them: other heads each time, so the bars are a null of random halves with the same KV shape. Keep the "
+        "index and change the heads, and repair wanders; keep the heads and change the index, and it stays."
     )
+    values, line = [r["repaired_even_index"] for r in rows], (found, "the even heads, moved", "share of pairs repaired")
+    return charts.null("repair", title, caption, values, *line, unit="re-indexings")
 
 
 def _published_figure(other: Sequence[Mapping[str, Any]], at: int) -> Figure:

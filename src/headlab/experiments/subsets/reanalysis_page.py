@@ -11,6 +11,7 @@ from headlab.stats.members import LeftOut, MemberTest, Separability
 from headlab.stats.spacing import Association
 from headlab.store import NamedEstimate
 from headlab.tasks.outcomes import Family, Outcomes
+from headlab.trials import charts
 from headlab.trials.pairs import named
 
 if TYPE_CHECKING:
@@ -208,25 +209,17 @@ def _null(found: Association, group: Family) -> Figure:
     assert e.value is not None and e.low is not None and e.high is not None and r is not None
     across = e.low < 0 < e.high
     ends = sorted(abs(v) for v in (e.low, e.high))
-    return Figure(
-        kind="null",
-        name="gap_sd",
-        title="Do the gaps of the working subsets stand out among shuffled outcomes?",
-        caption=(
-            f"Size of the rank correlation between the gaps' standard deviation and success over the {group.words}, and in "
-            f"{r.n_sets:,} shuffles of the outcomes; {r.at_least_as_extreme:,} are at least as large: p = {r.p:.3g}."
-        ),
-        data=tuple({"value": v} for v in found.null),
-        options={
-            "observed": abs(e.value),
-            "low": 0.0 if across else ends[0],
-            "high": ends[1],
-            "label": "as published",
-            "unit": "shuffled outcomes",
-            "x_title": "size of the rank correlation",
-            "p": r.p,
-        },
+    size = Estimate(abs(e.value), 0.0 if across else ends[0], ends[1], e.n, e.unit, e.method)
+    title, x_title = (
+        "Do the gaps of the working subsets stand out among shuffled outcomes?",
+        "size of the rank correlation",
     )
+    caption = (
+        f"Size of the rank correlation between the gaps' standard deviation and success over the {group.words}, and in "
+        f"{r.n_sets:,} shuffles of the outcomes; {r.at_least_as_extreme:,} are at least as large: p = {r.p:.3g}."
+    )
+    line = (size, "as published", x_title, r.p)
+    return charts.null("gap_sd", title, caption, found.null, *line, unit="shuffled outcomes")
 
 
 def sections(

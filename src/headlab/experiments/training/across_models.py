@@ -18,6 +18,7 @@ from headlab.experiments.trial import trial
 from headlab.stats import Estimate, clopper_pearson
 from headlab.stats.heterogeneity import chance_of_pattern, heterogeneity
 from headlab.store import NamedEstimate, Reading, Record, Result, Store
+from headlab.trials import charts
 from headlab.trials.charts import estimates as estimates_figure
 from headlab.trials.pairs import named
 from headlab.trials.record import versions
@@ -228,24 +229,13 @@ def _models_figure(tried: Any, trials: Sequence[Mapping[str, Record]]) -> Figure
 def _chance_figure(yes: Any, chance: Any, found: Estimate, seed: int) -> Figure:
     drawn = (np.random.default_rng(seed).random((2000, len(chance))) < chance).sum(1)
     count = float(yes.sum())
-    return Figure(
-        kind="null",
-        name="null",
-        title=f"Models with the pattern, of {len(yes)} that could be tried",
-        caption=(
-            f"2,000 tables in which each model shows the pattern as often as its own matched halves do. The line is this "
-            f"table's {count:g}; as many or more have the chance {found.value:.3g} (exact)."
-        ),
-        data=tuple({"value": float(d)} for d in drawn),
-        options={
-            "observed": count,
-            "low": count,
-            "high": count,
-            "label": "this table",
-            "x_title": "models with the pattern",
-            "p": found.value,
-        },
+    title = f"Models with the pattern, of {len(yes)} that could be tried"
+    caption = (
+        f"2,000 tables in which each model shows the pattern as often as its own matched halves do. The line is this "
+        f"table's {count:g}; as many or more have the chance {found.value:.3g} (exact)."
     )
+    line = (count, "this table", "models with the pattern", found.value)
+    return charts.null("null", title, caption, drawn, *line, unit="tables")
 
 
 def _notes(table: Any) -> list[str]:

@@ -11,6 +11,7 @@ from headlab.effects import Figure
 from headlab.measures.correspondence import FEATURES, FIRST, rank_correlations
 from headlab.measures.head_effects import effect_distances
 from headlab.stats.figures import rounded
+from headlab.trials import charts
 from headlab.trials.sweeps import Seen
 
 
@@ -54,26 +55,14 @@ def _features(seen: Seen, here: Any) -> Figure:
 
 def _skill(here: Any) -> Figure:
     guess = here.forecast
-    return Figure(
-        kind="null",
-        name="null-prediction",
-        title=f"Effects foretold from the nearest heads by weights, among {guess.test.n_sets:,} exchanges of heads",
-        caption=(
-            "Each bar counts exchanges of the heads (within KV groups) by how much better than the mean of the other heads the "
-            "nearest ones tell what a head does; a head and those that share its keys are left out. The line is this model: "
-            f"{guess.test}."
-        ),
-        data=tuple({"value": x} for x in guess.null),
-        options={
-            "observed": guess.skill,
-            "low": None,
-            "high": None,
-            "label": "this model",
-            "p": guess.test.p,
-            "unit": guess.test.unit,
-            "x_title": "skill (0: no better than the mean)",
-        },
+    title = f"Effects foretold from the nearest heads by weights, among {guess.test.n_sets:,} exchanges of heads"
+    caption = (
+        "Each bar counts exchanges of the heads (within KV groups) by how much better than the mean of the other heads the "
+        "nearest ones tell what a head does; a head and those that share its keys are left out. The line is this model: "
+        f"{guess.test}."
     )
+    line = (guess.skill, "this model", "skill (0: no better than the mean)", guess.test.p)
+    return charts.null("null-prediction", title, caption, guess.null, *line, unit=guess.test.unit)
 
 
 def _layers(seen: Seen, found: Sequence[Any]) -> Figure:
