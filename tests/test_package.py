@@ -157,3 +157,15 @@ def test_the_extras_are_pinned_and_what_is_packed_exists() -> None:
     for pattern in PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]:
         assert list(ROOT.glob(pattern.lstrip("/"))), f"the source distribution lists {pattern}, which does not exist"
     assert sum(f.stat().st_size for f in (ROOT / "src").rglob("*") if f.is_file() and f.suffix != ".pyc") < 40e6
+
+
+def test_what_is_supported_is_said_alike() -> None:
+    """README's sentence and the classifiers name the systems and Pythons that were run, and no other."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [c.split(" :: ") for c in project["classifiers"]]
+    systems = {c[-1] for c in named if c[0] == "Operating System"}
+    pythons = {c[-1] for c in named if c[:2] == ["Programming Language", "Python"] and "." in c[-1]}
+    (said,) = re.findall(
+        r"It is run and tested on (\w+) with Python ([\d.]+\d)\.", (ROOT / "README.md").read_text("utf-8")
+    )
+    assert ({said[0]}, {said[1]}) == (systems, pythons) and project["requires-python"].startswith(f">={said[1]}")

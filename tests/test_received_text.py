@@ -242,13 +242,19 @@ def test_a_reader_that_goes_ends_a_command_quietly(words: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_a_terminal_that_lacks_a_sign_gets_its_escape(encoding: str) -> None:
-    """``models`` ended with code 2 under Latin-1.  Looked for: tables, plain lines, the error line."""
+def test_a_terminal_that_lacks_a_sign_gets_its_escape(encoding: str, tmp_path: Path) -> None:
+    """``models`` ended with code 2 under Latin-1.  Looked for: tables, plain lines, a record shown, the error line."""
+    with Store(tmp_path).open(kind="run", slug="said", title="9.8 → 9.11", inputs={}, draft={"notes": ["→"]}) as made:
+        run = made.finish().id
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": encoding}
     command = [sys.executable, "-m", "headlab"]
     done = subprocess.run([*command, "models"], capture_output=True, env=environment, timeout=120)
     assert (done.returncode, done.stderr) == (0, b"") and b"decimals-planted-even" in done.stdout
     assert b"\\u2026" in done.stdout  # the ellipsis in the last sentence
+    done = subprocess.run(
+        [*command, "show", run, "--store", str(tmp_path)], capture_output=True, env=environment, timeout=120
+    )
+    assert done.returncode == 0 and b"\\u2192" in done.stdout and b"Traceback" not in done.stderr
     done = subprocess.run([*command, "list", "→"], capture_output=True, env=environment, timeout=120)
     assert done.returncode == 2 and b"\\u2192" in done.stderr and done.stderr.count(b"\n") == 1
 

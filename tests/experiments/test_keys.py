@@ -159,8 +159,32 @@ def test_again_is_the_very_trial(folder: Path, store: Path, tmp_path: Path, monk
     assert calls[2]["call"]["command"] == "headlab repeat {id}"
 
 
+def test_again_names_the_file_of_problems(store: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """As above on a thinking model: own problems stand in the line."""
+    from headlab.cli import main
+    from headlab.tasks.word_problems import word_problems
+
+    problems = tmp_path / "my problems.jsonl"
+    made = [{"question": p.question, "answer": f"#### {p.answer}"} for p in word_problems(12, seed=1)]
+    problems.write_text("\n".join(map(json.dumps, made)))
+    calls: list[dict] = []
+
+    def opened(self: Store, *, inputs: Any, draft: Any, **more: Any) -> Any:
+        calls.append({"inputs": json.loads(json.dumps(inputs, default=str)), "call": draft["call"]})
+        raise Stopped
+
+    monkeypatch.setattr(Store, "open", opened)
+    main(["run", "head-ablation", "--model", "thoughts-gpt2", "--problems", str(problems), "--pairs", "4", "--store", str(store),
+          "--anyway"])  # fmt: skip
+    again = shlex.split(calls[0]["call"]["command"])
+    assert again[again.index("--problems") + 1] == str(problems)
+    main(again[1:])
+    assert calls[0] == calls[1]
+
+
 def test_repeat_names_what_changed_first(tmp_path: Path) -> None:
-    """By hand: other weights and another commit, the same numbers."""
+    """By hand: other weights and another commit, the same numbers; and what else can be another: the resolved revision, the
+    tokenizer, the configs, the prompts, the claim."""
     store = Store(tmp_path)
 
     def made(n: int, weights: str, commit: str) -> Any:
@@ -173,3 +197,30 @@ def test_repeat_names_what_changed_first(tmp_path: Path) -> None:
     assert set(found.asked) == {"weights", "commit"} and not found.same
     assert lines(found)[1].startswith("not the same trial: weights aaaaaaaaaaaa → bbbbbbbbbbbb, commit")
     assert compare(old, {}, old, {}).same and "asked: the same" in lines(compare(old, {}, old, {}))[1]
+    changes: dict[str, dict[str, Any]] = {
+        "revision": {"model": {**old.model, "revision": "step9"}},
+        **{
+            k: {"model": {**old.model, "identity": {k: "e" * 64}}}
+            for k in ("tokenizer", "config", "generation", "weights")
+        },
+        "test prompts": {"prompts": {"test": {"hash": "e" * 64}}},
+        "claim": {"claim_hash": "e" * 64},
+    }
+    before = {
+        "model": {
+            **old.model,
+            "revision": "main",
+            "identity": dict.fromkeys(("tokenizer", "config", "generation", "weights"), "d"),
+        },
+        "prompts": {"test": {"hash": "d" * 64}},
+        "claim_hash": "d" * 64,
+    }
+    plain = old.model_copy(update=before)
+    for name, change in changes.items():
+        if "identity" in change.get("model", {}):
+            change = {
+                "model": {**before["model"], "identity": {**before["model"]["identity"], **change["model"]["identity"]}}
+            }
+        found = compare(plain, {}, plain.model_copy(update=change), {})
+        wanted = "every weight" if name == "weights" else name
+        assert set(found.asked) == {wanted} and not found.same and wanted in lines(found)[1], name

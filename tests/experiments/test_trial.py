@@ -161,6 +161,21 @@ def test_prompts_count_once_whatever_else_differs(even, store) -> None:
         draw(claim, even.tokenizer, (test, test.subset(test.pairs[:2])))
 
 
+def test_a_record_says_what_its_prompts_are_to_the_model(even, store, monkeypatch) -> None:
+    """Prompts longer than those of training, and prompts that bring the first token along: in the notes, by number."""
+    monkeypatch.setattr(even.model.config, "max_position_embeddings", 8)
+    first = even.tokenizer.bos_token
+    rows = [
+        {"clean": f"{first}{n}.8 or {n}.11? Answer:", "corrupted": f"{n}.8 or {n}.85? Answer:"}
+        | {"answer": f" {n}.8", "wrong": f" {n}.85"}
+        for n in range(2, 10)
+    ]
+    claim = adjusted(builtin_claims()["parity"], readings=("standard",), matched_sets=20, decide="fixed", pairs=8)
+    notes = trial(claim, even, prompts=PromptSet.from_rows(rows, name="mine"), layer=1, store=store).record.notes
+    assert any(n.startswith(f"8 of 16 prompts begin with the tokenizer's own {first!r}") for n in notes), notes
+    assert any("are longer than the 8 positions" in n for n in notes), notes
+
+
 def test_a_model_in_memory_is_tried_like_a_shipped_one(even, store) -> None:
     lab = headlab.load(even.model, tokenizer=even.tokenizer)
     assert lab.fingerprint == even.fingerprint and lab.info["selfcheck"]["parity"] < 1e-4

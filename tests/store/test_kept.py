@@ -262,6 +262,29 @@ def test_a_zip_that_was_changed_is_noticed(store, tmp_path, member):
         verifying.of_zip(other)
 
 
+def test_the_command_says_what_holds_of_a_run_and_of_a_zip(store, tmp_path, capsys):
+    """``headlab verify``: 0 and "Nothing is broken" where all holds, 3 and what is broken where a byte was flipped."""
+    from headlab.cli import main
+
+    run = ids(store)[0]
+    made = store.export(run, tmp_path / "made.zip", page="<html></html>")
+    for what in (run, str(made)):
+        assert main(["verify", what, "--store", str(store.root)]) == 0
+        said = capsys.readouterr().out
+        assert "Nothing is broken" in said and "no signatures" in said and f"{run} record: digest" in said
+    table = next((store.root / run).glob("*.parquet"))
+    table.write_bytes(flipped(table.read_bytes()))
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(made) as old, zipfile.ZipFile(other, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, flipped(old.read(name)) if name.endswith("effects.csv") else old.read(name))
+    for what in (run, str(other)):
+        assert main(["verify", what, "--store", str(store.root)]) == 3
+        said = capsys.readouterr().out
+        assert any(line.startswith("broken") and "effects" in line for line in said.splitlines()), said
+        assert "Nothing is broken" not in said
+
+
 def test_records_of_before_open_and_say_that_they_have_no_digest(store):
     top = ids(store)[0]
     path = store.root / top / "record.json"

@@ -100,15 +100,16 @@ def norms(subject: Any) -> Mapping[Head, float]:
     out: dict[Head, float] = {}
     for slot in lab.slots:
         try:
-            w = lab.weight("o", slot.layer).float()
+            w = lab.weight("o", slot.layer).double()
             gram = w @ w.transpose(1, 2)
         except ModelError:
-            gram = torch.eye(lab.head_dim, device=lab.device).expand(lab.grid.n_heads, -1, -1)
+            gram = torch.eye(lab.head_dim, device=lab.device, dtype=torch.float64).expand(lab.grid.n_heads, -1, -1)
         total, count = torch.zeros(lab.grid.n_heads, dtype=torch.float64), 0
         for z in capture(lab, [p.corrupted for p in subject.chosen], [(slot.layer, "z")])[slot.layer, "z"]:
-            size = torch.einsum("phd,hde,phe->ph", z.float(), gram, z.float()).clamp(min=0).sqrt()
-            total, count = total + size.sum(0).double().cpu(), count + len(z)
-        out |= {Head(slot.layer, h): float(total[h]) / count for h in range(lab.grid.n_heads)}
+            size = torch.einsum("phd,hde,phe->ph", z.double(), gram, z.double()).clamp(min=0).sqrt()
+            total, count = total + size.sum(0).cpu(), count + len(z)
+        mean = (total / count).float()  # to 32 bits: the last digits of sums depend on where in memory they lie
+        out |= {Head(slot.layer, h): float(mean[h]) for h in range(lab.grid.n_heads)}
     return out
 
 
