@@ -242,3 +242,15 @@ def test_every_page_stands_in_the_contents_of_the_site() -> None:
     pages = {p.relative_to(ROOT / "docs").with_suffix("").as_posix() for p in (ROOT / "docs").rglob("*.md")}
     pages -= {p for p in pages if p.startswith(("docket/", "_build/"))} | {"index"}
     assert "docket/*" in listed and pages <= listed, f"not in docs/index.md: {sorted(pages - listed)}"
+
+
+def test_every_test_that_a_page_names_is_there() -> None:
+    """docs/guards.md names tests: ``path::name``, or ``::name`` of the path before it."""
+    text, path, named = (ROOT / "docs" / "guards.md").read_text(encoding="utf-8"), "", 0
+    for file, name in re.findall(r"`(?:((?:tests/)?[\w/]+\.py))?(?:::(\w+))?`", text):
+        path = file or path
+        where = ROOT / path if path.startswith("tests/") else next((ROOT / "tests").rglob(Path(path).name))
+        assert where.is_file(), path
+        assert not name or f"def {name}(" in where.read_text(encoding="utf-8"), f"{path}::{name}"
+        named += bool(name)
+    assert named > 60

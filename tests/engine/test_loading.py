@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 
+from headlab.engine import passes
 from headlab.engine.model import ModelError, fingerprint, open_model
 
 
@@ -35,6 +36,20 @@ def one_line(given: Any, **options: Any) -> str:
     message = str(caught.value)
     assert "\n" not in message and "\x1b" not in message and len(message) < 400
     return message
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_cache_goes_in_and_comes_out_under_either_name(name: str) -> None:
+    """``past_key_values`` became ``cache`` in transformers 5.24: a model is asked which it takes, its output which it has."""
+    scope: dict[str, Any] = {"nn": torch.nn}
+    exec(f"class Model(nn.Module):\n    def forward(self, ids, {name}=None): ...", scope)
+    model, kept = scope["Model"](), object()
+    assert passes.given(model, kept) == {name: kept} and passes.given(model, None) == {}
+
+    class Output(dict[str, Any]):
+        past_key_values = property(lambda self: self["past_key_values"])
+
+    assert passes.cache_of(Output({name: kept})) is kept
 
 
 def test_a_folder_loads_with_its_weights(saved: Path) -> None:

@@ -24,6 +24,7 @@ from headlab import organisms
 from headlab.engine.identity import identity
 from headlab.engine.model import open_model
 from headlab.engine.plan import Cost, make_plan
+from headlab.experiments.training.across_models import cross_model
 from headlab.experiments.trial import trial
 from headlab.heads import Heads
 from headlab.interventions import Intervention, World
@@ -112,6 +113,28 @@ def test_an_interrupted_trial_is_taken_up_by_the_same_model_only(folder: Path, s
     edited("generation_config.json", lambda d: d.update(eos_token_id=[3, 4]))(folder)
     tried()
     assert len(Store(store).records()[0]) == 2
+
+
+def test_an_interrupted_summary_takes_up_the_same_models_only(folder: Path, store: Path, monkeypatch: Any) -> None:
+    """cross-model names its models by folders: another config in the folder, and what the first one left is not taken up."""
+    parity = type(way_in.EXPERIMENTS["parity"])
+    real, cut = parity.tried, {"pairs": 12, "matched_sets": 19, "protocol": "standard", "store": store}
+
+    def interrupted(experiment: Any, case: Any) -> Any:
+        real(experiment, case)  # everything is measured and stored, and the run has not ended
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parity, "tried", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cross_model([str(folder)], **cut)
+    (left,) = (r for r in Store(store).records()[0] if r.kind == "trial")
+    assert left.status == "interrupted"
+    edited("generation_config.json", lambda d: d.update(eos_token_id=[3, 4]))(folder)
+    summary = cross_model([str(folder)], **cut).record
+    own = Store(store).record(summary.children[0])
+    assert own.model["name"] == str(folder) and own.status == "complete"
+    assert own.id != left.id and own.model["identity"]["generation"] != left.model["identity"]["generation"]
 
 
 def test_a_shard_is_named_by_tokens_and_by_every_pair_of_its_sweep() -> None:
