@@ -23,6 +23,7 @@ from browsing import SCREENS, WAIT, accessible, chromium, held, opened, sync
 from headlab.cli import main
 from headlab.store import Store
 from headlab.view.app import serve
+from headlab.view.worker import Job
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +179,26 @@ def test_what_cannot_be_loaded_is_said_on_the_page(page: Any, address: str) -> N
     page.complaints.clear()  # that it was refused stands in the console
 
 
+@pytest.fixture
+def going_on(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """While it is clear, a job waits in the middle of its work, until it is set or the job is told to stop: what is done to a
+    trial that runs is then done in time, however fast the trial."""
+    on, real = threading.Event(), Job.progress
+    on.set()
+
+    def waiting(job: Job, what: str, done: int, total: int) -> None:
+        real(job, what, done, total)
+        for _ in range(600) if total > 1 else ():
+            if on.is_set() or job.stop.wait(0.1):
+                break
+        real(job, what, done, total)
+
+    monkeypatch.setattr(Job, "progress", waiting)
+    return on
+
+
 @pytest.mark.accept  # a trial and its report
-def test_from_a_look_to_a_verdict(page: Any, home: Store, address: str) -> None:
+def test_from_a_look_to_a_verdict(page: Any, home: Store, address: str, going_on: threading.Event) -> None:
     """Fresh to a verdict by the explorer alone, the claim a stranger's: hostile words in every field that takes any.  Cancelled
     once on the way; in the end they are text on the page, in the report, in the table and on the terminal."""
     expect = sync.expect
@@ -205,12 +224,14 @@ def test_from_a_look_to_a_verdict(page: Any, home: Store, address: str) -> None:
     yaml = yaml.replace("words: more than other sets of heads", f"words: {words}")
     yaml += f"waive: {{whole: {words}}}\n"
     page.fill("#yaml", yaml)
+    going_on.clear()
     page.click("#register")
     page.click("#cancel")
     expect(page.locator("#error")).to_contain_text("goes on where it stopped")
     page.click("#register")
     expect(page.locator("#progress")).to_contain_text(" of ")
     page.reload()  # the trial goes on, and the page that comes back shows it
+    going_on.set()
     expect(page.locator("#seal")).to_contain_text("were opened")
     expect(page.locator("#verdict")).to_be_visible()
     expect(page.locator("#sentence")).to_contain_text(HOSTILE)
