@@ -106,7 +106,7 @@ def precision(lab: Lab) -> dict[int, float]:
 
 def whole(lab: Lab, pairs: list[EncodedPair], worlds: list[World]) -> Any:
     """The same table by full passes, one row a batch."""
-    flags = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow")
+    flags = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow", "can_end")
     before = {f: getattr(lab, f) for f in flags}
     try:
         for f in flags:

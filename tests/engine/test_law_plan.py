@@ -24,7 +24,7 @@ from headlab.interventions import Intervention, World
 
 EVERY_PLAN = ("llama", "gemma2")  # GQA through sdpa; windows and soft-caps through eager mathematics
 FEW = ("baseline", "z", "z half", "noise", "v", "two")
-FLAGS = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow")
+FLAGS = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow", "can_end")
 
 
 @contextmanager
@@ -83,7 +83,13 @@ def law_1(lab: Lab, names: tuple[str, ...] = ()) -> None:
             close(lab, table(lab, pairs, worlds, memory=tight(lab, pairs, worlds)), wanted)
         with constant("BLOCK_BYTES", 1):  # a block for each pair, and no room for deltas
             close(lab, table(lab, pairs, worlds), wanted)
-    for flags in (("can_skip",), ("can_skip", "can_resume"), ("can_skip", "can_resume", "can_reuse"), ("can_narrow",)):
+    for flags in (
+        ("can_skip",),
+        ("can_skip", "can_resume"),
+        ("can_skip", "can_resume", "can_reuse"),
+        ("can_narrow",),
+        ("can_skip", "can_resume", "can_end"),
+    ):
         with only(lab, *flags):
             close(lab, table(lab, pairs, worlds), wanted)
 

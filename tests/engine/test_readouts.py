@@ -20,7 +20,7 @@ from laws import red
 from test_law_plan import constant, only, tight
 from torch import Tensor, nn
 
-from headlab.engine import reader, run
+from headlab.engine import reader, run, work
 from headlab.engine.model import Lab
 from headlab.engine.run import EngineError
 from headlab.interventions import InterventionError, World
@@ -201,6 +201,7 @@ def law_1(lab: Lab, pairs: list[EncodedPair], readouts: Sequence[Readout]) -> No
     with pytest.MonkeyPatch.context() as m, constant("MANY", 1), constant("FIXED_BYTES", 0):
         for module in (reader, run):
             m.setattr(module, "LOGITS_HELD", 1)
+        m.setattr(work, "KEPT_LOGITS", 1)
         same(numbers(lab, pairs, readouts))
         bound = tight(lab, pairs, worlds(lab), readouts=readouts)
         same(numbers(lab, pairs, readouts, memory=bound))
@@ -208,7 +209,13 @@ def law_1(lab: Lab, pairs: list[EncodedPair], readouts: Sequence[Readout]) -> No
             run.plan_of(lab, pairs, worlds(lab), tokens=None, memory=b, readouts=readouts) for b in (bound, None)
         )
         assert narrow.flight < wide.flight
-    for flags in (("can_skip",), ("can_skip", "can_resume"), ("can_skip", "can_resume", "can_reuse"), ("can_narrow",)):
+    for flags in (
+        ("can_skip",),
+        ("can_skip", "can_resume"),
+        ("can_skip", "can_resume", "can_reuse"),
+        ("can_narrow",),
+        ("can_skip", "can_resume", "can_end"),
+    ):
         with only(lab, *flags):
             same(numbers(lab, pairs, readouts))
 

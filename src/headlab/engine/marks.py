@@ -48,6 +48,8 @@ def _ways(lab: Lab) -> tuple[object, ...]:
         lab.can_reuse,
         lab.can_add,
         lab.can_narrow,
+        lab.can_end,
+        lab.end,
         lab.can_ask_last,
         lab.first_position,
     )

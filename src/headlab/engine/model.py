@@ -72,7 +72,8 @@ class Lab:
     What the load-time check found to equal a full pass: ``can_skip`` layers below an edit are replaced by their cached
     output; ``can_resume`` rows start at the edited layer and end at the last position; ``can_reuse`` and after the
     first changed position; ``can_add`` linear edits are added after the output projection; ``can_narrow`` logits are
-    computed only where they are read.  ``no_decoding`` says why token by token gives other logits, where it does.
+    computed only where they are read; ``can_end`` the modules ``end`` (their names: norm and head) alone make the logits of
+    what leaves the last layer.  ``no_decoding`` says why token by token gives other logits, where it does.
     ``between`` is what the model keeps from pass to pass, as it is put back before each new prompt.  ``first_position`` is
     the number that the model gives a prompt's first token (RoBERTa's begin after the padding token's), None: it is not told.
     ``can_ask_last``: logits of the last position can be asked for while every layer runs on all.
@@ -97,6 +98,8 @@ class Lab:
     can_reuse: bool = False
     can_add: bool = False
     can_narrow: bool = False
+    can_end: bool = False
+    end: tuple[str, ...] = ()
     no_decoding: str = ""
     first_position: int | None = 0
     can_ask_last: bool = False

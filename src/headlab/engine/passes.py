@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import masking_utils
 
+from headlab.engine.attention import Tape
 from headlab.engine.between import put_back
 from headlab.engine.model import Lab
 from headlab.prompts import Encoded
@@ -131,6 +133,29 @@ def skipping(lab: Lab, layer: int, residual: Tensor | None) -> Iterator[None]:
             stack.enter_context(replaced(block, nothing))
         stack.enter_context(replaced(lab.layers[layer - 1], cached))
         yield
+
+
+def logits_of(lab: Lab, hidden: Tensor, ids: Tensor, start: int) -> Tensor:
+    """Logits [row, position, vocabulary] of what leaves the last layer at the positions of ``ids`` [row, position], the
+    first of which is ``start`` of the prompt, by the model's own norm and head."""
+    if lab.can_end and alone(lab):
+        for name in lab.end:
+            hidden = lab.model.get_submodule(name)(hidden)
+        return hidden
+    with lab.tape(Tape()), skipping(lab, lab.grid.n_layers, hidden):
+        return forward(lab, ids, start=start, last=False).logits
+
+
+def alone(lab: Lab) -> bool:
+    """Whether nobody's code stands around the modules that end the model: a hook, another forward."""
+    above = {name[: at.start()] for name in lab.end for at in re.finditer(r"\.", name)} | {""}
+    return not _hooked(nn.modules.module, "_global_") and not any(
+        _hooked(module) or "forward" in module.__dict__ for module in map(lab.model.get_submodule, above)
+    )
+
+
+def _hooked(of: object, before: str = "_") -> bool:
+    return any(getattr(of, f"{before}forward_{which}") for which in ("hooks", "pre_hooks"))
 
 
 @contextmanager

@@ -6,22 +6,24 @@ them.  ``loss`` and ``kl`` read every scored position, in blocks, from the hidde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from math import isfinite
 
 import torch
 from torch import Tensor
 
-from headlab.engine.attention import Tape
 from headlab.engine.edits import upload
 from headlab.engine.model import Lab
-from headlab.engine.passes import forward, skipping
+from headlab.engine.passes import logits_of
 from headlab.prompts import Encoded, PromptError
 from headlab.readouts import MARGIN, NARROW, PER_TOKEN, WRONG, Readout
 
 LOGITS_HELD = 2**19
 """Logits held at a time where every position is read, unless one position of the batch has more."""
-HELD_BYTES = 40
-"""Bytes for each of them: as the model gives it, in float64, its exponential, and the unedited run's share of it."""
+KEPT_LOGITS = 2 * LOGITS_HELD
+"""Logits of unedited runs that are kept for the next rows, unless one batch needs more."""
+HELD_BYTES = 56
+"""Bytes for each of :data:`LOGITS_HELD`: as the model gives it, in float64, its exponential; and what is kept."""
 
 Runs = Sequence[tuple[int, int, int]]
 """Which prompt rows are of: (prompt, first row, end row), in the order of the rows."""
@@ -35,15 +37,17 @@ def vocabulary_size(lab: Lab) -> int:
 def head(lab: Lab, hidden: Tensor, ids: Tensor, start: int) -> Tensor:
     """Logits [row, position, vocabulary] of what leaves the last layer, by the model's own norm and head; the first of
     these positions is ``start`` of the prompt."""
-    with lab.tape(Tape()), skipping(lab, lab.grid.n_layers, hidden):
-        return forward(lab, ids[:, start : start + hidden.shape[1]], start=start, last=False).logits
+    return logits_of(lab, hidden, ids[:, start : start + hidden.shape[1]], start)
 
 
-def positions(lab: Lab, logits: Tensor, hidden: Tensor | None, ids: Tensor, start: int) -> Callable[[int, int], Tensor]:
-    """Logits of positions ``a … b−1``: cut from ``logits`` of all, or made of what left the last layer from ``start`` on."""
+def positions(
+    lab: Lab, logits: Tensor, hidden: Tensor | None, ids: Tensor, start: int
+) -> Callable[[slice, int, int], Tensor]:
+    """Logits of positions ``a … b−1`` of some rows: cut from ``logits`` of all, or made of what left the last layer from
+    ``start`` on."""
     if hidden is None:
-        return lambda a, b: logits[:, a:b]
-    return lambda a, b: head(lab, hidden[:, a - start : b - start], ids, a)
+        return lambda rows, a, b: logits[rows, a:b]
+    return lambda rows, a, b: head(lab, hidden[rows, a - start : b - start], ids[rows], a)
 
 
 def normaliser(logits: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ def _diverged(logits: Tensor, norm: Tensor, share: Tensor, edited: Tensor) -> tu
     rise = wide - logits
     mean = _weighted(share, rise)
     kl = _weighted(share, rise.sub_(mean[..., None].to(rise.dtype)).expm1_()).log1p()
-    if kl.device.type != "cpu" or not bool(kl.isfinite().all()):  # an accelerator is not waited for
+    if kl.device.type != "cpu" or not isfinite(kl.sum()):  # an accelerator is not waited for
         kl = torch.where(kl.isfinite(), kl, normaliser(wide) - norm - mean)
     return kl, norm + mean + kl
 
@@ -118,7 +122,7 @@ class Reader:
     """Readouts of some prompts of one length or several, by the prompt's index.
 
     ``vocabulary``: only these entries are computed (None: all).  ``tokens``: some readout is a mean over the scored tokens
-    of a prompt.  ``compares``: some readout needs the unedited run's logits.
+    of a prompt.  ``at_end``: some readout is of the read position.  ``compares``: some readout needs the unedited run's logits.
     """
 
     def __init__(self, lab: Lab, encoded: Sequence[Encoded], readouts: Sequence[Readout] = (MARGIN,)) -> None:
@@ -130,6 +134,7 @@ class Reader:
         self.kl_at_read = "kl" in kinds and all(e.answer_ids for e in encoded)
         self.tokens = "loss" in kinds or ("kl" in kinds and not self.kl_at_read)
         self.compares, self.only_margin = "kl" in kinds, kinds == {"margin"}
+        self.at_end = self.kl_at_read or bool(kinds - PER_TOKEN)
         entries = sorted({i for e in encoded for i in (*e.answer_ids, *e.wrong_ids)})
         self.vocabulary = torch.tensor(entries, device=lab.device) if narrow else None
         place = {entry: n for n, entry in enumerate(entries)} if narrow else {entry: entry for entry in entries}
@@ -224,7 +229,7 @@ class Reader:
         ids: Tensor,
         prompts: Tensor,
         start: int,
-        edited: Callable[[int, int], Tensor],
+        edited: Callable[[slice, int, int], Tensor],
         unedited: Callable[[int, int], Base] | None,
         before: Tensor | None,
         *,
@@ -233,40 +238,56 @@ class Reader:
     ) -> None:
         """Fill the token readouts of ``out`` [row, readout].
 
-        ``edited(a, b)`` gives logits of positions ``a … b−1`` ([row, position, vocabulary]), ``unedited(a, b)`` the same of
-        the unedited run of the prompts of ``runs``; ``start``: the first position that an edit can change; ``before``
-        [prompt, position]: the unedited run's nats for the next token, what positions before ``start`` keep.
+        ``edited(rows, a, b)`` gives logits of positions ``a … b−1`` ([row, position, vocabulary]), ``unedited(a, b)`` the
+        same of the unedited run of the prompts of ``runs``; ``start``: the first position that an edit can change;
+        ``before`` [prompt, position]: the unedited run's nats for the next token, what positions before ``start`` keep.
         """
-        length = ids.shape[1]
-        spans = {n: self._span(r, length, prompts) for n, r in enumerate(self.readouts) if r.kind in PER_TOKEN}
+        length, first = ids.shape[1], max(start, self.first)
+        told = {n: r.kind for n, r in enumerate(self.readouts) if r.kind in PER_TOKEN}
         if self.kl_at_read:
-            spans = {n: span for n, span in spans.items() if self.readouts[n].kind == "loss"}
-        total = {n: torch.zeros(len(ids), dtype=torch.float64, device=ids.device) for n in spans}
-        losses = [n for n in spans if self.readouts[n].kind == "loss"]
-        block = max(1, LOGITS_HELD // (len(ids) * self.size))
+            told = {n: kind for n, kind in told.items() if kind == "loss"}
+        spans = {n: self._span(self.readouts[n], length, prompts) for n in told}
         at = torch.arange(length, device=ids.device)[None] + 1
+        inside = {n: _inside(at, span) for n, span in spans.items()}
+        losses = [n for n, kind in told.items() if kind == "loss"]
+        total = {n: torch.zeros(len(ids), dtype=torch.float64, device=ids.device) for n in told}
         if losses and before is not None and start > 0:
             for n in losses:
-                total[n] += (before[prompts, :start] * _inside(at[:, :start], spans[n])).sum(1)
-        for a in range(max(start, self.first), length - 1, block):
-            b = min(a + block, length - 1)
-            logits, each = edited(a, b), {}
+                total[n] += (before[prompts, :start] * inside[n][:, :start]).sum(1)
+        for rows, a, b in self._blocks(len(ids), first, length - 1):
+            logits, each = edited(rows, a, b), {}
             if unedited is not None:
-                each["kl"], norm = unedited(a, b).divergence(logits, runs)
+                each["kl"], norm = unedited(a, b).divergence(logits, _within(runs, rows))
             else:
                 norm = normaliser(logits)
             if losses:
-                each["loss"] = nats(norm, logits, ids[:, a + 1 : b + 1])
-            for n, span in spans.items():
-                if (got := each.get(self.readouts[n].kind)) is not None:
-                    total[n] += (got * _inside(at[:, a:b], span)).sum(1)
+                each["loss"] = nats(norm, logits, ids[rows, a + 1 : b + 1])
+            for n, kind in told.items():
+                if kind in each:
+                    total[n][rows] += (each[kind] * inside[n][rows, a:b]).sum(1)
         for n, (low, high) in spans.items():
             out[:, n] = total[n] / (high - low).clamp(min=1).double()
+
+    def _blocks(self, rows: int, first: int, end: int) -> Iterator[tuple[slice, int, int]]:
+        """Rows and positions whose logits are held at a time: whole rows, or positions of all rows where a row has too
+        many."""
+        whole = LOGITS_HELD // max(1, (end - first) * self.size)
+        step = max(1, LOGITS_HELD // (rows * self.size))
+        if whole:
+            yield from ((slice(n, n + whole), first, end) for n in range(0, rows if first < end else 0, whole))
+        else:
+            yield from ((slice(0, rows), a, min(a + step, end)) for a in range(first, end, step))
 
     def _span(self, readout: Readout, length: int, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """[row] the first token that a readout scores, and the one after the last."""
         low = self.scored[prompts].clamp(min=readout.first)
         return low, torch.full_like(low, min(length, readout.last or length))
+
+
+def _within(runs: Runs, rows: slice) -> list[tuple[int, int, int]]:
+    """The runs of some of the rows, counted from the first of them."""
+    cut = ((n, max(first, rows.start) - rows.start, min(end, rows.stop) - rows.start) for n, first, end in runs)
+    return [(n, first, end) for n, first, end in cut if first < end]
 
 
 def _inside(at: Tensor, span: tuple[Tensor, Tensor]) -> Tensor:

@@ -32,7 +32,7 @@ from headlab.engine.attention import Edit, Stop, Tape, repeat_kv
 from headlab.engine.captures import entering, rotation_for, seen
 from headlab.engine.edits import Rows, Source, compile_edit
 from headlab.engine.model import Lab
-from headlab.engine.passes import EngineError, forward, reading, replaced, skipping
+from headlab.engine.passes import EngineError, forward, logits_of, reading, replaced, skipping
 from headlab.engine.recall import observed, remembered
 from headlab.interventions import Intervention, World
 
@@ -245,8 +245,7 @@ def resume(
                     _call(lab, corrupted, last, hidden[:, :-1], slice(start, length - 1), cache)
                 tape.stop_at = None
             hidden = _call(lab, corrupted, last, hidden[:, -1:], slice(length - 1, length), cache)
-    with skipping(lab, lab.grid.n_layers, hidden[:, -1:]):
-        return forward(lab, ids[:, -1:], start=length - 1).logits
+    return logits_of(lab, hidden[:, -1:], ids[:, -1:], length - 1)
 
 
 def run_through(

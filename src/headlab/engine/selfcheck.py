@@ -26,7 +26,7 @@ from headlab.engine.attention import Tape
 from headlab.engine.checkpoint import ModelError
 from headlab.engine.edits import Rows, Source
 from headlab.engine.model import CANNOT, Lab, first_line, probe_ids
-from headlab.engine.passes import EngineError, cache_of, forward, plain, reading, skipping
+from headlab.engine.passes import EngineError, alone, cache_of, forward, logits_of, plain, reading, skipping
 from headlab.engine.resume import add_deltas, coefficients, edits_of, make_deltas, resume, run_corrupted
 from headlab.heads import Heads
 from headlab.interventions import Intervention
@@ -178,6 +178,8 @@ def _find_steps(lab: Lab, ids: Tensor, ours: Tensor, limit: float, found: dict[s
     """Try every step that saves work against a full pass, and switch on those that change nothing."""
     lab.can_skip = _skip_is_exact(lab, ids, ours, limit)
     lab.can_narrow = _narrow_is_exact(lab, ids, ours, limit)
+    lab.end = ()
+    lab.can_end = lab.can_skip and _end_is_exact(lab, ids, limit)
     lab.can_resume = lab.can_reuse = lab.can_add = False
     # an indexer keeps keys of its own in the cache; few tokens, which it chooses all, would not show that they are missing
     indexed = any("indexer" in name for name, _ in lab.model.named_modules())
@@ -193,6 +195,7 @@ def _find_steps(lab: Lab, ids: Tensor, ours: Tensor, limit: float, found: dict[s
         "positions before an edit are reused": lab.can_reuse,
         "linear edits are added after the output projection": lab.can_add,
         "logits are computed only where they are read": lab.can_narrow,
+        "norm and head run without the rest of the model": lab.can_end,
     }
 
 
@@ -228,6 +231,41 @@ def _narrow_is_exact(lab: Lab, ids: Tensor, ours: Tensor, limit: float) -> bool:
         return got.shape[-1] == 3 and _gap(got, ours[..., some]) <= limit / 10
     except CANNOT:
         return False
+
+
+def _end_is_exact(lab: Lab, ids: Tensor, limit: float) -> bool:
+    """What runs after the last layer, called by itself one after another on what leaves it: every position, and the last."""
+    leaving, ran = (lab.grid.n_layers - 1, "resid"), []
+    names = {id(module): name for name, module in lab.model.named_modules()}
+    inside = {id(module) for block in lab.layers for module in block.modules()}
+
+    def ends(module: torch.nn.Module, _args: Any, _out: Any) -> None:
+        if module is lab.layers[-1]:
+            ran.clear()
+        elif id(module) not in inside and not any(module.children()):
+            ran.append(names[id(module)])
+
+    try:
+        with (
+            torch.nn.modules.module.register_module_forward_hook(ends),
+            lab.tape(Tape(wanted=frozenset({leaving}))) as tape,
+        ):
+            wanted = forward(lab, ids, last=False).logits
+        lab.end, lab.can_end = tuple(ran), True
+        hidden, n = tape.kept[leaving], ids.shape[1]
+        every, last = logits_of(lab, hidden, ids, 0), logits_of(lab, hidden[:, -1:], ids[:, -1:], n - 1)
+        return (
+            bool(ran)
+            and alone(lab)
+            and all(
+                got.shape == part.shape and got.device == part.device and _gap(got, part) <= limit / 10
+                for got, part in ((every, wanted), (last, wanted[:, -1:]))
+            )
+        )
+    except CANNOT:
+        return False
+    finally:
+        lab.can_end = False
 
 
 def _resume_is_exact(lab: Lab, ids: Tensor, limit: float, *, add: bool) -> bool:

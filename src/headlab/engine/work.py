@@ -22,7 +22,17 @@ from headlab.engine.passes import EngineError, forward, reading, skipping, tenso
 from headlab.engine.paths import computed, kept_of, runs_of
 from headlab.engine.plan import Plan, Shape, Shard
 from headlab.engine.populations import Lender, key_of
-from headlab.engine.reader import LOGITS_HELD, Base, Reader, head, nats, normaliser, positions, vocabulary_size
+from headlab.engine.reader import (
+    KEPT_LOGITS,
+    LOGITS_HELD,
+    Base,
+    Reader,
+    head,
+    nats,
+    normaliser,
+    positions,
+    vocabulary_size,
+)
 from headlab.engine.recall import recall
 from headlab.engine.resume import (
     Corrupted,
@@ -233,12 +243,14 @@ class Block:
             return reader.at_read(got, index)
         ids = self.ids[index]
         length = ids.shape[1]
-        members = sorted(set(local)) if reader.compares else []
-        runs = [(members.index(pair), first, end) for pair, first, end in runs_of_rows(local)] if members else []
-        unedited = self._unedited_of(members) if members else None
-        last = head(lab, got[:, -1:], ids, length - 1) if hidden else got[:, -1:]
-        base = unedited(length - 1, length) if unedited and reader.kl_at_read else None
-        out = reader.at_read(last, index, base, runs)
+        runs, unedited = self._compared(local) if reader.compares else ([], None)
+        if reader.at_end:
+            last = head(lab, got[:, -1:], ids, length - 1) if hidden else got[:, -1:]
+            out = reader.at_read(
+                last, index, unedited(length - 1, length) if unedited and reader.kl_at_read else None, runs
+            )
+        else:
+            out = torch.empty(len(local), len(reader.readouts), dtype=torch.float64, device=ids.device)
         if not reader.tokens:
             return out
         every = positions(lab, got, got if hidden else None, ids, start)
@@ -247,23 +259,34 @@ class Block:
         reader.over_tokens(ids, index, start, every, compared, before, out=out, runs=runs)
         return out
 
-    def _unedited_of(self, members: list[int]) -> Callable[[int, int], Base]:
-        """What the unedited runs of these pairs predict at positions ``a … b−1``; kept for the next rows if they are few."""
-        lab, at_read, chosen = self.worker.lab, self.reader.kl_at_read, upload(members, self.ids.device)
-        ids = self.ids[chosen]
-        few = ids.numel() * vocabulary_size(lab) <= LOGITS_HELD
-        if lab.can_resume and (at_read or not few):
-            leaving = self._leaving[chosen]
-            return lambda a, b: self._base(head(lab, leaving[:, a:b], ids, a))
-        if self._unedited is None or self._unedited[0] != members:
+    def _compared(self, local: list[int]) -> tuple[list[tuple[int, int, int]], Callable[[int, int], Base]]:
+        """Which rows are compared with which unedited run, and what those predict at positions ``a … b−1``.
+
+        As many are kept for the next rows as :data:`KEPT_LOGITS` holds; where it does not hold these, none.
+        """
+        lab, at_read, runs = self.worker.lab, self.reader.kl_at_read, runs_of_rows(local)
+        members = sorted({pair for pair, _, _ in runs})
+        each = (1 if at_read else self.ids.shape[1]) * vocabulary_size(lab)
+        if lab.can_resume and len(members) * each > KEPT_LOGITS:
+            chosen = upload(members, self.ids.device)
+            ids, leaving = self.ids[chosen], self._leaving[chosen]
+            return _placed(runs, members), lambda a, b: self._base(head(lab, leaving[:, a:b], ids, a))
+        if self._unedited is None or not set(members) <= set(self._unedited[0]):
+            self._unedited = None
+            if lab.can_resume:  # and those of the rows to come
+                more = range(members[-1] + 1, len(self.pairs))
+                members = [*members, *more[: KEPT_LOGITS // each - len(members)]]
+            chosen = upload(members, self.ids.device)
+            ids = self.ids[chosen]
             if lab.can_resume:
-                logits = head(lab, self._leaving[chosen], ids, 0)
+                first = ids.shape[1] - 1 if at_read else 0
+                logits = head(lab, self._leaving[chosen, first:], ids, first)
             else:
                 with lab.tape(Tape()), reading(lab, None):
                     logits = forward(lab, ids, last=at_read).logits
             self._unedited = (members, self._base(logits))
-        base = self._unedited[1]
-        return lambda a, b: base if at_read else base.cut(a, b)
+        members, base = self._unedited
+        return _placed(runs, members), lambda a, b: base if at_read else base.cut(a, b)
 
     def _base(self, logits: Tensor) -> Base:
         """What logits [prompt, position, vocabulary] predict: at every position, or in float64 where it is read alone."""
@@ -355,6 +378,11 @@ class Block:
             first = self.worker.first[self.members, (one.shape,)]
             self._deltas[one.shape] = make_deltas(self.worker.lab, one, self.source(one), self.corrupted, first)
         return self._deltas[one.shape]
+
+
+def _placed(runs: Sequence[tuple[int, int, int]], members: list[int]) -> list[tuple[int, int, int]]:
+    """Runs of rows with the place of their pair among ``members``."""
+    return [(members.index(pair), first, end) for pair, first, end in runs]
 
 
 def _out_of_memory(error: BaseException) -> bool:

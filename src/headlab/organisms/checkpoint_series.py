@@ -194,7 +194,7 @@ def open_checkpoint(
     return lab
 
 
-_ABILITIES = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow", "no_decoding")
+_ABILITIES = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow", "can_end", "end", "no_decoding")
 
 
 def _alike(lab: Lab) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from headlab.engine.work import Worker
 
 
-STEPS = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow")
+STEPS = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow", "can_end")
 
 SOFTWARE = ("headlab", "torch", "transformers", "numpy")
 
