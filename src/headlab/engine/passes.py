@@ -146,6 +146,22 @@ def logits_of(lab: Lab, hidden: Tensor, ids: Tensor, start: int) -> Tensor:
         return forward(lab, ids, start=start, last=False).logits
 
 
+def ending(lab: Lab, ids: Tensor) -> tuple[tuple[str, ...], Tensor]:
+    """The names of the modules without parts that run after the last layer, in order, and the logits of the pass."""
+    inside, ran = {module for block in lab.layers for module in block.modules()}, []
+
+    def ends(module: nn.Module, _args: object, _out: object) -> None:
+        if module is lab.layers[-1]:
+            ran.clear()
+        elif module not in inside and not any(module.children()):
+            ran.append(module)
+
+    with nn.modules.module.register_module_forward_hook(ends):
+        logits = forward(lab, ids, last=False).logits
+    names = {module: name for name, module in lab.model.named_modules()}
+    return tuple(names[module] for module in ran), logits
+
+
 def alone(lab: Lab) -> bool:
     """Whether nobody's code stands around the modules that end the model: a hook, another forward."""
     above = {name[: at.start()] for name in lab.end for at in re.finditer(r"\.", name)} | {""}

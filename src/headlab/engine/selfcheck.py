@@ -26,7 +26,7 @@ from headlab.engine.attention import Tape
 from headlab.engine.checkpoint import ModelError
 from headlab.engine.edits import Rows, Source
 from headlab.engine.model import CANNOT, Lab, first_line, probe_ids
-from headlab.engine.passes import EngineError, alone, cache_of, forward, logits_of, plain, reading, skipping
+from headlab.engine.passes import EngineError, alone, cache_of, ending, forward, logits_of, plain, reading, skipping
 from headlab.engine.resume import add_deltas, coefficients, edits_of, make_deltas, resume, run_corrupted
 from headlab.heads import Heads
 from headlab.interventions import Intervention
@@ -178,7 +178,6 @@ def _find_steps(lab: Lab, ids: Tensor, ours: Tensor, limit: float, found: dict[s
     """Try every step that saves work against a full pass, and switch on those that change nothing."""
     lab.can_skip = _skip_is_exact(lab, ids, ours, limit)
     lab.can_narrow = _narrow_is_exact(lab, ids, ours, limit)
-    lab.end = ()
     lab.can_end = lab.can_skip and _end_is_exact(lab, ids, limit)
     lab.can_resume = lab.can_reuse = lab.can_add = False
     # an indexer keeps keys of its own in the cache; few tokens, which it chooses all, would not show that they are missing
@@ -234,34 +233,14 @@ def _narrow_is_exact(lab: Lab, ids: Tensor, ours: Tensor, limit: float) -> bool:
 
 
 def _end_is_exact(lab: Lab, ids: Tensor, limit: float) -> bool:
-    """What runs after the last layer, called by itself one after another on what leaves it: every position, and the last."""
-    leaving, ran = (lab.grid.n_layers - 1, "resid"), []
-    names = {id(module): name for name, module in lab.model.named_modules()}
-    inside = {id(module) for block in lab.layers for module in block.modules()}
-
-    def ends(module: torch.nn.Module, _args: Any, _out: Any) -> None:
-        if module is lab.layers[-1]:
-            ran.clear()
-        elif id(module) not in inside and not any(module.children()):
-            ran.append(names[id(module)])
-
+    """What runs after the last layer, called by itself on what leaves it: at every position, and at the last."""
+    leaving = (lab.grid.n_layers - 1, "resid")
     try:
-        with (
-            torch.nn.modules.module.register_module_forward_hook(ends),
-            lab.tape(Tape(wanted=frozenset({leaving}))) as tape,
-        ):
-            wanted = forward(lab, ids, last=False).logits
-        lab.end, lab.can_end = tuple(ran), True
-        hidden, n = tape.kept[leaving], ids.shape[1]
-        every, last = logits_of(lab, hidden, ids, 0), logits_of(lab, hidden[:, -1:], ids[:, -1:], n - 1)
-        return (
-            bool(ran)
-            and alone(lab)
-            and all(
-                got.shape == part.shape and got.device == part.device and _gap(got, part) <= limit / 10
-                for got, part in ((every, wanted), (last, wanted[:, -1:]))
-            )
-        )
+        with lab.tape(Tape(wanted=frozenset({leaving}))) as tape:
+            lab.end, wanted = ending(lab, ids)
+        hidden, lab.can_end = tape.kept[leaving], alone(lab)
+        some = [(logits_of(lab, hidden[:, at:], ids[:, at:], at), wanted[:, at:]) for at in (0, ids.shape[1] - 1)]
+        return lab.can_end and all(a.device == b.device and _gap(a, b) <= limit / 10 for a, b in some)
     except CANNOT:
         return False
     finally:
