@@ -96,11 +96,12 @@ def measure(
     *,
     batches: Sequence[int] = BATCHES,
     own: bool = True,
+    wall: bool = False,
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds of one window under one set, for each method and round; the largest relative difference found.
 
     ``lab`` and ``model``: the same Llama twice, the second one plain.  ``own``: also what must run of it at least.
-    Seconds are of the processor, with a device of its own by the clock on the wall.
+    Seconds are of the processor; with a device of its own, or ``wall``, by the clock on the wall.
     """
     from headlab.engine.run import sweep
     from headlab.heads import Heads
@@ -128,29 +129,22 @@ def measure(
                 _, *took = timed(partial(modules, lab, sets, len(pairs)), device)
             else:
                 wanted, *took = timed(partial(loop, model, ids, base, [sets[k] for k in some], hooks[method]), device)
-            times[method].append(took[device != "cpu"] / (n * len(pairs)))
+            times[method].append(took[wall or device != "cpu"] / (n * len(pairs)))
         got = table.set_index(["world", "pair"]).loc[[f"s{k}" for k in some], ["edited", "edited@kl"]].to_numpy()
         apart = abs(got - wanted.double().cpu().numpy()).max(0) / abs(got).max(0)
         largest = max(largest, float(apart.max()))
     return times, largest
 
 
-def page(times: dict[str, list[float]], largest: float, told: str, what: str) -> str:
-    lines = [
-        "# Benchmarks: loss and divergence over windows", "",
-        "Sets of three heads set to zero; loss and KL(unedited ‖ edited) at every token of windows of 128 tokens.  Hook loops",
-        f"ran {SAMPLE} of the sets in each round, drawn anew; headlab ran all (no two alike).  By `python -m benchmarks.losses`.",
-        "Ratios are the median over rounds, with their 95 % bootstrap interval and range.", "",
-        told, "", what, "",
-        "| method | ms CPU a window and set | headlab is faster by |", "|---|---|---|",
-    ]  # fmt: skip
+def table(times: dict[str, list[float]], largest: float, told: str, unit: str) -> list[str]:
+    lines = [told, "", f"| method | {unit} a window and set | headlab is faster by |", "|---|---|---|"]
     for method, some in times.items():
         s = spread([a / b for a, b in zip(some, times["headlab"], strict=True)])
         ratio = f"{s['median']:.2f} [{s['low']:.2f}, {s['high']:.2f}] ({s['min']:.2f}–{s['max']:.2f})"
         lines.append(
             f"| {method} | {1000 * sorted(some)[len(some) // 2]:.2f} | {'' if method == 'headlab' else ratio} |"
         )
-    return "\n".join([*lines, "", f"Largest relative difference between headlab and the loops: {largest:.1e}.", ""])
+    return [*lines, "", f"Largest relative difference between headlab and the loops: {largest:.1e}.", ""]
 
 
 def main() -> None:
@@ -165,16 +159,24 @@ def main() -> None:
 
     from headlab import load
 
-    torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    where = machine(1, None)
-    told = (
-        f"{where['cpu']}, {where['cores']} cores, 1 thread, load {where['load_at_start']:.1f} at the start; "
-        f"torch {torch.__version__}; {given.rounds} rounds; commit {commit(ROOT)}."
-    )
-    what = f"{given.model.name}: {given.windows} windows × {given.sets} sets."
     lab, model = load(given.model), AutoModelForCausalLM.from_pretrained(given.model).eval()
-    text = page(*measure(lab, model, given.windows, given.sets, given.rounds), told, what)
+    where = machine(1, None)
+    lines = [
+        "# Benchmarks: loss and divergence over windows", "",
+        "Sets of three heads set to zero; loss and KL(unedited ‖ edited) at every token of windows of 128 tokens.  Hook loops",
+        f"ran {SAMPLE} of the sets in each round, drawn anew; headlab ran all (no two alike).  By `python -m benchmarks.losses`.",
+        "Ratios are the median over rounds, with their 95 % bootstrap interval and range.", "",
+        f"{where['cpu']}, {where['cores']} cores, load {where['load_at_start']:.1f} at the start; torch {torch.__version__}; "
+        f"{given.rounds} rounds; commit {commit(ROOT)}.", "",
+        f"{given.model.name}: {given.windows} windows × {given.sets} sets.", "",
+    ]  # fmt: skip
+    for threads in sorted({1, where["cores"]}):
+        torch.set_num_threads(threads)
+        found = measure(lab, model, given.windows, given.sets, given.rounds, wall=threads > 1)
+        told = "One thread, time of the processor:" if threads == 1 else f"{threads} threads, by the clock on the wall:"
+        lines += table(*found, told, "ms CPU" if threads == 1 else "ms")
+    text = "\n".join(lines)
     print(text)
     if given.docs:
         PAGE.write_text(text, encoding="utf-8")
