@@ -19,12 +19,13 @@ from torch import Tensor
 
 from headlab.engine import attention, edits, plan, run
 from headlab.engine.attention import Tape
+from headlab.engine.captures import write_norms
 from headlab.engine.decode import generate
 from headlab.engine.model import Lab
 from headlab.engine.passes import forward
 from headlab.engine.run import EngineError, capture, sweep
 from headlab.engine.work import check_fired
-from headlab.heads import Heads, KVHeads
+from headlab.heads import Head, Heads, KVHeads
 from headlab.interventions import Intervention, InterventionError, World
 from headlab.prompts import EncodedPair, PromptError
 
@@ -455,3 +456,12 @@ def test_the_effects_table_is_in_the_order_pair_world_and_carries_both_runs() ->
     clean = run.logit_differences(lab, [p.clean for p in pairs]).numpy()
     assert np.allclose(effects["clean"].to_numpy()[::3], clean, atol=1e-6)
     assert lab.model.config._attn_implementation == attention.NAME
+
+
+def test_the_norm_of_what_a_head_writes_is_that_of_z_times_its_weights() -> None:
+    """By hand: 3·(3, 4) and 0 are 15 and 0 long, −1·(0, 2) is 2 long twice; two layers, and two ways to lay out the positions."""
+    w = torch.tensor([[[3.0, 4.0]], [[0.0, 2.0]]])  # [head, d_head, d_model]
+    z = torch.tensor([[[3.0], [-1.0]], [[0.0], [-1.0]]])  # [position, head, d_head]
+    found = write_norms({5: w, 2: 2 * w}, [(2, z[:1]), (5, z[None]), (2, z[None, 1:])])
+    assert found == {Head(5, 0): 7.5, Head(5, 1): 2.0, Head(2, 0): 15.0, Head(2, 1): 4.0}
+    assert all(type(x) is float for x in found.values())

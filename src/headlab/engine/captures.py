@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +18,7 @@ from headlab.engine.model import Lab, loaded
 from headlab.engine.passes import by_length, forward, reading, tensor_of
 from headlab.engine.reader import Reader, positions
 from headlab.engine.recall import Site, observed, remembered
+from headlab.heads import Head
 from headlab.interventions import SITES, Intervention, InterventionError
 from headlab.prompts import Encoded, EncodedPair, each
 from headlab.reading import brief, expected_one_of
@@ -67,6 +68,21 @@ def capture(
                 for i, value in zip(part, kept, strict=True):
                     out[key][i] = value.clone()
     return out
+
+
+def write_norms(weights: Mapping[int, Tensor], seen: Iterable[tuple[int, Tensor]]) -> dict[Head, float]:
+    """Mean norm of what each head writes, ‖z·W_O‖ over all positions seen, from W_O [head, d_head, d_model] of each layer and
+    z [..., head, d_head] of (layer, z), of every layer some.
+
+    Summed in 64 bits and given to the precision of 32: the last digits of sums depend on where in memory they lie."""
+    gram = {at: (w := wide.double()) @ w.transpose(1, 2) for at, wide in weights.items()}
+    total, count = {at: torch.zeros(len(g), dtype=torch.float64) for at, g in gram.items()}, dict.fromkeys(gram, 0)
+    for at, narrow in seen:
+        z = narrow.double()
+        size = torch.einsum("...hd,hde,...he->...h", z, gram[at], z).clamp(min=0).sqrt()
+        total[at] += size.sum(tuple(range(size.ndim - 1))).cpu()
+        count[at] += size[..., 0].numel()
+    return {Head(at, h): x for at in gram for h, x in enumerate((total[at] / count[at]).float().tolist())}
 
 
 def _places(given: Any) -> list[Any]:

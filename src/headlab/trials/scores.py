@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from headlab.claims import ClaimError
-from headlab.engine.captures import capture
+from headlab.engine.captures import capture, write_norms
 from headlab.engine.gradients import attribution_patching
 from headlab.engine.model import Lab, ModelError, probe_ids
 from headlab.heads import Head, Heads
@@ -100,16 +100,11 @@ def norms(subject: Any) -> Mapping[Head, float]:
     out: dict[Head, float] = {}
     for slot in lab.slots:
         try:
-            w = lab.weight("o", slot.layer).double()
-            gram = w @ w.transpose(1, 2)
+            w = lab.weight("o", slot.layer)
         except ModelError:
-            gram = torch.eye(lab.head_dim, device=lab.device, dtype=torch.float64).expand(lab.grid.n_heads, -1, -1)
-        total, count = torch.zeros(lab.grid.n_heads, dtype=torch.float64), 0
-        for z in capture(lab, [p.corrupted for p in subject.chosen], [(slot.layer, "z")])[slot.layer, "z"]:
-            size = torch.einsum("phd,hde,phe->ph", z.double(), gram, z.double()).clamp(min=0).sqrt()
-            total, count = total + size.sum(0).cpu(), count + len(z)
-        mean = (total / count).float()  # to 32 bits: the last digits of sums depend on where in memory they lie
-        out |= {Head(slot.layer, h): float(mean[h]) for h in range(lab.grid.n_heads)}
+            w = torch.eye(lab.head_dim, device=lab.device).expand(lab.grid.n_heads, -1, -1)
+        kept = capture(lab, [p.corrupted for p in subject.chosen], [(slot.layer, "z")])[slot.layer, "z"]
+        out |= write_norms({slot.layer: w}, ((slot.layer, z) for z in kept))
     return out
 
 
