@@ -172,6 +172,19 @@ def test_a_malformed_document_is_refused_in_one_line_with_its_line(data: dict[st
         (changed(pairs="many"), "pairs: expected a whole number .given 'many'"),
         (changed(pairs=1), "pairs: expected at least 2 .given 1"),
         (changed(sets=3), "sets: expected keys and values .given 3"),
+        (changed(id="A Claim!"), "id: expected a name of small letters, digits and - .given 'A Claim!'"),
+        (
+            changed(sets={"Named": "L0H1"}),
+            "sets.Named: expected a name of small letters, digits and _, a letter first .g",
+        ),
+        (
+            changed(sets={"named": "L0H1", "L1H2": None}),
+            "sets.L1H2: .*first; several heads stand in one text or a list",
+        ),
+        (
+            changed(sets={"": "L0H1"}),
+            r"sets.: expected a name of small letters, digits and _, a letter first .given ''.$",
+        ),
         (changed(reference={"redraw": "named", "nn": 3}), "reference.nn: is not read; did you mean n"),
         (changed(reference={"redraw": "nmaed"}), "no set 'nmaed'; declared are named, one; did you mean named"),
         (changed(eligible={"claen": 0.5}), "eligible.claen: is not read; did you mean clean"),

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from headlab import reading
 from headlab.reading import MOST_BYTES, Lines, OneLine, plain_or_why, read_document, text_of
+from headlab.reading.problems import Form
 
 Outcome = Literal["upheld", "refuted", "undecided", "void", "untestable"]
 ProtocolName = Literal["standard", "published"]
@@ -157,7 +158,7 @@ class Claim(_Given):
     words: str
     source: str
     published: str = ""
-    experiment: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    experiment: Annotated[str, Form(r"^[a-z][a-z0-9-]*$", "a name of small letters, digits and -, a letter first")]
     task: TaskSpec = TaskSpec()
     layer: int | Literal["auto"] = "auto"
     layer_rule: str = "the layer at which patching every head repairs most selection pairs; the lowest of equals"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headlab.reading.bounds import Lines, Place, brief, dotted, meant, nearest
 from headlab.reading.callables import callable_as
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel, ValidationError
-    from pydantic_core import ErrorDetails
+    from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+    from pydantic_core import CoreSchema, ErrorDetails
 
 _Node = Mapping[str, Any]
 MOST_PROBLEMS, MOST_TEXT = 3, 320
@@ -36,15 +37,27 @@ _WORDS = {
     "too_long": "at most {max_length} item(s)",
     "string_too_short": "at least {min_length} characters",
     "string_too_long": "at most {max_length} characters",
-    "string_pattern_mismatch": "{form}",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "form": "{message}",
 }
 """What was expected instead, by pydantic's type of error without its ``_type``, ``_parsing`` or ``_from_float``."""
-_FORMS = {
-    r"^[a-z][a-z0-9_]*$": "a name of small letters, digits and _, a letter first",
-    r"^[a-z0-9][a-z0-9-]*$": "a name of small letters, digits and -",
-    r"^[a-z][a-z0-9-]*$": "a name of small letters, digits and -, a letter first",
-}
-"""Patterns of names in words."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a field's text must look like, with the words that say so where another is given."""
+
+    pattern: str
+    words: str
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core.core_schema import chain_schema, custom_error_schema, str_schema
+
+        own = custom_error_schema(str_schema(pattern=self.pattern), "form", custom_error_message=self.words)
+        return chain_schema([handler(source), own])
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(core), "pattern": self.pattern}
 
 
 _RANKS = {"extra_forbidden": 0, "missing": 2}
@@ -100,21 +113,14 @@ def expected(place: Place, errors: Sequence[ErrorDetails], model: type[BaseModel
     said = [*([f"expected {' or '.join(own)}"] if own else []), *others]
     literal = [word for e in errors for word in re.findall("'([^']*)'", str(e.get("ctx", {}).get("expected", "")))]
     given = brief(errors[0]["input"])
-    listed = (
-        "; several heads stand in one text or a list: 'L9H6 L9H9'"
-        if place and re.fullmatch(r"L\d+H\d+", str(place[-1]))
-        else ""
-    )
-    return f"{' or '.join(said)[:200]} (given {given}){meant(errors[0]['input'], literal)}{listed}"
+    return f"{' or '.join(said)[:200]} (given {given}){meant(errors[0]['input'], literal)}"
 
 
 def _plain_word(error: ErrorDetails) -> str:
     kind = error["type"]
     for ending in ("_type", "_parsing", "_from_float"):
         kind = kind.removesuffix(ending)
-    told = error.get("ctx", {})
-    form = _FORMS.get(asked := str(told.get("pattern", "")), f"text of the form {asked}")
-    return _WORDS.get(kind, "").format(form=form, **told)
+    return _WORDS.get(kind, "").format_map({"message": error["msg"], **error.get("ctx", {})})
 
 
 def _keys_at(schema: _Node, place: Place) -> set[str]:

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from headlab.claims import Prediction
 from headlab.claims.statement import Decide
+from headlab.heads import near_names
 from headlab.installed import Installed
 from headlab.interventions import SITES, WRITES
 from headlab.reading import expected_one_of
+from headlab.reading.problems import Form
 from headlab.trials import expressions, sets
 from headlab.trials.expressions import NAME
 
@@ -241,7 +243,17 @@ class Eligible(_Plain):
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Name = Annotated[str, Field(pattern=rf"^{NAME}$", max_length=60)]
+NAMED = Form(rf"^{NAME}$", "a name of small letters, digits and _, a letter first")
+
+
+def _no_head(name: str) -> str:
+    """Raises ValueError for the name of a head: in ``sets: {movers: L9H6, L9H9}`` the second is a key."""
+    if name and name == near_names(name):
+        raise ValueError(f"expected {NAMED.words}; several heads stand in one text or a list: 'L9H6 L9H9'")
+    return name
+
+
+Name = Annotated[str, Field(max_length=60), AfterValidator(_no_head), NAMED]
 
 Text = Annotated[str, Field(max_length=4000)]
 
@@ -250,7 +262,7 @@ class Fields(_Plain):
     """What may stand in a document, and what it says; ``docs/claims.md`` says what each field means."""
 
     language: Literal[1] = 1
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=80)
+    id: Annotated[str, Field(max_length=80), Form(r"^[a-z0-9][a-z0-9-]*$", "a name of small letters, digits and -")]
     words: Text
     source: Text
     published: Text = ""
