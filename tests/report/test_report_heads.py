@@ -26,6 +26,7 @@ from headlab.heads import Head, Heads
 from headlab.report import heads, nulls, patterns
 from headlab.report.steps import steps
 from headlab.store import Record
+from headlab.trials import charts
 
 MakeRecord = Callable[..., Record]
 SETS = ("L0H0 L0H1", "L0H1 L2H3", "L0H0 L2H3", "L0H0 L0H3")
@@ -116,6 +117,17 @@ def test_where_a_record_keeps_its_sets(make_record: MakeRecord) -> None:
     assert found and found.named == Heads.parse(SETS[1])
     found = nulls.null(drawn(named=HOSTILE), record, {"t": TABLE})
     assert found and not found.named
+
+
+def test_a_null_says_of_what_it_is() -> None:
+    """In words, or by the heads of each value; a caller that says neither is refused, by the checker of types too."""
+    given = ("null", "t", "c", VALUES, 0.9, "here", "contrast", 0.2)
+    halves = charts.null(*given, of="halves", named=Heads.parse(SETS[0]))
+    assert halves.options["unit"] == "halves" and halves.options["named"] == SETS[0] and "heads" not in halves.data[0]
+    every = charts.null(*given, of=[*map(Heads.parse, SETS)])
+    assert "unit" not in every.options and [d["heads"] for d in every.data] == list(SETS)
+    with pytest.raises(TypeError, match="'of'"):
+        charts.null(*given)  # pyright: ignore[reportCallIssue]
 
 
 def test_a_head_in_every_set_and_more_than_a_page_holds(

@@ -187,7 +187,7 @@ def _null_figure(halves: Any, rows: Any) -> Figure:
         f"{own.n} pairs."
     )
     line = (own, "as it is numbered", "share of pairs repaired: even minus odd")
-    return charts.null("null", title, caption, dealt["contrast"], *line, unit="numberings")
+    return charts.null("null", title, caption, dealt["contrast"], *line, of="numberings")
 
 
 SECTIONS = [

@@ -220,9 +220,7 @@ class Watched:
         title = f"{self._named(seen)}: even minus odd, among {place.n_sets:,} halves of layer {at} that nobody named"
         x_title = "mean of the half minus mean of the other heads"
         own, sets = even(seen.scope.grid, at), found.matched.sets
-        return charts.null(
-            "null", title, caption, found.gaps, gap, "even − odd", x_title, place.p, sets=sets, named=own
-        )
+        return charts.null("null", title, caption, found.gaps, gap, "even − odd", x_title, place.p, of=sets, named=own)
 
     def curve(self, seen: Seen) -> Figure:
         """Even minus odd in every layer."""

@@ -38,25 +38,23 @@ def null(
     label: str,
     x_title: str,
     p: float | None = None,
-    sets: Sequence[Heads] = (),
+    *,
+    of: str | Sequence[Heads],
     named: Heads | None = None,
-    unit: str = "",
-    **options: Any,
 ) -> Figure:
     """Alternatives as a histogram, the named one as a line, with its interval where it has one.
 
-    ``sets``: which heads each value is of, where no table says it (no sets of heads: say ``unit``, what is counted); ``named``:
-    the heads of the line."""
+    ``of``: the heads that each value is of, or in words what is counted; ``named``: the heads of the line."""
     e = observed if isinstance(observed, Estimate) else None
     line = (
         {"observed": e.value, "low": e.low, "high": e.high} if e else {"observed": observed, "low": None, "high": None}
     )
     data = tuple({"value": float(v)} for v in values)
-    if sets:
-        data = tuple({**row, "heads": str(s)} for row, s in zip(data, sets, strict=True))
+    if not isinstance(of, str):
+        data = tuple({**row, "heads": str(s)} for row, s in zip(data, of, strict=True))
     rank = ({} if p is None else {"p": p}) | ({} if named is None else {"named": str(named)})
-    rank |= {"unit": unit} if unit else {}
-    return Figure("null", name, title, caption, data, {**line, "label": label, "x_title": x_title, **rank, **options})
+    rank |= {"unit": of} if isinstance(of, str) else {}
+    return Figure("null", name, title, caption, data, {**line, "label": label, "x_title": x_title, **rank})
 
 
 def point(series: str, x: float, e: Estimate) -> dict[str, Any]:

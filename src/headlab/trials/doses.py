@@ -253,7 +253,7 @@ class AmongHalves:
         )
         title = f"{self.words}, among {place.n_sets} halves of layer {seen.scope.layer} that nobody named"
         own, told = odd(seen.scope.grid, seen.scope.layer), ("the named half", "logit difference recovered", place.p)
-        return charts.null("null", title, caption, rows["recovery"], band, *told, named=own)
+        return charts.null("null", title, caption, rows["recovery"], band, *told, of="matched random sets", named=own)
 
 
 def gain(effects: Any, world: str, other: str, seed: int) -> Estimate:

@@ -68,8 +68,8 @@ def _rank(
         f"extreme: p = {found.p:.3g}.{stable}"
     )
     told = (band if band.defined else float(values[0]), f"the {one} named", said(bare), found.p)
-    unit = what if what == "directions" else ""
-    return charts.null(f"rank {a.prediction.statistic}", title, caption, values[1:], *told, unit=unit)
+    of = what if what == "directions" else "matched random sets"
+    return charts.null(f"rank {a.prediction.statistic}", title, caption, values[1:], *told, of=of)
 
 
 def _worlds(doc: Document, estimates: Sequence[NamedEstimate]) -> list[Figure]:

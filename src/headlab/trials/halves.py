@@ -167,7 +167,8 @@ class Halves:
             )
             whole = f"{title}, among {found.n_sets:,} halves of layer {at} that nobody named"
             line = (band, self.label, "recovery by the half minus recovery by its complement", found.p)
-            return charts.null("null", whole, caption, half.gaps, *line, named=self.pool(seen.scope.grid, at))
+            own = self.pool(seen.scope.grid, at)
+            return charts.null("null", whole, caption, half.gaps, *line, of="matched random sets", named=own)
 
         return draw
 

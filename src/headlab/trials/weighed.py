@@ -21,7 +21,7 @@ from headlab.measures.weights import HeadWeights, head_weights
 from headlab.stats import holm, rank
 from headlab.stats.agreement import adjusted_rand, cluster_test
 from headlab.stats.clustering import hierarchical
-from headlab.trials.charts import heads_apart
+from headlab.trials.charts import heads_apart, null
 from headlab.trials.flow import Undefined
 from headlab.trials.sweeps import Scope, Seen
 from headlab.trials.weight_halves import Subsets, members_of, subsets
@@ -111,17 +111,15 @@ def among(seen: Seen) -> list[Figure]:
     out = []
     for one in seen.of_trial(weighed).here.values():
         test, place = one.worst[1], one.test
-        assert test.clustering is not None
+        assert test.clustering is not None and test.value is not None
         title = f"Clusters of layer {one.layer} by {CIRCUITS[one.circuit]}: the best silhouette, among {place.n_sets:,}"
         caption = (
             f"Each bar counts tables of {len(one.table)} heads by the mean silhouette of their best cut. The line is this "
             f"model, cut in {test.clustering.k}. Of the nulls tried the least favourable is shown: "
             f"{place.at_least_as_extreme} of {place.n_sets:,} are at least as clear, p = {place.p:.3g}."
         )
-        options = {"observed": test.value, "low": None, "high": None, "label": "this model", "p": place.p}
-        options |= {"unit": place.unit, "x_title": "mean silhouette of the best cut"}
-        data = tuple({"value": x} for x in test.null)
-        out.append(Figure("null", f"null-{one.circuit}", f"{title} {place.unit}", caption, data, options))
+        line = (test.value, "this model", "mean silhouette of the best cut", place.p)
+        out.append(null(f"null-{one.circuit}", f"{title} {place.unit}", caption, test.null, *line, of=place.unit))
     return out
 
 

@@ -105,7 +105,7 @@ def among_pools(seen: Seen) -> Figure:
     )
     line, x_title = seen.estimate("recovery:position:0"), "recovery of the logit difference"
     told = ([found[s] for s in null_sets], line, "position 0", x_title, place.p)
-    return null("null", title, caption, *told, sets=null_sets, named=own(seen.scope)[0])
+    return null("null", title, caption, *told, of=null_sets, named=own(seen.scope)[0])
 
 
 def among_divisions(seen: Seen) -> Figure:
@@ -116,7 +116,7 @@ def among_divisions(seen: Seen) -> Figure:
         f"is the division by position: p = {label.p:.3g}."
     )
     x_title = "most minus least recovered by a pool"
-    return null("label", title, caption, divided, observed, "positions", x_title, label.p, unit="divisions")
+    return null("label", title, caption, divided, observed, "positions", x_title, label.p, of="divisions")
 
 
 EXPERIMENT = OnPairs(

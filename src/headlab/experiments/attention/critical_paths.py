@@ -81,7 +81,7 @@ def among(seen: Seen) -> Figure:
         f"p = {where.p:.3g}."
     )
     x_title = "share lost to the top edges minus share lost to random ones"
-    return null("null", title, caption, gaps, 0.0, "no difference", x_title, where.p, unit="sets of edges")
+    return null("null", title, caption, gaps, 0.0, "no difference", x_title, where.p, of="sets of edges")
 
 
 def arms(seen: Seen) -> Figure:

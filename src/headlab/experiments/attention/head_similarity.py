@@ -137,7 +137,7 @@ def among(seen: Seen) -> Figure:
         f"{where.at_least_as_extreme} of {where.n_sets:,} are at least as large: p = {where.p:.3g}."
     )
     x_title = "similarity within minus similarity between"
-    return null("null", title, caption, halves, gap, "parity", x_title, where.p, unit="halves")
+    return null("null", title, caption, halves, gap, "parity", x_title, where.p, of="halves")
 
 
 EXPERIMENT = OnPairs(

@@ -123,7 +123,7 @@ def among_permutations(kind: str) -> Callable[[Seen], Figure]:
         )
         title = f"{LABELS[kind].capitalize()}, among random permutations of layer {seen.scope.layer}"
         line = (band, LABELS[kind], "logit difference recovered", found.p)
-        return charts.null(f"null-{kind}", title, caption, null, *line, unit="permutations")
+        return charts.null(f"null-{kind}", title, caption, null, *line, of="permutations")
 
     return draw
 

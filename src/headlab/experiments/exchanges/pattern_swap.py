@@ -131,7 +131,7 @@ def among_partners(seen: Seen) -> Figure:
     )
     title = f"Even patterns on odd values, among random partners of layer {seen.scope.layer}"
     line = (band, "even on odd", "logit difference recovered", found.p)
-    return charts.null("null", title, caption, null, *line, unit="random partners")
+    return charts.null("null", title, caption, null, *line, of="random partners")
 
 
 def arms(seen: Seen) -> Figure:

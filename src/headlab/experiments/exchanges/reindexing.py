@@ -328,7 +328,7 @@ def _repair_figure(moved: Moved, rows: Sequence[Mapping[str, Any]], at: int, see
         "index and change the heads, and repair wanders; keep the heads and change the index, and it stays."
     )
     values, line = [r["repaired_even_index"] for r in rows], (found, "the even heads, moved", "share of pairs repaired")
-    return charts.null("repair", title, caption, values, *line, unit="re-indexings")
+    return charts.null("repair", title, caption, values, *line, of="re-indexings")
 
 
 def _published_figure(other: Sequence[Mapping[str, Any]], at: int) -> Figure:

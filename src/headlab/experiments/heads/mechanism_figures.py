@@ -36,7 +36,7 @@ def shares(chosen: Any, at: int) -> list[Figure]:
     options = {"x_title": "share of variance between clusters"}
     lies = f"How much of each property lies between {words} of layer {at}"
     return [
-        null("null-differ", title, caption, chosen.test.null, own, "these clusters", x_title, test.p, unit=test.unit),
+        null("null-differ", title, caption, chosen.test.null, own, "these clusters", x_title, test.p, of=test.unit),
         Figure("estimates", "properties", lies, every, tuple(rows), options),
     ]
 
@@ -54,7 +54,7 @@ def patched(acted: Sequence[Patched], at: int) -> list[Figure]:
         f"pairs: {test}; judged at {test.alpha:.3g}."
     )
     label, x_title = f"cluster {best.label}", "recovery of the logit difference"
-    return [null("null-patched", title, caption, best.null, e, label, x_title, test.p, unit=test.unit)]
+    return [null("null-patched", title, caption, best.null, e, label, x_title, test.p, of=test.unit)]
 
 
 def views(chosen: Any, apart: Any, scope: Scope) -> list[Figure]:

@@ -219,7 +219,7 @@ def _null(found: Association, group: Family) -> Figure:
         f"{r.n_sets:,} shuffles of the outcomes; {r.at_least_as_extreme:,} are at least as large: p = {r.p:.3g}."
     )
     line = (size, "as published", x_title, r.p)
-    return charts.null("gap_sd", title, caption, found.null, *line, unit="shuffled outcomes")
+    return charts.null("gap_sd", title, caption, found.null, *line, of="shuffled outcomes")
 
 
 def sections(

@@ -156,7 +156,7 @@ def among(seen: Seen) -> Sequence[Figure]:
         f"Regular gaps against the heads renamed, layer {seen.scope.layer}",
         "partial correlation with regularity",
     )
-    return [null("null", title, caption, names, here, "regularity", x_title, where.p, unit="renamings")]
+    return [null("null", title, caption, names, here, "regularity", x_title, where.p, of="renamings")]
 
 
 EXPERIMENT = OnPairs(

@@ -95,7 +95,7 @@ def among_shuffles(seen: Seen) -> list[Figure]:
         return []
     title = f"Attribution of {seen.once(heads)[0]} to numbers, against attributions that change places"
     line = (seen.estimate("ratio:numbers"), "observed", "attribution over an even share")
-    return [charts.null("null-numbers", title, f"{found}.", seen.once(null), *line, unit="shuffles")]
+    return [charts.null("null-numbers", title, f"{found}.", seen.once(null), *line, of="shuffles")]
 
 
 def example(seen: Seen) -> Figure:

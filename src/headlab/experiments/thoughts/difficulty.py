@@ -86,7 +86,7 @@ def figures(seen: Seen) -> list[Figure]:
         title = "Hard minus easy, against levels dealt out at random"
         told = f"Each bar counts shuffles of the levels over chains of steps; {one.hub_label}. {place}."
         line = (seen.estimate("gap:steps"), "hard minus easy", "difference of accuracy lost")
-        out.append(charts.null("null-gap", title, told, seen.once(shuffles), *line, unit="shuffles"))
+        out.append(charts.null("null-gap", title, told, seen.once(shuffles), *line, of="shuffles"))
     return out
 
 

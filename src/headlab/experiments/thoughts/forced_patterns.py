@@ -102,9 +102,7 @@ def null(seen: Seen) -> Figure:
     title = f"The hub at thought {hub(seen)}, among random placements of hubs"
     caption = f"Each bar counts placements in which every head has a hub of its own. {seen.once(place)}."
     own, label = every(seen)["hub"].drop, f"hub at {hub(seen)}"
-    return charts.null(
-        "random", title, caption, seen.once(dealt), own, label, "accuracy lost", unit="random placements"
-    )
+    return charts.null("random", title, caption, seen.once(dealt), own, label, "accuracy lost", of="random placements")
 
 
 def notes(seen: Seen) -> Sequence[str]:

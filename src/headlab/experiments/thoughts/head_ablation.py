@@ -180,7 +180,7 @@ def nulls(seen: Seen) -> list[Figure]:
             label(k),
             "accuracy lost",
             named=seen.once(chosen)[k],
-            unit="matched sets",
+            of="matched sets",
         )
         for k in RANKED
         if k in seen.once(reference)

@@ -191,7 +191,7 @@ def figures(seen: Seen) -> list[Figure]:
     ten = f"The {min(10, one.n)} heads with the highest composite"
     three = "The three heads with the highest composite"
     return [
-        charts.null("null", title, shuffles, seen.once(shuffled), *line, unit="shuffles"),
+        charts.null("null", title, shuffles, seen.once(shuffled), *line, of="shuffles"),
         charts.estimates("models", here, scale, best, "composite", CRITICAL),
         draw.heatmap("top10", ten, told, dict(panels[:10]), "attention"),
         draw.heatmap("top3", three, told, dict(panels[:3]) | even, "attention"),

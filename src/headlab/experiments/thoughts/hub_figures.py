@@ -47,7 +47,7 @@ def drawn(
     )
     answers = ("What eot and the answer read among thoughts", even, readers, "times an even share", measure.ABOVE)
     return [
-        charts.null("null", title, shuffles, one.null[:5000], *line, unit="shuffles"),
+        charts.null("null", title, shuffles, one.null[:5000], *line, of="shuffles"),
         _by_thought(case, one, others, n, corrected=True),
         _by_thought(case, one, others, n, corrected=False),
         _counts(one, among, others, ruled),

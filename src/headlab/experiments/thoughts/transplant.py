@@ -186,7 +186,7 @@ def figures(seen: Seen) -> list[Figure]:
     told, own = f"Each bar counts draws. {seen.once(place)}.", found["transplant"].accuracy
     return [
         draw.drops("arms", title, caption, shown, "kept", "share of the accuracy kept", 0.8),
-        charts.null("weights", beside, told, random, own, f"{g.there}", "accuracy", unit="random heads"),
+        charts.null("weights", beside, told, random, own, f"{g.there}", "accuracy", of="random heads"),
     ]
 
 

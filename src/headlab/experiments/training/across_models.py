@@ -235,7 +235,7 @@ def _chance_figure(yes: Any, chance: Any, found: Estimate, seed: int) -> Figure:
         f"table's {count:g}; as many or more have the chance {found.value:.3g} (exact)."
     )
     line = (count, "this table", "models with the pattern", found.value)
-    return charts.null("null", title, caption, drawn, *line, unit="tables")
+    return charts.null("null", title, caption, drawn, *line, of="tables")
 
 
 def _notes(table: Any) -> list[str]:

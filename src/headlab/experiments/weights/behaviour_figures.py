@@ -62,7 +62,7 @@ def _skill(here: Any) -> Figure:
         f"{guess.test}."
     )
     line = (guess.skill, "this model", "skill (0: no better than the mean)", guess.test.p)
-    return charts.null("null-prediction", title, caption, guess.null, *line, unit=guess.test.unit)
+    return charts.null("null-prediction", title, caption, guess.null, *line, of=guess.test.unit)
 
 
 def _layers(seen: Seen, found: Sequence[Any]) -> Figure:
