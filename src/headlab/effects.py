@@ -40,7 +40,7 @@ class Figure:
     """A figure as data; the report draws it.
 
     ``null``: ``data`` rows ``{"value": x}`` (the matched sets; ``heads`` where no table has them), options ``observed``, ``low``,
-    ``high``, ``label``, ``named`` (heads).
+    ``high``, ``label``, ``named`` (heads), ``of`` (which ``table`` has the heads, beside which ``column``, ``where``).
     ``curve``: rows ``{"x", "y", "low", "high", "series"}``, options ``threshold``.
     ``estimates``: rows ``{"label", "value", "low", "high", "group"}``, options ``threshold``.
     ``pairs``: rows ``{"pair", "world", "value"}`` (one dot per pair).

@@ -9,6 +9,7 @@ from headlab import organisms
 from headlab.experiments import builtin_claims, trial
 from headlab.experiments.heads import layer_scan
 from headlab.experiments.trial import EXPERIMENTS, adjusted
+from headlab.report import nulls
 from headlab.trials import layer_choice
 
 EXPERIMENTS.setdefault("layer-scan", layer_scan.EXPERIMENT)
@@ -32,6 +33,8 @@ def test_the_planted_layer_is_named_and_the_claim_upheld(planted) -> None:
     assert found(planted)["repair:elsewhere"]["high"] < 0.5 < found(planted)["repair:even"]["low"]
     assert found(planted)["selection:steady"]["low"] > 0.9
     assert {f.kind for f in planted.figures} == {"curve", "null"} and "effects" in planted.tables
+    (null,) = [n for f in planted.figures if (n := nulls.null(f, planted.record, planted.tables))]
+    assert len(null.sets) == len(null.values) == 75 and all(s.layers == (1,) for s in null.sets)
 
 
 def test_controls_pass_and_the_no_op_is_exact(planted) -> None:

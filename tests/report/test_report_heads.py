@@ -36,7 +36,8 @@ HOSTILE = "</script><script>alert(2)</script><img src=x onerror=alert(1)>"
 
 
 def drawn(**options: Any) -> Figure:
-    shown = {"observed": 0.9, "low": 0.8, "high": 1.0, "x_title": "contrast", "named": SETS[0], **options}
+    of = {"table": "matched", "column": "contrast", "where": {}}
+    shown = {"observed": 0.9, "low": 0.8, "high": 1.0, "x_title": "contrast", "named": SETS[0], "of": of, **options}
     return Figure("null", "null", "Among sets", "Bars count sets.", tuple({"value": v} for v in VALUES), shown)
 
 
@@ -94,18 +95,36 @@ def test_a_head_is_told_by_the_sets_that_hold_it(make_record: MakeRecord) -> Non
 
 
 def test_where_a_record_keeps_its_sets(make_record: MakeRecord) -> None:
-    """In a table by statistic or by stratum; beside the values; nowhere: no table says these values, or no heads stand there."""
+    """In the table, column and rows that the figure names; beside the values; nowhere: the table says other values, no heads
+    stand there, there is none, the figure is of an older record and names none, or names what cannot be."""
     record, _ = of(make_record, drawn())
     mixed = pd.concat([TABLE.assign(statistic="a", contrast=0.5), TABLE.assign(statistic="b")], ignore_index=True)
-    for table in (mixed, mixed.rename(columns={"statistic": "for"})):
-        found = nulls.null(drawn(), record, {"alternatives": table})
+    for key, table in {
+        "statistic": mixed,
+        "layer": mixed.replace({"a": 1, "b": 2}).rename(columns={"statistic": "layer"}),
+    }.items():
+        where = {key: table[key].iloc[-1]}
+        here = drawn(of={"table": "alternatives", "column": "contrast", "where": where})
+        found = nulls.null(here, record, {"other": TABLE, "alternatives": table})
         assert found and [str(s) for s in found.sets] == list(SETS)
     beside = tuple({"value": v, "heads": s} for v, s in zip(VALUES, SETS, strict=True))
     own = Figure("null", "n", "", "", beside, drawn().options)
-    assert nulls.null(own, record, {}) == nulls.null(Figure(**{**vars(drawn()), "title": ""}), record, {"t": TABLE})
+    assert nulls.null(own, record, {}) == nulls.null(
+        Figure(**{**vars(drawn()), "title": ""}), record, {"matched": TABLE}
+    )
     other = TABLE.assign(contrast=[0.9, -0.3, 0.1, 0.2001])
-    for unsaid in (other, TABLE.assign(heads=HOSTILE)):
-        found = nulls.null(drawn(unit="permutations"), record, {"t": unsaid})
+    named = {"table": "matched", "column": "contrast", "where": {}}
+    for unsaid, said in [
+        (other, named),
+        (TABLE.assign(heads=HOSTILE), named),
+        *(
+            (TABLE, one)
+            for one in (None, "matched", {}, *({**named, k: v} for k in named for v in ("mtached", None, 3)))
+        ),
+        (TABLE, {**named, "where": {"layer": 0}}),
+        (TABLE, {**named, "where": {"other": 0.9}}),
+    ]:
+        found = nulls.null(drawn(unit="permutations", of=said), record, {"matched": unsaid})
         assert found and not found.sets and not found.named and found.plain()["unit"] == "permutations"
         assert [r["value"] for r in found.rows()] == ["0.9", "0.2", "0.1", "-0.3"]
         assert heads.known(record, {}, [found]) == []
@@ -113,9 +132,9 @@ def test_where_a_record_keeps_its_sets(make_record: MakeRecord) -> None:
     document = record.model_copy(
         update={"claim": {"reference": {"redraw": "mine"}}, "settings": {"sets": {"mine": SETS[1]}}}
     )
-    found = nulls.null(drawn(named=None), document, {"t": TABLE})
+    found = nulls.null(drawn(named=None), document, {"matched": TABLE})
     assert found and found.named == Heads.parse(SETS[1])
-    found = nulls.null(drawn(named=HOSTILE), record, {"t": TABLE})
+    found = nulls.null(drawn(named=HOSTILE), record, {"matched": TABLE})
     assert found and not found.named
 
 
@@ -124,6 +143,9 @@ def test_a_null_says_of_what_it_is() -> None:
     given = ("null", "t", "c", VALUES, 0.9, "here", "contrast", 0.2)
     halves = charts.null(*given, of="halves", named=Heads.parse(SETS[0]))
     assert halves.options["unit"] == "halves" and halves.options["named"] == SETS[0] and "heads" not in halves.data[0]
+    listed = charts.null(*given, of=charts.Column("matched", "contrast", {"layer": 3}))
+    assert listed.options["of"] == {"table": "matched", "column": "contrast", "where": {"layer": 3}}
+    assert "unit" not in listed.options and "heads" not in listed.data[0]
     every = charts.null(*given, of=[*map(Heads.parse, SETS)])
     assert "unit" not in every.options and [d["heads"] for d in every.data] == list(SETS)
     with pytest.raises(TypeError, match="'of'"):

@@ -19,6 +19,7 @@ from headlab.claims import ClaimError
 from headlab.experiments import load
 from headlab.organisms.words import NAMES, OBJECTS, PLACES
 from headlab.prompts import PromptError, PromptSet
+from headlab.report import nulls
 from headlab.store import Store
 
 
@@ -101,6 +102,8 @@ def test_every_word_of_the_language_runs_to_a_verdict(tried: Any) -> None:
     assert len(settings["design_hash"]) == len(settings["selection_hash"]) == 64
     assert {"effects", "worlds", "alternatives", "selection"} <= set(tried.record.tables)
     assert len(tried.tables["alternatives"]) == 2 * 8
+    drawn = [n for f in tried.figures if (n := nulls.null(f, tried.record, tried.tables))]
+    assert [len(n.sets) for n in drawn] == [8, 8] and drawn[0].sets == drawn[1].sets
 
 
 def test_the_numbers_are_those_of_plain_hooks(tried: Any) -> None:

@@ -1,9 +1,9 @@
-"""Which sets a null's bars are made of: found where the record keeps them, beside the values of the figure, or in a table whose
-column says the same values in the same order."""
+"""Which sets a null's bars are made of, where the record keeps them: beside the values of the figure, or in the table that the
+figure names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,31 +61,23 @@ def null(figure: Figure, record: Record, tables: Mapping[str, pd.DataFrame]) -> 
     given = [str(r.get("heads") or "") for r in figure.data]
     if None in values:
         return None
-    found = parsed(given) if all(given) else _sought(values, tables)
+    found = parsed(given) if all(given) else _kept(figure.options.get("of"), values, tables)
     o, named = figure.options, _named(figure, record) if found else Heads()
     unit, numbers = "sets" if found else str(o.get("unit") or "sets"), tuple(map(float, values))
     what = str(o.get("x_title") or "value")
     return Null(figure.title, what, found, numbers, named, o.get("tail") == "less", unit)
 
 
-def _sought(values: Sequence[float], tables: Mapping[str, pd.DataFrame]) -> tuple[Heads, ...]:
-    """The sets of the rows whose column says these values in this order."""
-    for table in tables.values():
-        if "heads" not in table or len(table) < len(values):
-            continue
-        numbers = [c for c in table if table[c].dtype.kind == "f"]
-        for part in _parts(table):
-            if len(part) == len(values) and any(part[c].tolist() == values for c in numbers):
-                return parsed(part["heads"])
-    return ()
-
-
-def _parts(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """A table, and its rows of one statistic, of one set or of one layer."""
-    yield table
-    for column in ("statistic", "for", "layer"):
-        if column in table:
-            yield from (rows for _, rows in table.groupby(column, sort=False))
+def _kept(of: object, values: Sequence[object], tables: Mapping[str, pd.DataFrame]) -> tuple[Heads, ...]:
+    """The sets that a figure says a table has, where its column says these values in this order; none in older records, whose
+    figures do not say."""
+    said = of if isinstance(of, Mapping) else {}
+    rows, column, where = tables.get(str(said.get("table"))), str(said.get("column")), said.get("where")
+    if rows is None or not isinstance(where, Mapping) or not {"heads", column, *where} <= {*rows}:
+        return ()
+    for key, cell in where.items():
+        rows = rows[rows[key].astype(str) == str(cell)]
+    return parsed(rows["heads"]) if rows[column].tolist() == values else ()
 
 
 def parsed(given: Iterable[str]) -> tuple[Heads, ...]:

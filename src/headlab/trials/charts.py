@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from headlab.effects import Figure
@@ -29,6 +30,16 @@ def estimates(
     return Figure("estimates", name, title, caption, data, options)
 
 
+@dataclass(frozen=True)
+class Column:
+    """Where the values of a null stand in the record, beside the ``heads`` that they are of: a column of a table, in the rows
+    whose cells are as ``where`` says."""
+
+    table: str
+    column: str
+    where: Mapping[str, str | int] = field(default_factory=dict)
+
+
 def null(
     name: str,
     title: str,
@@ -39,21 +50,22 @@ def null(
     x_title: str,
     p: float | None = None,
     *,
-    of: str | Sequence[Heads],
+    of: str | Sequence[Heads] | Column,
     named: Heads | None = None,
 ) -> Figure:
     """Alternatives as a histogram, the named one as a line, with its interval where it has one.
 
-    ``of``: the heads that each value is of, or in words what is counted; ``named``: the heads of the line."""
+    ``of``: where a table says the heads that each value is of, or these heads, or in words what is counted; ``named``: the
+    heads of the line."""
     e = observed if isinstance(observed, Estimate) else None
     line = (
         {"observed": e.value, "low": e.low, "high": e.high} if e else {"observed": observed, "low": None, "high": None}
     )
     data = tuple({"value": float(v)} for v in values)
-    if not isinstance(of, str):
+    if not isinstance(of, str | Column):
         data = tuple({**row, "heads": str(s)} for row, s in zip(data, of, strict=True))
     rank = ({} if p is None else {"p": p}) | ({} if named is None else {"named": str(named)})
-    rank |= {"unit": of} if isinstance(of, str) else {}
+    rank |= {"unit": of} if isinstance(of, str) else {"of": asdict(of)} if isinstance(of, Column) else {}
     return Figure("null", name, title, caption, data, {**line, "label": label, "x_title": x_title, **rank})
 
 

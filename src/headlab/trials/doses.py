@@ -253,7 +253,8 @@ class AmongHalves:
         )
         title = f"{self.words}, among {place.n_sets} halves of layer {seen.scope.layer} that nobody named"
         own, told = odd(seen.scope.grid, seen.scope.layer), ("the named half", "logit difference recovered", place.p)
-        return charts.null("null", title, caption, rows["recovery"], band, *told, of="matched random sets", named=own)
+        of = charts.Column("matched", "recovery")
+        return charts.null("null", title, caption, rows["recovery"], band, *told, of=of, named=own)
 
 
 def gain(effects: Any, world: str, other: str, seed: int) -> Estimate:

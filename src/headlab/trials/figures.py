@@ -68,7 +68,7 @@ def _rank(
         f"extreme: p = {found.p:.3g}.{stable}"
     )
     told = (band if band.defined else float(values[0]), f"the {one} named", said(bare), found.p)
-    of = what if what == "directions" else "matched random sets"
+    of = charts.Column("alternatives", "value", {"statistic": a.prediction.statistic}) if one == "set" else what
     return charts.null(f"rank {a.prediction.statistic}", title, caption, values[1:], *told, of=of)
 
 

@@ -152,8 +152,10 @@ class Halves:
     def table(self, seen: Seen) -> Any:
         return self.found(seen).rows
 
-    def figure(self, title: str) -> Callable[[Seen], Figure]:
-        """The matched halves as a histogram, the named one as a line with its interval."""
+    def figure(self, title: str, **where: int) -> Callable[[Seen], Figure]:
+        """The matched halves as a histogram, the named one as a line with its interval.  :meth:`table` is kept as ``matched``;
+        ``where``: in which of its rows, where it has others too."""
+        of = charts.Column("matched", "contrast", where)
 
         def draw(seen: Seen) -> Figure:
             half, at = self.found(seen), self.at(seen.scope)
@@ -168,7 +170,7 @@ class Halves:
             whole = f"{title}, among {found.n_sets:,} halves of layer {at} that nobody named"
             line = (band, self.label, "recovery by the half minus recovery by its complement", found.p)
             own = self.pool(seen.scope.grid, at)
-            return charts.null("null", whole, caption, half.gaps, *line, of="matched random sets", named=own)
+            return charts.null("null", whole, caption, half.gaps, *line, of=of, named=own)
 
         return draw
 

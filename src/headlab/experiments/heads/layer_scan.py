@@ -164,7 +164,7 @@ EXPERIMENT = OnPairs(
             standard,
             numbers=(at_the_layer, elsewhere, among_halves, steady),
             controls=CONTROLS,
-            figures=(by_layer, lambda seen: halves(seen.scope.layer).figure("Even against odd")(seen)),
+            figures=(by_layer, lambda seen: halves(n := seen.scope.layer).figure("Even against odd", layer=n)(seen)),
             tables={
                 "scan": lambda seen: seen.once(scan),
                 "tests": lambda seen: pd.DataFrame(seen.once(parity)),

@@ -180,7 +180,7 @@ def nulls(seen: Seen) -> list[Figure]:
             label(k),
             "accuracy lost",
             named=seen.once(chosen)[k],
-            of="matched sets",
+            of=charts.Column("matched", "drop", {"for": k}),
         )
         for k in RANKED
         if k in seen.once(reference)
