@@ -148,7 +148,7 @@ def test_help_takes_less_than_half_a_second():
 def test_every_command_has_help(call):
     code, out, _ = call("--help")
     assert code == 0
-    commands = ["demo", "trial", "run", "list", "show", "repeat", "export", "query", "models", "organism"]
+    commands = ["demo", "trial", "list", "show", "repeat", "export", "query", "models", "organism"]
     places = [out.index(f"\n  {command}") for command in commands]
     assert places == sorted(places), "in the order of use"
     for command in commands:
@@ -214,8 +214,37 @@ def test_malformed_prompts_are_told_with_their_row(refused, tmp_path):
 
 def test_a_misspelt_claim_or_model(refused):
     assert "did you mean parity" in refused("trial", "partiy", "-m", "x")
-    assert "did you mean head-count" in refused("run", "headcount", "-m", "x")
+    assert "did you mean head-count" in refused("run", "headcount", "-m", "x")  # the older name of trial
+    assert "did you mean scorecard" in refused("trial", "scorecrd", "-m", "x")
+    assert "did you mean parity" in refused("trial", "partiy", "--full", "-m", "x")
     assert "no model at ./nowhere" in refused("trial", "parity", "-m", "./nowhere")
+
+
+def test_the_older_name_of_trial_is_told_to_nobody(call, refused):
+    assert "\n  run " not in call("--help")[1] and call("run", "--help")[0] == 0
+    assert " run," not in refused("rnu", "parity") and "did you mean trial" in refused("trail", "parity")
+
+
+def test_a_scorecard_takes_what_its_trials_could(refused):
+    for name in ("scorecard", "thought-scorecard"):
+        assert f"{name} tries the entries of the docket" in refused("trial", name, "-m", "x", "--amend", "a=b")
+        assert "no model given" in refused("trial", name)
+    assert "no model given" in refused("trial", "scorecard", "--dry-run")
+    assert "whose passes --dry-run does not count" in refused("trial", "thought-scorecard", "-m", "x", "--dry-run")
+
+
+def test_publication_sizes_are_asked_for_and_counted(call, monkeypatch):
+    """``--full`` once went unread beside ``--dry-run``; what is given beside it stands."""
+    told: list[dict] = []
+    for name in ("plan", "trial"):
+        monkeypatch.setattr(headlab.experiments, name, lambda claim, model, **given: told.append(given) or 1 / 0)
+    for words in (["--dry-run"], [], ["--pairs", "9"]):
+        call("trial", "parity", "-m", "x", "--full", *words)
+    assert [(t["pairs"], t["matched_sets"], t["decide"]) for t in told] == [
+        (500, 9999, "fixed"),
+        (500, 9999, "fixed"),
+        (9, 9999, "fixed"),
+    ]
 
 
 def test_ambiguous_ids(home, refused):

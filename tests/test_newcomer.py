@@ -22,9 +22,11 @@ def test_the_version_says_what_decides_numbers(capsys):
     assert all(word in said for word in (version("headlab"), version("torch"), version("transformers"), "Python 3."))
 
 
-@pytest.mark.parametrize(("offline", "claim"), [("1", "parity"), ("0", "parity"), ("1", "head-count-as-document")])
+@pytest.mark.parametrize(
+    ("offline", "claim"), [("1", "parity"), ("0", "parity"), ("1", "head-count-as-document"), ("1", "scorecard")]
+)
 def test_a_hub_id_out_of_reach_is_said_before_anything_heavy_is_loaded(offline, claim, tmp_path, monkeypatch):
-    """Offline by choice, and with a hub at which nobody listens; a claim of the docket, and one of the library by its id."""
+    """Offline by choice, and with a hub at which nobody listens; a claim of the docket, one of the library, a scorecard."""
     script = f"""
         import sys
         from headlab.cli import main
@@ -42,10 +44,13 @@ def test_a_hub_id_out_of_reach_is_said_before_anything_heavy_is_loaded(offline, 
     assert out.stderr.decode().startswith("headlab: cannot reach the hub for 'someone/some-model'")
 
 
-def test_a_claim_of_the_library_is_no_experiment_whatever_the_model(capsys):
-    assert main(["run", "ioi-circuit", "--model", "someone/some-model"]) == 2
-    said = capsys.readouterr().err
-    assert "no experiment 'ioi-circuit'" in said and "hub" not in said
+def test_only_the_docket_has_publication_sizes_whatever_the_model(capsys):
+    for name in ("ioi-circuit", "my.yaml"):
+        assert main(["trial", name, "--full", "--model", "someone/some-model"]) == 2
+        said = capsys.readouterr().err
+        assert f"no experiment with publication sizes '{name}'" in said and "hub" not in said
+    assert main(["trial", "--heads", "L0H1", "--full", "--model", "someone/some-model"]) == 2
+    assert "--full goes with experiments of the docket" in capsys.readouterr().err
 
 
 def test_what_is_cached_is_within_reach_and_a_data_set_is_no_model(tmp_path, monkeypatch):
@@ -62,10 +67,10 @@ def test_what_is_cached_is_within_reach_and_a_data_set_is_no_model(tmp_path, mon
 
 @pytest.mark.accept
 def test_a_scorecard_says_what_it_would_take(capsys):
-    assert main(["run", "scorecard", "--model", "decimals-null-0", "--pairs", "2", "--dry-run", "--json"]) == 0
+    assert main(["trial", "scorecard", "--model", "decimals-null-0", "--pairs", "2", "--dry-run", "--json"]) == 0
     rows = {row["experiment"]: row for row in json.loads(capsys.readouterr().out)}
     assert len(rows) > 20 and all(row["reason"] or row["passes"] >= 1 for row in rows.values())
-    assert main(["run", "parity", "--model", "decimals-null-0", "--pairs", "2", "--dry-run", "--json"]) == 0
+    assert main(["trial", "parity", "--model", "decimals-null-0", "--pairs", "2", "--dry-run", "--json"]) == 0
     alone = json.loads(capsys.readouterr().out)
     assert {k: rows["parity"][k] for k in ("worlds", "passes", "rows")} == {
         k: alone[k] for k in ("worlds", "passes", "rows")

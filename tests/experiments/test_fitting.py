@@ -152,8 +152,8 @@ def test_a_file_of_own_prompts_ends_in_a_verdict_or_in_one_line(slug, n, tmp_pat
     thinks, series = claim.task.name == THINKING, slug == "training-dynamics"
     model = "thoughts-gpt2" if thinks else "decimals-series-planted" if series else "decimals-planted-even"
     small = ["--matched-sets", "8"] if "matched_sets" in reads(claim) else []
-    given = ["run", slug, "--model", model, "--prompts", str(tmp_path / "own.csv"), "--store", str(tmp_path / "store")]
-    code = main([*given, *small, "--json", "--anyway"])
+    given = ["trial", slug, "--model", model, "--prompts", str(tmp_path / "own.csv"), *small]
+    code = main([*given, "--store", str(tmp_path / "store"), "--json", "--anyway"])
     out = capsys.readouterr()
     assert code in {0, 2} and "Traceback" not in out.err + out.out, out.err
     if code == 2:
@@ -163,9 +163,10 @@ def test_a_file_of_own_prompts_ends_in_a_verdict_or_in_one_line(slug, n, tmp_pat
 
 
 def test_run_takes_what_trial_takes(tmp_path, capsys) -> None:
-    for slug in ("null-rates", "parity"):
-        assert main(["run", slug, "--model", "no-such-folder/model", "--store", str(tmp_path)]) == 2
-        assert "no-such-folder/model" in capsys.readouterr().err
+    for name in ("run", "trial"):
+        for slug in experiments.slugs():
+            assert main([name, slug, "--model", "./no-such-folder", "--store", str(tmp_path)]) == 2
+            assert "at ./no-such-folder" in capsys.readouterr().err, slug
     assert {"null-rates", "scorecard", *ALL} <= set(experiments.slugs())
 
 

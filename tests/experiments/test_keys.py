@@ -24,13 +24,14 @@ from headlab import organisms
 from headlab.engine.identity import identity
 from headlab.engine.model import open_model
 from headlab.engine.plan import Cost, make_plan
+from headlab.experiments.scorecard import scorecard
 from headlab.experiments.training.across_models import cross_model
 from headlab.experiments.trial import trial
 from headlab.heads import Heads
 from headlab.interventions import Intervention, World
 from headlab.prompts import PromptSet, encode
 from headlab.report.compared import compare, lines
-from headlab.store import Store
+from headlab.store import Store, content_hash
 from headlab.tasks.decimals import decimals
 from headlab.trials.record import versions
 
@@ -176,10 +177,38 @@ def test_again_is_the_very_trial(folder: Path, store: Path, tmp_path: Path, monk
     again = shlex.split(calls[0]["call"]["command"])
     assert again[0] == "headlab"
     main(again[1:])
-    assert calls[0]["inputs"] == calls[1]["inputs"] and calls[0]["call"] == calls[1]["call"]
+    main(["run", *again[2:]])  # as older records say it
+    assert again[1] == "trial" and calls[0] == calls[1] == calls[2]
     with pytest.raises(Stopped):
         trial("parity", str(folder), layer=1, prompts=PromptSet.from_file(pairs), store=store)
-    assert calls[2]["call"]["command"] == "headlab repeat {id}"
+    assert calls[3]["call"]["command"] == "headlab repeat {id}"
+
+
+def test_a_scorecard_on_other_prompts_is_another_and_again_names_all(
+    folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Own prompts once stood neither in its key nor in its line: an unfinished one was gone on with on others.  The line
+    lacked how the model was loaded as well, and the pairs that were given beside publication sizes."""
+    own, calls = tmp_path / "my pairs.csv", []
+
+    def opened(self: Store, *, inputs: Any, draft: Any, **more: Any) -> Any:
+        calls.append((content_hash(inputs), draft["call"]))
+        raise Stopped
+
+    monkeypatch.setattr(Store, "open", opened)
+    for answer in ("yes", "no", None):
+        rows = [f"1.{n} or 1.{n}1?,Which: 1.{n} or 1.{n}1?,{answer}{n},maybe" for n in range(9)]
+        own.write_text("\n".join(["clean,corrupted,answer,wrong", *rows]))
+        for prompts in (own, PromptSet.from_file(own)) if answer else (None,):
+            with pytest.raises(Stopped):
+                scorecard(
+                    str(folder), experiments=["architecture"], prompts=prompts, dtype="float32", full=True, pairs=7
+                )
+    assert len({key for key, _ in calls}) == len(calls) == 5
+    line = f"headlab trial scorecard --model {folder} --pairs 7 --dtype float32"
+    assert calls[0][1]["command"] == f"{line} --prompts '{own}' --full --anyway"
+    assert calls[4][1]["command"] == f"{line} --full --anyway"
+    assert calls[4][1]["python"] == f"headlab.run('scorecard', '{folder}', pairs=7, dtype='float32', full=True)"
 
 
 def test_again_names_the_file_of_problems(store: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -197,7 +226,7 @@ def test_again_names_the_file_of_problems(store: Path, tmp_path: Path, monkeypat
         raise Stopped
 
     monkeypatch.setattr(Store, "open", opened)
-    main(["run", "head-ablation", "--model", "thoughts-gpt2", "--problems", str(problems), "--pairs", "4", "--store", str(store),
+    main(["trial", "head-ablation", "--model", "thoughts-gpt2", "--problems", str(problems), "--pairs", "4", "--store", str(store),
           "--anyway"])  # fmt: skip
     again = shlex.split(calls[0]["call"]["command"])
     assert again[again.index("--problems") + 1] == str(problems)

@@ -104,6 +104,9 @@ def test_repeat_gives_the_same_table(even, store) -> None:
     assert again.record.id != result.record.id and again.record.key == result.record.key
     assert len(result.effects) and np.allclose(again.effects["edited"], result.effects["edited"], atol=1e-4)
     assert [r.verdict.outcome for r in again.record.readings] == [r.verdict.outcome for r in result.record.readings]
+    older = repeat(result.record.updated({"kind": "run"}), store=store)  # as headlab run wrote it
+    assert older.record.kind == "run" and older.effects.equals(again.effects)
+    assert older.record.call["command"].startswith("headlab trial parity ")
 
 
 def test_a_users_own_pairs(even, store) -> None:

@@ -52,7 +52,7 @@ def workloads(only: str) -> dict[str, tuple[list[str], Callable[[], None]]]:
             many_shards,
         ),
         "thoughts": (
-            ["run", "head-ablation", "--model", thinker, "--pairs", "4", "--matched-sets", "1", "--anyway"],
+            ["trial", "head-ablation", "--model", thinker, "--pairs", "4", "--matched-sets", "1", "--anyway"],
             nothing,
         ),
         "cross-model": (["cross-model", "decimals-planted-even", "--pairs", "4", "--matched-sets", "3"], nothing),

@@ -147,7 +147,7 @@ def test_headlab_load_refuses_a_codi_folder(folder: Path, tmp_path: Path) -> Non
         with pytest.raises(ModelError) as caught:
             headlab.load(str(at))
         said = str(caught.value)
-        assert f"headlab.thoughts.load('{at}')" in said and f"headlab run hubs --model {at}" in said
+        assert f"headlab.thoughts.load('{at}')" in said and f"headlab trial hubs --model {at}" in said
     with pytest.raises(ModelError, match=r"a CODI checkpoint is opened by headlab\.thoughts\.load"):
         headlab.load("nobody/CODI-gpt2")
 

@@ -1,7 +1,7 @@
 """The ``headlab`` command: parse, call, print.  ``--help`` loads none of the rooms below.
 
     tree       the command tree, and what its commands share
-    trial      demo, trial, run
+    trial      demo, trial
     claims     check, new, schema
     reanalysis  reanalyse, simulate
     cross_model  cross-model

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _ORDER = (
-    *("demo", "trial", "check", "new", "schema", "run", "cross-model", "emergence", "null-rates", "calibrate"),
+    *("demo", "trial", "check", "new", "schema", "cross-model", "emergence", "null-rates", "calibrate"),
     *("reanalyse", "simulate"),
     *("view", "list", "show", "compare", "repeat", "verify", "export", "query", "models", "organism"),
 )
@@ -33,7 +33,8 @@ class _Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-"):
-            one_of(args[0], self.list_commands(ctx), "command")
+            known = [name for name, command in self.commands.items() if name == args[0] or not command.hidden]
+            one_of(args[0], sorted(known, key=self.list_commands(ctx).index), "command")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:

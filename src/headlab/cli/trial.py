@@ -1,10 +1,10 @@
-"""Commands that try a claim: demo, trial, run."""
+"""Commands that try a claim: demo, and trial (run is its older name)."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +34,11 @@ def demo(pairs: o.Pairs = None, store: o.StoreOption = None, json: o.Json = Fals
 @app.command()
 def trial(
     claim: Annotated[
-        str | None, typer.Argument(metavar="[CLAIM]", help="A claim's name, or a .yaml or .toml file; or give --heads.")
+        str | None,
+        typer.Argument(
+            metavar="[CLAIM]",
+            help="A claim's name, a .yaml or .toml file, or scorecard or thought-scorecard (all of them); or give --heads.",
+        ),
     ] = None,
     model: o.Model = None,
     heads: HeadsOption = None,
@@ -64,17 +68,16 @@ def trial(
     verbose: o.Verbose = False,
     anyway: o.Anyway = False,
     dry_run: o.DryRun = False,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Publication sizes: 500 pairs and 9,999 matched sets; 1,319 problems and 499."),
+    ] = False,
 ) -> None:
     """Put a claim on trial: verdict, effect, controls, record.
 
     With --heads alone every default is written out as a document, shown and saved, and that document is tried.
     """
-    if (claim is None) == (heads is None):
-        raise BadInput(
-            'name a claim (headlab list claims), or heads of your own: --heads "L3H1 L5H0" --prompts pairs.csv'
-        )
-    if heads is None and (task or write):
-        raise BadInput("--task and --write go with --heads; a claim of its own says both inside")
+    _one_of_them(claim, heads, bool(task or write), full, bool(amend), dry_run)
     if heads is not None:
         claim, prompts = _drafted(heads, prompts, task, write, chosen_on, json, _model(model)), None
     assert claim is not None
@@ -84,56 +87,31 @@ def trial(
 
         given["amend"] = amending.read(amend)
     if model is not None:
-        _reach(model, claim, given, library=True)
-    named = _claim(claim)
-    if model is None and not _names_models(named, given.get("amend", {})):
+        _reach(model, claim, given, library=not full)
+    named = _claim(claim, full)
+    if model is None and (full or named in SCORECARDS or not _names_models(named, given.get("amend", {}))):
         _model(None)
-    _try(named, model, given, store, json, dry_run, verbose, anyway=anyway)
+    _try(named, model, given, store, json, dry_run, verbose, anyway, full)
 
 
-@app.command()
-def run(
-    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A slug of `headlab list experiments`.")],
-    model: o.Model = None,
-    revision: o.Revision = None,
-    adapter: o.Adapter = None,
-    layer: o.Layer = None,
-    protocol: o.ProtocolOption = None,
-    pairs: o.Pairs = None,
-    matched_sets: o.MatchedSets = None,
-    decide: o.Decide = None,
-    pool: o.Pool = None,
-    prompts: o.Prompts = None,
-    problems: o.Problems = None,
-    seed: o.Seed = None,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    memory: o.Memory = None,
-    engine: o.Engine = None,
-    workers: o.Workers = None,
-    address: o.Address = None,
-    store: o.StoreOption = None,
-    json: o.Json = False,
-    verbose: o.Verbose = False,
-    anyway: o.Anyway = False,
-    dry_run: o.DryRun = False,
-    full: Annotated[
-        bool,
-        typer.Option("--full", help="Publication sizes: 500 pairs and 9,999 matched sets; 1,319 problems and 499."),
-    ] = False,
-) -> None:
-    """Run an experiment of the docket, or `scorecard` for all of them."""
-    given = o.trial_options(locals())
-    chosen = _model(model)
-    _reach(chosen, experiment, given)
-    from headlab import experiments
+SCORECARDS = ("scorecard", "thought-scorecard")
+app.command("run", hidden=True)(trial)
 
-    one_of(experiment, experiments.slugs(), "experiment")
-    if dry_run and experiment == "scorecard":
-        from headlab.experiments.scorecard import planned
 
-        return _show_plans(planned(chosen, full=full, **given), json)
-    _try(experiment, chosen, given, store, json, dry_run, verbose, experiments.run, anyway=anyway, full=full)
+def _one_of_them(claim: str | None, heads: str | None, beside: bool, full: bool, amend: bool, dry: bool) -> None:
+    """A claim or heads, with what belongs to them.  Raises BadInput."""
+    if (claim is None) == (heads is None):
+        raise BadInput(
+            'name a claim (headlab list claims), or heads of your own: --heads "L3H1 L5H0" --prompts pairs.csv'
+        )
+    if heads is None and beside:
+        raise BadInput("--task and --write go with --heads; a claim of its own says both inside")
+    if heads is not None and full:
+        raise BadInput("--full goes with experiments of the docket; say --pairs and --matched-sets beside --heads")
+    if claim in SCORECARDS and amend:
+        raise BadInput(f"{claim} tries the entries of the docket; --amend is for documents (headlab list claims)")
+    if claim == SCORECARDS[1] and dry:
+        raise BadInput(f"{claim} runs the latent loop, whose passes --dry-run does not count")
 
 
 def _drafted(
@@ -178,17 +156,17 @@ def _reach(model: str, claim: str, given: Mapping[str, Any], *, library: bool = 
     from headlab.engine import hub
     from headlab.trials import registry
 
-    ships = (files("headlab") / "experiments" / "claims" / f"{claim}.yaml").is_file()
+    ships = claim in SCORECARDS or (files("headlab") / "experiments" / "claims" / f"{claim}.yaml").is_file()
     if (ships or (library and claim in registry.library())) and not hub.within_reach(model):
         raise BadInput(hub.no_way_to(model))
 
 
-def _claim(given: str) -> str:
-    """``given``, when it names a built-in claim or a file that holds one.
+def _claim(given: str, full: bool) -> str:
+    """``given``, when it names a built-in claim, a scorecard or a file that holds one (``full``: one of the docket).
 
     The file is read here already, because that needs none of the heavy rooms.
     """
-    if Path(given).suffix in {".yaml", ".yml", ".toml"}:
+    if Path(given).suffix in {".yaml", ".yml", ".toml"} and not full:
         from headlab.trials import registry
 
         registry.from_file(given)
@@ -196,7 +174,10 @@ def _claim(given: str) -> str:
     from headlab import experiments
     from headlab.trials import registry
 
-    names = [*experiments.builtin_claims(), *registry.library()]
+    if full:
+        one_of(given, experiments.slugs(), "experiment with publication sizes")
+        return given
+    names = [*experiments.builtin_claims(), *SCORECARDS, *registry.library()]
     if given not in names:
         known = f"expected one of {', '.join(names)}, or a .yaml or .toml file"
         raise BadInput(f"no claim {given!r}; {known}{meant(given, names)}")
@@ -211,24 +192,28 @@ def _try(
     json: bool,
     dry: bool,
     verbose: bool,
-    tried: Callable[..., Any] | None = None,
-    *,
-    anyway: bool = False,
-    **more: Any,
+    anyway: bool,
+    full: bool,
 ) -> None:
     from headlab import experiments
     from headlab.cli.progress import Meter
     from headlab.engine.model import ModelError
+    from headlab.experiments.docket import sized
+    from headlab.experiments.scorecard import planned
 
-    home = open_store(store)
+    home, asked = open_store(store), _go_on if anyway else _ask
+    given = sized(claim, given) if full and claim not in SCORECARDS else given
     try:
         with Meter() as meter:
+            if dry and claim == "scorecard":
+                return _show_plans(planned(model, full=full, **given), json)
             if dry:
                 return _show_plan(experiments.plan(claim, model, **given), json)
-            asked = _go_on if anyway else _ask
-            result = (tried or experiments.trial)(
-                claim, model, store=home, progress=meter, dead_end=asked, **given, **more
-            )
+            told = {"store": home, "progress": meter, "dead_end": asked, **given}
+            if claim in SCORECARDS:
+                result = experiments.run(claim, str(model), full=full, **told)
+            else:
+                result = experiments.trial(claim, model, **told)
     except ModelError as error:
         from headlab import organisms
 

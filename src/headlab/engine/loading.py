@@ -162,7 +162,7 @@ def _refuse_larger(name: str, config: Any, stored: dict[str, Stored]) -> None:
 
 _THINKS = (
     "{name} is a model with continuous thoughts (CODI), of which an ordinary loader takes no weight; open it with "
-    "headlab.thoughts.load({name!r}), or try it with headlab run hubs --model {name}"
+    "headlab.thoughts.load({name!r}), or try it with headlab trial hubs --model {name}"
 )
 
 

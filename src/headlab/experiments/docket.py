@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from headlab.experiments import scorecard, thought_scorecard
@@ -49,8 +50,11 @@ def run(slug: str, model: ModelLike | Thinker, *, full: bool = False, **options:
     if slug == thought_scorecard.SLUG:
         return thought_scorecard.thought_scorecard(model, full=full, **given)
     experiment(slug)
+    return trial(builtin_claims()[slug], model, **(sized(slug, given) if full else given))
+
+
+def sized(slug: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """These options of an experiment, with publication sizes where none are given."""
     own = builtin_claims()[slug]
-    sizes = (thought_scorecard.FULL if own.task.name == THINKING else scorecard.FULL) if full else {}
-    sizes = {k: v for k, v in sizes.items() if not unread([k], own)}
-    every: dict[str, Any] = {**sizes, **given}
-    return trial(own, model, kind="run", **every)
+    sizes = thought_scorecard.FULL if own.task.name == THINKING else scorecard.FULL
+    return {**{k: v for k, v in sizes.items() if not unread([k], own)}, **given}

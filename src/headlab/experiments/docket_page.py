@@ -50,7 +50,7 @@ def page(slug: str, experiment: Entry, claim: Claim) -> str:
         *_options(experiment, claim),
         "## When this misleads",
         _misleads(experiment, ROOMS[slug]),
-        f"    headlab run {slug} --model MODEL",
+        f"    headlab trial {slug} --model MODEL",
         f"[All experiments](../docket.md) · the claim: `headlab check {slug}`",
     ]
     kept = ("#", "-", "1.", "    ", "|")

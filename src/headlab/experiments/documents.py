@@ -146,7 +146,7 @@ def trial(
         never=untestable_ranks(doc, tried.lab.grid, folder),
         problems=partial(_problems, doc, loaded) if isinstance(loaded, Thinker) else None,
     )
-    call = how.before(end, _call(how.kind, given, tried.lab, own, how.told, _narrowed(changes, whole, setting)))
+    call = how.before(end, _call(given, tried.lab, own, how.told, _narrowed(changes, whole, setting)))
     inputs = {"design": design} | ({"stand_ins": "all"} if stand_ins is None else {})
     return recorded(tried, replace(how, store=home), call, find, facts=facts, inputs=inputs)
 
@@ -227,15 +227,13 @@ def _narrowed(changes: Mapping[str, Any], doc: Document, setting: str) -> Mappin
     return {**changes, "amend": {**(changes.get("amend") or {}), **one}}
 
 
-def _call(
-    kind: str, given: Any, lab: Lab, prompts: Any, told: Mapping[str, Any], changes: Mapping[str, Any]
-) -> dict[str, str]:
+def _call(given: Any, lab: Lab, prompts: Any, told: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, str]:
     """The command and the line of Python that repeat this trial."""
     file = isinstance(prompts, str | Path)
     if not isinstance(given, str | Path) or (prompts is not None and not file):
         return dict(BY_RECORD)
     flags, amend = {k: v for k, v in changes.items() if k != "amend"}, changes.get("amend") or {}
-    return again(kind, str(given), lab.name, {**flags, **told}, ("prompts", prompts if file else None), amend)
+    return again(str(given), lab.name, {**flags, **told}, ("prompts", prompts if file else None), amend)
 
 
 def repeat(record: Record, how: How) -> Result:

@@ -124,7 +124,7 @@ def _tried(entry: str, claim: Claim, home: Store, tell: Progress, loading: dict[
 
     given = {k: v for k, v in loading.items() if v is not None}
     try:
-        record = trial(claim, entry, store=home, progress=tell, kind="run", **given).record
+        record = trial(claim, entry, store=home, progress=tell, **given).record
     except CANNOT as error:
         return None, " ".join(str(error).split()) or type(error).__name__
     verdict = record.readings[0].verdict

@@ -173,7 +173,7 @@ def _call(how: How, given: Any, model: Any, own: Any, changes: Mapping[str, Any]
         return dict(BY_RECORD)
     flags, amend = {k: v for k, v in changes.items() if k != "amend"}, changes.get("amend") or {}
     name = None if model is None else str(model)
-    return again(how.kind, str(given), name, {**flags, **how.told}, ("prompts", own if file else None), amend)
+    return again(str(given), name, {**flags, **how.told}, ("prompts", own if file else None), amend)
 
 
 def repeat(record: Record, how: How) -> Result:

@@ -20,12 +20,13 @@ from headlab.experiments.fitting import unread
 from headlab.experiments.known import builtin_claims
 from headlab.experiments.trial import CHANGES, EXPERIMENTS, ahead, load, plan, trial
 from headlab.interventions import InterventionError
-from headlab.prompts import PromptError
+from headlab.prompts import PromptError, PromptSet
 from headlab.reading import expected_one_of
 from headlab.stats import holm
-from headlab.store import Record, Result, Store
+from headlab.store import Record, Result, Store, content_hash
+from headlab.tasks.word_problems import ProblemSet
 from headlab.trials.attainable import said_before
-from headlab.trials.record import versions
+from headlab.trials.record import again, versions
 from headlab.trials.results import handed_on
 from headlab.trials.thought_case import TASK as THINKING
 
@@ -69,7 +70,8 @@ def scorecard(
     lab = load(model, tokenizer=tokenizer, revision=revision, adapter=adapter, device=device, dtype=dtype)
     chosen = list(slugs() if experiments is None else experiments)
     given = {**(FULL if full else {}), **{k: v for k, v in options.items() if v is not None}}
-    shown = {k: v for k, v in given.items() if not (full and k in FULL)}
+    loading = {"revision": revision, "adapter": adapter, "device": device, "dtype": dtype}
+    shown = {k: v for k, v in {**given, **loading}.items() if not full or FULL.get(k) != v}
     return tried("scorecard", lab, identity(lab), chosen, store, progress, given, shown, full=full, dead_end=dead_end)
 
 
@@ -132,19 +134,19 @@ def tried(
     if unknown := [s for s in chosen if s not in known]:
         raise ClaimError(f"no experiment {unknown[0]!r}; {expected_one_of(unknown[0], known)}")
     home = store if isinstance(store, Store) else Store(store)
-    claims = [builtin_claims()[s] for s in chosen]
     told = {k: v for k, v in options.items() if isinstance(v, str | int | float)}
-    inputs = {"claims": [c.content_hash() for c in claims], "model": dict(who), "options": told} | (
-        {"asked": asked} if asked else {}
-    )
-    flags = "".join(f" --{k.replace('_', '-')} {v}" for k, v in shown.items() if k in told)
-    flags += " --anyway" if _say_dead_ends(chosen, model, options, dead_end) else ""
+    inputs = {"claims": [builtin_claims()[s].content_hash() for s in chosen], "model": dict(who), "options": told}
+    own = options.get("prompts")
+    inputs |= ({"asked": asked} if asked else {}) | _own(own)
+    option = "prompts" if slug == "scorecard" else "problems"
+    call = again(slug, model.name, shown, (option, own if isinstance(own, str | Path) else None))
+    flags = " --anyway" if _say_dead_ends(chosen, model, options, dead_end) else ""
     draft: dict[str, Any] = {
         "versions": versions(),
         "settings": {"full": full, **told} | ({"asked": asked} if asked else {}),
         "call": {
-            "command": f"headlab run {slug} --model {model.name}{' --full' if full else ''}{flags}",
-            "python": f"headlab.run({slug!r}, {model.name!r}{', full=True' if full else ''})",
+            "command": f"{call['command']}{' --full' if full else ''}{flags}",
+            "python": f"headlab.run{call['python'][len('headlab.trial') : -1]}{', full=True' if full else ''})",
         },
     }
     title = f"The docket on {model.name}" if slug == "scorecard" else f"The thought docket on {model.name}"
@@ -164,6 +166,14 @@ def tried(
             notes=[*more.notes, *_notes(rows, model.name)],
         )
     return handed_on(home, record, tables, list(children.values()))
+
+
+def _own(prompts: object) -> dict[str, object]:
+    """Prompts that were given, as inputs of a run: what they say, whatever their file is called."""
+    if isinstance(prompts, str | Path):
+        return {"own": content_hash(Path(prompts).read_text(encoding="utf-8"))}
+    sets = prompts if isinstance(prompts, tuple) else () if prompts is None else (prompts,)
+    return {"own": [(s if isinstance(s, ProblemSet) else PromptSet.of(s)).content_hash() for s in sets]} if sets else {}
 
 
 def _say_dead_ends(
@@ -194,7 +204,7 @@ def _try(slug: str, lab: Any, home: Store, tell: Progress, options: Mapping[str,
     try:
         own = builtin_claims()[slug]
         read = {k: v for k, v in options.items() if not unread([k], own)}
-        return trial(own, lab, store=home, progress=tell, kind="run", dead_end=_said, **read).record, ""
+        return trial(own, lab, store=home, progress=tell, dead_end=_said, **read).record, ""
     except _CANNOT as error:
         return None, str(error)
 

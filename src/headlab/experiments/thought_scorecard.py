@@ -54,7 +54,7 @@ def thought_scorecard(
     thinker = load_thinker(model, **loading)
     chosen = scorecard.slugs(thinking=True) if experiments is None else list(experiments)
     given = {**(FULL if full else {}), **{k: v for k, v in options.items() if v is not None}}
-    shown = {k: v for k, v in {**given, **loading}.items() if not (full and k in FULL)}
+    shown = {k: v for k, v in {**given, **loading}.items() if not full or FULL.get(k) != v}
     asked = {f"{a.key}, {view}": "; ".join(said) for a in ASKED for view, said in a.plain().items()}
     asked["phase 1"] = f"causal above {CAUSAL:g}, redundant below {REDUNDANT:g}"
     who = identity(thinker.lab, thinker.model)

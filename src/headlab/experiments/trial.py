@@ -153,7 +153,6 @@ def trial(
     workers: int | None = None,
     address: str | None = None,
     progress: Progress = quiet,
-    kind: str = "trial",
     call: Mapping[str, str] | None = None,
     looked: Mapping[str, object] | None = None,
     dead_end: Callable[[str], object] | None = None,
@@ -179,7 +178,9 @@ def trial(
     Raises ClaimError, PromptError, ModelError, ScaleError, StoreError or ValueError, each with one clear sentence.
     """
     where = scale.pick(engine, workers, address)
-    how = How(where, store, memory, progress, kind, call, loading, workers, address, looked=looked, dead_end=dead_end)
+    how = How(
+        where, store, memory, progress, "trial", call, loading, workers, address, looked=looked, dead_end=dead_end
+    )
     changes = {
         "protocol": protocol,
         "layer": layer,
@@ -205,9 +206,7 @@ def _tried(claim: Any, model: Any, how: How, changes: Mapping[str, Any], amend: 
     said_before(short)
     plain = chosen.model_dump(mode="json")
     tried = Prepared(chosen.experiment, chosen.id, plain, chosen.seed, subject, test, selection, kept)
-    call = how.before(
-        _dead_end(chosen, subject, test, kept), _call(how.kind, claim, chosen, tried.lab, prompts, how.told)
-    )
+    call = how.before(_dead_end(chosen, subject, test, kept), _call(claim, chosen, tried.lab, prompts, how.told))
     chosen = chosen.model_copy(update={"decide": how.decide or chosen.decide})
 
     def find(run: Run) -> Findings:
@@ -318,7 +317,7 @@ def repeat(record: Record, *, store: Store | Path | str | None = None, progress:
 _FLAGS = ("layer", "pairs", "seed", "pool", "matched_sets", "decide")
 
 
-def _call(kind: str, given: Any, claim: Claim, lab: Lab, prompts: Any, told: Mapping[str, Any]) -> dict[str, str]:
+def _call(given: Any, claim: Claim, lab: Lab, prompts: Any, told: Mapping[str, Any]) -> dict[str, str]:
     """The command and the line of Python that repeat this trial (a claim made in Python: the claim's own name)."""
     named = str(given) if isinstance(given, str | Path) else claim.id
     try:
@@ -333,7 +332,7 @@ def _call(kind: str, given: Any, claim: Claim, lab: Lab, prompts: Any, told: Map
     if claim.readings != origin.readings:
         flags["protocol"] = claim.readings[0]
     own = ("problems" if claim.task.name == THINKING else "prompts", prompts if file else None)
-    return again(kind, named, lab.name, {**flags, **told}, own)
+    return again(named, lab.name, {**flags, **told}, own)
 
 
 callable_as(__name__, trial)

@@ -68,7 +68,7 @@ def load(
     if name in organisms.names("thoughts"):
         raise ModelError(
             f"{name} thinks in vectors before it answers; this claim is about ordinary language models, such as "
-            f"{organisms.names('decimals')[0]}. Claims about thoughts: headlab run hubs --model {name}; in Python, "
+            f"{organisms.names('decimals')[0]}. Claims about thoughts: headlab trial hubs --model {name}; in Python, "
             f"headlab.experiments.trial.load_thinker({name!r})"
         )
     if near := get_close_matches(name, organisms.names(), 1, 0.85) if name and not shipped else []:

@@ -89,7 +89,6 @@ BY_RECORD = {"command": "headlab repeat {id}", "python": "headlab.repeat(headlab
 
 
 def again(
-    kind: str,
     named: str,
     model: str | None,
     told: Mapping[str, Any],
@@ -101,7 +100,7 @@ def again(
     the file of own prompts, and that file; ``amend``: what was changed inside a document."""
     flags = {k: v for k, v in told.items() if isinstance(v, str | int) and (k, v) != ("engine", "here")}
     option, file = own
-    words = ["headlab", kind if kind == "run" else "trial", named, *(() if model is None else ("--model", model))]
+    words = ["headlab", "trial", named, *(() if model is None else ("--model", model))]
     for key, value in {**flags, **({option: file} if file is not None else {})}.items():
         words += [ADDRESS if key == "address" else f"--{key.replace('_', '-')}", str(value)]
     for change in amending.written(amend):
@@ -109,7 +108,6 @@ def again(
     given = {
         **flags,
         **({"prompts": str(file)} if file is not None else {}),
-        **({"kind": kind} if kind == "run" else {}),
         **({"amend": dict(amend)} if amend else {}),
     }
     python = "".join(f", {k}={v!r}" for k, v in given.items())

@@ -49,7 +49,6 @@ def emergence(
         revision=revision,
         store=store,
         progress=progress,
-        kind="run",
         call=_call(given, revisions, weights_only, {"pairs": pairs, "seed": seed}),
         **loading,
     )
