@@ -25,7 +25,7 @@ from headlab.engine.model import Lab, ModelError
 from headlab.experiments import documents, load, plan
 from headlab.report.compared import compare
 from headlab.stats import Estimate
-from headlab.store import Store
+from headlab.store import Store, content_hash
 from headlab.trials import prompts, subject
 from headlab.trials.cells import cells, lacking, one_cell
 from headlab.trials.check_cells import explained
@@ -102,6 +102,25 @@ def test_a_repeat_over_cells_is_the_same_and_one_model_under_two_names_is_refuse
     assert compare(found.record, dict(found.tables), again.record, dict(again.tables)).same
     with pytest.raises(ClaimError, match="copy has the weights of decimals-planted-even"):
         headlab.trial(BASE | {"over": {"models": [TWO[0], "copy"]}}, store=tmp_path / "s")
+
+
+def test_a_document_over_models_on_a_file_that_changed_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts from a file stood in its key by the file's name: another's table was handed on, or gone on with."""
+    own, keys = tmp_path / "pairs.csv", []
+
+    def opened(self: Store, *, inputs: Any, **more: Any) -> Any:
+        keys.append(content_hash(inputs))
+        raise RuntimeError
+
+    monkeypatch.setattr(Store, "open", opened)
+    monkeypatch.setattr(Store, "open", opened)
+    for answer in ("yes", "no", "yes"):
+        own.write_text(f"clean,corrupted,answer,wrong\n1.9 or 1.11?,Which: 1.9 or 1.11?,{answer},maybe\n")
+        with pytest.raises(RuntimeError):
+            headlab.trial(OVER, prompts=own, store=tmp_path)
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_a_model_given_narrows_to_its_cell(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from headlab.trials.document import Document
 from headlab.trials.over import CELLS
 from headlab.trials.over_cells import Over, Tried
 from headlab.trials.over_shown import figures_of, tables_of
-from headlab.trials.record import BY_RECORD, again, plain_loading, versions
+from headlab.trials.record import BY_RECORD, again, content_of, plain_loading, versions
 from headlab.trials.recorded import How
 from headlab.trials.results import handed_on
 
@@ -70,7 +70,7 @@ def trial(
         "claim": changed.plain(),
         "cells": plain(some),
         "options": told,
-        "own": _hash(own if read is None else read),
+        "own": content_of(drawn),
         "decide": how.decide,
     }
     title = f"{doc.id} over {len(some)} {is_over(changed)}"
@@ -155,15 +155,6 @@ def _refuse_again(doc: Document, made: Sequence[Tried]) -> None:
             )
         if t.record.id == last.record.id:
             raise ClaimError(f"{doc.id}: {last.cell.name} is what {t.cell.name} is; a cell counts once, leave one out")
-
-
-def _hash(own: Any) -> Any:
-    """Prompts that were given, as inputs of a run."""
-    if isinstance(own, Mapping):
-        return {k: _hash(v) for k, v in own.items()}
-    if isinstance(own, tuple):
-        return [s.content_hash() for s in own]
-    return own.content_hash() if isinstance(own, PromptSet) else None if own is None else str(own)
 
 
 def _call(how: How, given: Any, model: Any, own: Any, changes: Mapping[str, Any]) -> dict[str, str]:

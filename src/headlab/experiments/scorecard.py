@@ -20,13 +20,12 @@ from headlab.experiments.fitting import unread
 from headlab.experiments.known import builtin_claims
 from headlab.experiments.trial import CHANGES, EXPERIMENTS, ahead, load, plan, trial
 from headlab.interventions import InterventionError
-from headlab.prompts import PromptError, PromptSet
+from headlab.prompts import PromptError
 from headlab.reading import expected_one_of
 from headlab.stats import holm
-from headlab.store import Record, Result, Store, content_hash
-from headlab.tasks.word_problems import ProblemSet
+from headlab.store import Record, Result, Store
 from headlab.trials.attainable import said_before
-from headlab.trials.record import again, versions
+from headlab.trials.record import again, content_of, versions
 from headlab.trials.results import handed_on
 from headlab.trials.thought_case import TASK as THINKING
 
@@ -137,7 +136,7 @@ def tried(
     told = {k: v for k, v in options.items() if isinstance(v, str | int | float)}
     inputs = {"claims": [builtin_claims()[s].content_hash() for s in chosen], "model": dict(who), "options": told}
     own = options.get("prompts")
-    inputs |= ({"asked": asked} if asked else {}) | _own(own)
+    inputs |= ({"asked": asked} if asked else {}) | ({} if own is None else {"own": content_of(own)})
     option = "prompts" if slug == "scorecard" else "problems"
     call = again(slug, model.name, shown, (option, own if isinstance(own, str | Path) else None))
     flags = " --anyway" if _say_dead_ends(chosen, model, options, dead_end) else ""
@@ -166,14 +165,6 @@ def tried(
             notes=[*more.notes, *_notes(rows, model.name)],
         )
     return handed_on(home, record, tables, list(children.values()))
-
-
-def _own(prompts: object) -> dict[str, object]:
-    """Prompts that were given, as inputs of a run: what they say, whatever their file is called."""
-    if isinstance(prompts, str | Path):
-        return {"own": content_hash(Path(prompts).read_text(encoding="utf-8"))}
-    sets = prompts if isinstance(prompts, tuple) else () if prompts is None else (prompts,)
-    return {"own": [(s if isinstance(s, ProblemSet) else PromptSet.of(s)).content_hash() for s in sets]} if sets else {}
 
 
 def _say_dead_ends(

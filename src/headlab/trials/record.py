@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +16,9 @@ from typing import Any
 from headlab import organisms
 from headlab.engine.model import Lab
 from headlab.engine.scale import ADDRESS
+from headlab.prompts import PromptSet
 from headlab.store import Record
+from headlab.tasks.word_problems import ProblemSet
 from headlab.trials import amending
 
 
@@ -39,6 +42,20 @@ def model_facts(lab: Lab) -> dict[str, Any]:
 
 def plain_loading(loading: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in loading.items() if isinstance(v, str)}
+
+
+def content_of(own: Any) -> Any:
+    """Prompts or problems that were given, as inputs of a run: what they say, whatever their file is called."""
+    if isinstance(own, Mapping):
+        return {name: content_of(one) for name, one in own.items()}
+    if isinstance(own, str | Path):
+        with suppress(OSError):  # the trial says what is wrong with it
+            return hashlib.sha256(Path(own).read_bytes()).hexdigest()
+    if own is None or isinstance(own, str | Path):
+        return own and str(own)
+    if isinstance(own, tuple):
+        return [content_of(one) for one in own]
+    return (own if isinstance(own, ProblemSet) else PromptSet.of(own)).content_hash()
 
 
 def versions() -> dict[str, str]:
