@@ -39,9 +39,12 @@ def strongest_first(strongest: dict[int, int]):
     return lab
 
 
-def test_positions_and_facts(store) -> None:
-    """The natural organism: one position repairs nearly everything, and by luck, as divisions nobody named do too."""
-    result = trial("architecture", "decimals-natural", store=store, **SMALL)
+@pytest.mark.parametrize(("sets", "others"), [(48, 48), pytest.param(128, 255, marks=pytest.mark.accept)])
+def test_positions_and_facts(store, sets: int, others: int) -> None:
+    """The natural organism: one position repairs nearly everything, and by luck, as divisions nobody named do too.
+    Daily among 48 other pools that are drawn (``make accept``: among all 255 others of 4 heads in each of 4 groups)."""
+    fields = {**SMALL, "matched_sets": sets}
+    result = trial("architecture", "decimals-natural", store=store, **fields)
     assert result.verdict.outcome == "refuted", result.verdict.sentence
     assert all(c.passed for c in result.verdict.controls)
     known = facts(result)
@@ -56,9 +59,9 @@ def test_positions_and_facts(store) -> None:
     best = pools.idxmax()
     indices = [int(name.split("H")[1]) for name in best.split()]
     moved = strongest_first({i // 4: i for i in indices})
-    again = trial("architecture", moved, store=store, protocol="standard", **SMALL)
+    again = trial("architecture", moved, store=store, protocol="standard", **fields)
     ranked = {e.name: e.estimate for e in again.record.readings[0].estimates}
-    assert ranked["rank:position:0"]["value"] == pytest.approx(1 / 256)
+    assert ranked["rank:position:0"]["value"] == pytest.approx(1 / (1 + others))
     assert ranked["recovery:position:0"]["value"] == pytest.approx(pools[best], abs=1e-3)
 
 
