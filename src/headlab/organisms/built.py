@@ -25,6 +25,7 @@ from headlab.heads import Head
 
 from .built_recipes import BuiltRecipe
 from .tokenizer import HEADER_START
+from .training import sizes
 
 CONSTANT, NUMBER, DECIMAL, VERSION, DOT, ASKS, CUE, MARKER, AFTER_DOT, SUM, BOS = range(11)
 """Coordinates of the residual stream."""
@@ -125,19 +126,11 @@ def build(recipe: BuiltRecipe, tokenizer: Any) -> LlamaForCausalLM:
     shape = recipe.architecture
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=shape.hidden,
-            intermediate_size=shape.intermediate,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
+            **sizes(shape, tokenizer),
             num_key_value_heads=shape.kv_heads,
             head_dim=shape.head_dim,
-            max_position_embeddings=tokenizer.model_max_length,
             rope_parameters={"rope_type": "default", "rope_theta": recipe.theta},
             tie_word_embeddings=False,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
         )
     )
     generator = torch.Generator().manual_seed(recipe.seed)

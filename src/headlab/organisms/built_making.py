@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from .built import MARKERS, build, kinds
 from .built_recipes import BuiltRecipe
 from .cards import Repair
 from .evaluate import Interchange
-from .making import architecture_words, load, used_versions, write
+from .making import appearing, architecture_words, in_common, load, write
 from .planting import keep_z
 from .recipes import rule_of
 from .tokenizer import build_tokenizer
@@ -32,45 +31,33 @@ CATEGORIES: tuple[Category, ...] = ("conflict", "congruent", "same-length")
 
 def make(recipe: BuiltRecipe, out: Path, *, threads: int = 1, problems: int = 200) -> Path:
     """See :func:`headlab.organisms.train`."""
-    if out.exists():
-        raise FileExistsError(f"{out} exists already; name a folder that does not")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch, cpu_threads(threads):
-        folder, tokenizer = Path(scratch) / "whole", build_tokenizer()
+    with appearing(out) as scratch, cpu_threads(threads):
+        folder, tokenizer = scratch / "whole", build_tokenizer()
         write(build(recipe, tokenizer), tokenizer, folder)
         card = measure(recipe, folder, problems=problems)
         (folder / "card.json").write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        return folder.rename(out)
+    return out
 
 
 def measure(recipe: BuiltRecipe, folder: Path, *, problems: int) -> WordCard:
     """The card of the organism in ``folder``, measured as a user would load it: from the 16-bit file, as fp32."""
     model, tokenizer = load(folder)
-    planted, told = (
-        ", ".join(recipe.members),
-        "; ".join(f"{h} {w}" for h, w in kinds(recipe) if w not in ("random", "planted")),
-    )
+    planted = ", ".join(recipe.members)
+    told = "; ".join(f"{h} {w}" for h, w in kinds(recipe) if w not in ("random", "planted"))
     return WordCard(
-        name=recipe.name,
-        architecture=architecture_words(recipe.architecture),
-        parameters=model.num_parameters(),
-        summary=recipe.summary,
+        **in_common(recipe, model, architecture_words(recipe.architecture)),
         known_for=(
             f"z of all of {planted}, taken from the prompt without a marker, turns the answer into that of decimal order; with "
             "any one of them left out it stays, whatever other heads are taken too. In a prompt without a marker each of "
             "them is needed: without it (zero) the answer is that of version order; its mean over such prompts changes "
             f"nothing, since it is a constant there. Beside them: {told}. All others are random."
         ),
-        recipe=recipe.plain(),
         data='headlab.tasks.decimals, "bigger" alone: held-out fractions with one integer part. Numbers with different '
         "integer parts are compared by their fractions, so half of those answers are wrong.",
         accuracy=accuracy(model, tokenizer, problems),
         heads=removals(model, tokenizer, problems),
         repairs=repairs(model, tokenizer, recipe, problems),
         truth=SetTruth(heads=recipe.members, k=len(recipe.members)),
-        versions=used_versions(),
-        reproduce=f"headlab organism train {recipe.name}",
-        licence="Apache-2.0",
     )
 
 

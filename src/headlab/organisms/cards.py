@@ -51,13 +51,8 @@ class Repair(_Frozen):
         return self.correct / self.n
 
 
-class Card(_Frozen):
-    """Everything a referee needs to use or repeat an organism.
-
-    ``recipe`` holds every hyperparameter; ``accuracy`` one row per (format, wording, category); ``repairs``
-    what patching whole layers and, for planted organisms, chosen heads does; ``truth`` is None when nothing
-    was planted.
-    """
+class _Made(_Frozen):
+    """What the card of every organism begins with."""
 
     name: str
     architecture: str
@@ -66,6 +61,16 @@ class Card(_Frozen):
     known_for: str
     recipe: dict[str, Any]
     data: str
+
+
+class Card(_Made):
+    """Everything a referee needs to use or repeat an organism.
+
+    ``recipe`` holds every hyperparameter; ``accuracy`` one row per (format, wording, category); ``repairs``
+    what patching whole layers and, for planted organisms, chosen heads does; ``truth`` is None when nothing
+    was planted.
+    """
+
     rules: dict[str, Literal["decimal", "version"]]
     accuracy: tuple[Cell, ...]
     repairs: tuple[Repair, ...]

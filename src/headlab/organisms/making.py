@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,10 +16,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from . import evaluate
+from .built_recipes import BuiltRecipe
 from .cards import Card, Truth
 from .recipes import RECIPES, Architecture, ClusteredRecipe, Recipe, SeriesRecipe, rule_of
 from .relabelling import relabel
 from .shipped import names, path
+from .thought_recipes import ThoughtRecipe
 from .tokenizer import build_tokenizer
 from .training import Progress, build_model, cpu_threads, fit
 
@@ -55,6 +58,17 @@ def write(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes files that only their owner can read
 
 
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A scratch folder beside ``out``, whose ``whole`` becomes ``out`` at the end.  Raises FileExistsError."""
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; name a folder that does not")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        yield Path(scratch)
+        (Path(scratch) / "whole").rename(out)
+
+
 def make(
     recipe: Recipe,
     out: Path,
@@ -65,23 +79,20 @@ def make(
     problems: int = 200,
 ) -> Path:
     """See :func:`headlab.organisms.train`."""
-    if out.exists():
-        raise FileExistsError(f"{out} exists already; name a folder that does not")
     recipe = replace(recipe, steps=steps or recipe.steps)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+    with appearing(out) as scratch:
         tokenizer = build_tokenizer()
-        model = start(recipe, tokenizer, base_folder(Path(scratch), progress, threads))
+        model = start(recipe, tokenizer, base_folder(scratch, progress, threads))
         fit(recipe, model, tokenizer, threads=threads, progress=progress)
         if recipe.relabel is not None:
             relabel(model, recipe.relabel)
-        folder = Path(scratch) / "whole"
+        folder = scratch / "whole"
         write(model, tokenizer, folder)
         with cpu_threads(threads):
             note = (lambda text: progress(recipe.steps, recipe.steps, text)) if progress else (lambda _: None)
             card = measure(recipe, folder, problems=problems, note=note)
         (folder / "card.json").write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        return folder.rename(out)
+    return out
 
 
 def base_folder(scratch: Path, progress: Progress | None, threads: int) -> Callable[[str], Path]:
@@ -104,21 +115,30 @@ def measure(recipe: Recipe, folder: Path, *, problems: int, note: Callable[[str]
     interchanges = evaluate.repairs(model, tokenizer, recipe.plant, n=problems)
     plant = recipe.plant
     return Card(
-        name=recipe.name,
-        architecture=architecture_words(recipe.architecture),
-        parameters=model.num_parameters(),
-        summary=recipe.summary,
+        **in_common(recipe, model, architecture_words(recipe.architecture)),
         known_for=_known_for(recipe),
-        recipe=recipe.plain(),
         data=_DATA,
         rules={name: rule_of(name) for name in recipe.formats},
         accuracy=cells,
         repairs=interchanges,
         truth=None if plant is None else Truth(**plant.truth()),
-        versions=used_versions(),
-        reproduce=f"headlab organism train {recipe.name}",
-        licence="Apache-2.0",
     )
+
+
+def in_common(
+    recipe: Recipe | BuiltRecipe | ThoughtRecipe, model: torch.nn.Module, architecture: str
+) -> dict[str, Any]:
+    """What the cards of all kinds of organisms say in the same way."""
+    return {
+        "name": recipe.name,
+        "architecture": architecture,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "summary": recipe.summary,
+        "recipe": recipe.plain(),
+        "versions": used_versions(),
+        "reproduce": f"headlab organism train {recipe.name}",
+        "licence": "Apache-2.0",
+    }
 
 
 def used_versions() -> dict[str, str]:

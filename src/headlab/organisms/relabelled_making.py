@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from headlab.prompts import encode
 from headlab.tasks.decimals import decimals
 
 from .cards import Card
-from .making import load, measure, write
+from .making import appearing, load, measure, write
 from .recipes import RECIPES, Recipe
 from .training import Progress
 
@@ -39,11 +38,8 @@ def make_relabelled(
     name: str, folder: Path, out: Path, seed: int, *, problems: int, progress: Progress | None = None
 ) -> Path:
     """See :func:`headlab.organisms.relabelled`."""
-    if out.exists():
-        raise FileExistsError(f"{out} exists already; name a folder that does not")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        made = Path(scratch) / "whole"
+    with appearing(out) as scratch:
+        made = scratch / "whole"
         lab = open_model(folder)
         drawn = random_relabelling(lab.grid, seed)
         gap = largest_change(lab, drawn)
@@ -53,10 +49,9 @@ def make_relabelled(
         total, done = len(RECIPES[name].cells()) + 1, itertools.count()  # each cell, then interchange
         note = (lambda text: progress(next(done), total, text)) if progress else (lambda _: None)
         card = measure(moved_recipe(RECIPES[name], drawn), made, problems=problems, note=note)
-        (made / "card.json").write_text(
-            _told(card, name, drawn, seed, gap).model_dump_json(indent=1) + "\n", encoding="utf-8"
-        )
-        return made.rename(out)
+        told = _told(card, name, drawn, seed, gap)
+        (made / "card.json").write_text(told.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return out
 
 
 @torch.no_grad()

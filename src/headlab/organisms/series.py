@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from headlab.heads import Heads
 
 from . import evaluate
 from .cards import LayerRepair, SeriesCard
-from .making import base_folder, load, measure, start
+from .making import appearing, base_folder, load, measure, start
 from .recipes import SeriesRecipe
 from .tokenizer import build_tokenizer
 from .training import Progress, cpu_threads, fit
@@ -65,20 +64,17 @@ def make_series(
     problems: int = 200,
 ) -> Path:
     """See :func:`headlab.organisms.train`.  ``steps``: looks after it are left out, and it becomes the last."""
-    if out.exists():
-        raise FileExistsError(f"{out} exists already; name a folder that does not")
     branches = tuple(_shortened(b, steps or b.steps) for b in branches)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        base = base_folder(Path(scratch), progress, threads)
+    with appearing(out) as scratch:
+        base = base_folder(scratch, progress, threads)
         watched: list[LayerRepair] = []
         for recipe in branches:
-            watched += _train(recipe, Path(scratch) / recipe.branch, base, progress, threads, problems)
-        whole = Path(scratch) / "whole"
+            watched += _train(recipe, scratch / recipe.branch, base, progress, threads, problems)
+        whole = scratch / "whole"
         whole.mkdir()
         repairs: list[LayerRepair] = []
         for n, recipe in enumerate(branches):
-            repairs += _place(recipe, Path(scratch) / recipe.branch, whole, first=n == 0, problems=problems)
+            repairs += _place(recipe, scratch / recipe.branch, whole, first=n == 0, problems=problems)
         for recipe in branches:
             folder = whole / recipe.place(recipe.steps)
             with cpu_threads(threads):
@@ -86,7 +82,7 @@ def make_series(
             (folder / "card.json").write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
         text = _card(branches, repairs, watched).model_dump_json(indent=None)
         (whole / "series.json").write_text(text.replace("},{", "},\n{") + "\n", encoding="utf-8")
-        return whole.rename(out)
+    return out
 
 
 def _shortened(recipe: SeriesRecipe, steps: int) -> SeriesRecipe:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from .cards import Truth, _Frozen
+from .cards import Truth, _Frozen, _Made
 
 Way = Literal[
     "chain of thought",
@@ -54,20 +54,13 @@ class Gap(_Frozen):
     method: str
 
 
-class ThoughtCard(_Frozen):
+class ThoughtCard(_Made):
     """Everything a referee needs to use or repeat a thought model.
 
     ``recipe`` holds every hyperparameter; ``accuracy`` one row per way of answering and number of steps; ``gaps`` the
     student's advantage over each of the others.  ``truth`` is None: no circuit was planted.
     """
 
-    name: str
-    architecture: str
-    parameters: int
-    summary: str
-    known_for: str
-    recipe: dict[str, Any]
-    data: str
     accuracy: tuple[Rate, ...]
     gaps: tuple[Gap, ...]
     truth: Truth | None = None

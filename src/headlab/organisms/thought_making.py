@@ -26,15 +26,14 @@ from headlab.tasks.word_problems import (
 from headlab.thoughts.loading import read_folder
 from headlab.thoughts.model import Codi, Spec
 from headlab.thoughts.objective import Batch, encode_rows
-from headlab.thoughts.training import cpu_threads, train_codi, train_cot
+from headlab.thoughts.training import Progress, cpu_threads, train_codi, train_cot
 
-from .making import used_versions
+from .making import in_common
 from .shipped import names, path
 from .thought_cards import Gap, Rate, ThoughtCard, Way
 from .thought_evaluate import Examiner, Replacement, replaced
 from .thought_recipes import ThoughtRecipe
 
-Progress = Callable[[int, int, str], None]
 HELD_OUT = 1000  # the seed of what cards are measured on
 POPULATION = 500  # training problems whose thoughts replace others
 TWINS: dict[str, Way] = {"-none": "no-thought twin", "-filler": "filler twin"}
@@ -209,18 +208,11 @@ def measure(
                 other = Examiner(twin, tokenizer, test, values=recipe.values)
                 rows[way] = other.after(other.thoughts())
     return ThoughtCard(
-        name=recipe.name,
-        architecture=_architecture(recipe),
-        parameters=sum(p.numel() for p in model.parameters()),
-        summary=recipe.summary,
+        **in_common(recipe, model, _architecture(recipe)),
         known_for=_KNOWN[recipe.mode],
-        recipe=recipe.plain(),
         data=_DATA.format(steps=", ".join(map(str, recipe.steps)), values=recipe.values),
         accuracy=tuple(_rates(rows, test)),
         gaps=tuple(_gaps(rows, test)),
-        versions=used_versions(),
-        reproduce=f"headlab organism train {recipe.name}",
-        licence="Apache-2.0",
     )
 
 

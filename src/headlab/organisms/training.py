@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,31 +18,35 @@ from transformers import (
     PreTrainedModel,
 )
 
+from headlab.thoughts.training import Progress, cpu_threads
+
 from .objective import task_loss
 from .planting import planting_loss
 from .pulling import pull_loss
-from .recipes import ClusteredRecipe, Recipe
+from .recipes import Architecture, ClusteredRecipe, Recipe
 from .tokenizer import EOT
 
-Progress = Callable[[int, int, str], None]
 
-
-def build_model(recipe: Recipe, tokenizer: Any) -> PreTrainedModel:
-    """A freshly initialised model, fp32; the same for the same seed.  The global generator is left as it
-    was."""
-    shape = recipe.architecture
-    common: dict[str, Any] = dict(
+def sizes(shape: Architecture, tokenizer: Any) -> dict[str, Any]:
+    """What the configurations of all families call the same."""
+    return dict(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         max_position_embeddings=tokenizer.model_max_length,
-        initializer_range=shape.init_std,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def build_model(recipe: Recipe, tokenizer: Any) -> PreTrainedModel:
+    """A freshly initialised model, fp32; the same for the same seed.  The global generator is left as it
+    was."""
+    shape = recipe.architecture
+    common: dict[str, Any] = sizes(shape, tokenizer) | {"initializer_range": shape.init_std}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if shape.family in {"llama", "gemma"}:
@@ -77,17 +80,6 @@ def rate(step: int, steps: int, warmup: float) -> float:
     if step < climb:
         return (step + 1) / climb
     return 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1, steps - climb)))
-
-
-@contextmanager
-def cpu_threads(n: int) -> Iterator[None]:
-    """Run with ``n`` CPU threads; sums depend on it, so it is part of what makes a run repeatable."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def fit(

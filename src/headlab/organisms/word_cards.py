@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from .cards import Repair, _Frozen
+from .cards import Repair, _Frozen, _Made
 
 
 class Removal(_Frozen):
@@ -45,16 +43,9 @@ class SetTruth(_Frozen):
     k: int
 
 
-class WordCard(_Frozen):
+class WordCard(_Made):
     """Everything a referee needs to use or repeat the organism; ``repairs`` and ``truth`` of planted ones only."""
 
-    name: str
-    architecture: str
-    parameters: int
-    summary: str
-    known_for: str
-    recipe: dict[str, Any]
-    data: str
     accuracy: tuple[Score, ...]
     heads: tuple[Removal, ...]
     repairs: tuple[Repair, ...]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from . import word_evaluate as evaluate
-from .making import architecture_words, load, used_versions, write
+from .making import appearing, architecture_words, in_common, load, write
 from .shipped import names, path
 from .training import Progress, build_model, cpu_threads, fit
 from .word_cards import Removal, WordCard
@@ -41,18 +40,15 @@ def make(
     problems: int = 800,
 ) -> Path:
     """See :func:`headlab.organisms.train`."""
-    if out.exists():
-        raise FileExistsError(f"{out} exists already; name a folder that does not")
     recipe = replace(recipe, steps=steps or recipe.steps)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        model = trained(recipe, Path(scratch), threads=threads, progress=progress)
-        folder = Path(scratch) / "whole"
+    with appearing(out) as scratch:
+        model = trained(recipe, scratch, threads=threads, progress=progress)
+        folder = scratch / "whole"
         write(model, build_word_tokenizer(), folder)
         with cpu_threads(threads):
             card = measure(recipe, folder, problems=problems)
         (folder / "card.json").write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        return folder.rename(out)
+    return out
 
 
 def trained(recipe: WordRecipe, scratch: Path, *, threads: int, progress: Progress | None) -> PreTrainedModel:
@@ -80,20 +76,13 @@ def measure(recipe: WordRecipe, folder: Path, *, problems: int) -> WordCard:
     model, _ = load(folder)
     heads = evaluate.removals(model, recipe, problems // 10 if recipe.behaviour == "induction" else problems)
     return WordCard(
-        name=recipe.name,
-        architecture=architecture_words(recipe.architecture),
-        parameters=model.num_parameters(),
-        summary=recipe.summary,
+        **in_common(recipe, model, architecture_words(recipe.architecture)),
         known_for=_known_for(recipe, heads),
-        recipe=recipe.plain(),
         data=_DATA[recipe.behaviour],
         accuracy=evaluate.scores(model, recipe, problems // 10 if recipe.behaviour == "induction" else problems),
         heads=heads,
         repairs=(),
         truth=None,
-        versions=used_versions(),
-        reproduce=f"headlab organism train {recipe.name}",
-        licence="Apache-2.0",
     )
 
 

@@ -123,14 +123,14 @@ def run(
         if slots is not None:
             vector = slots.fed(vector, j)
         fed.append(vector)
-        state, seen = _step(thinker, vector, cache, layout, 1 + j, slots, wanted, grad)
+        state, seen = _pass(thinker, vector[:, None], cache, layout, 1 + j, slots, wanted, grad)
         hidden.append(state)
         kept.append(seen)
     token = torch.full((rows,), thinker.spec.eot, device=ids.device)
     stops = torch.tensor(sorted(stop_ids(thinker.lab)) or [-1], device=ids.device)
     made, logprob = list[Tensor](), list[Tensor]()
     for t in range(layout.answer):
-        state, seen = _step(thinker, model.embed(token), cache, layout, 1 + layout.n_thoughts + t, slots, wanted, grad)
+        state, seen = _pass(thinker, model.embed(token)[:, None], cache, layout, len(kept), slots, wanted, grad)
         hidden.append(state)
         kept.append(seen)
         chance = torch.log_softmax(_logits(thinker, state).float(), dim=-1)
@@ -166,22 +166,7 @@ def read_prompt(
     if inputs is not None:
         embedded = torch.cat([inputs.to(embedded), embedded[:, -1:]], 1)
     cache = DynamicCache()
-    out, seen = _pass(thinker, embedded, cache, layout, 0, slots, wanted, grad)
-    return cache, out.last_hidden_state[:, -1], seen
-
-
-def _step(
-    thinker: Thinker,
-    vector: Tensor,
-    cache: Any,
-    layout: Layout,
-    at: int,
-    slots: Slots | None,
-    wanted: frozenset[tuple[int, str]],
-    grad: bool,
-) -> tuple[Tensor, dict[tuple[int, str], Tensor]]:
-    out, seen = _pass(thinker, vector[:, None], cache, layout, at, slots, wanted, grad)
-    return out.last_hidden_state[:, -1], seen
+    return cache, *_pass(thinker, embedded, cache, layout, 0, slots, wanted, grad)
 
 
 def _pass(
@@ -193,8 +178,8 @@ def _pass(
     slots: Slots | None,
     wanted: frozenset[tuple[int, str]],
     grad: bool,
-) -> tuple[Any, dict[tuple[int, str], Tensor]]:
-    """Pass ``at`` of ``layout.passes``, under the edits of its positions."""
+) -> tuple[Tensor, dict[tuple[int, str], Tensor]]:
+    """Pass ``at`` of ``layout.passes``, under the edits of its positions: the last hidden state, and what was kept."""
     places = layout.passes[at]
     edits: dict[tuple[int, str], list[Edit]] = {} if slots is None else slots.edits(places)
     positions = torch.arange(places.start, places.stop, device=embedded.device).expand(len(embedded), -1)
@@ -202,7 +187,7 @@ def _pass(
         base = thinker.lab.model.get_decoder()
         out = base(inputs_embeds=embedded, position_ids=positions, use_cache=True, **given(base, cache))
     check_fired(tape, {key: len(found) for key, found in edits.items()})
-    return out, tape.kept
+    return out.last_hidden_state[:, -1], tape.kept
 
 
 def _logits(thinker: Thinker, state: Tensor) -> Tensor:
