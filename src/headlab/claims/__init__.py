@@ -17,7 +17,7 @@ from .statement import (
     read_file,
     read_text,
 )
-from .verdict import REFUTES_AT, Control, Decidable, Ruled, Ruling, Verdict, decide, rule
+from .verdict import REFUTES_AT, Control, Decidable, Ruled, Ruling, Verdict, decide, judged, rule
 
 __all__ = [
     "MOST",
@@ -36,6 +36,7 @@ __all__ = [
     "TaskSpec",
     "Verdict",
     "decide",
+    "judged",
     "read_file",
     "read_text",
     "rule",

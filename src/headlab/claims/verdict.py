@@ -34,6 +34,10 @@ class Control(Frozen):
         return value.item() if hasattr(value, "item") else value
 
 
+def judged(name: str, kind: Literal["negative", "positive"], passed: bool, value: float | None, words: str) -> Control:
+    return Control(name=name, kind=kind, passed=passed, words=words, value=value)
+
+
 class Ruling(Frozen):
     """One prediction's outcome."""
 

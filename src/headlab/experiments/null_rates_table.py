@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from headlab import organisms
-from headlab.claims import Claim, Control, decide
+from headlab.claims import Claim, Control, decide, judged
 from headlab.effects import Figure, Progress, quiet
 from headlab.experiments import null_rates
 from headlab.experiments.null_rates import COLUMNS, LABELS, NOMINAL, UNIT, allowed, parity_of, shares, words
@@ -184,21 +184,15 @@ def _controls(found: dict[str, Estimate], planted: Any) -> list[Control]:
     upheld = found["upheld:relabelled"]
     bound = allowed(upheld.n)
     own = [] if planted is None else list(planted[planted["relabelling"] == 0]["outcome"])
+    held = bound is not None and upheld.value is not None and upheld.value <= bound
+    words = (
+        f"numbered at random, parity is upheld in {upheld}; at most {percent(bound or 0)} allowed (5 % and two standard "
+        f"errors of {upheld.n:,} decided trials)"
+    )
+    there = f"parity on {PLANTED} as it is numbered, by the same rule: {', '.join(own) or 'not run'}"
     return [
-        Control(
-            name="nominal-rate",
-            kind="negative",
-            value=upheld.value,
-            passed=bound is not None and upheld.value is not None and upheld.value <= bound,
-            words=f"numbered at random, parity is upheld in {upheld}; at most {percent(bound or 0)} allowed (5 % and two standard "
-            f"errors of {upheld.n:,} decided trials)",
-        ),
-        Control(
-            name="planted",
-            kind="positive",
-            passed="upheld" in own,
-            words=f"parity on {PLANTED} as it is numbered, by the same rule: {', '.join(own) or 'not run'}",
-        ),
+        judged("nominal-rate", "negative", held, upheld.value, words),
+        judged("planted", "positive", "upheld" in own, None, there),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from headlab.claims import Control
+from headlab.claims import Control, judged
 from headlab.measures.checkpoints import WHOLE
 from headlab.stats import Estimate, clopper_pearson, holm
 from headlab.stats.change_point import ChangePoint, change_point
@@ -134,20 +134,13 @@ def planted_control(changes: Any, series: str, onset: int) -> Control:
     planted, repairs = here[here["quantity"] == "parity"], here[here["quantity"] == "repair all"]
     if planted.empty or repairs.empty:
         missing = "even minus odd" if planted.empty else "no layer's repairs"
-        words = f"{series}: {missing} does not change" if planted.empty else f"{series}: {missing} change"
-        return Control(
-            name="planted-onset", kind="positive", passed=False, words=f"{words}, though planting began at step {onset}"
-        )
+        words = f"{series}: {missing} {'does not change' if planted.empty else 'change'}, though planting began at step {onset}"
+        return Control(name="planted-onset", kind="positive", passed=False, words=words)
     first, handed = planted.iloc[0], repairs.loc[repairs["size"].abs().idxmax()]
     near = bool(first["last_look_before"] <= onset <= first["first_look_after"])
     inside = all(bool(r["low"] <= onset <= r["high"]) for r in (first, handed))
-    return Control(
-        name="planted-onset",
-        kind="positive",
-        passed=near and inside,
-        value=float(first["first_look_after"]),
-        words=f"{series}: {_said(first, onset)}; {_said(handed, onset)}",
-    )
+    words = f"{series}: {_said(first, onset)}; {_said(handed, onset)}"
+    return judged("planted-onset", "positive", near and inside, float(first["first_look_after"]), words)
 
 
 def _said(r: Any, onset: int) -> str:
@@ -178,13 +171,8 @@ def shuffled_control(values: Any, steps: Any, *, seed: int, alpha: float) -> Con
     p = [change_point(rng.permutation(x), at, **told).p.value for _ in range(SHUFFLES)]
     hits = sum(one is not None and one < alpha for one in p)
     share = clopper_pearson(hits, SHUFFLES, unit="shuffles")
-    return Control(
-        name="shuffled",
-        kind="negative",
-        passed=share.low is not None and share.low <= alpha,
-        value=share.value,
-        words=f"the looks in random order: {hits} of {SHUFFLES} orders show a change at p < {alpha:g} ({share})",
-    )
+    words = f"the looks in random order: {hits} of {SHUFFLES} orders show a change at p < {alpha:g} ({share})"
+    return judged("shuffled", "negative", share.low is not None and share.low <= alpha, share.value, words)
 
 
 def twice_control(first: Any, again: Any) -> Control:

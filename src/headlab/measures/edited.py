@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headlab.claims import Control
+from headlab.claims import Control, judged
 from headlab.engine.attention import Tape
 from headlab.engine.model import Lab
 from headlab.engine.passes import by_length
@@ -119,31 +119,16 @@ def controls(lab: Lab, encoded: Sequence[Encoded], at: int, measure: Measure) ->
     short = float(np.abs(aimed[:, evens] - 1).max())
     leak = float(np.abs(aimed[:, others] - own[:, others]).max()) if others else 0.0
     n = f"{len(some)} prompts"
+    same = f"writing every pattern back changes no reading of {n}: {drift:.2g}"
+    alike = f"with every query zero all heads read alike on {n}: largest difference {spread:.2g}"
+    pointed = (
+        f"even heads made to look at the numbers only read 1 on {n} (off by {short:.2g}), the others as before "
+        f"(off by {leak:.2g})"
+    )
     return [
-        Control(
-            name="no-op",
-            kind="negative",
-            passed=drift == 0.0,
-            words=f"writing every pattern back changes no reading of {n}: {drift:.2g}",
-            value=drift,
-        ),
-        Control(
-            name="uniform",
-            kind="negative",
-            passed=spread <= slack,
-            words=f"with every query zero all heads read alike on {n}: largest difference {spread:.2g}",
-            value=spread,
-        ),
-        Control(
-            name="pointed",
-            kind="positive",
-            passed=max(short, leak) <= slack,
-            words=(
-                f"even heads made to look at the numbers only read 1 on {n} (off by {short:.2g}), the others as before "
-                f"(off by {leak:.2g})"
-            ),
-            value=short,
-        ),
+        judged("no-op", "negative", drift == 0.0, drift, same),
+        judged("uniform", "negative", spread <= slack, spread, alike),
+        judged("pointed", "positive", max(short, leak) <= slack, short, pointed),
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headlab.claims import Control
+from headlab.claims import Control, judged
 from headlab.heads import Head
 from headlab.stats import Estimate, bootstrap_mean
 from headlab.stats.correlation import spearman
@@ -114,38 +114,25 @@ def adds_up(told: Sequence[Told], h: int) -> float:
 def judged_completeness(told: Sequence[Told]) -> Control:
     """The leading head's attributions must add up in most problems; where they do not, the problem is left out."""
     share = adds_up(told, 0)
-    return Control(
-        name="completeness",
-        kind="positive",
-        passed=share >= ADDS,
-        value=share,
-        words=(
-            f"the leading head's attributions add up, within {GAP:.0%} of the change of its contribution, in "
-            f"{percent(share, ADDS)} of {len(told)} problems (at least {ADDS:.0%} needed; the others are left out)"
-        ),
+    words = (
+        f"the leading head's attributions add up, within {GAP:.0%} of the change of its contribution, in "
+        f"{percent(share, ADDS)} of {len(told)} problems (at least {ADDS:.0%} needed; the others are left out)"
     )
+    return Control(name="completeness", kind="positive", passed=share >= ADDS, value=share, words=words)
 
 
 def judged_random(told: Sequence[Told], other: Sequence[Told], clusters: Sequence[str], seed: int) -> Control:
     """Random weights must give other attributions (Adebayo et al. 2018): rank correlation over tokens, leading head."""
     each = np.array([spearman(np.abs(a.tokens[0]), np.abs(b.tokens[0])) for a, b in zip(told, other, strict=True)])
     found = mean_of(each, clusters, seed)
-    return Control(
-        name="randomised",
-        kind="negative",
-        passed=found.below(ALIKE) == "yes",
-        value=found.value,
-        words=f"absolute attributions with random weights correlate with the model's own by {found} (below {ALIKE} needed)",
+    words = (
+        f"absolute attributions with random weights correlate with the model's own by {found} (below {ALIKE} needed)"
     )
+    return judged("randomised", "negative", found.below(ALIKE) == "yes", found.value, words)
 
 
 def judged_deletion(told: Sequence[Told], clusters: Sequence[str], seed: int) -> Control:
     """What weighs most matters most: setting it to the baseline moves the head more than random tokens do."""
     found = bootstrap_mean(np.array([t.deleted[0] - t.random[0] for t in told]), clusters, unit="problems", seed=seed)
-    return Control(
-        name="deletion",
-        kind="positive",
-        passed=found.above(0) == "yes",
-        value=found.value,
-        words=f"the {DELETED} heaviest tokens set to the baseline move the contribution by {found} more than {DELETED} others do",
-    )
+    words = f"the {DELETED} heaviest tokens set to the baseline move the contribution by {found} more than {DELETED} others do"
+    return Control(name="deletion", kind="positive", passed=found.above(0) == "yes", value=found.value, words=words)

@@ -102,13 +102,8 @@ def no_op(seen: Measured, worlds: Sequence[World], tolerance: float) -> Control:
             size = max(1.0, float(np.abs(base).max()))
             if gap / size >= worst / scale:
                 worst, scale, where = gap, size, readout
-    return Control(
-        name="no-op",
-        kind="negative",
-        passed=worst <= tolerance * scale,
-        value=worst,
-        words=f"writing back what was there changes {where} by at most {worst:.2g} (allowed {tolerance * scale:.2g})",
-    )
+    words = f"writing back what was there changes {where} by at most {worst:.2g} (allowed {tolerance * scale:.2g})"
+    return Control(name="no-op", kind="negative", passed=worst <= tolerance * scale, value=worst, words=words)
 
 
 def takes_hold(seen: Measured, found: Sequence[Whole], tolerance: float) -> Control:
@@ -138,9 +133,8 @@ def whole(
     checks = list(_checks(doc, stats, found, predicted))
     failed = [words for ok, words in checks if not ok]
     shown = failed or [words for _, words in checks[:2]] or ["no prediction names one world"]
-    return Control(
-        name="whole", kind="positive", passed=not failed, words="every head of the layers: " + "; ".join(shown)
-    )
+    words = "every head of the layers: " + "; ".join(shown)
+    return Control(name="whole", kind="positive", passed=not failed, words=words)
 
 
 def _checks(
@@ -247,13 +241,8 @@ def parse_rate(tables: Mapping[str, Any]) -> Control:
     own = pd.concat([t for name, t in tables.items() if "unedited" in name or "other run" in name])
     found = clustered_rate(own["parsed"].to_numpy(bool), unit="answers")
     value = 0.0 if found.value is None else found.value
-    return Control(
-        name="parse-rate",
-        kind="positive",
-        passed=value >= PARSED,
-        value=value,
-        words=f"an answer can be read from {found} of the unedited texts (at least {PARSED:.0%} needed)",
-    )
+    words = f"an answer can be read from {found} of the unedited texts (at least {PARSED:.0%} needed)"
+    return Control(name="parse-rate", kind="positive", passed=value >= PARSED, value=value, words=words)
 
 
 def opposite(doc: Document, stats: Statistics, pairs: Sequence[tuple[Arm, Arm]]) -> Control:
@@ -266,9 +255,8 @@ def opposite(doc: Document, stats: Statistics, pairs: Sequence[tuple[Arm, Arm]])
         turned = (there.above(0), back.below(0)) == ("yes", "yes") or (there.below(0), back.above(0)) == ("yes", "yes")
         ok = ok and turned
         words.append(f"{arm.label}: {there}, with the other sign {back}")
-    return Control(
-        name="opposite", kind="positive", passed=ok and bool(pairs), words="; ".join(words) or "no direction is added"
-    )
+    said = "; ".join(words) or "no direction is added"
+    return Control(name="opposite", kind="positive", passed=ok and bool(pairs), words=said)
 
 
 __all__ = ["Whole", "no_op", "no_ops", "opposite", "parse_rate", "right", "takes_hold", "touched", "whole", "wholes"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from headlab.claims import Control
+from headlab.claims import Control, judged
 from headlab.designs.exchanges import Mapped
 from headlab.effects import graded, of_world
 from headlab.engine.model import Lab
@@ -27,14 +27,11 @@ def identity_control(effects: Any, lab: Lab, without: str, words: str) -> Contro
     gap = float(abs(same["edited"].to_numpy() - base["edited"].to_numpy()).max())
     texts = bool((base["edited_text"].to_numpy() == same["edited_text"].to_numpy()).all())
     scale = max(1.0, float(base["edited"].abs().max()))
-    return Control(
-        name="identity",
-        kind="negative",
-        passed=texts and gap <= TOLERANCE[lab.dtype] * scale,
-        value=gap,
-        words=f"{words} changes {'no' if texts else 'an'} answer of {len(base)} pairs; largest change of a logit "
-        f"difference {gap:.2g}",
+    said = (
+        f"{words} changes {'no' if texts else 'an'} answer of {len(base)} pairs; largest change of a logit "
+        f"difference {gap:.2g}"
     )
+    return judged("identity", "negative", texts and gap <= TOLERANCE[lab.dtype] * scale, gap, said)
 
 
 def identity(sweep: str, without: str, words: str) -> Check:
@@ -53,13 +50,8 @@ def takes_hold(families: Families, kind: str, sweep: str, without: str, otherwis
         moved = np.abs(edited - base["edited"].to_numpy()).mean(0)
         found = bootstrap_mean(moved, clusters=base["cluster"].to_numpy(), unit="pairs", seed=seen.scope.seed)
         least = TOLERANCE[seen.scope.lab.dtype] * max(1.0, float(base["edited"].abs().max()))
-        return Control(
-            name="takes-hold",
-            kind="positive",
-            passed=found.above(least) == "yes",
-            value=found.value,
-            words=f"random exchanges of all heads move the logit difference by {found}, rounding by at most {least:.1g}",
-        )
+        words = f"random exchanges of all heads move the logit difference by {found}, rounding by at most {least:.1g}"
+        return judged("takes-hold", "positive", found.above(least) == "yes", found.value, words)
 
     return check
 

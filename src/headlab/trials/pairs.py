@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from headlab.claims import Control, Protocol
+from headlab.claims import Control, Protocol, judged
 from headlab.effects import Table, graded, of_world, repair
 from headlab.engine.model import Lab
 from headlab.engine.selfcheck import TOLERANCE
@@ -159,28 +159,19 @@ def no_op_control(effects: pd.DataFrame, lab: Lab) -> Control:
     drift = float((base["edited"] - base["corrupted"]).abs().max())
     scale = max(1.0, float(base["corrupted"].abs().max()))
     texts = bool((base["edited_text"].to_numpy() == same["edited_text"].to_numpy()).all())
-    return Control(
-        name="no-op",
-        kind="negative",
-        passed=texts and max(gap, drift) <= TOLERANCE[lab.dtype] * scale,
-        words=(
-            f"an edit that writes nothing new changes {'no' if texts else 'an'} answer of {len(base)} pairs; largest "
-            f"change of a logit difference {max(gap, drift):.2g}"
-        ),
-        value=max(gap, drift),
+    moved = max(gap, drift)
+    words = (
+        f"an edit that writes nothing new changes {'no' if texts else 'an'} answer of {len(base)} pairs; largest "
+        f"change of a logit difference {moved:.2g}"
     )
+    return judged("no-op", "negative", texts and moved <= TOLERANCE[lab.dtype] * scale, moved, words)
 
 
 def patch_all_control(effects: pd.DataFrame, seed: int, label: str = "every head of the layer") -> Control:
     """Patching everything must repair: the lower bound of the repair rate above one half."""
     found = repair(effects, "all")
-    return Control(
-        name="patch-all",
-        kind="positive",
-        passed=found.above(0.5) == "yes",
-        words=f"patching {label} repairs {found}",
-        value=found.value,
-    )
+    words = f"patching {label} repairs {found}"
+    return Control(name="patch-all", kind="positive", passed=found.above(0.5) == "yes", words=words, value=found.value)
 
 
 def contrast(effects: pd.DataFrame, a: str, b: str, seed: int) -> Estimate:

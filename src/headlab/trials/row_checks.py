@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headlab.claims import Control
+from headlab.claims import Control, judged
 from headlab.stats import clopper_pearson
 from headlab.stats.figures import percent, rounded
 from headlab.thoughts.attention import SLACK, ThoughtAttention
@@ -22,10 +22,6 @@ UNIFORM = 1e-4
 """How near to one every ratio of a uniform pattern must come: rounding of 32-bit weights."""
 
 
-def _judged(name: str, kind: str, passed: bool, value: float | None, words: str) -> Control:
-    return Control(name=name, kind=kind, passed=passed, words=words, value=value)  # type: ignore[arg-type]
-
-
 def rows_sum(seen: Seen) -> Control:
     return judged_rows(seen.of_trial(rows_of), seen.case.lab.dtype)
 
@@ -36,7 +32,7 @@ def judged_rows(found: ThoughtAttention, dtype: torch.dtype) -> Control:
     words = (
         f"question, bot, thoughts and what follows make up every row: the sum of {rows} rows is one within {gap:.1g}"
     )
-    return _judged("rows-sum", "negative", gap <= SLACK[dtype], gap, words)
+    return judged("rows-sum", "negative", gap <= SLACK[dtype], gap, words)
 
 
 def batches(seen: Seen) -> Control:
@@ -49,7 +45,7 @@ def _batches(scope: Scope) -> Control:
     one, many = (read(scope.case, f"batch {size}", problems=problems, batch=size) for size in (1, 64))
     gap = float(np.nanmax(np.abs(one.thoughts - many.thoughts)))
     words = f"read one by one or 64 at a time, the rows of {len(problems)} problems differ by at most {gap:.1g}"
-    return _judged("batch", "negative", gap <= SLACK[scope.lab.dtype], gap, words)
+    return judged("batch", "negative", gap <= SLACK[scope.lab.dtype], gap, words)
 
 
 def uniform(seen: Seen) -> Control:
@@ -69,7 +65,7 @@ def judged_uniform(rows: Array, found: Hubs) -> Control:
         f"attention forced to be uniform among thoughts has a corrected ratio of one within {gap:.1g}, and {hubs} of "
     )
     passed = gap <= UNIFORM and hubs == 0
-    return _judged("uniform", "negative", passed, gap, f"{words}{len(found.hub)} heads have a hub")
+    return judged("uniform", "negative", passed, gap, f"{words}{len(found.hub)} heads have a hub")
 
 
 def planted(seen: Seen) -> Control:
@@ -91,7 +87,7 @@ def judged_planted(found: Mapping[int, Any]) -> Control:
     words = (
         f"four fifths of the attention among thoughts forced onto one thought makes it the hub of every head ({said})"
     )
-    return _judged("planted-hub", "positive", worst == 1, worst, words)
+    return judged("planted-hub", "positive", worst == 1, worst, words)
 
 
 def judged_untrained(found: Sequence[Hubs]) -> Control:
@@ -99,7 +95,7 @@ def judged_untrained(found: Sequence[Hubs]) -> Control:
     total, hubs = sum(len(h.hub) for h in found), sum(int((h.hub >= 0).sum()) for h in found)
     share = clopper_pearson(hubs, total, unit="heads")
     words = f"{hubs} of {total} heads of {len(found)} untrained models of the same config have a hub (at most 5 % may)"
-    return _judged("untrained", "negative", share.defined and share.above(0.05) != "yes", share.value, words)
+    return judged("untrained", "negative", share.defined and share.above(0.05) != "yes", share.value, words)
 
 
 def judged_hold(rows: Array, hub: int) -> Control:
@@ -108,11 +104,11 @@ def judged_hold(rows: Array, hub: int) -> Control:
     words = (
         f"with four fifths forced onto thought {hub}, {rounded(share)} of the attention among thoughts is read there"
     )
-    return _judged("takes-hold", "positive", abs(share - SHARE) <= EXACT, share, words)
+    return judged("takes-hold", "positive", abs(share - SHARE) <= EXACT, share, words)
 
 
 def judged_chain(rows: Array) -> Control:
     """A pattern forced onto the thought before must be read as such."""
     share = on_last(rows)
     words = f"four fifths forced onto the thought before are read as {rounded(share)} of the attention among thoughts"
-    return _judged("planted-chain", "positive", abs(share - SHARE) <= EXACT, share, words)
+    return judged("planted-chain", "positive", abs(share - SHARE) <= EXACT, share, words)

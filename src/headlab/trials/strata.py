@@ -186,13 +186,8 @@ def planted_control(base: Any, labels: Array, clusters: Sequence[str], seed: int
     chosen = np.zeros(len(right))
     chosen[np.random.default_rng(seed).permutation(np.flatnonzero((labels == HARD) & right))[::2]] = 1
     found = gap(chosen, labels, clusters, HARD, EASY, seed)
-    return Control(
-        name="planted-gap",
-        kind="positive",
-        passed=found.above(0) == "yes",
-        words=f"half of the right answers to hard problems marked wrong are read as a gap of {found}",
-        value=found.value,
-    )
+    words = f"half of the right answers to hard problems marked wrong are read as a gap of {found}"
+    return Control(name="planted-gap", kind="positive", passed=found.above(0) == "yes", words=words, value=found.value)
 
 
 # -- what wrong answers are ---------------------------------------------------------------------------------

@@ -285,11 +285,8 @@ class Thinking:
             same = self.graded([one], few, f"no-op {one.name}", touched=touched)
             more, largest = apart(base, same)
             texts, gap = texts + more, max(gap, largest)
-        return Control(
-            name="no-op",
-            kind="negative",
-            passed=texts == 0 and gap == 0,
-            value=gap,
-            words=f"writing back what was there changes {texts} of {len(few)} answers; largest change of an answer's log "
-            f"probability {gap:.2g}",
+        words = (
+            f"writing back what was there changes {texts} of {len(few)} answers; largest change of an answer's log "
+            f"probability {gap:.2g}"
         )
+        return Control(name="no-op", kind="negative", passed=texts == 0 and gap == 0, value=gap, words=words)

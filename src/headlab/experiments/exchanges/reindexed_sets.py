@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headlab.claims import Control
+from headlab.claims import Control, judged
 from headlab.effects import pivot
 from headlab.engine.captures import tokens_for
 from headlab.engine.model import Lab
@@ -150,35 +150,15 @@ def controls(
     weakest = min((v for k, v in change.items() if k != "identity"), default=0.0)
     last = largest_change(lab, encoded, base)
     still = max(change["identity"], back)
+    same = f"the identity, and a re-indexing after its inverse, change no bit of {base.numel():,} logits: {still:.2g}"
+    restored = f"after everything was put back the logits are those of the start, bit for bit: {last:.2g}"
+    wired = f"each of {len(change) - 1} scramblings as published changes a logit by {weakest:.2g} or more"
+    left = f"heads re-indexed with their part of the output projection left behind change a logit by {torn:.2g}"
     return [
-        Control(
-            name="identity",
-            kind="negative",
-            passed=still == 0.0,
-            value=still,
-            words=f"the identity, and a re-indexing after its inverse, change no bit of {base.numel():,} logits: {still:.2g}",
-        ),
-        Control(
-            name="restored",
-            kind="negative",
-            passed=last == 0.0,
-            value=last,
-            words=f"after everything was put back the logits are those of the start, bit for bit: {last:.2g}",
-        ),
-        Control(
-            name="scrambled",
-            kind="positive",
-            passed=weakest > tolerance,
-            value=weakest,
-            words=f"each of {len(change) - 1} scramblings as published changes a logit by {weakest:.2g} or more",
-        ),
-        Control(
-            name="torn",
-            kind="positive",
-            passed=torn > tolerance,
-            value=torn,
-            words=f"heads re-indexed with their part of the output projection left behind change a logit by {torn:.2g}",
-        ),
+        judged("identity", "negative", still == 0.0, still, same),
+        judged("restored", "negative", last == 0.0, last, restored),
+        judged("scrambled", "positive", weakest > tolerance, weakest, wired),
+        judged("torn", "positive", torn > tolerance, torn, left),
     ], change
 
 

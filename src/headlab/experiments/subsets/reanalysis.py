@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from headlab.claims import Claim, Control, Prediction, decide
+from headlab.claims import Claim, Control, Prediction, decide, judged
 from headlab.effects import Figure
 from headlab.experiments.subsets import reanalysis_page as show
 from headlab.stats import (
@@ -329,19 +329,10 @@ def _controls(table: Outcomes, group: Family, claim: Claim) -> list[Control]:
     false = clopper_pearson(hits, LABEL_SHUFFLES, unit="shuffles")
     planted = int(np.abs(inside.mean(0) - 0.5).argmin())
     named_one = decider(member_tests(inside, ~inside[:, planted]), claim.alpha)
+    ends = "single it out" if named_one == planted else "do not single it out: there are too few to decide"
+    alone = f"outcomes that block {planted} alone decides on the same {len(y)} subsets {ends}"
+    dealt = f"outcomes dealt out at random single out a member in {false}"
     return [
-        Control(
-            name="shuffled outcomes",
-            kind="negative",
-            passed=false.above(claim.alpha) != "yes",
-            value=false.value,
-            words=f"outcomes dealt out at random single out a member in {false}",
-        ),
-        Control(
-            name="planted member",
-            kind="positive",
-            passed=named_one == planted,
-            words=f"outcomes that block {planted} alone decides on the same {len(y)} subsets "
-            + ("single it out" if named_one == planted else "do not single it out: there are too few to decide"),
-        ),
+        judged("shuffled outcomes", "negative", false.above(claim.alpha) != "yes", false.value, dealt),
+        judged("planted member", "positive", named_one == planted, None, alone),
     ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from headlab.claims import Claim, Control, decide
+from headlab.claims import Claim, Control, decide, judged
 from headlab.effects import Figure, Progress, as_part, quiet
 from headlab.experiments.known import adjusted, builtin_claims
 from headlab.experiments.training.cross_model import REFERENCES, SECTIONS
@@ -131,14 +131,8 @@ def _references(children: Mapping[str, Mapping[str, Record]], protocol: str) -> 
         outcome = _outcome(children.get(organism, {}), protocol)
         passed = outcome == "upheld" if name == "planted" else outcome in {"refuted", "undecided"}
         what = "planted in its even heads" if name == "planted" else "planted in heads that parity does not describe"
-        out.append(
-            Control(
-                name=name,
-                kind="positive" if name == "planted" else "negative",
-                passed=passed,
-                words=f"parity on {organism}, {what}: {outcome}",
-            )
-        )
+        kind = "positive" if name == "planted" else "negative"
+        out.append(judged(name, kind, passed, None, f"parity on {organism}, {what}: {outcome}"))
     return out
 
 
