@@ -10,13 +10,13 @@ import pytest
 import house
 
 CEILINGS = {
-    "lines": 69_342,
+    "lines": 69_250,
     "median file": 150,
     "over 200 in experiments": 24,
     "over 300": 34,
     "functions over 60": 5,
     "fmt: skip": 0,
-    "Any": 1_565,
+    "Any": 1_563,
     "pandas inside": 41,
     "alike": 0,
 }
