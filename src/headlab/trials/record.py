@@ -7,7 +7,6 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -48,11 +47,10 @@ def content_of(own: Any) -> Any:
     """Prompts or problems that were given, as inputs of a run: what they say, whatever their file is called."""
     if isinstance(own, Mapping):
         return {name: content_of(one) for name, one in own.items()}
-    if isinstance(own, str | Path):
-        with suppress(OSError):  # the trial says what is wrong with it
-            return hashlib.sha256(Path(own).read_bytes()).hexdigest()
-    if own is None or isinstance(own, str | Path):
-        return own and str(own)
+    if isinstance(own, str | Path):  # what is no file is told by the trial
+        return hashlib.sha256(Path(own).read_bytes()).hexdigest() if Path(own).is_file() else str(own)
+    if own is None:
+        return None
     if isinstance(own, tuple):
         return [content_of(one) for one in own]
     return (own if isinstance(own, ProblemSet) else PromptSet.of(own)).content_hash()
