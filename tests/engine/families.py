@@ -33,6 +33,7 @@ STEPS = {
     "positions before an edit are reused": "positions before",
     "linear edits are added after the output projection": "adding",
     "logits are computed only where they are read": "few logits",
+    "norm and head run without the rest of the model": "ending",
     "decoding": "decoding",
 }
 _HEAD = """# Families
