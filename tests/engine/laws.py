@@ -14,7 +14,7 @@ from headlab.engine import plan as planning
 from headlab.engine.attention import Tape
 from headlab.engine.captures import source_for
 from headlab.engine.edits import Rows
-from headlab.engine.model import Lab
+from headlab.engine.model import ABILITIES, Lab
 from headlab.engine.passes import forward
 from headlab.engine.resume import edits_of
 from headlab.engine.run import sweep
@@ -106,12 +106,11 @@ def precision(lab: Lab) -> dict[int, float]:
 
 def whole(lab: Lab, pairs: list[EncodedPair], worlds: list[World]) -> Any:
     """The same table by full passes, one row a batch."""
-    flags = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow", "can_end")
-    before = {f: getattr(lab, f) for f in flags}
+    before = {f: getattr(lab, f) for f in ABILITIES}
     try:
-        for f in flags:
+        for f in ABILITIES:
             setattr(lab, f, False)
         return sweep(lab, pairs, worlds, tokens=1)["edited"].to_numpy()
     finally:
-        for f in flags:
+        for f in ABILITIES:
             setattr(lab, f, before[f])

@@ -13,7 +13,7 @@ import transformers
 
 from headlab.engine import attention, selfcheck
 from headlab.engine.attention import Tape
-from headlab.engine.model import ModelError, open_model
+from headlab.engine.model import ABILITIES, ModelError, open_model
 from headlab.engine.passes import forward
 from headlab.engine.run import sweep
 from headlab.heads import Heads
@@ -53,14 +53,7 @@ def test_family_loads_and_proves_itself(family: str) -> None:
     assert lab.can_add == (family not in NOT_ADDED)
     older = family in NOT_REUSED and tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 24)
     assert lab.can_reuse == (family not in NOT_REUSED) or older
-    assert list(found["steps"].values()) == [
-        lab.can_skip,
-        lab.can_resume,
-        lab.can_reuse,
-        lab.can_add,
-        lab.can_narrow,
-        lab.can_end,
-    ]
+    assert list(found["steps"].values()) == [getattr(lab, able) for able in ABILITIES]
     assert found["scores give the pattern"] == (family not in NO_SCORES)
     assert {s.sdpa for s in lab.slots} == {family not in NO_SDPA}
     assert found["parity"] <= 1e-5 and found["no-op"] <= 1e-6

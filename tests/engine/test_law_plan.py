@@ -17,26 +17,33 @@ from torch import Tensor
 
 from headlab.engine import edits, reader, resume, run, work
 from headlab.engine import plan as planning
-from headlab.engine.model import Lab
+from headlab.engine.model import ABILITIES, Lab
 from headlab.engine.run import sweep
 from headlab.heads import Heads
 from headlab.interventions import Intervention, World
 
 EVERY_PLAN = ("llama", "gemma2")  # GQA through sdpa; windows and soft-caps through eager mathematics
 FEW = ("baseline", "z", "z half", "noise", "v", "two")
-FLAGS = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow", "can_end")
+SOME = (
+    ("can_skip",),
+    ("can_skip", "can_resume"),
+    ("can_skip", "can_resume", "can_reuse"),
+    ("can_narrow",),
+    ("can_skip", "can_resume", "can_end"),
+)
+"""Steps that are tried without the others."""
 
 
 @contextmanager
 def only(lab: Lab, *flags: str) -> Iterator[None]:
     """The steps that save work, cut down to these."""
-    before = {f: getattr(lab, f) for f in FLAGS}
+    before = {f: getattr(lab, f) for f in ABILITIES}
     try:
-        for f in FLAGS:
+        for f in ABILITIES:
             setattr(lab, f, before[f] and f in flags)
         yield
     finally:
-        for f in FLAGS:
+        for f in ABILITIES:
             setattr(lab, f, before[f])
 
 
@@ -83,13 +90,7 @@ def law_1(lab: Lab, names: tuple[str, ...] = ()) -> None:
             close(lab, table(lab, pairs, worlds, memory=tight(lab, pairs, worlds)), wanted)
         with constant("BLOCK_BYTES", 1):  # a block for each pair, and no room for deltas
             close(lab, table(lab, pairs, worlds), wanted)
-    for flags in (
-        ("can_skip",),
-        ("can_skip", "can_resume"),
-        ("can_skip", "can_resume", "can_reuse"),
-        ("can_narrow",),
-        ("can_skip", "can_resume", "can_end"),
-    ):
+    for flags in SOME:
         with only(lab, *flags):
             close(lab, table(lab, pairs, worlds), wanted)
 

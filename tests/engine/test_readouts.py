@@ -17,7 +17,7 @@ import pytest
 import tiny
 import torch
 from laws import red
-from test_law_plan import constant, only, tight
+from test_law_plan import SOME, constant, only, tight
 from torch import Tensor, nn
 
 from headlab.engine import reader, run, work
@@ -209,13 +209,7 @@ def law_1(lab: Lab, pairs: list[EncodedPair], readouts: Sequence[Readout]) -> No
             run.plan_of(lab, pairs, worlds(lab), tokens=None, memory=b, readouts=readouts) for b in (bound, None)
         )
         assert narrow.flight < wide.flight
-    for flags in (
-        ("can_skip",),
-        ("can_skip", "can_resume"),
-        ("can_skip", "can_resume", "can_reuse"),
-        ("can_narrow",),
-        ("can_skip", "can_resume", "can_end"),
-    ):
+    for flags in SOME:
         with only(lab, *flags):
             same(numbers(lab, pairs, readouts))
 

@@ -35,6 +35,7 @@ class Control(Frozen):
 
 
 def judged(name: str, kind: Literal["negative", "positive"], passed: bool, value: float | None, words: str) -> Control:
+    """A control in a line: its fields in order, the words last."""
     return Control(name=name, kind=kind, passed=passed, words=words, value=value)
 
 

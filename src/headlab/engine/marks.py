@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from headlab.engine.between import put_back
 from headlab.engine.identity import told
-from headlab.engine.model import Lab
+from headlab.engine.model import ABILITIES, Lab
+from headlab.engine.passes import hooked
 
 _WORDS, _SMALL = 2048, 2**16
 _PLAIN = (bool, int, float, str, type(None))
@@ -26,11 +27,11 @@ def pulse(lab: Lab) -> tuple[object, ...]:
     """What tells at next to no cost that :func:`mark` may differ: which tensors the modules hold and how often torch has
     written into them, hooks, modes, how attention is computed, the fingerprint, threads.  Buffers that passes change and get
     back are left out."""
-    out: list[object] = [lab.fingerprint, *_ways(lab), *_hooked(nn.modules.module, "_global_")]
+    out: list[object] = [lab.fingerprint, *_ways(lab), *hooked(nn.modules.module, "_global_")]
     out += (how for slot in lab.slots for how in slot.proved.values())
     passing = {(id(module), name) for module, name, _ in lab.between}
     for module in lab.model.modules():
-        out += (type(module), module.training, *_hooked(module), id(module.__dict__.get("forward")))
+        out += (type(module), module.training, *hooked(module), id(module.__dict__.get("forward")))
         for name, value in chain(module._parameters.items(), module._buffers.items()):
             if value is not None and (id(module), name) not in passing:
                 out += (id(value), 0 if value.is_inference() else value._version)
@@ -42,29 +43,14 @@ def _ways(lab: Lab) -> tuple[object, ...]:
     kind, cuda = lab.device.type, torch.backends.cuda
     cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     kernels = (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled())
-    can = (
-        lab.can_skip,
-        lab.can_resume,
-        lab.can_reuse,
-        lab.can_add,
-        lab.can_narrow,
-        lab.can_end,
-        lab.end,
-        lab.can_ask_last,
-        lab.first_position,
-    )
+    can = (*(getattr(lab, name) for name in ABILITIES), lab.end, lab.can_ask_last, lab.first_position)
     return (torch.get_num_threads(), torch.get_float32_matmul_precision(), cast, *kernels, *can)
-
-
-def _hooked(of: object, before: str = "_") -> tuple[object, ...]:
-    """The hooks of a module's forward by their numbers, or those of all modules."""
-    return (*getattr(of, f"{before}forward_hooks"), *getattr(of, f"{before}forward_pre_hooks"))
 
 
 def foreign(lab: Lab) -> bool:
     """Whether code that is neither torch's, the model's nor accelerate's runs in a model's passes: a hook, another forward."""
-    return bool(_hooked(nn.modules.module, "_global_")) or any(
-        _hooked(m) or ("forward" in m.__dict__ and "_hf_hook" not in m.__dict__) for m in lab.model.modules()
+    return bool(hooked(nn.modules.module, "_global_")) or any(
+        hooked(m) or ("forward" in m.__dict__ and "_hf_hook" not in m.__dict__) for m in lab.model.modules()
     )
 
 
@@ -97,7 +83,7 @@ def mark(lab: Lab) -> bytes:
     for name, module in lab.model.named_modules():
         held = sorted((k, _said(v)) for k, v in module.__dict__.items() if k == "training" or k not in _OWN)
         made = (type(module).__qualname__, id(type(module).forward), id(module.__dict__.get("forward")))
-        digest.update(repr((name, held, made, _hooked(module))).encode())
+        digest.update(repr((name, held, made, hooked(module))).encode())
     for name, value in chain(lab.model.named_parameters(), lab.model.named_buffers()):
         if value.is_meta:  # offloaded: its name and size
             digest.update(f"{name} {tuple(value.shape)} {value.dtype} elsewhere".encode())

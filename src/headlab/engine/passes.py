@@ -165,13 +165,14 @@ def ending(lab: Lab, ids: Tensor) -> tuple[tuple[str, ...], Tensor]:
 def alone(lab: Lab) -> bool:
     """Whether nobody's code stands around the modules that end the model: a hook, another forward."""
     above = {name[: at.start()] for name in lab.end for at in re.finditer(r"\.", name)} | {""}
-    return not _hooked(nn.modules.module, "_global_") and not any(
-        _hooked(module) or "forward" in module.__dict__ for module in map(lab.model.get_submodule, above)
+    return not hooked(nn.modules.module, "_global_") and not any(
+        hooked(module) or "forward" in module.__dict__ for module in map(lab.model.get_submodule, above)
     )
 
 
-def _hooked(of: object, before: str = "_") -> bool:
-    return any(getattr(of, f"{before}forward_{which}") for which in ("hooks", "pre_hooks"))
+def hooked(of: object, before: str = "_") -> tuple[object, ...]:
+    """The hooks of a module's forward by their numbers, or those of all modules."""
+    return (*getattr(of, f"{before}forward_hooks"), *getattr(of, f"{before}forward_pre_hooks"))
 
 
 @contextmanager

@@ -22,17 +22,7 @@ from headlab.engine.passes import EngineError, forward, reading, skipping, tenso
 from headlab.engine.paths import computed, kept_of, runs_of
 from headlab.engine.plan import Plan, Shape, Shard
 from headlab.engine.populations import Lender, key_of
-from headlab.engine.reader import (
-    KEPT_LOGITS,
-    LOGITS_HELD,
-    Base,
-    Reader,
-    head,
-    nats,
-    normaliser,
-    positions,
-    vocabulary_size,
-)
+from headlab.engine.reader import KEPT_LOGITS, LOGITS_HELD, Base, Reader, head, nats, normaliser, positions
 from headlab.engine.recall import recall
 from headlab.engine.resume import (
     Corrupted,
@@ -246,9 +236,8 @@ class Block:
         runs, unedited = self._compared(local) if reader.compares else ([], None)
         if reader.at_end:
             last = head(lab, got[:, -1:], ids, length - 1) if hidden else got[:, -1:]
-            out = reader.at_read(
-                last, index, unedited(length - 1, length) if unedited and reader.kl_at_read else None, runs
-            )
+            base = unedited(length - 1, length) if unedited and reader.kl_at_read else None
+            out = reader.at_read(last, index, base, runs)
         else:
             out = torch.empty(len(local), len(reader.readouts), dtype=torch.float64, device=ids.device)
         if not reader.tokens:
@@ -266,11 +255,12 @@ class Block:
         """
         lab, at_read, runs = self.worker.lab, self.reader.kl_at_read, runs_of_rows(local)
         members = sorted({pair for pair, _, _ in runs})
-        each = (1 if at_read else self.ids.shape[1]) * vocabulary_size(lab)
+        each = (1 if at_read else self.ids.shape[1]) * self.reader.size
         if lab.can_resume and len(members) * each > KEPT_LOGITS:
             chosen = upload(members, self.ids.device)
             ids, leaving = self.ids[chosen], self._leaving[chosen]
-            return _placed(runs, members), lambda a, b: self._base(head(lab, leaving[:, a:b], ids, a))
+            here = [(members.index(pair), first, end) for pair, first, end in runs]
+            return here, lambda a, b: self._base(head(lab, leaving[:, a:b], ids, a))
         if self._unedited is None or not set(members) <= set(self._unedited[0]):
             self._unedited = None
             if lab.can_resume:  # and those of the rows to come
@@ -286,7 +276,8 @@ class Block:
                     logits = forward(lab, ids, last=at_read).logits
             self._unedited = (members, self._base(logits))
         members, base = self._unedited
-        return _placed(runs, members), lambda a, b: base if at_read else base.cut(a, b)
+        here = [(members.index(pair), first, end) for pair, first, end in runs]
+        return here, lambda a, b: base if at_read else base.cut(a, b)
 
     def _base(self, logits: Tensor) -> Base:
         """What logits [prompt, position, vocabulary] predict: at every position, or in float64 where it is read alone."""
@@ -303,7 +294,7 @@ class Block:
         if self._nats is None:
             lab, ids = self.worker.lab, self.ids
             self._nats = torch.zeros(ids.shape, dtype=torch.float64, device=ids.device)
-            step = max(1, LOGITS_HELD // (len(ids) * vocabulary_size(lab)))
+            step = max(1, LOGITS_HELD // (len(ids) * self.reader.size))
             for a in range(0, ids.shape[1] - 1, step):
                 b = min(a + step, ids.shape[1] - 1)
                 logits = head(lab, self._leaving[:, a:b], ids, a)
@@ -378,11 +369,6 @@ class Block:
             first = self.worker.first[self.members, (one.shape,)]
             self._deltas[one.shape] = make_deltas(self.worker.lab, one, self.source(one), self.corrupted, first)
         return self._deltas[one.shape]
-
-
-def _placed(runs: Sequence[tuple[int, int, int]], members: list[int]) -> list[tuple[int, int, int]]:
-    """Runs of rows with the place of their pair among ``members``."""
-    return [(members.index(pair), first, end) for pair, first, end in runs]
 
 
 def _out_of_memory(error: BaseException) -> bool:

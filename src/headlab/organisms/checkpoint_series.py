@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from headlab import organisms
-from headlab.engine.model import Lab, ModelError, open_model
+from headlab.engine.model import ABILITIES, Lab, ModelError, open_model
 from headlab.engine.selfcheck import prove
 from headlab.organisms.steps import SeriesError, ordered, steps_of
 
@@ -184,7 +184,7 @@ def open_checkpoint(
     a ``proven`` Lab of the same architecture hands on what it found.  Raises ModelError."""
     lab = open_model(one.model, tokenizer=beside(one), revision=one.revision, device=device, dtype=dtype)
     if proven is not None and _alike(lab) == _alike(proven):
-        for able in _ABILITIES:
+        for able in (*ABILITIES, "end", "no_decoding"):
             setattr(lab, able, getattr(proven, able))
         for slot, other in zip(lab.slots, proven.slots, strict=True):
             for name, value in other.proved.items():
@@ -192,9 +192,6 @@ def open_checkpoint(
     elif prompts:
         prove(lab)
     return lab
-
-
-_ABILITIES = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow", "can_end", "end", "no_decoding")
 
 
 def _alike(lab: Lab) -> tuple[Any, ...]:

@@ -49,17 +49,15 @@ def content_of(own: Any) -> Any:
         return {name: content_of(one) for name, one in own.items()}
     if isinstance(own, str | Path):  # what is no file is told by the trial
         return hashlib.sha256(Path(own).read_bytes()).hexdigest() if Path(own).is_file() else str(own)
-    if own is None:
-        return None
     if isinstance(own, tuple):
         return [content_of(one) for one in own]
-    return (own if isinstance(own, ProblemSet) else PromptSet.of(own)).content_hash()
+    return own if own is None else (own if isinstance(own, ProblemSet) else PromptSet.of(own)).content_hash()
 
 
 def versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    names = (
+    names = [
         "headlab",
         "torch",
         "transformers",
@@ -70,7 +68,7 @@ def versions() -> dict[str, str]:
         "scikit-learn",
         "statsmodels",
         "pandas",
-    )
+    ]
 
     def of(name: str) -> str:
         try:

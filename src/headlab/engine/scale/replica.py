@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from headlab.engine.work import Worker
 
 
-STEPS = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow", "can_end")
-
 SOFTWARE = ("headlab", "torch", "transformers", "numpy")
 
 
@@ -50,11 +48,11 @@ def proof_of(lab: Lab) -> dict[str, Any]:
     """What a replica of this model must prove to be, as the model is now."""
     import torch
 
-    from headlab.engine.model import fingerprint
+    from headlab.engine.model import ABILITIES, fingerprint
 
     return {
         "fingerprint": fingerprint(lab.model),
-        "steps": {name: getattr(lab, name) for name in STEPS},
+        "steps": {name: getattr(lab, name) for name in ABILITIES},
         "slots": [slot.proved for slot in lab.slots],
         "software": software(),
         "driver_threads": torch.get_num_threads(),
