@@ -120,6 +120,37 @@ def test_a_killed_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert whole.tables["rates"]["null"].iloc[0] == f"heads of {NULL} numbered anew, 8 pairs"
 
 
+def test_trials_of_drawn_numbers_outlive_code_that_they_do_not_stand_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not their own code, and not other numbers of trials, whose last piece is longer."""
+    calls: list[str] = []
+    made, own, moved = measured.Piece.frame, measured.versions, {"all": "", "drawn": ""}
+
+    def counted(piece: measured.Piece) -> pd.DataFrame:
+        calls.append(piece.name)
+        return made(piece)
+
+    monkeypatch.setattr(measured.Piece, "frame", counted)
+    monkeypatch.setattr(measured, "versions", lambda *of: {**own(*of), "also": moved["drawn" if of else "all"]})
+
+    def trials(n: int) -> tuple[pd.DataFrame, int]:
+        calls.clear()
+        found = measured.calibrate(["null-rates"], trials=n, store=tmp_path)
+        assert found.record.status == "complete"
+        return found.tables["trials"], len(calls)
+
+    first, whole = trials(40)
+    moved["all"] = "a change elsewhere"
+    again, more = trials(40)
+    assert (more, own("stats") != own()) == (0, True) and whole > 3
+    pd.testing.assert_frame_equal(again, first)
+    longer, more = trials(60)
+    assert more and len(longer[longer["truth"] == "false"]) == 60
+    moved["drawn"] = "a change of how numbers are drawn"
+    assert trials(40)[1] == whole
+
+
 # -- the command --------------------------------------------------------------------------------------------
 
 

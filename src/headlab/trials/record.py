@@ -54,7 +54,8 @@ def content_of(own: Any) -> Any:
     return own if own is None else (own if isinstance(own, ProblemSet) else PromptSet.of(own)).content_hash()
 
 
-def versions() -> dict[str, str]:
+def versions(*code: str) -> dict[str, str]:
+    """What may move a number: Python, libraries, headlab's own code (``code``: these folders and files alone, if any)."""
     from importlib.metadata import version
 
     names = [
@@ -77,17 +78,17 @@ def versions() -> dict[str, str]:
             return "not installed"
 
     found = {"python": sys.version.split()[0], "platform": platform.machine(), **{n: of(n) for n in names}}
-    return {**found, "source": source_hash()}
+    return {**found, "source": source_hash(*code)}
 
 
 @cache
-def source_hash() -> str:
+def source_hash(*code: str) -> str:
     """The first letters of the SHA-256 of headlab's own code, but for what only prints: a version's number says too
-    little while it is being worked on."""
+    little while it is being worked on.  ``code``: of these folders and files alone."""
     whole, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
     for file in sorted(whole.rglob("*.py")):
         name = file.relative_to(whole)
-        if name.parts[0] not in {"cli", "report"}:
+        if any(map(name.is_relative_to, code)) if code else name.parts[0] not in {"cli", "report"}:
             digest.update(f"{name.as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:12]
 

@@ -4,14 +4,16 @@
    (:mod:`.drawn`); claims of one shape share their trials.
 2. Entries of the docket about heads by their numbers: null models with their heads numbered anew; planted models over draws
    of pairs (:mod:`.numbered`).
-3. Each piece is stored as soon as it is done; the same command goes on where time ran out.
+3. Each piece is stored as soon as it is done; the same command goes on where time ran out.  Drawn numbers stand in a run of
+   their own, which also goes on after a change of code that they do not depend on (:data:`DRAWN_BY`).
 4. Rates with their intervals; whole scorecards from the trials of one numbering, with Holm over their ranks and without.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,15 @@ from headlab.effects import Progress, quiet
 from headlab.experiments.calibration.pieces import COLUMNS, NUMBERED, TRIALS, Piece, pieces
 from headlab.experiments.calibration.rates import hash_of, rates
 from headlab.experiments.known import builtin_claims, find_claim
-from headlab.store import Result, Store
+from headlab.store import Result, Run, Store
 from headlab.trials import registry
 from headlab.trials.document import Document
 from headlab.trials.loading import load
 from headlab.trials.record import versions
 from headlab.trials.results import handed_on
+
+DRAWN_BY = ("stats", "claims", "reading", "experiments/calibration/drawn.py", "experiments/calibration/pieces.py")
+"""The code behind trials whose numbers are drawn; what is drawn, a claim's shape, stands in the name of each piece."""
 
 
 def chosen(names: Sequence[str], model: str | None) -> list[Claim | Document]:
@@ -78,15 +83,20 @@ def calibrate(
     draft = {"versions": versions(), "settings": told, "call": {"command": words, "python": ""}}
     inputs = {**told, "hashes": {c.id: hash_of(c) for c in claims}}
     end = None if budget is None else time.monotonic() + 60 * budget
-    with home.open(kind="run", slug="calibrate", title="How often rules are wrong", inputs=inputs, draft=draft) as run:
+    title = "How often rules are wrong"
+    with (
+        _of_drawn(home, told, draft) as drawn,
+        home.open(kind="run", slug="calibrate", title=title, inputs=inputs, draft=draft) as run,
+    ):
         if run.finished is not None:
             return handed_on(home, run.finished)
         work = list(pieces(claims, model, n, seed))
         done: list[tuple[Piece, pd.DataFrame]] = []
         for piece in work:
-            rows = run.stored(piece.name)
+            kept = drawn if piece.drawn else run
+            rows = kept.stored(piece.name)
             if rows is None and (end is None or time.monotonic() < end):
-                rows = run.store(piece.name, piece.frame())
+                rows = kept.store(piece.name, piece.frame())
             if rows is not None:
                 done.append((piece, rows))
                 progress("pieces", len(done), len(work))
@@ -96,6 +106,17 @@ def calibrate(
             return Result(run.record, tables)
         record = run.finish(notes=[f"{len(tables['trials']):,} trials of {len(claims)} claims."])
     return handed_on(home, record, tables)
+
+
+@contextmanager
+def _of_drawn(home: Store, told: Mapping[str, Any], draft: Mapping[str, Any]) -> Iterator[Run]:
+    """The run that holds the trials whose numbers are drawn: it never ends, and a later calibration takes it up."""
+    inputs = {k: told[k] for k in ("claims", "model", "seed")}
+    draft = {**draft, "versions": versions(*DRAWN_BY)}
+    title = "Trials whose numbers are drawn"
+    with Store(home.root).open(kind="run", slug="calibrate-drawn", title=title, inputs=inputs, draft=draft) as run:
+        yield run
+        run.fail("its trials are kept for the next calibration", status="interrupted")
 
 
 def _together(done: Sequence[tuple[Piece, pd.DataFrame]]) -> pd.DataFrame:

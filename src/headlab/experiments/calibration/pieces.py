@@ -35,11 +35,12 @@ COLUMNS = ("source", "model", "truth", "n", "outcome", "p")
 
 @dataclass(frozen=True)
 class Piece:
-    """Some trials of one rule: of the claims ``of``, made by ``make``."""
+    """Some trials of one rule: of the claims ``of``, made by ``make``; ``drawn``: of numbers, without a model."""
 
     name: str
     of: tuple[str, ...]
     make: Callable[[], list[dict[str, Any]]]
+    drawn: bool = False
 
     def frame(self) -> pd.DataFrame:
         """A row for each trial."""
@@ -117,4 +118,4 @@ def _of_shapes(claims: Sequence[Claim | Document], trials: int, seed: int) -> It
         n = min(PER_PIECE, max(1, round(trials * SHARES[truth])) - first)
         for shape, of in every:
             make = partial(_drawn, shape, truth, seed, first, n)
-            yield truth not in FAR, Piece(f"drawn {shape} {truth} {first}", tuple(of), make)
+            yield truth not in FAR, Piece(f"drawn {shape} {truth} {first} {n}", tuple(of), make, drawn=True)
