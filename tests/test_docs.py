@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shlex
+import sys
+import tomllib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,11 @@ def store(tmp_path_factory):
 
 
 TUTORIAL = ROOT / "docs" / "tutorial-first-claim.md"
+OWN_TASK = ROOT / "docs" / "how-to-task.md"
 COMMANDS = [
     line[2:]
     for page in PAGES
-    if page != TUTORIAL
+    if page not in {TUTORIAL, OWN_TASK}  # which need files of the page
     for block in blocks(page, "console")
     for line in block.splitlines()
     if line[:2] == "$ "
@@ -149,6 +152,28 @@ def test_the_experiment_that_is_added_is_tried(tmp_path: Path, monkeypatch) -> N
     told = {e.name: e.estimate["value"] for e in result.record.readings[0].estimates}
     assert {"repair:first", "repair:second", "rank:second"} <= told.keys()
     assert all(c.passed for c in result.verdict.controls)
+
+
+def test_the_task_that_is_added_is_tried(tmp_path: Path, monkeypatch, capsys) -> None:
+    """docs/how-to-task.md: its module is installed as its lines say, its look and its commands are run."""
+    module, look = blocks(OWN_TASK, "python")
+    (project,), (claim,), (commands,) = (blocks(OWN_TASK, language) for language in ("toml", "yaml", "console"))
+    site = tmp_path / "site"
+    (info := site / "row_again-1.0.dist-info").mkdir(parents=True)
+    (site / "row_again.py").write_text(module, "utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: row-again\nVersion: 1.0\n")
+    entries = tomllib.loads(project)["project"]["entry-points"]
+    said = (f"[{group}]\n" + "\n".join(f"{k} = {v}" for k, v in these.items()) for group, these in entries.items())
+    (info / "entry_points.txt").write_text("\n".join(said))
+    monkeypatch.syspath_prepend(str(site))
+    some = executed(look, tmp_path, monkeypatch)["some"]
+    assert len(some) == 60 and all(len(p.clean.text.split()) == 10 for p in some)
+    (tmp_path / "again.yaml").write_text(claim, "utf-8")
+    check, trial = (shlex.split(line)[2:] for line in commands.splitlines())
+    assert "100 test prompts" in headlab(check, capsys)
+    printed = headlab(trial, capsys)
+    assert "Refuted: " in printed and "**refuted**" in OWN_TASK.read_text("utf-8"), printed
+    sys.modules.pop("row_again")
 
 
 def test_the_documented_claim_parses() -> None:

@@ -34,6 +34,7 @@ EACH, CLAIMS = f"{DOCS}::test_each_command_runs", f"{DOCS}::test_the_documented_
 LINES = f"{HERE}::test_each_line_is_a_command_with_names_that_exist"
 CIRCUIT = "tests/trials/test_library.py::circuit_files"
 TUTORIAL, ADDED = f"{DOCS}::test_the_tutorial_runs", f"{DOCS}::test_the_experiment_that_is_added_is_tried"
+TASK = f"{DOCS}::test_the_task_that_is_added_is_tried"
 BY: dict[tuple[str, str], tuple[int, str]] = {
     ("README.md", "console"): (1, EACH),
     ("README.md", "text"): (1, EACH),
@@ -49,6 +50,10 @@ BY: dict[tuple[str, str], tuple[int, str]] = {
     ("docs/how-to-circuit.md", "json"): (1, CIRCUIT),
     ("docs/how-to-circuit.md", "yaml"): (1, CIRCUIT),
     ("docs/how-to-referee.md", "console"): (1, EACH),
+    ("docs/how-to-task.md", "console"): (1, TASK),
+    ("docs/how-to-task.md", "python"): (2, TASK),
+    ("docs/how-to-task.md", "toml"): (1, TASK),
+    ("docs/how-to-task.md", "yaml"): (1, TASK),
     ("docs/index.md", "console"): (1, EACH),
     ("docs/looking.md", "python"): (2, f"{DOCS}::test_the_python_about_looking_makes_a_claim_that_is_tried"),
     ("docs/reanalysis.md", "console"): (1, EACH),
@@ -162,7 +167,7 @@ def check(line: str) -> None:
         claim = given.get("claim") if command in {"trial", "check", "calibrate"} else None
         assert claim is None or claim in claims() or A_CLAIM.fullmatch(claim), f"{line}: no claim {claim!r}"
         task = given.get("task")
-        assert not isinstance(task, str) or task in {*TASKS, "word-problems"}, f"{line}: no task {task!r}"
+        assert not isinstance(task, str) or task in {*TASKS, "word-problems", "row-again"}, f"{line}: no task {task!r}"
 
 
 def test_each_block_has_a_test_that_runs_it() -> None:
