@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -231,6 +232,36 @@ def test_the_docket_explains_every_control_of_the_decimals() -> None:
         c for s, c in builtin_claims().items() if s in EXPERIMENTS and s not in weights and c.task.name == "decimals"
     ]
     assert len(claims) >= 21 and not {name for c in claims for name in c.controls} - known
+
+
+def gallery() -> Any:
+    spec = importlib.util.spec_from_file_location("gallery", ROOT / "docs" / "gallery.py")
+    assert spec and spec.loader
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
+
+def test_the_gallery_has_a_page_and_its_first_figure(tmp_path: Path) -> None:
+    """One small trial; what a build left is kept, and the page of contents is not written again."""
+    made = gallery()
+    assert "scorecard" in made.SHOWN and made.PICTURE in made.SHOWN
+    shown = {"routing": ("decimals-natural", {"layer": 1, "pairs": 8, "protocol": "standard"}, "Who reads <from> where")}
+    made.make(tmp_path, shown)
+    pages, text = tmp_path / "_build" / "pages" / "gallery", (tmp_path / "gallery.md").read_text("utf-8")
+    assert "<!doctype html>" in (pages / "routing.html").read_text("utf-8").lower()[:200]
+    assert (pages / "routing.svg").read_text("utf-8").startswith("<svg")
+    assert "<a href='gallery/routing.html'>" in text and "<img src='gallery/routing.svg' alt='" in text
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "gallery.md", *pages.iterdir())}
+    made.make(tmp_path, shown)
+    assert written == {p: p.stat().st_mtime_ns for p in (tmp_path / "gallery.md", *pages.iterdir())}
+
+
+@pytest.mark.accept
+def test_the_picture_in_the_readme_is_what_the_gallery_makes(tmp_path: Path) -> None:
+    made = gallery()
+    made.make(tmp_path, {made.PICTURE: made.SHOWN[made.PICTURE]})
+    kept = (ROOT / "docs" / "images" / "null.svg").read_text("utf-8")
+    assert (tmp_path / "images" / "null.svg").read_text("utf-8") == kept
 
 
 def run_cells(notebook: Path, without: str | None) -> int:
