@@ -245,7 +245,9 @@ def test_the_gallery_has_a_page_and_its_first_figure(tmp_path: Path) -> None:
     """One small trial; what a build left is kept, and the page of contents is not written again."""
     made = gallery()
     assert "scorecard" in made.SHOWN and made.PICTURE in made.SHOWN
-    shown = {"routing": ("decimals-natural", {"layer": 1, "pairs": 8, "protocol": "standard"}, "Who reads <from> where")}
+    shown = {
+        "routing": ("decimals-natural", {"layer": 1, "pairs": 8, "protocol": "standard"}, "Who reads <from> where")
+    }
     made.make(tmp_path, shown)
     pages, text = tmp_path / "_build" / "pages" / "gallery", (tmp_path / "gallery.md").read_text("utf-8")
     assert "<!doctype html>" in (pages / "routing.html").read_text("utf-8").lower()[:200]

@@ -12,9 +12,12 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import sys
 import tomllib
+import types
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -157,6 +160,26 @@ def test_the_extras_are_pinned_and_what_is_packed_exists() -> None:
     for pattern in PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]:
         assert list(ROOT.glob(pattern.lstrip("/"))), f"the source distribution lists {pattern}, which does not exist"
     assert sum(f.stat().st_size for f in (ROOT / "src").rglob("*") if f.is_file() and f.suffix != ".pyc") < 40e6
+
+
+def test_links_of_the_readme_lead_somewhere_from_a_package_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No relative link is left, with the repository's address and without; without one, what is named is a file that the
+    source distribution has.  (``make package`` builds both and looks at them.)"""
+    there = types.ModuleType("hatchling.metadata.plugin.interface")
+    there.MetadataHookInterface = object  # type: ignore[attr-defined]  # hatchling is there while building alone
+    for name in ("hatchling", "hatchling.metadata", "hatchling.metadata.plugin"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, there.__name__, there)
+    outside = runpy.run_path(str(ROOT / PROJECT["tool"]["hatch"]["metadata"]["hooks"]["custom"]["path"]))["outside"]
+    assert outside("![a](b/c.svg) [d](e.md) [f](https://g.org) [h](#i)") == "*(a)* d (e.md) [f](https://g.org) [h](#i)"
+    readme, relative = (ROOT / "README.md").read_text("utf-8"), re.compile(r"\]\((?![a-z]+:|#)([^)]+)\)")
+    named = relative.findall(readme)
+    assert "readme" in PROJECT["project"]["dynamic"] and len(named) > 20
+    assert not relative.findall(outside(readme)) and not re.search(r"!\[", outside(readme))
+    led = re.findall(r"https://x\.org/y/(?:raw|blob)/HEAD/([^)]+)\)", outside(readme, "https://x.org/y/"))
+    assert led == named and not relative.findall(outside(readme, "https://x.org/y"))
+    packed = [p.lstrip("/") for p in PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]]
+    assert all(any(fnmatch(n, p) or n.startswith(f"{p}/") for p in packed) and (ROOT / n).exists() for n in named)
 
 
 def test_what_is_supported_is_said_alike() -> None:
