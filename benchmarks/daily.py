@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 import headlab
+from benchmarks.results import commit, machine
 from headlab import organisms
 from headlab.prompts import EncodedPair, align, encode
 from headlab.tasks import TASKS
@@ -133,6 +135,39 @@ def _grid(write: str) -> Callable[[Bench, Any], tuple[Any, Any]]:
     return peer
 
 
+def _mean(b: Bench, look: Any) -> tuple[Any, Any]:
+    """Each head at its mean over the other prompts, position by position: prompts of one length without roles."""
+    found, every = [], [z(at) for at in range(b.last + 1)]
+    runs = [torch.stack(b.seen(p.clean.ids, *every)) for p in b.encoded]
+    assert len({one.shape for one in runs}) == 1, "prompts of one length"
+    others = [torch.stack([r for m, r in enumerate(runs) if m != n]).double().mean(0).float() for n in range(len(runs))]
+    plain = [b.margin(p, "clean") for p in b.encoded]
+    for at, h in heads(b):
+
+        def written(n: int, at: int = at, h: int = h) -> Callable[[Tensor], Tensor]:
+            return lambda x: torch.cat([x[:, :, :h], others[n][at][None, :, h : h + 1], x[:, :, h + 1 :]], 2)
+
+        edited = [b.margin(p, "clean", {z(at): written(n)}) for n, p in enumerate(b.encoded)]
+        found.append(np.mean(edited) - np.mean(plain))
+    return look.table["value"], found
+
+
+def _attribution(b: Bench, look: Any) -> tuple[Any, Any]:
+    """The slope of the margin of the corrupted run at each head, times how far the clean run's z is from it there."""
+    every, total = [z(at) for at in range(b.last + 1)], np.zeros((b.last + 1, b.lab.grid.n_heads))
+    for p in b.encoded:
+        clean, own = b.seen(p.clean.ids, *every), b.seen(p.corrupted.ids, *every)
+        nudges = [torch.zeros_like(x)[None].requires_grad_() for x in own]
+        hooks = [(name, lambda x, hook, d=d: x + d) for name, d in zip(every, nudges, strict=True)]
+        with torch.enable_grad():
+            logits = b.bridge.run_with_hooks(torch.tensor([list(p.corrupted.ids)]), fwd_hooks=hooks)[0, -1]
+            slopes = torch.autograd.grad(logits[p.corrupted.answer_id] - logits[p.corrupted.wrong_id], nudges)
+        target, origin = (list(t) for t in zip(*align(p, "role"), strict=True))
+        for at, slope in enumerate(slopes):
+            total[at] += ((clean[at][origin] - own[at][target]) * slope[0, target]).sum((0, 2)).numpy()
+    return look.table["value"], (total / len(b.encoded)).ravel()
+
+
 def _lens(b: Bench, look: Any) -> tuple[Any, Any]:
     ids, theirs = headlab.read(b.lab, b.text).ids, []
     for at in range(b.last + 1):
@@ -239,10 +274,16 @@ JOBS: dict[str, tuple[str, Callable[[Bench, Any], tuple[Any, Any]]]] = {
     "probing": ("look = headlab.probe(lab, pairs)", _probe),
 }
 
+MORE = {
+    "ablation by the mean, a grid of heads": ('look = headlab.heatmap(lab, pairs, "mean")', _mean),
+    "attribution, a grid of heads": ('look = headlab.heatmap(lab, pairs, "attribution")', _attribution),
+}
+"""Held against the same peer in the tests alone."""
+
 
 def measured(b: Bench, job: str) -> tuple[int, float, float, float]:
     """Lines, headlab's seconds (the second time), the peer's, and the difference."""
-    code, peer = JOBS[job]
+    code, peer = {**JOBS, **MORE}[job]
     names: dict[str, Any] = {"headlab": headlab, "lab": b.lab, "pairs": b.pairs, "text": b.text, "last": b.last}
     exec(code, names)
     start = time.process_time()
@@ -296,8 +337,28 @@ def shared() -> Path:
     return Path(os.environ["HEADLAB_SHARED"]) / "data"
 
 
+def told(where: dict[str, Any], date: str, at: str | None) -> str:
+    """What the table was measured on, and when."""
+    load = "" if where["load_at_start"] is None else f", load {where['load_at_start']:.1f} at the start"
+    return (
+        f"{where['cpu']}, {where['cores']} cores, one thread{load}; {where['system']}, Python {where['python']}, "
+        f"torch {torch.__version__}; {date}, commit {at or 'unknown'}."
+    )
+
+
+def written(page: str, rows: dict[str, dict[str, tuple[int, float, float, float]]], measured_on: str) -> str:
+    """The page with its table between the marks, and above it what it was measured on."""
+    lines = [measured_on, "", f"| job | the line | {' | '.join(rows)} |", f"|---|---|{'---|' * len(rows)}"]
+    for job, (code, _) in JOBS.items():
+        cells = [f"{r[job][1]:.2f} s ({r[job][2]:.1f} s), {r[job][3]:.0e}" for r in rows.values()]
+        lines.append(f"| {job} | `{code.removeprefix('look = ')}` | {' | '.join(cells)} |")
+    before, after = page.split(BEGIN)[0], page.split(END)[1]
+    return before + "\n".join([BEGIN, "", *lines, "", END]) + after
+
+
 def main() -> None:
     torch.set_num_threads(1)
+    measured_on = told(machine(1, None), datetime.now(UTC).strftime("%Y-%m-%d"), commit(ROOT))
     with tempfile.TemporaryDirectory() as folder:
         named = {
             "decimals-natural": (str(organisms.path("decimals-natural")), "decimals"),
@@ -311,14 +372,8 @@ def main() -> None:
             made = bench(where, task)
             rows[name] = {job: measured(made, job) for job in JOBS}
             print(name, {job: f"{r[1]:.2f} s, {r[2]:.2f} s, {r[3]:.1e}" for job, r in rows[name].items()}, flush=True)
-    lines = [f"| job | the line | {' | '.join(rows)} |", f"|---|---|{'---|' * len(rows)}"]
-    for job, (code, _) in JOBS.items():
-        cells = [f"{r[job][1]:.2f} s ({r[job][2]:.1f} s), {r[job][3]:.0e}" for r in rows.values()]
-        lines.append(f"| {job} | `{code.removeprefix('look = ')}` | {' | '.join(cells)} |")
     page = ROOT / "docs" / "looking.md"
-    text = page.read_text("utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(before + "\n".join([BEGIN, "", *lines, "", END]) + after, "utf-8")
+    page.write_text(written(page.read_text("utf-8"), rows, measured_on), "utf-8")
 
 
 if __name__ == "__main__":

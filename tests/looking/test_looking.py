@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,19 @@ def test_a_text_as_transformers_reads_it(family: str) -> None:
     best = seen.next(3)
     assert best["token"][0] == lab.tokenizer.decode(own.logits[0, -1].argmax())
     assert abs(best["probability"][0] - own.logits[0, -1].softmax(-1).max().item()) < 1e-6
+
+
+def test_a_text_shows_itself_in_a_notebook() -> None:
+    """Its tokens, and the likeliest next ones, as text and in at most 30 kB, however long it is and whatever tokens say."""
+    lab = tiny.lab("llama")
+    text = headlab.read(lab, TEXT)
+    shown = text._repr_html_()
+    assert shown.count("<code") == len(text.tokens) + 5 and f"{text.next(1)['probability'][0]:.3f}" in shown
+    for tokens in (("<script>x</script>", '"&\x1b[2J', "a\u202eb"), ("<b>" * 20_000,), ("<&>",) * 50_000):
+        hostile = replace(text, tokens=tokens)._repr_html_()
+        assert "<script" not in hostile and "<b>" not in hostile and "\x1b" not in hostile
+        assert len(hostile.encode()) <= 30_000
+    assert "… 50000 tokens" in hostile
 
 
 def test_a_loaded_model_reads_and_speaks() -> None:

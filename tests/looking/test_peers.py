@@ -25,8 +25,10 @@ from benchmarks import daily
 ROWS = tiny.word_rows(15)
 PAIRS = PromptSet.from_rows(ROWS, name="rows")
 LIKE_LLAMA = ("llama", "gemma", "qwen3")
-CASES = [(family, job) for family in tiny.SIX for job in daily.JOBS if job != "direct effects" or family in LIKE_LLAMA]
+ALL = [*daily.JOBS, *daily.MORE]
+CASES = [(family, job) for family in tiny.SIX for job in ALL if job != "direct effects" or family in LIKE_LLAMA]
 DAILY = [("gemma", job) for job in ("read a text, every site", "logit lens", "direct effects", "steering", "probing")]
+DAILY += [("gemma", job) for job in daily.MORE]
 
 
 @cache
@@ -53,3 +55,15 @@ def test_a_job_is_what_another_library_gives(family: str, job: str, folder: Path
     with torch.random.fork_rng(devices=[]):
         *_, difference = daily.measured(bench(family, folder), job)
     assert difference <= 1e-5, f"{family}, {job}: {difference:.1e}"
+
+
+def test_the_table_says_on_what_and_when_it_was_measured() -> None:
+    where = {"cpu": "A processor", "cores": 2, "system": "Linux", "python": "3.11.7", "load_at_start": 0.5}
+    line = daily.told(where, "2026-11-21", "abc1234")
+    assert line.startswith("A processor, 2 cores, one thread, load 0.5 at the start; Linux, Python 3.11.7, torch ")
+    assert line.endswith("; 2026-11-21, commit abc1234.") and daily.told(where, "2026-11-21", None).endswith("unknown.")
+    page = f"before {daily.BEGIN}\nold\n{daily.END} after"
+    rows = {"one": dict.fromkeys(daily.JOBS, (1, 0.5, 2.0, 1e-7))}
+    made = daily.written(page, rows, line)
+    assert made.startswith("before ") and made.endswith(" after") and "old" not in made and line in made
+    assert made.count("| 0.50 s (2.0 s), 1e-07 |") == 10

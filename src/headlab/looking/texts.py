@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,10 +16,11 @@ from headlab.engine.model import Lab
 from headlab.engine.passes import forward
 from headlab.interventions import SITES
 from headlab.looking.given import HeadsLike, heads_of, text_of, worded
-from headlab.looking.look import Look
+from headlab.looking.look import MOST_SHOWN, Look
 from headlab.prompts import Encoded, PromptError
 from headlab.prompts.tokens import token_text
 from headlab.reading import brief, meant
+from headlab.reading.shown import clean
 from headlab.trials.patterns import MOST_TOKENS
 
 if TYPE_CHECKING:
@@ -89,6 +91,18 @@ class Text:
         shares = logits.softmax(-1)[best.indices]
         told = [token_text(self.lab.tokenizer, int(i)) for i in best.indices]
         return pd.DataFrame({"token": told, "probability": shares.tolist(), "logit": best.values.tolist()})
+
+    def _repr_html_(self) -> str:
+        """The tokens, as many as 24 kB hold, and the likeliest next ones; all of them as text."""
+        shown, left = [], MOST_SHOWN - 6_000
+        for token in self.tokens:
+            shown.append(f'<code style="white-space:pre">{escape(clean(token))}</code>')
+            if (left := left - len(shown[-1].encode()) - 1) < 0:
+                shown[-1] = f"… {len(self.tokens)} tokens"
+                break
+        best = self.next().itertuples(index=False)
+        rows = [f"<tr><td><code>{escape(clean(t[:60]))}</code></td><td>{p:.3f}</td></tr>" for t, p, _ in best]
+        return f"<p>{' '.join(shown)}</p><table><tr><th>next</th><th>probability</th></tr>{''.join(rows)}</table>"
 
 
 @torch.inference_mode()
