@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 import tomllib
 import warnings
@@ -153,6 +155,38 @@ def test_the_experiment_that_is_added_is_tried(tmp_path: Path, monkeypatch) -> N
     told = {e.name: e.estimate["value"] for e in result.record.readings[0].estimates}
     assert {"repair:first", "repair:second", "rank:second"} <= told.keys()
     assert all(c.passed for c in result.verdict.controls)
+
+
+@pytest.mark.accept
+def test_the_experiment_is_put_on_the_docket_of_a_copy(tmp_path: Path) -> None:
+    """Section 3 of docs/add-an-experiment.md, step by step in a copy of the package: module, name in the list, claim, page;
+    then it is listed, and tried by name."""
+    page, package = ROOT / "docs" / "add-an-experiment.md", tmp_path / "src" / "headlab"
+    shutil.copytree(ROOT / "src" / "headlab", package, copy_function=os.symlink)
+    shutil.copytree(ROOT / "docs" / "docket", tmp_path / "docs" / "docket")
+    shutil.copy(ROOT / "docs" / "docket.md", tmp_path / "docs")
+    room = package / "experiments"
+    (room / "heads" / "second_half.py").write_text(blocks(page, "python")[0], "utf-8")
+    (room / "claims" / "second-half.yaml").write_text(blocks(page, "yaml")[0], "utf-8")
+    listed = (room / "trial.py").read_text("utf-8").replace('("heads", "parity ', '("heads", "parity second_half ')
+    (room / "trial.py").unlink()
+    (room / "trial.py").write_text(listed, "utf-8")
+    trial = "trial second-half --model decimals-planted-even --layer 1 --pairs 24 --matched-sets 19 --anyway"
+    said = ""
+    for words in ("headlab.experiments.docket_page docs", "headlab list experiments", f"headlab {trial}"):
+        done = subprocess.run(
+            [sys.executable, "-m", *words.split()],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "src")},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        said += done.stdout
+    assert "second-half" in said and "Untestable: " in said
+    made = (tmp_path / "docs" / "docket" / "second-half.md").read_text("utf-8")
+    assert "in which half they lie is a coin toss" in " ".join(made.split())
+    assert "[`second-half`](docket/second-half.md)" in (tmp_path / "docs" / "docket.md").read_text("utf-8")
 
 
 def test_the_task_that_is_added_is_tried(tmp_path: Path, monkeypatch, capsys) -> None:
