@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -356,3 +357,10 @@ def test_every_test_that_a_page_names_is_there() -> None:
         assert not name or f"def {name}(" in where.read_text(encoding="utf-8"), f"{path}::{name}"
         named += bool(name)
     assert named > 60
+
+
+def test_no_line_of_the_changelog_has_lost_its_sentence() -> None:
+    """A merge once left the second half of a sentence behind the full stop of another entry."""
+    lines = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+    both = itertools.pairwise(lines)
+    assert not [line for before, line in both if re.search(r"\.[)`*]*$", before) and re.match(r"  [a-z]", line)]
