@@ -414,6 +414,7 @@ def test_query(home, call):
     assert json.loads(call("query", sql, "--json")[1]) == [{"run_id": made.id, "pairs": 3, "nothing": None}]
     assert call("query", sql, "--csv")[1] == f"run_id,pairs,nothing\n{made.id},3,\n"
     assert call("query", "SELECT 1 AS x WHERE false")[1] == "no rows\n"
+    assert re.search(r"^effects +run_id, pair, world, edited", call("query", "show tables")[1], re.M)
     assert json.loads(call("query", "SELECT 'nan'::DOUBLE AS x, DATE '2020-01-02' AS d", "--json")[1]) == [
         {"x": None, "d": "2020-01-02T00:00:00"}
     ]

@@ -503,6 +503,22 @@ def test_query_reads_the_store_and_nothing_else(store, tmp_path, sql):
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
 
+def test_query_shows_what_can_be_asked(store):
+    """Every table with its columns, not the parts that a table of runs with different columns is joined from."""
+    complete(store, 0)
+    with start(store, 1) as run:
+        run.table("effects", effects(1).assign(protocol="standard"))
+        run.finish()
+    for sql in ("show tables", "SHOW ALL TABLES;", "describe"):
+        got = store.query(sql)
+        assert got["name"].tolist() == ["effects", "estimates", "readings", "runs"]
+        assert got["columns"][0] == "run_id, pair, world, edited, right, edited_text, protocol"
+        assert got["columns"][2] == "run_id, protocol, binding, outcome, sentence"
+    for sql in ("DESCRIBE effects", "show effects", "select * from (describe effects)", "summarize effects"):
+        assert store.query(sql).iloc[:, 0].tolist() == got["columns"][0].split(", ")
+    assert len(store.query("EXPLAIN SELECT * FROM effects")) == 1
+
+
 def test_query_of_an_empty_store(store):
     assert store.query("SELECT count(*) AS n FROM runs")["n"].tolist() == [0]
     with pytest.raises(StoreError, match="the store has the tables estimates, readings, runs"):

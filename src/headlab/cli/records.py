@@ -187,7 +187,7 @@ def export(
 
 @app.command()
 def query(
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over runs, readings, estimates, effects …")],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over runs, readings …, or show tables")],
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     store: o.StoreOption = None,
     json: o.Json = False,

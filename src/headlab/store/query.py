@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +29,16 @@ _LOCKS = (
     "SET autoload_known_extensions=false",
     "SET lock_configuration=true",
 )
+_LISTING = re.compile(r"\s*(show((\s+all)?\s+tables)?|desc(ribe)?)\s*;?\s*", re.IGNORECASE)
+_TABLES = (
+    "SELECT table_name AS name, string_agg(column_name, ', ' ORDER BY column_index) AS columns "
+    "FROM duckdb_columns() WHERE list_contains(?, table_name) GROUP BY 1 ORDER BY 1"
+)
 
 
 def query(root: Path, sql: str) -> pd.DataFrame:
     """The answer to one SELECT over ``runs``, ``readings``, ``estimates`` and every stored table (with
-    ``run_id``).  Only what the statement names is read.
+    ``run_id``), or to SHOW TABLES: their names and columns.  Only what the statement names is read.
 
     Raises StoreLookupError on anything but one SELECT, and on what DuckDB cannot answer.
     """
@@ -47,7 +54,8 @@ def query(root: Path, sql: str) -> pd.DataFrame:
         if len(statements) != 1 or statements[0].type not in allowed:
             kinds = ", ".join(str(s.type).rsplit(".", 1)[-1] for s in statements) or "nothing"
             raise StoreLookupError(f"a query is one SELECT, given {kinds}; the store is only read")
-        named = _named(connection, sql, known)
+        listing = _LISTING.fullmatch(statements[0].query)
+        named = set(known) if listing else _named(connection, sql, known)
         for view in named & VIEWS.keys():
             kept = {id: [row] for id, (row, _) in runs.items()} if view == "runs" else survey(root, view)[0]
             connection.register(view, _view(view, [row for rows in kept.values() for row in rows]))
@@ -55,7 +63,7 @@ def query(root: Path, sql: str) -> pd.DataFrame:
             _register(connection, root, name, {id: t[name] for id, (_, t) in runs.items() if name in t}, bad)
         for lock in _LOCKS:
             connection.execute(lock)
-        answer = connection.execute(statements[0]).df()
+        answer = (connection.execute(_TABLES, [known]) if listing else connection.execute(statements[0])).df()
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         first = str(error).strip().splitlines()[0]
         raise StoreLookupError(
@@ -81,14 +89,13 @@ def _view(view: str, rows: Sequence[Sequence[Any]]) -> Any:
 
 
 def _named(connection: Any, sql: str, known: Sequence[str]) -> set[str]:
-    """The store's tables that a statement names; all of them where DuckDB cannot tell (EXPLAIN)."""
+    """The store's tables that a statement names; those in its text where DuckDB tells of none (DESCRIBE, EXPLAIN)."""
     import duckdb
 
-    try:
+    names = set()
+    with suppress(duckdb.Error):
         names = {str(n).lower().strip('"') for n in connection.get_table_names(sql)}
-    except duckdb.Error:
-        return {n for n in known if n in sql.lower()}
-    return names & set(known)
+    return names & set(known) or {n for n in known if n in sql.lower()}
 
 
 def _register(connection: Any, root: Path, name: str, wanted: Mapping[str, str], bad: dict[str, str]) -> None:
