@@ -56,7 +56,7 @@ $(VENV)/.stamp-torch: constraints.txt | check-python
 
 $(VENV)/.stamp-run: $(VENV)/.stamp-torch pyproject.toml constraints.txt
 	@echo "installing headlab (once; some minutes) ..."
-	@$(BIN)/python $(PIP_INSTALL) -e .
+	@$(BIN)/python $(PIP_INSTALL) -e '.[view]'
 	@touch $@
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-torch pyproject.toml constraints.txt
@@ -66,7 +66,7 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-torch pyproject.toml constraints.txt
 
 $(VENV)/.stamp-docs: $(VENV)/.stamp-torch pyproject.toml constraints.txt
 	@echo "installing headlab with its docs extra (once; a minute) ..."
-	@$(BIN)/python $(PIP_INSTALL) -e '.[docs]'
+	@$(BIN)/python $(PIP_INSTALL) -e '.[docs,view]'
 	@touch $(VENV)/.stamp-run $@
 
 # -- what a user calls --------------------------------------------------------------------------------------

@@ -44,6 +44,15 @@ def test_a_hub_id_out_of_reach_is_said_before_anything_heavy_is_loaded(offline, 
     assert out.stderr.decode().startswith("headlab: cannot reach the hub for 'someone/some-model'")
 
 
+def test_view_without_its_extra_says_how_it_is_installed(monkeypatch, capsys):
+    for name in [n for n in sys.modules if n.partition(".")[0] == "starlette" or n.startswith("headlab.view")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    assert main(["view", "--no-open"]) == 2
+    ways = "is not installed; install the extra: pip install 'headlab[view]', in a clone pip install -e '.[view]'\n"
+    assert capsys.readouterr().err.endswith(ways)
+
+
 def test_only_the_docket_has_publication_sizes_whatever_the_model(capsys):
     for name in ("ioi-circuit", "my.yaml"):
         assert main(["trial", name, "--full", "--model", "someone/some-model"]) == 2

@@ -192,3 +192,16 @@ def test_what_is_supported_is_said_alike() -> None:
         r"It is run and tested on (\w+) with Python ([\d.]+\d)\.", (ROOT / "README.md").read_text("utf-8")
     )
     assert ({said[0]}, {said[1]}) == (systems, pythons) and project["requires-python"].startswith(f">={said[1]}")
+
+
+def test_what_the_first_command_installs_has_all_that_the_readme_lists() -> None:
+    """``make demo`` made an environment without the extra of ``headlab view``, and nothing said where the command is."""
+    make, readme = (ROOT / "Makefile").read_text("utf-8"), (ROOT / "README.md").read_text("utf-8")
+    installs = re.findall(r"^\$\(VENV\)/\.stamp-(\w+):.*\n(?:\t.*\n)*?\t.* -e '\.\[([\w,]+)\]'", make, re.M)
+    assert {"run", "test", "docs"} == {name for name, _ in installs} and make.count(" -e ") == 3
+    for name, extras in installs:
+        assert in_extras(set(extras.split(","))) >= in_extras({"view"}), name
+    first = readme.index("headlab view")
+    assert (
+        "The command is `.venv/bin/headlab`; after `source .venv/bin/activate` it is `headlab`" in readme[: first + 600]
+    )

@@ -258,7 +258,8 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hands_of, "find_spec", lambda name: None)
     with pytest.raises(scale.ScaleError) as told:
         scale.pick("ray")
-    assert explain(told.value) == ("--engine ray needs the extra: pip install 'headlab[ray]'", 2)
+    how = "pip install 'headlab[ray]', in a clone pip install -e '.[ray]'"
+    assert explain(told.value) == (f"--engine ray needs the extra: {how}", 2)
 
 
 def test_choosing_an_engine_loads_neither_torch_nor_ray() -> None:

@@ -27,7 +27,8 @@ def view(
     try:
         from headlab.view import serve
     except ModuleNotFoundError as error:
-        raise BadInput(f"{error.name} is not installed; install the extra: pip install 'headlab[view]'") from error
+        how = "install the extra: pip install 'headlab[view]', in a clone pip install -e '.[view]'"
+        raise BadInput(f"{error.name} is not installed; {how}") from error
 
     def ready(address: str, _: object) -> None:
         import sys

@@ -99,8 +99,8 @@ def _umap(table: Floats, seed: int) -> View:
             from umap import UMAP
         except ImportError as error:
             raise ImportError(
-                'the UMAP view needs umap-learn, which is not installed; pip install "headlab[views]", or take the view '
-                '"pca" or "tsne"'
+                "the UMAP view needs umap-learn, which is not installed; pip install 'headlab[views]', in a clone "
+                'pip install -e \'.[views]\', or take the view "pca" or "tsne"'
             ) from error
         near = min(15, len(table) - 1)
         start = "random" if len(table) < 2 * LEAST else "spectral"

@@ -70,7 +70,9 @@ class Ray:
             if number is not None and number < 1:
                 raise ScaleError(f"{name} is {number}; expected a whole number of at least 1")
         if find_spec("ray") is None:
-            raise ScaleError("--engine ray needs the extra: pip install 'headlab[ray]'")
+            raise ScaleError(
+                "--engine ray needs the extra: pip install 'headlab[ray]', in a clone pip install -e '.[ray]'"
+            )
         self.workers, self.device, self.address = workers, device, address
         self.gpus_per_worker, self.threads = gpus_per_worker, threads
         self.kind: type[Replica] = Replica
