@@ -44,6 +44,39 @@ def test_a_hub_id_out_of_reach_is_said_before_anything_heavy_is_loaded(offline, 
     assert out.stderr.decode().startswith("headlab: cannot reach the hub for 'someone/some-model'")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["trial", "partiy", "--model", "decimals-natural"],
+            "no claim 'partiy'; did you mean parity? expected one of ",
+        ),
+        (
+            ["trial", "ioi-circiut", "--model", "gpt2"],
+            "no claim 'ioi-circiut'; did you mean ioi-circuit? expected one of ",
+        ),
+        (["trial", "partiy", "--full", "--model", "x"], "sizes 'partiy'; did you mean parity? expected one of "),
+        (["check", "partiy"], "no claim 'partiy'; did you mean parity? expected one of "),
+        (["calibrate", "parity", "head-cuont"], "no claim 'head-cuont'; did you mean head-count? expected one of "),
+        (["trial", "parity", "--model", "decimals-natrual"], "did you mean the shipped organism decimals-natural?"),
+    ],
+)
+def test_what_is_misspelt_is_said_before_anything_heavy_is_loaded(words, told):
+    """It took twelve seconds, and what was meant stood behind seventy names."""
+    script = (
+        "import sys; from headlab.cli import main; c = main(sys.argv[1:]); sys.exit(10 * ('torch' in sys.modules) + c)"
+    )
+    out = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
+    assert out.returncode == 2 and told in out.stderr and out.stderr.count("\n") == 1, out.stderr
+
+
+def test_the_names_of_the_docket_are_those_of_its_files():
+    from headlab.cli.claims import SCORECARDS, docket
+    from headlab.experiments import builtin_claims, slugs
+
+    assert docket() == list(builtin_claims()) and {*docket(), *SCORECARDS} == {*slugs()}
+
+
 def test_view_without_its_extra_says_how_it_is_installed(monkeypatch, capsys):
     for name in [n for n in sys.modules if n.partition(".")[0] == "starlette" or n.startswith("headlab.view")]:
         monkeypatch.delitem(sys.modules, name)
@@ -57,7 +90,7 @@ def test_only_the_docket_has_publication_sizes_whatever_the_model(capsys):
     for name in ("ioi-circuit", "my.yaml"):
         assert main(["trial", name, "--full", "--model", "someone/some-model"]) == 2
         said = capsys.readouterr().err
-        assert f"no experiment with publication sizes '{name}'" in said and "hub" not in said
+        assert f"no experiment with publication sizes '{name}'" in said and "the hub" not in said
     assert main(["trial", "--heads", "L0H1", "--full", "--model", "someone/some-model"]) == 2
     assert "--full goes with experiments of the docket" in capsys.readouterr().err
 

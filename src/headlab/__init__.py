@@ -127,11 +127,9 @@ def __getattr__(name: str) -> Any:
 
         return version("headlab")
     if name not in _HOME:
-        from headlab.reading import meant
+        from headlab.reading import expected_one_of
 
-        raise AttributeError(
-            f"module 'headlab' has no attribute {name!r}; it has {', '.join(__all__)}{meant(name, __all__)}"
-        )
+        raise AttributeError(f"module 'headlab' has no attribute {name!r}; {expected_one_of(name, __all__)}")
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headlab.cli import options as o
+from headlab.cli.claims import FILES, named
 from headlab.cli.errors import BadInput
 from headlab.cli.tree import app, aside, open_store, print_frame, print_json, say
 
@@ -39,6 +41,9 @@ def calibrate(
     if budget is not None and not 0 <= budget < float("inf"):
         raise BadInput(f"--budget is {budget}; expected minutes, such as 30")
     names, home = claims or [], open_store(store)
+    for name in names:
+        if Path(name).suffix not in FILES:
+            named(name)
     from headlab.experiments import find_claim
     from headlab.trials.document import Document
 

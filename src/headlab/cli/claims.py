@@ -10,7 +10,7 @@ import typer
 from headlab.cli import options as o
 from headlab.cli.errors import BadInput
 from headlab.cli.tree import app, print_json, say
-from headlab.reading import meant
+from headlab.reading import expected_one_of
 from headlab.reading.shown import clean
 
 HeadsOption = Annotated[
@@ -35,12 +35,12 @@ def check(
     json: o.Json = False,
 ) -> None:
     """Say what a claim says, what will run and what cannot, without running it."""
+    chosen: Any = found(claim)
     from headlab.claims import Claim
     from headlab.trials import check_cells
     from headlab.trials.attainable import of_claim, too_few
     from headlab.trials.lending import tokenizer_of
 
-    chosen: Any = found(claim)
     if amend:
         from headlab.trials import amending
         from headlab.trials.document import Document
@@ -81,23 +81,39 @@ def check(
         raise typer.Exit(3)
 
 
+SCORECARDS = ("scorecard", "thought-scorecard")
+FILES = {".yaml", ".yml", ".toml"}
+
+
+def docket() -> list[str]:
+    """The names of the docket's entries, by their files: nothing heavy is loaded."""
+    from importlib.resources import files
+
+    claims = (files("headlab") / "experiments" / "claims").iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in claims if f.name.endswith(".yaml"))
+
+
+def named(claim: str, *beside: str) -> None:
+    """That a claim of this name ships with headlab, or stands ``beside``, is known before anything heavy is loaded.  Raises
+    BadInput."""
+    from headlab.trials import registry
+
+    if claim not in (names := [*docket(), *beside, *registry.library()]):
+        raise BadInput(f"no claim {claim!r}; {expected_one_of(claim, names)}, or a .yaml or .toml file")
+
+
 def found(claim: str) -> Any:
     """A claim by name or file.  Raises BadInput or ClaimError."""
     from headlab.trials import registry
 
-    if Path(claim).suffix in {".yaml", ".yml", ".toml"}:
+    if Path(claim).suffix in FILES:
         return registry.from_file(claim)
-    library = registry.library()
-    if claim in library:
+    named(claim)
+    if claim in (library := registry.library()):
         return library[claim]
     from headlab import experiments
 
-    names = {**experiments.builtin_claims(), **library}
-    if claim not in names:
-        raise BadInput(
-            f"no claim {claim!r}; `headlab list claims` shows them, or give a .yaml file{meant(claim, names)}"
-        )
-    return names[claim]
+    return experiments.builtin_claims()[claim]
 
 
 @app.command()

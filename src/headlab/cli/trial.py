@@ -5,13 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from headlab.cli import options as o
-from headlab.cli.claims import ChosenOption, HeadsOption, TaskOption, WriteOption, draft
+from headlab.cli.claims import (
+    FILES,
+    SCORECARDS,
+    ChosenOption,
+    HeadsOption,
+    TaskOption,
+    WriteOption,
+    docket,
+    draft,
+    named,
+)
 from headlab.cli.errors import BadInput, one_of
 from headlab.cli.tree import app, aside, open_store, print_json, print_record, say
 from headlab.reading import meant
@@ -88,13 +99,12 @@ def trial(
         given["amend"] = amending.read(amend)
     if model is not None:
         _reach(model, claim, given, library=not full)
-    named = _claim(claim, full)
-    if model is None and (full or named in SCORECARDS or not _names_models(named, given.get("amend", {}))):
+    claim = _claim(claim, full)
+    if model is None and (full or claim in SCORECARDS or not _names_models(claim, given.get("amend", {}))):
         _model(None)
-    _try(named, model, given, store, json, dry_run, verbose, anyway, full)
+    _try(claim, model, given, store, json, dry_run, verbose, anyway, full)
 
 
-SCORECARDS = ("scorecard", "thought-scorecard")
 app.command("run", hidden=True)(trial)
 
 
@@ -147,40 +157,33 @@ def _names_models(claim: str, amend: Mapping[str, Any]) -> bool:
 
 def _reach(model: str, claim: str, given: Mapping[str, Any], *, library: bool = False) -> None:
     """That the hub has no way to a model is said before anything heavy is loaded, where nothing else can be wrong: the claim
-    ships with headlab (in the docket, whose files are asked because it is heavy, or in the library) and is tried as it stands.
-    Raises BadInput."""
-    if "/" not in model or set(given) - {"pairs", "seed", *o.LOADING}:
-        return
-    from importlib.resources import files
-
+    ships with headlab (in the docket or in the library) and is tried as it stands.  Raises BadInput."""
+    from headlab import organisms
     from headlab.engine import hub
     from headlab.trials import registry
 
-    ships = claim in SCORECARDS or (files("headlab") / "experiments" / "claims" / f"{claim}.yaml").is_file()
-    if (ships or (library and claim in registry.library())) and not hub.within_reach(model):
+    ships = claim in (*docket(), *SCORECARDS) or (library and claim in registry.library())
+    if model in organisms.names() or not ships or set(given) - {"pairs", "seed", *o.LOADING}:
+        return
+    if near := get_close_matches(model, organisms.names(), 1, 0.85):
+        raise BadInput(f"no model {model!r}; did you mean the shipped organism {near[0]}? (headlab models lists them)")
+    if not hub.within_reach(model):
         raise BadInput(hub.no_way_to(model))
 
 
 def _claim(given: str, full: bool) -> str:
     """``given``, when it names a built-in claim, a scorecard or a file that holds one (``full``: one of the docket).
 
-    The file is read here already, because that needs none of the heavy rooms.
+    All of it is known here already, because that needs none of the heavy rooms.
     """
-    if Path(given).suffix in {".yaml", ".yml", ".toml"} and not full:
+    if full:
+        return one_of(given, [*docket(), *SCORECARDS], "experiment with publication sizes")
+    if Path(given).suffix in FILES:
         from headlab.trials import registry
 
         registry.from_file(given)
-        return given
-    from headlab import experiments
-    from headlab.trials import registry
-
-    if full:
-        one_of(given, experiments.slugs(), "experiment with publication sizes")
-        return given
-    names = [*experiments.builtin_claims(), *SCORECARDS, *registry.library()]
-    if given not in names:
-        known = f"expected one of {', '.join(names)}, or a .yaml or .toml file"
-        raise BadInput(f"no claim {given!r}; {known}{meant(given, names)}")
+    else:
+        named(given, *SCORECARDS)
     return given
 
 

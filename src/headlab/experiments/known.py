@@ -40,7 +40,7 @@ def find_claim(claim: Claim | Document | Mapping[str, Any] | str | Path) -> Clai
         return registry.from_file(claim)
     if str(claim) in (library := registry.library()):
         return library[str(claim)]
-    raise ClaimError(f"no claim {str(claim)!r}; {expected_one_of(str(claim), known)}, or a .yaml or .toml file")
+    raise ClaimError(f"no claim {str(claim)!r}; {expected_one_of(claim, [*known, *library])}, or a .yaml or .toml file")
 
 
 def adjusted(claim: Claim, **changes: Any) -> Claim:

@@ -78,9 +78,9 @@ def meant(given: object, known: Iterable[str]) -> str:
 
 
 def expected_one_of(given: object, known: Iterable[str]) -> str:
-    """``"expected one of a, b; did you mean b?"``, for something that is none of them (or there are none)."""
+    """``"did you mean b? expected one of a, b"``, for something that is none of them (or there are none)."""
     names = list(known)
-    return f"expected one of {', '.join(names)}{meant(given, names)}" if names else "there are none"
+    return f"{meant(given, names)} expected one of {', '.join(names)}".lstrip("; ") if names else "there are none"
 
 
 def dotted(place: Iterable[Any]) -> str:
