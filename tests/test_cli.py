@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -515,6 +516,50 @@ def _swallowed_ctrl_c():
         with pytest.raises(KeyboardInterrupt):
             meter("sweep", 2, 3)
     Meter(io.StringIO())("sweep", 3, 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["callback", "destructor"])
+def test_a_signal_inside_a_callback_or_a_destructor_is_not_lost(call, monkeypatch, where, number):
+    """Python prints and drops what is raised there; the command, which reports no progress, went on to its end."""
+
+    class Thing:
+        def __del__(self):
+            if where == "destructor":
+                signal.raise_signal(number)
+
+    def work(self):
+        thing = Thing()
+        watched = weakref.ref(thing, lambda _: signal.raise_signal(number) if where == "callback" else None)
+        del thing
+        assert watched() is None
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            pass
+        return pd.DataFrame()
+
+    monkeypatch.setattr(Store, "list", work)
+    before, hook = signal.signal(signal.SIGINT, signal.default_int_handler), sys.unraisablehook
+    try:
+        code, out, err = call("list")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (code, out) == (130, "") and err.count("\n") == 1 and "interrupted" in err, err
+    assert sys.unraisablehook is hook and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_signal_that_a_library_swallowed_stops_before_the_result(home, monkeypatch, call):
+    made = stored(home)
+    real = Store.record
+
+    def swallowed(self, id):
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, id)
+
+    monkeypatch.setattr(Store, "record", swallowed)
+    assert call("show", made.id)[:2] == (130, "")
 
 
 def test_progress_elsewhere_is_a_line_now_and_then(monkeypatch):

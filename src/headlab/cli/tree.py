@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from headlab.cli import interrupt
 from headlab.cli.errors import Interrupted, one_of
 from headlab.reading.shown import clean, clean_json
 
@@ -96,6 +97,7 @@ def make_page(record: Record, home: Store) -> str:
 def print_record(record: Record, home: Store, json: bool, page: Path | None = None, *, whole: bool = True) -> None:
     """Print a record, without its table of readings unless ``whole``; its report is written beside it unless it was
     written to ``page``.  Then the run is settled: the same command begins another one."""
+    interrupt.check()
     if page is None and record.status == "complete":
         page = _kept_page(record, home)
     children = list(_children(record, home))
