@@ -11,6 +11,8 @@ import base64
 import itertools
 import math
 import re
+import runpy
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import browsing
 from browsing import accessible, chromium, held, opened, sync
 from headlab import report
 from headlab.effects import Figure
@@ -221,6 +224,14 @@ def test_a_curve_is_told_step_by_step() -> None:
         ],
     }
     assert steps(drawn()) is None and steps(Figure("curve", "c", "", "", tuple(rows[:1]))) is None
+
+
+def test_without_a_browser_only_what_drives_one_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole file did, these tests too."""
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    without = runpy.run_path(browsing.__file__)
+    with pytest.raises(pytest.skip.Exception, match="no chromium is installed"), without["chromium"]():
+        raise AssertionError("a browser, where there is none")
 
 
 # -- in a real browser --------------------------------------------------------------------------------------
