@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
 from queue import Queue
@@ -195,6 +196,27 @@ def going_on(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(Job, "progress", waiting)
     return on
+
+
+def test_a_claim_is_registered_and_its_verdict_and_page_are_shown(page: Any, home: Store, address: str) -> None:
+    """The way below in little, every day: few pairs, few sets, so few that the page asks first."""
+    expect = sync.expect
+    on_the_bench(page, address.partition("/?")[0], 4, 8)
+    page.fill("#heads", "L0H14 L1H3")
+    page.locator("#heads").press("Enter")
+    expect(page.locator("#effect")).to_contain_text("L0H14 L1H3")
+    page.click("a.button:has-text('To trial')")
+    expect(page.locator("#yaml")).to_have_value(re.compile("n: 999"))
+    page.fill("#yaml", page.input_value("#yaml").replace("n: 999", "n: 19"))
+    page.click("#register")
+    expect(page.locator("#error")).to_contain_text("eligibility needs at least 100 pairs, given 8")
+    expect(page.locator("#seal")).to_contain_text("8 test prompts are sealed")
+    page.click("#register")
+    expect(page.locator("#verdict")).to_be_visible()
+    expect(page.locator("#seal")).to_contain_text("were opened")
+    page.click("#page")
+    expect(page.locator(".claim").first).to_contain_text("L0H14 L1H3")
+    assert len(list(home.root.glob("claim-*/record.json"))) == 1
 
 
 @pytest.mark.accept  # a trial and its report
