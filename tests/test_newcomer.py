@@ -107,16 +107,33 @@ def test_what_is_cached_is_within_reach_and_a_data_set_is_no_model(tmp_path, mon
     assert within_reach("someone/a-model") and not within_reach("someone/a-set") and not within_reach("someone/other")
 
 
-@pytest.mark.accept
-def test_a_scorecard_says_what_it_would_take(capsys):
+@pytest.mark.parametrize(
+    "some", [["parity", "layer-scan", "weight-clusters"], pytest.param(None, marks=pytest.mark.accept)]
+)
+def test_a_scorecard_says_what_it_would_take(some, monkeypatch, capsys):
+    """Of every experiment in accept, of three every day; and in words, with the time of all together."""
+    from headlab.experiments import scorecard
+
+    if some:
+        monkeypatch.setattr(scorecard, "slugs", lambda thinking=False: some)
     assert main(["trial", "scorecard", "--model", "decimals-null-0", "--pairs", "2", "--dry-run", "--json"]) == 0
     rows = {row["experiment"]: row for row in json.loads(capsys.readouterr().out)}
-    assert len(rows) > 20 and all(row["reason"] or row["passes"] >= 1 for row in rows.values())
+    assert (list(rows) == some if some else len(rows) > 20) and all(
+        row["reason"] or row["passes"] >= 1 for row in rows.values()
+    )
     assert main(["trial", "parity", "--model", "decimals-null-0", "--pairs", "2", "--dry-run", "--json"]) == 0
     alone = json.loads(capsys.readouterr().out)
     assert {k: rows["parity"][k] for k in ("worlds", "passes", "rows")} == {
         k: alone[k] for k in ("worlds", "passes", "rows")
     }
+
+
+def test_what_no_dry_run_counts_is_said_in_the_help(capsys):
+    assert main(["trial", "--help"]) == 0
+    assert "run nothing; not of claims about thoughts" in " ".join(capsys.readouterr().out.split())
+    for words in (["thought-scorecard"], ["hubs", "--pairs", "2"]):
+        assert main(["trial", *words, "--model", "thoughts-gpt2", "--dry-run"]) == 2
+        assert "runs the latent loop, whose passes --dry-run does not count" in capsys.readouterr().err
 
 
 def test_a_trial_says_what_decides_and_show_says_all(tmp_path, monkeypatch, capsys):

@@ -96,7 +96,10 @@ Anyway = Annotated[
     ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what it would take (passes, rows, memory, time), run nothing.")
+    bool,
+    typer.Option(
+        "--dry-run", help="Say what it takes (passes, memory, time), run nothing; not of claims about thoughts."
+    ),
 ]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
