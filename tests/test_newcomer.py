@@ -130,7 +130,7 @@ def test_a_scorecard_says_what_it_would_take(some, monkeypatch, capsys):
 
 def test_what_no_dry_run_counts_is_said_in_the_help(capsys):
     assert main(["trial", "--help"]) == 0
-    assert "run nothing; not of claims about thoughts" in " ".join(capsys.readouterr().out.split())
+    assert "run nothing; not of thoughts" in " ".join(capsys.readouterr().out.split())
     for words in (["thought-scorecard"], ["hubs", "--pairs", "2"]):
         assert main(["trial", *words, "--model", "thoughts-gpt2", "--dry-run"]) == 2
         assert "runs the latent loop, whose passes --dry-run does not count" in capsys.readouterr().err

@@ -25,8 +25,7 @@ def calibrate(
     ] = None,
     model: o.Model = None,
     budget: Annotated[
-        float | None,
-        typer.Option("--budget", metavar="MINUTES", help="Stop after so long; the same command goes on."),
+        float | None, typer.Option("--budget", metavar="MINUTES", help="Stop after so long; the same command goes on.")
     ] = None,
     trials: Annotated[
         int | None, typer.Option("--trials", metavar="N", help="Trials of false claims; sets drawn for a document.")

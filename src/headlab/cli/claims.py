@@ -36,6 +36,7 @@ def check(
 ) -> None:
     """Say what a claim says, what will run and what cannot, without running it."""
     chosen: Any = found(claim)
+    o.models_there([model] if model is not None else [])
     from headlab.claims import Claim
     from headlab.trials import check_cells
     from headlab.trials.attainable import of_claim, too_few
@@ -129,7 +130,9 @@ def new(
     ] = None,
 ) -> None:
     """Write a commented document to start from; with --model, one that its prompts can be tried with."""
-    text = draft(heads or typer.prompt("Heads (such as L3H1 L5H0)"), prompts, task, write, chosen_on, model)
+    o.models_there([model] if model is not None else [])
+    asked = typer.prompt("Heads (such as L3H1 L5H0)") if heads is None else heads
+    text = draft(asked, prompts, task, write, chosen_on, model)
     if out is None:
         print(clean(text), end="")
         return

@@ -37,6 +37,7 @@ def cross_model(
         one_of(preset, PRESETS, "preset")
     if (preset is None) == (not models):
         raise BadInput(f"name models, or one preset with --preset {'|'.join(PRESETS)}")
+    o.models_there(models or [])
     from headlab.cli.progress import Meter
     from headlab.experiments.training.across_models import cross_model as compare
 

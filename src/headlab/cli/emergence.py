@@ -16,8 +16,7 @@ PRESETS = ("pythia-160m",)
 @app.command("emergence")
 def emergence(
     models: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[MODELS]...", help="Organisms or hub ids, or folders of checkpoints."),
+        list[str] | None, typer.Argument(metavar="[MODELS]...", help="Organisms or hub ids, or folders of checkpoints.")
     ] = None,
     revisions: Annotated[
         str | None, typer.Option("--revisions", metavar="R,R,…", help="Hub revisions, such as step0,step1000.")

@@ -16,10 +16,7 @@ INPUT, FAILURE, DIFFERENT, INTERRUPTED, UNREAD = 2, 1, 3, 130, 141
 any more.  0: the trial ran, whatever the verdict.
 """
 
-_INPUT_ERRORS = {
-    "headlab.engine.model": ("ModelError",),
-    "headlab.store": ("StoreLookupError",),
-}
+_INPUT_ERRORS = {"headlab.engine.model": ("ModelError",), "headlab.store": ("StoreLookupError",)}
 """Errors of rooms that need not be loaded when one is raised elsewhere; ValueErrors (ClaimError, PromptError,
 UnknownOrganism among them) and KeyErrors are bad input without standing here."""
 

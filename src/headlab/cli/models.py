@@ -87,6 +87,7 @@ def organism_relabel(
 
     one_of(name, organisms.names("decimals"), "organism")
     o.at_least(1, problems=problems)
+    o.at_least(0, seed=seed)
     with Meter() as meter:
         path = organisms.relabelled(
             name, out, seed=seed, problems=problems, progress=lambda done, total, note: meter(name, done, total)

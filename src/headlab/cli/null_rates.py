@@ -9,20 +9,7 @@ import typer
 from headlab.cli import options as o
 from headlab.cli.tree import app, open_store, print_frame, print_record
 
-COLUMNS = (
-    "model",
-    "layers",
-    "trials",
-    "decided",
-    "upheld",
-    "upheld_share",
-    "upheld_low",
-    "upheld_high",
-    "allowed",
-    "naive",
-    "naive_share",
-    "own",
-)
+COLUMNS = "model layers trials decided upheld upheld_share upheld_low upheld_high allowed naive naive_share own"
 
 
 @app.command("null-rates")
@@ -48,6 +35,7 @@ def null_rates(
     """Number heads at random: how often is parity found?"""
     sizes = {"relabellings": relabellings, "pairs": pairs, "matched_sets": matched_sets, "seed": seed}
     given = o.given(**sizes, device=device, dtype=dtype, memory=memory)
+    o.models_there(models or [])
     from headlab.cli.progress import Meter
     from headlab.experiments.null_rates_table import over_models
 
@@ -57,6 +45,6 @@ def null_rates(
     print_record(result.record, home, json)
     if json:
         return
-    print_frame(result.tables["models"][list(COLUMNS)], json=False, empty="no model")
+    print_frame(result.tables["models"][COLUMNS.split()], json=False, empty="no model")
     for line in result.record.notes:
         typer.echo(line)

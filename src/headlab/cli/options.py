@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,12 +46,7 @@ Decide = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of every random draw.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …")]
 Dtype = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype",
-        metavar="NAME",
-        help="float32 (the default on a CPU), bfloat16 or float16.",
-    ),
+    str | None, typer.Option("--dtype", metavar="NAME", help="float32 (the default on a CPU), bfloat16 or float16.")
 ]
 Memory = Annotated[
     str | None, typer.Option("--memory", metavar="SIZE", help="Bound for activations, such as 800MB or 2GB.")
@@ -58,9 +54,7 @@ Memory = Annotated[
 Prompts = Annotated[
     Path | None,
     typer.Option(
-        "--prompts",
-        metavar="FILE",
-        help="Your own pairs: CSV or JSONL with clean, corrupted, answer, wrong.",
+        "--prompts", metavar="FILE", help="Your own pairs: CSV or JSONL with clean, corrupted, answer, wrong."
     ),
 ]
 Problems = Annotated[
@@ -96,10 +90,7 @@ Anyway = Annotated[
     ),
 ]
 DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Say what it takes (passes, memory, time), run nothing; not of claims about thoughts."
-    ),
+    bool, typer.Option("--dry-run", help="Say what it takes (passes, memory, time), run nothing; not of thoughts.")
 ]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -131,36 +122,47 @@ def at_least(least: int, **numbers: int | None) -> None:
             raise BadInput(f"--{name.replace('_', '-')} is {number}; expected a whole number of at least {least}")
 
 
+def absent(model: str) -> str:
+    """Why there is no such model, where that can be told before anything heavy is loaded; else an empty string."""
+    from headlab import organisms
+    from headlab.engine import hub
+
+    if (name := model.partition("@")[0]) in organisms.names():
+        return ""
+    if near := get_close_matches(name, organisms.names(), 1, 0.85):
+        return f"no model {name!r}; did you mean the shipped organism {near[0]}? (headlab models lists them)"
+    if hub.is_local(name):
+        there = name and any(Path(name).expanduser().glob("*.json"))
+        return "" if there else f"no model at {name!r}; expected a folder with config.json, safetensors and a tokenizer"
+    return "" if hub.within_reach(name) else hub.no_way_to(name)
+
+
+def models_there(models: Sequence[str]) -> None:
+    """Of models that stand in one table, each in a row, some must be there.  Raises BadInput."""
+    if models and all(why := [absent(model) for model in models]):
+        raise BadInput(why[0])
+
+
 def given(*, memory: str | None = None, **options: Any) -> dict[str, Any]:
     """The options that were given, as keywords; numbers that are too small are refused, ``memory`` is in bytes.  Raises
     BadInput."""
     at_least(2, pairs=options.get("pairs"))
     at_least(1, **{name: options.get(name) for name in ("matched_sets", "workers", "relabellings")})
     at_least(0, seed=options.get("seed"))
+    if empty := [name for name, value in options.items() if value == ""]:
+        raise BadInput(f"--{empty[0]} is empty; give it a value, or leave it out")
     every = {**options, "memory": memory_bytes(memory)}
     return {name: value for name, value in every.items() if value is not None}
 
 
-TRIAL = (
-    "protocol",
-    "layer",
-    "pairs",
-    "matched_sets",
-    "decide",
-    "pool",
-    "seed",
-    "memory",
-    "engine",
-    "workers",
-    "address",
-)
+TRIAL = "protocol layer pairs matched_sets decide pool seed memory engine workers address"
 LOADING = ("revision", "adapter", "device", "dtype")
 
 
 def trial_options(command: Mapping[str, Any]) -> dict[str, Any]:
     """Of a command's parameters (its ``locals()``), the keywords for :func:`headlab.experiments.trial` that were given.  Raises
     BadInput, ScaleError or PromptError."""
-    named = {name: command[name] for name in (*TRIAL, *LOADING)}
+    named = {name: command[name] for name in (*TRIAL.split(), *LOADING)}
     named["layer"] = layer_number(command["layer"])
     options = given(**named)
     engine, protocol, prompts, problems = (command[name] for name in ("engine", "protocol", "prompts", "problems"))

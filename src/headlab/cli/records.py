@@ -88,6 +88,8 @@ def repeat(
     from headlab.cli.show import console
     from headlab.report.compared import compare, lines
 
+    if not 0 <= tolerance < float("inf"):
+        raise BadInput(f"--tolerance is {tolerance}; expected a number of at least 0, such as 1e-4")
     home = open_store(store)
     record = home.record(id)
     if record.status != "complete":

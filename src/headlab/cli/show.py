@@ -18,13 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_COLOURS = {
-    "upheld": "green",
-    "refuted": "red",
-    "undecided": "yellow",
-    "void": "magenta",
-    "untestable": "cyan",
-}
+_COLOURS = {"upheld": "green", "refuted": "red", "undecided": "yellow", "void": "magenta", "untestable": "cyan"}
 _WIDE, _SIDE_BY_SIDE = 160, 120
 
 
@@ -53,13 +47,7 @@ def shown(text: str, style: str = "") -> Text:
 
 
 def show_record(
-    out: Console,
-    record: Record,
-    store: Store,
-    report: Path | None,
-    children: Sequence[Record],
-    *,
-    whole: bool = True,
+    out: Console, record: Record, store: Store, report: Path | None, children: Sequence[Record], *, whole: bool = True
 ) -> None:
     """What a reader of one run wants first; the table of everything that was read only if ``whole``."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,17 +157,11 @@ def _names_models(claim: str, amend: Mapping[str, Any]) -> bool:
 def _reach(model: str, claim: str, given: Mapping[str, Any], *, library: bool = False) -> None:
     """That the hub has no way to a model is said before anything heavy is loaded, where nothing else can be wrong: the claim
     ships with headlab (in the docket or in the library) and is tried as it stands.  Raises BadInput."""
-    from headlab import organisms
-    from headlab.engine import hub
     from headlab.trials import registry
 
     ships = claim in (*docket(), *SCORECARDS) or (library and claim in registry.library())
-    if model in organisms.names() or not ships or set(given) - {"pairs", "seed", *o.LOADING}:
-        return
-    if near := get_close_matches(model, organisms.names(), 1, 0.85):
-        raise BadInput(f"no model {model!r}; did you mean the shipped organism {near[0]}? (headlab models lists them)")
-    if not hub.within_reach(model):
-        raise BadInput(hub.no_way_to(model))
+    if ships and not set(given) - {"pairs", "seed", *o.LOADING} and (why := o.absent(model)):
+        raise BadInput(why)
 
 
 def _claim(given: str, full: bool) -> str:
