@@ -218,7 +218,7 @@ def test_a_misspelt_claim_or_model(refused):
     assert "did you mean head-count" in refused("run", "headcount", "-m", "x")  # the older name of trial
     assert "did you mean scorecard" in refused("trial", "scorecrd", "-m", "x")
     assert "did you mean parity" in refused("trial", "partiy", "--full", "-m", "x")
-    assert "no model at ./nowhere" in refused("trial", "parity", "-m", "./nowhere")
+    assert "no model at './nowhere'" in refused("trial", "parity", "-m", "./nowhere")
 
 
 def test_the_older_name_of_trial_is_told_to_nobody(call, refused):

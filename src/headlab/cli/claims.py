@@ -35,7 +35,7 @@ def check(
     json: o.Json = False,
 ) -> None:
     """Say what a claim says, what will run and what cannot, without running it."""
-    chosen: Any = found(claim)
+    chosen = found(claim)
     o.models_there([model] if model is not None else [])
     from headlab.claims import Claim
     from headlab.trials import check_cells

@@ -160,7 +160,7 @@ def print_frame(frame: Any, json: bool, empty: str) -> None:
         show_frame(console(), frame, empty)
 
 
-def print_json(data: Any) -> None:
+def print_json(data: object) -> None:
     """Print plain data as JSON."""
     import json
 
