@@ -201,11 +201,7 @@ def _bins(extent: Sequence[float], about: int = 50) -> tuple[list[float], float]
 
 
 def _observed(
-    value: words.Number,
-    low: words.Number | None,
-    high: words.Number | None,
-    label: str,
-    extent: Sequence[float],
+    value: words.Number, low: words.Number | None, high: words.Number | None, label: str, extent: Sequence[float]
 ) -> list[Any]:
     """The observed value: its interval as a band over the whole height, a line, a label above the plot."""
     import altair as alt
@@ -251,10 +247,7 @@ def _curve(figure: Figure) -> Any:
         color=colour,
     )
     up = alt.Y(
-        "y:Q",
-        title=o.get("y_title") or "y",
-        scale=alt.Scale(domain=y, nice=False),
-        axis=alt.Axis(format=NUMBER),
+        "y:Q", title=o.get("y_title") or "y", scale=alt.Scale(domain=y, nice=False), axis=alt.Axis(format=NUMBER)
     )
     tips = ["series:N", *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("x", "y", "low", "high"))]
     band = base.mark_area(style="series-band").encode(y=alt.Y("low:Q", scale=alt.Scale(domain=y)), y2="high:Q")
@@ -289,16 +282,11 @@ def _estimates(figure: Figure) -> Any:
         ),
         yOffset=alt.YOffset("group:N", sort=groups),
         color=alt.Color("group:N", sort=groups, scale=alt.Scale(domain=groups), legend=key),
-        tooltip=[
-            "label:N",
-            "group:N",
-            *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("value", "low", "high")),
-        ],
+        tooltip=["label:N", "group:N", *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("value", "low", "high"))],
     )
     scale = alt.Scale(domain=extent, nice=False)
     bars = base.mark_rule(style="interval-bar").encode(
-        x=alt.X("low:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format=NUMBER)),
-        x2="high:Q",
+        x=alt.X("low:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format=NUMBER)), x2="high:Q"
     )
     shapes = alt.Scale(domain=groups, range=marks.cycle(SHAPES, groups))
     points = base.mark_point(filled=True, size=90, opacity=1).encode(

@@ -73,13 +73,7 @@ def threshold(value: Any, axis: str, extent: Sequence[float]) -> list[Any]:
 def legend(names: Sequence[str]) -> dict[str, Any]:
     """One key for colour, dash and shape, below the plot; one column when the names are long."""
     columns = 1 if max(map(len, names), default=0) > 22 else 2 if len(names) in (2, 4) else 3
-    return {
-        "orient": "bottom",
-        "columns": columns,
-        "title": None,
-        "symbolDash": [1, 0],
-        "symbolStrokeWidth": 0,
-    }
+    return {"orient": "bottom", "columns": columns, "title": None, "symbolDash": [1, 0], "symbolStrokeWidth": 0}
 
 
 def cycle(values: Sequence[Any], names: Sequence[str]) -> list[Any]:

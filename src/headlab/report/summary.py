@@ -77,8 +77,7 @@ def _predictions(children: Sequence[Record]) -> list[tuple[str, str]]:
         for r in child.readings[0].verdict.rulings if child.readings else ():
             p = r.prediction
             label = next(
-                (e.label for e in child.readings[0].estimates if e.name == p.statistic),
-                p.words or p.statistic,
+                (e.label for e in child.readings[0].estimates if e.name == p.statistic), p.words or p.statistic
             )
             found.setdefault(p.statistic, f"{label} ({p.brief}?)")
     return list(found.items())

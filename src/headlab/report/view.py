@@ -328,10 +328,7 @@ def _named_rows(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """The effects of the binding protocol's first arm in the named worlds, and each world's label."""
     rows: Any = effects
-    for column, wanted in (
-        ("protocol", record.readings[0].protocol if record.readings else None),
-        ("arm", "z"),
-    ):
+    for column, wanted in (("protocol", record.readings[0].protocol if record.readings else None), ("arm", "z")):
         if column in rows:
             values = list(rows[column].dropna().unique())
             rows = rows[rows[column] == (wanted if wanted in values else values[0])] if values else rows
