@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,9 +119,11 @@ def make(
     name: str = "decimals-planted-even",
     even: int = 97,
     noop: bool = True,
+    beside: Sequence[Control] = (),
     **changes: Any,
 ) -> Record:
-    """A trial's record. ``noop`` says whether that control passed; ``changes`` replace fields."""
+    """A trial's record. ``noop`` says whether that control passed; ``beside`` are controls that the claim does not name;
+    ``changes`` replace fields."""
     controls = [
         Control(name="patch-all", kind="positive", passed=True, words="all heads repair 100 of 100 pairs"),
         Control(
@@ -130,6 +132,7 @@ def make(
             passed=noop,
             words="0 moved" if noop else "writing back moved 3 pairs",
         ),
+        *beside,
     ]
     readings = [reading(p, e, controls) for p, e in (("standard", even), ("published", 4), ("naive", 97))]
     fields: dict[str, Any] = {

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from headlab import report
+from headlab.claims import Control
 from headlab.report import view, words
 from headlab.stats import Estimate
 from headlab.store import Record
@@ -180,6 +181,31 @@ def test_other_outcomes(make_record: MakeRecord, frames: Frames, outcome: str) -
         assert "no-op" in failed and "writing back moved 3 pairs" in failed and "patch-all" not in failed
         controls = text.split("What was seen", 1)[1]
         assert controls.index("✗ failed") < controls.index("✓ passed")
+
+
+def test_a_control_that_binds_nothing_voids_nothing(make_record: MakeRecord) -> None:
+    """One that failed and was not named stands on an upheld page, marked; the caption and the chip speak of those that bind.
+    In a void trial it is not what failed.  A document waives by name."""
+    odd = Control(name="odd-one", kind="negative", passed=False, words="nobody asked for it")
+    fine = Control(name="even-one", kind="negative", passed=True, words="nor for this")
+    for noop, chip in ((True, "2 of 2 controls passed"), (False, "1 of 2 controls failed: no-op")):
+        record = make_record(noop=noop, beside=[odd, fine])
+        assert record.readings[0].verdict.outcome == ("upheld" if noop else "void")
+        html = report.page(record, {})
+        text = Page(html).text
+        assert "if one that binds fails, the trial is void" in text and f"{chip} " in text
+        assert "odd-one failed and binds nothing here: nobody asked for it" in text
+        assert "odd-one" not in "".join(re.findall(r'<ul class="failed">.*?</ul>', html, re.S))
+        rows = re.findall(r'<tr class="(\w+)">\s*<th scope="row" data-label="Control">(.*?)</th>', html)
+        named = [("passed", "no-op")] if noop else []
+        assert rows == [("failed", "no-op")] * (not noop) + [
+            ("idle", "odd-one"), ("passed", "patch-all"), *named, ("idle", "even-one")
+        ]  # fmt: skip
+        assert text.count("✗ failed binds nothing") == text.count("✓ passed binds nothing") == 1
+    assert "binds nothing" not in Page(report.page(make_record(), {})).text
+    verdict = make_record(noop=False).readings[0].verdict
+    assert [c.name for c in view.bound(verdict, {"waive": ["patch-all"]})] == ["no-op"]
+    assert [c.name for c in view.bound(verdict, {})] == ["patch-all", "no-op"]
 
 
 def test_rows_and_figures_as_csv(good_page: str, frames: Frames, make_record: MakeRecord) -> None:

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from headlab.claims import Ruling, Verdict, error_rates
+from headlab.claims import Control, Ruling, Verdict, error_rates
 from headlab.effects import Figure
 from headlab.reading.shown import csv_text
 from headlab.stats import Estimate
@@ -44,6 +44,7 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
     kept = {name: one for name, one in found.items() if one and (one.sets or tables is not None)}
     drawn = [figure(f, record.id) | {"sets": kept[f.name].plain() if f.name in kept else None} for f in given]
     binding = record.readings[0] if record.readings else None
+    binds = bound(binding.verdict, claim) if binding else []
     was_read = examples(record.prompts.get("first", []))
     attended = patterns.shown(tables or {}, was_read["roles"] if was_read else {})
     first_null = next((f for f in drawn if f["kind"] == "null"), None)
@@ -57,7 +58,7 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
         "status": record.status,
         "error": record.error,
         "facts": facts(record),
-        "verdict": verdict(binding.verdict) if binding else None,
+        "verdict": verdict(binding.verdict, binds) if binding else None,
         "read": was_read,
         "error_rate": error_rates.words(record.claim, record.claim_hash, record.settings),
         "rulings": [ruling(r, binding) for r in binding.verdict.rulings] if binding else [],
@@ -67,7 +68,8 @@ def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str
         "readings": [reading(r) for r in record.readings],
         "comparison": comparison(record.readings),
         "figures": [f for f in drawn if f is not first_null],
-        "controls": sorted(binding.verdict.controls, key=lambda c: c.passed) if binding else [],
+        "controls": sorted(binding.verdict.controls, key=lambda c: (c.passed, c not in binds)) if binding else [],
+        "binds": binds,
         "eligibility": eligibility(record.eligibility),
         "sections": record.sections,
         "notes": record.notes,
@@ -116,8 +118,18 @@ def facts(record: Record) -> list[tuple[str, str]]:
     return [(k, str(v)) for k, v in rows if v not in (None, "", "auto")]
 
 
-def verdict(v: Verdict) -> dict[str, Any]:
-    """A verdict with its badge; the failed controls stand in front."""
+def bound(v: Verdict, claim: Mapping[str, Any]) -> list[Control]:
+    """The controls that bind: those that a claim of the docket names, all that a document does not waive.  One that failed
+    binds where the trial is void."""
+    named = (
+        claim.get("controls", ()) if "experiment" in claim else {c.name for c in v.controls} - {*claim.get("waive", ())}
+    )
+    return [c for c in v.controls if c.name in named and (c.passed or v.outcome == "void")]
+
+
+def verdict(v: Verdict, binds: Sequence[Control]) -> dict[str, Any]:
+    """A verdict with its badge; the controls that failed stand in front, those apart that bind nothing."""
+    failed = [c for c in v.failed if c in binds]
     return {
         "outcome": v.outcome,
         "sign": SIGNS[v.outcome],
@@ -125,8 +137,9 @@ def verdict(v: Verdict) -> dict[str, Any]:
         "sentence": v.sentence,
         "would_change": v.would_change,
         "refutes_at": None if v.refutes_at is None or not v.rulings else words.refuting(v.refutes_at, len(v.rulings)),
-        "failed": v.failed,
-        "chip": v.controls_words,
+        "failed": failed,
+        "idle": [c for c in v.failed if c not in binds],
+        "chip": v.model_copy(update={"controls": tuple(binds)}).controls_words if binds else "no control binds",
         "held": held(v),
         "ruled": v.ruled,
     }
@@ -175,7 +188,8 @@ def reading(r: Reading) -> dict[str, Any]:
         "protocol": r.protocol,
         "name": PROTOCOLS.get(r.protocol, r.protocol.capitalize()),
         "words": r.words,
-        "verdict": verdict(r.verdict),
+        "outcome": r.verdict.outcome,
+        "sentence": r.verdict.sentence,
     }
 
 
