@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -181,6 +182,49 @@ def test_other_outcomes(make_record: MakeRecord, frames: Frames, outcome: str) -
         assert "no-op" in failed and "writing back moved 3 pairs" in failed and "patch-all" not in failed
         controls = text.split("What was seen", 1)[1]
         assert controls.index("✗ failed") < controls.index("✓ passed")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({}, "All 3 predictions hold."),
+        ({"even": 20}, "It is not so that the even heads repair most pairs."),
+        ({"even": 52}, "It stays open whether the even heads repair most pairs."),
+        ({"noop": False}, "The control no-op failed."),
+        ({"sentence": "Untestable: the model is not eligible: eligibility needs 0.5 (of 9 pairs), given .1."},
+         "The model is not eligible."),
+        ({"sentence": "Untestable: what was measured cannot decide whether it is so (p = 0.1); no more."},
+         "What was measured cannot decide whether it is so."),
+    ],
+)  # fmt: skip
+def test_the_verdict_box_opens_with_one_clause(make_record: MakeRecord, how: dict[str, Any], said: str) -> None:
+    """For every outcome; the whole sentence stands beneath."""
+    sentence = how.pop("sentence", "")
+    record = make_record(**how)
+    first = record.readings[0]
+    if sentence:
+        told = first.verdict.model_copy(update={"outcome": "untestable", "sentence": sentence})
+        record = record.updated({"readings": [first.model_copy(update={"verdict": told}), *record.readings[1:]]})
+    verdict = record.readings[0].verdict
+    box = Page(report.page(record, {}).split('<div class="verdict')[1].split('<p class="quiet">')[0]).text
+    assert box.index(said) < box.index(verdict.sentence) and not re.search(r"[;:(]", said)
+
+
+def test_one_clause_for_several_predictions(make_record: MakeRecord) -> None:
+    """Counted where more than one is against it; an outcome that no prediction has (a reference that shows nothing) as its
+    sentence begins; one prediction in its own words."""
+    verdict = make_record().readings[0].verdict
+
+    def of(outcome: Any, *each: Any, sentence: str = "") -> str:
+        rulings = tuple(r.model_copy(update={"outcome": o}) for r, o in zip(verdict.rulings, each, strict=False))
+        told = {"outcome": outcome, "rulings": rulings, "sentence": f"{outcome.capitalize()}: {sentence or 'x'}."}
+        return view.clause(verdict.model_copy(update=told), [])
+
+    assert of("refuted", "refuted", "upheld", "refuted") == "2 of 3 predictions do not hold."
+    assert of("undecided", "undecided", "undecided", "upheld") == "2 of 3 predictions stay open."
+    assert of("upheld", "upheld") == "The even heads repair most pairs."
+    assert of("undecided", "upheld", sentence="it would show nothing; why") == "It would show nothing."
+    assert of("upheld", "upheld", "undecided", sentence="it is so in 0.5 of them: a, b") == "It is so in 0.5 of them."
 
 
 def test_a_control_that_binds_nothing_voids_nothing(make_record: MakeRecord) -> None:

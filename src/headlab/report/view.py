@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,7 @@ def verdict(v: Verdict, binds: Sequence[Control]) -> dict[str, Any]:
         "outcome": v.outcome,
         "sign": SIGNS[v.outcome],
         "meaning": MEANINGS[v.outcome],
+        "clause": clause(v, failed),
         "sentence": v.sentence,
         "would_change": v.would_change,
         "refutes_at": None if v.refutes_at is None or not v.rulings else words.refuting(v.refutes_at, len(v.rulings)),
@@ -143,6 +145,23 @@ def verdict(v: Verdict, binds: Sequence[Control]) -> dict[str, Any]:
         "held": held(v),
         "ruled": v.ruled,
     }
+
+
+def clause(v: Verdict, failed: Sequence[Control]) -> str:
+    """The verdict in one clause: what was said where it turns on one prediction, else on how many, else how its sentence begins."""
+    n, those = len(v.rulings), [r.prediction for r in v.rulings if r.outcome == v.outcome]
+    if v.outcome == "void" and failed:
+        said = f"the control {failed[0].name} failed" if len(failed) == 1 else f"{len(failed)} controls failed"
+    elif v.outcome == "upheld" and len(those) == n > 1:
+        said = f"all {n} predictions hold"
+    elif v.ruled and len(those) == 1 and (v.outcome != "upheld" or n == 1):
+        how = {"refuted": "it is not so that ", "undecided": "it stays open whether "}.get(v.outcome, "")
+        said = how + (those[0].words or those[0].statistic)
+    elif v.ruled and those and v.outcome != "upheld":
+        said = f"{len(those)} of {n} predictions {'do not hold' if v.outcome == 'refuted' else 'stay open'}"
+    else:
+        said = re.split(r"[:;(]|\. |\.$", v.sentence.removeprefix(f"{v.outcome.capitalize()}: "), maxsplit=1)[0].strip()
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 def held(v: Verdict) -> str:
