@@ -130,7 +130,8 @@ def test_verdict_stands_on_top_in_words(good_page: str, make_record: MakeRecord)
     assert record.readings[0].verdict.outcome == "upheld"
     assert text.index("✓ Upheld") < text.index("2 of 2 controls passed")
     order = [
-        good_page.index(f'id="{record.id}-{name}"') for name in ("controls", "readings-side-by-side", "provenance")
+        good_page.index(f'id="{record.id}-{name}"')
+        for name in ("figures", "controls", "readings-side-by-side", "provenance")
     ]
     assert order == sorted(order)
     assert record.readings[0].verdict.sentence in text
