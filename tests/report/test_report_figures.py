@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +15,9 @@ import pytest
 from headlab import report
 from headlab.effects import Figure
 from headlab.report import figures as drawing
+from headlab.report import marks, view
 from headlab.report.theme import DARK, LIGHT, theme
+from headlab.store import Record
 
 KINDS = ["null", "curve", "estimates", "pairs"]
 
@@ -141,3 +146,47 @@ def test_drawing_is_silent(by_kind: dict[str, Figure]) -> None:
         warnings.simplefilter("error")
         for figure in by_kind.values():
             drawing.spec(figure)
+
+
+def keyed(still: str) -> dict[str, tuple[str, str]]:
+    """By its name in the key of a picture, colour and outline of each series."""
+    drawn = base64.b64decode(still.partition(",")[2]).decode()
+    entry = (
+        r'role-legend-symbol"[^>]*><path [^>]*?d="([^"]*)" fill="(#\w+)".*?role-legend-label"[^>]*><text[^>]*>([^<]*)<'
+    )
+    return {name: (fill, shape) for shape, fill, name in re.findall(entry, drawn, re.S)}
+
+
+def test_a_layer_has_one_colour_on_a_page(make_record: Callable[..., Record]) -> None:
+    """By hand: the page's layers are 1, 2 and 5, so they have the theme's first three colours wherever they stand, and what is of
+    no layer has the fourth; two series of one layer differ in shape.  Trials of one page share it.  Layers 0 and 6 of seven have
+    one colour, and two shapes."""
+
+    def curve(name: str, *series: str) -> dict[str, Any]:
+        rows = tuple({"x": x, "y": x, "low": None, "high": None, "series": s} for s in series for x in (0.0, 1.0))
+        return Figure("curve", name, "T", "", rows).plain()
+
+    dots = tuple({"x": 1.0 * i, "y": 2.0, "label": f"L0H{i}", "group": f"layer {n}"} for i, n in enumerate((1, 5)))
+    steps = Figure("timeline", "t", "T", "", curve("", "layer 5", "layer 1")["data"])
+    first = make_record(
+        figures=[
+            curve("a", "layer 5", "layer 2", "whole"),
+            curve("c", "layer 2: odd", "layer 2: even", "L1H0 and L5H3"),
+            Figure("scatter", "s", "T", "", dots).plain(),
+            steps.plain(),
+        ]
+    )
+    second = make_record("other-1", figures=[curve("b", "L5", "L2")])
+    html = report.page(first, {}, [second])
+    stills = re.findall(r'<img class="still" src="([^"]*)"', html)
+    a, c, s, t, b = map(keyed, stills)
+    one, two, five, other = LIGHT["series"][:4]
+    assert {k: v[0] for k, v in a.items()} == {"layer 5": five, "layer 2": two, "whole": other}
+    assert {k: v[0] for k, v in c.items()} == {"layer 2: odd": two, "layer 2: even": two, "L1H0 and L5H3": other}
+    assert len({v[1] for v in c.values()}) == 3
+    assert {k: v[0] for k, v in s.items()} == {k: v[0] for k, v in t.items()} == {"layer 1": one, "layer 5": five}
+    assert {k: v[0] for k, v in b.items()} == {"L5": five, "L2": two}
+    many = Figure.from_plain(curve("m", "layer 0", "layer 6"))
+    zero, six = keyed(view.figure(many, "run", range(7))["still"]).values()
+    assert zero[0] == six[0] == LIGHT["series"][0] and zero[1] != six[1]
+    assert marks.COLOURS == len(LIGHT["series"]) == len(DARK["series"])

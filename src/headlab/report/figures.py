@@ -16,7 +16,7 @@ from headlab.effects import Figure
 from headlab.reading.shown import clean, cleaned
 
 from . import grids, marks, timeline, words
-from .marks import DASHES, NUMBER, SHAPES, TIP
+from .marks import NUMBER, TIP
 from .theme import theme
 
 if TYPE_CHECKING:
@@ -235,8 +235,7 @@ def _curve(figure: Figure) -> Any:
     rows = [dict(r, series=str(r.get("series", ""))) for r in figure.data if marks.finite(r.get("y")) is not None]
     whole = all(float(r["x"]).is_integer() for r in rows)
     y = marks.extent(*(r.get(k) for r in rows for k in ("y", "low", "high")), o.get("threshold"))
-    key = alt.Legend(**marks.legend(names)) if len(names) > 1 else None
-    colour = alt.Color("series:N", sort=names, scale=alt.Scale(domain=names), legend=key)
+    apart = marks.told_apart("series", names, o.get("layers", ()))
     base = alt.Chart(marks.data(rows)).encode(
         x=alt.X(
             "x:Q",
@@ -244,21 +243,15 @@ def _curve(figure: Figure) -> Any:
             scale=alt.Scale(nice=False, zero=False, padding=6),
             axis=alt.Axis(grid=False, format=NUMBER, tickMinStep=1 if whole else alt.Undefined),
         ),
-        color=colour,
+        color=apart["color"],
     )
     up = alt.Y(
         "y:Q", title=o.get("y_title") or "y", scale=alt.Scale(domain=y, nice=False), axis=alt.Axis(format=NUMBER)
     )
     tips = ["series:N", *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("x", "y", "low", "high"))]
     band = base.mark_area(style="series-band").encode(y=alt.Y("low:Q", scale=alt.Scale(domain=y)), y2="high:Q")
-    dash = alt.StrokeDash(
-        "series:N", sort=names, scale=alt.Scale(domain=names, range=marks.cycle(DASHES, names)), legend=key
-    )
-    shape = alt.Shape(
-        "series:N", sort=names, scale=alt.Scale(domain=names, range=marks.cycle(SHAPES, names)), legend=key
-    )
-    line = base.mark_line().encode(y=up, strokeDash=dash)
-    points = base.mark_point(filled=True, size=55, opacity=1).encode(y=up, shape=shape, tooltip=tips)
+    line = base.mark_line().encode(y=up, strokeDash=apart["strokeDash"])
+    points = base.mark_point(filled=True, size=55, opacity=1).encode(y=up, shape=apart["shape"], tooltip=tips)
     extra = marks.threshold(o.get("threshold"), "y", y)
     return alt.layer(band, line, points, *extra).properties(height=280)
 
@@ -270,7 +263,7 @@ def _estimates(figure: Figure) -> Any:
     rows = [dict(r, label=_folded(r["label"]), group=str(r.get("group") or "")) for r in figure.data]
     labels, groups = (list(dict.fromkeys(r[k] for r in rows)) for k in ("label", "group"))
     extent = marks.extent(*(r.get(k) for r in rows for k in ("value", "low", "high")), o.get("threshold"))
-    key = alt.Legend(**marks.legend(groups)) if len(groups) > 1 else None
+    apart = marks.told_apart("group", groups, o.get("layers", ()))
     step = alt.Step(max(16, 34 // max(1, len(groups)), *(13 * (1 + s.count("\n")) // len(groups) for s in labels)))
     base = alt.Chart(marks.data(rows)).encode(
         y=alt.Y(
@@ -281,16 +274,15 @@ def _estimates(figure: Figure) -> Any:
             axis=alt.Axis(labelExpr="split(datum.label, '\\n')", grid=False, ticks=False, domain=False),
         ),
         yOffset=alt.YOffset("group:N", sort=groups),
-        color=alt.Color("group:N", sort=groups, scale=alt.Scale(domain=groups), legend=key),
+        color=apart["color"],
         tooltip=["label:N", "group:N", *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("value", "low", "high"))],
     )
     scale = alt.Scale(domain=extent, nice=False)
     bars = base.mark_rule(style="interval-bar").encode(
         x=alt.X("low:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format=NUMBER)), x2="high:Q"
     )
-    shapes = alt.Scale(domain=groups, range=marks.cycle(SHAPES, groups))
     points = base.mark_point(filled=True, size=90, opacity=1).encode(
-        x=alt.X("value:Q", scale=scale), shape=alt.Shape("group:N", sort=groups, scale=shapes, legend=key)
+        x=alt.X("value:Q", scale=scale), shape=apart["shape"]
     )
     extra = marks.threshold(o.get("threshold"), "x", extent)
     return alt.layer(bars, points, *extra).properties(height=step)

@@ -7,7 +7,7 @@ from typing import Any
 from headlab.effects import Figure
 
 from . import marks, words
-from .marks import NUMBER, SHAPES, TIP
+from .marks import NUMBER, TIP
 
 CELL = 17
 """Height of a cell in pixels."""
@@ -60,7 +60,7 @@ def scatter(figure: Figure) -> Any:
     rows = [r for r in rows if marks.finite(r.get("x")) is not None and marks.finite(r.get("y")) is not None]
     groups = list(dict.fromkeys(r["group"] for r in rows))
     x, y = (marks.extent(*(r[k] for r in rows), zero_one=False) for k in ("x", "y"))
-    key = alt.Legend(**marks.legend(groups)) if len(groups) > 1 else None
+    apart = marks.told_apart("group", groups, o.get("layers", ()))
     base = alt.Chart(marks.data(rows)).encode(
         x=alt.X(
             "x:Q", title=o.get("x_title") or "x", scale=alt.Scale(domain=x, nice=False), axis=alt.Axis(format=NUMBER)
@@ -68,15 +68,10 @@ def scatter(figure: Figure) -> Any:
         y=alt.Y(
             "y:Q", title=o.get("y_title") or "y", scale=alt.Scale(domain=y, nice=False), axis=alt.Axis(format=NUMBER)
         ),
-        color=alt.Color("group:N", sort=groups, scale=alt.Scale(domain=groups), legend=key),
+        color=apart["color"],
         tooltip=["label:N", "group:N", *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("x", "y"))],
     )
-    shapes = alt.Scale(domain=groups, range=marks.cycle(SHAPES, groups))
-    layers: list[Any] = [
-        base.mark_point(filled=True, size=80, opacity=0.85).encode(
-            shape=alt.Shape("group:N", sort=groups, scale=shapes, legend=key)
-        )
-    ]
+    layers: list[Any] = [base.mark_point(filled=True, size=80, opacity=0.85).encode(shape=apart["shape"])]
     if o.get("named"):
         layers.append(base.mark_text(align="left", dx=7, fontSize=12).encode(text="label:N"))
     return alt.layer(*layers, *marks.threshold(o.get("threshold"), "y", y)).properties(height=340)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headlab.effects import Figure
@@ -17,6 +18,8 @@ NUMBER, TIP = ".12~g", ".6~g"
 """How an axis writes its numbers (no two of them alike, and 1,234,567 not as 1.23457e+6), and how a tooltip does."""
 
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4], [1, 3]]
+COLOURS = 6
+"""Colours of series that the theme has."""
 SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down"]
 
 
@@ -70,11 +73,54 @@ def threshold(value: Any, axis: str, extent: Sequence[float]) -> list[Any]:
     return [line.mark_rule(style="threshold").encode(**at), name]
 
 
-def legend(names: Sequence[str]) -> dict[str, Any]:
-    """One key for colour, dash and shape, below the plot; one column when the names are long."""
+def told_apart(field: str, names: Sequence[str], layers: Sequence[int] = ()) -> dict[str, Any]:
+    """Colour, dash and shape of every series, under one key; a series of one of the page's ``layers`` has that layer's colour."""
+    import altair as alt
+
+    domain = placed(names, layers)
     columns = 1 if max(map(len, names), default=0) > 22 else 2 if len(names) in (2, 4) else 3
-    return {"orient": "bottom", "columns": columns, "title": None, "symbolDash": [1, 0], "symbolStrokeWidth": 0}
+    own = {"values": list(names)} if domain != [*names] else {}
+    key = (
+        alt.Legend(orient="bottom", columns=columns, title=None, symbolDash=[1, 0], symbolStrokeWidth=0, **own)
+        if len(names) > 1
+        else None
+    )
+    ranks = [names.index(name) if name in names else 0 for name in domain]
+
+    def scale(given: Sequence[Any]) -> Any:
+        return alt.Scale(domain=domain, range=[given[n % len(given)] for n in ranks])
+
+    by: dict[str, Any] = {"shorthand": f"{field}:N", "sort": list(names), "legend": key}
+    return {
+        "color": alt.Color(scale=alt.Scale(domain=domain), **by),
+        "strokeDash": alt.StrokeDash(scale=scale(DASHES), **by),
+        "shape": alt.Shape(scale=scale(SHAPES), **by),
+    }
 
 
-def cycle(values: Sequence[Any], names: Sequence[str]) -> list[Any]:
-    return [values[i % len(values)] for i in range(len(names))]
+def layer(name: object) -> int | None:
+    """The one layer that a series is of, by its name."""
+    found = {int(a or b) for a, b in re.findall(r"\blayer (\d+)\b|\bL(\d+)\b", str(name))}
+    return found.pop() if len(found) == 1 else None
+
+
+def on_one_page(figures: Iterable[Figure]) -> list[int]:
+    """The layers that series of these figures are of, in order: the page's, each with a colour of its own."""
+    names = {str(row.get(key)) for f in figures for row in f.data for key in ("series", "group")}
+    return sorted({at for name in names if (at := layer(name)) is not None})
+
+
+def placed(names: Sequence[str], layers: Sequence[int]) -> list[str]:
+    """The series where their colours stand among those of the theme, which are dealt out in turn: a series of a layer where
+    the page has that layer, the others after the page's layers; words that no series has fill the places between."""
+    own = {name: layers.index(at) for name in names if (at := layer(name)) is not None and at in layers}
+    if not own:
+        return [*names]
+    at: dict[int, str] = {}
+    free = len(layers)
+    for name in names:
+        place = own.get(name, free)
+        while place in at:
+            place += COLOURS if name in own else 1
+        at[place] = name
+    return [at.get(n, f"no series {n}") for n in range(max(at) + 1)]

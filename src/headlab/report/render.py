@@ -21,7 +21,7 @@ from headlab.effects import Figure
 from headlab.reading.shown import clean, csv_text
 from headlab.store.outward import write_out
 
-from . import figures, summary, view
+from . import figures, marks, summary, view
 from .theme import theme
 
 if TYPE_CHECKING:
@@ -37,14 +37,15 @@ FORMATS = ("html", "png", "svg", "csv")
 def page(record: Record, tables: Mapping[str, pd.DataFrame], children: Sequence[Record] = ()) -> str:
     """One self-contained HTML file of a record; a demo's page holds its children's reports too."""
     script, bundle = f"{text('page.js')}{text('touch.js')}", _bundle()
+    layers = marks.on_one_page(Figure.from_plain(f) for r in (record, *children) for f in r.figures)
     return (
         environment()
         .get_template("page.html.j2")
         .render(
-            view=view.trial(record, tables),
+            view=view.trial(record, tables, layers),
             demo=summary.demo(record, children) if children and "scorecard" not in tables else None,
             card=summary.scorecard(record, tables, children) if "scorecard" in tables else None,
-            children=[view.trial(c, None) for c in children],
+            children=[view.trial(c, None, layers) for c in children],
             themes={"light": theme(), "dark": theme(dark=True)},
             style=text("page.css"),
             script=script,

@@ -13,7 +13,7 @@ from typing import Any
 from headlab.effects import Figure
 
 from . import marks, words
-from .marks import DASHES, NUMBER, SHAPES, TIP
+from .marks import NUMBER, TIP
 
 HEIGHT = 300
 """Height of the plot in pixels, without the lanes."""
@@ -32,8 +32,7 @@ def timeline(figure: Figure) -> Any:
     pixels = HEIGHT + LANE * len(bands) + (LANE if o.get("onsets") else 0)
     unit = (ends[1] - ends[0]) / HEIGHT
     domain = [ends[0], ends[0] + unit * pixels]
-    key = alt.Legend(**marks.legend(names)) if len(names) > 1 else None
-    colour = alt.Color("series:N", sort=names, scale=alt.Scale(domain=names), legend=key)
+    apart = marks.told_apart("series", names, o.get("layers", ()))
     small = min((x for x in looks if x > 0), default=1.0)
     span = [min(looks), max(looks)]
     scale = alt.Scale(type="symlog", constant=small, domain=span, nice=False, padding=10)
@@ -46,28 +45,22 @@ def timeline(figure: Figure) -> Any:
 
     whole_y = alt.Scale(domain=domain, nice=False)
     up = alt.Y("y:Q", title=o.get("y_title") or "y", scale=whole_y, axis=alt.Axis(format=NUMBER, values=_ticks(ends)))
-    base = alt.Chart(marks.data(rows)).encode(x=across("x"), color=colour)
+    base = alt.Chart(marks.data(rows)).encode(x=across("x"), color=apart["color"])
     tips = [
         "series:N",
         alt.Tooltip("x:Q", title="step", format=",d"),
         *(alt.Tooltip(f"{k}:Q", format=TIP) for k in ("y", "low", "high")),
     ]
-    dash = alt.StrokeDash(
-        "series:N", sort=names, scale=alt.Scale(domain=names, range=marks.cycle(DASHES, names)), legend=key
-    )
-    shape = alt.Shape(
-        "series:N", sort=names, scale=alt.Scale(domain=names, range=marks.cycle(SHAPES, names)), legend=key
-    )
     layers = [
         base.mark_area(style="series-band").encode(y=alt.Y("low:Q", scale=whole_y), y2="high:Q"),
-        base.mark_line(strokeWidth=1.2, opacity=0.7).encode(y=up, strokeDash=dash),
-        base.mark_point(filled=True, size=60, opacity=1).encode(y=up, shape=shape, tooltip=tips),
+        base.mark_line(strokeWidth=1.2, opacity=0.7).encode(y=up, strokeDash=apart["strokeDash"]),
+        base.mark_point(filled=True, size=60, opacity=1).encode(y=up, shape=apart["shape"], tooltip=tips),
         alt.Chart(marks.data([{"x": x} for x in looks]))
         .mark_tick(orient="vertical", size=9, thickness=1.5, style="null")
         .encode(
             x=across("x"), y=alt.value(pixels - 5), tooltip=[alt.Tooltip("x:Q", title="looked at step", format=",d")]
         ),
-        *_lanes(bands, names, ends[1], unit, _place(span, small), across),
+        *_lanes(bands, apart["color"], ends[1], unit, _place(span, small), across),
         *_onsets(o.get("onsets", ()), domain[1] - unit * LANE / 2, _place(span, small), across),
         *marks.threshold(o.get("threshold"), "y", ends),
     ]
@@ -82,7 +75,7 @@ def _place(span: Sequence[float], constant: float) -> Callable[[float], float]:
 
 def _lanes(
     bands: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
+    colour: Any,
     top: float,
     unit: float,
     place: Callable[[float], float],
@@ -110,7 +103,6 @@ def _lanes(
                 "said": f"{band['series']}: change {text}; possible from {band['low']:,.12g} to {band['high']:,.12g}",
             }
         )
-    colour = alt.Color("series:N", sort=list(names), scale=alt.Scale(domain=list(names)), legend=None)
     base = alt.Chart(marks.data(rows)).encode(color=colour, tooltip=alt.Tooltip("said:N", title="change"))
     height = {"y": alt.Y("bottom:Q"), "y2": "top:Q"}
     out = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from headlab.claims import Control, Ruling, Verdict, error_rates
@@ -12,7 +13,7 @@ from headlab.effects import Figure
 from headlab.reading.shown import csv_text
 from headlab.stats import Estimate
 
-from . import figures, heads, nulls, patterns, stills, words
+from . import figures, heads, marks, nulls, patterns, stills, words
 from .read import examples
 from .steps import steps
 
@@ -35,15 +36,19 @@ WORLDS = {"even": "even heads", "odd": "odd heads", "all": "all heads", "noop": 
 ROWS_INLINE = 300
 
 
-def trial(record: Record, tables: Mapping[str, pd.DataFrame] | None) -> dict[str, Any]:
-    """Everything that the page of one record shows; ``tables`` is None when only the record is at hand."""
+def trial(
+    record: Record, tables: Mapping[str, pd.DataFrame] | None, layers: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Everything that the page of one record shows; ``tables`` is None when only the record is at hand.  ``layers``: those
+    that series of the whole page are of, each with one colour; else the record's."""
     claim = (
         {"published": "", **record.claim} if record.claim else {}
     )  # a document leaves out what stands at its default
     given = [Figure.from_plain(f) for f in record.figures]
+    layers = marks.on_one_page(given) if layers is None else layers
     found = {f.name: nulls.null(f, record, tables or {}) for f in given}
     kept = {name: one for name, one in found.items() if one and (one.sets or tables is not None)}
-    drawn = [figure(f, record.id) | {"sets": kept[f.name].plain() if f.name in kept else None} for f in given]
+    drawn = [figure(f, record.id, layers) | {"sets": kept[f.name].plain() if f.name in kept else None} for f in given]
     binding = record.readings[0] if record.readings else None
     binds = bound(binding.verdict, claim) if binding else []
     was_read = examples(record.prompts.get("first", []))
@@ -249,9 +254,9 @@ def _simple(key: str, value: Any) -> bool:
     return key not in {"ok", "reason"} and not isinstance(value, Mapping)
 
 
-def figure(f: Figure, where: str) -> dict[str, Any]:
+def figure(f: Figure, where: str, layers: Sequence[int] = ()) -> dict[str, Any]:
     """A figure for the page: its specification, a still picture, its words and its data."""
-    specification = figures.spec(f)
+    specification = figures.spec(replace(f, options={**f.options, "layers": layers}))
     bare = {k: v for k, v in specification.items() if k not in {"config", "$schema"}}
     rows = _csv_rows(f)
     return {
