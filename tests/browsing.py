@@ -78,7 +78,7 @@ def opened(browser: Any, **how: Any) -> Iterator[Any]:
     made.complaints = complaints
     yield made
     context.close()
-    assert not complaints
+    assert not complaints, complaints
 
 
 def held(page: Any) -> None:

@@ -109,7 +109,7 @@ def test_not_a_number_never_reaches_a_page(by_kind: dict[str, Figure]) -> None:
 
 
 def test_bins_are_whole_and_cover_the_data() -> None:
-    extent, step = drawing._bins([-1.03, 1.07])
+    extent, step = marks.bins([-1.03, 1.07])
     assert extent[0] <= -1.03 and extent[1] >= 1.07
     assert 20 <= round((extent[1] - extent[0]) / step) <= 60
     assert all(abs(x / step - round(x / step)) < 1e-9 for x in extent)

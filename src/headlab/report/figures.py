@@ -6,7 +6,6 @@ Every series differs in dash and shape as well as in colour.
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -156,7 +155,7 @@ def _null(figure: Figure) -> Any:
 
     o, values = figure.options, _values(figure)
     observed, low, high = (marks.finite(o.get(k)) for k in ("observed", "low", "high"))
-    extent, step = _bins(marks.extent(*values, observed, low, high, o.get("threshold"), zero_one=False))
+    extent, step = marks.bins(marks.extent(*values, observed, low, high, o.get("threshold"), zero_one=False))
     x_title, sets = o.get("x_title") or "value", o.get("unit") or "matched random sets"
     bars = (
         alt.Chart(marks.data([{"value": r.get("value")} for r in figure.data]))
@@ -190,14 +189,6 @@ def _null(figure: Figure) -> Any:
         layers.append(extreme.mark_rect(style="beyond"))
         layers.extend(_observed(observed, low, high, str(o.get("label") or "observed"), extent))
     return alt.layer(*layers, *marks.threshold(o.get("threshold"), "x", extent)).properties(height=240)
-
-
-def _bins(extent: Sequence[float], about: int = 50) -> tuple[list[float], float]:
-    """The extent widened to 25 to 50 whole bins, and their width: 1, 2 or 5 times a power of ten."""
-    raw = (extent[1] - extent[0]) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
-    return [round(f(x / step) * step, 12) for f, x in zip((math.floor, math.ceil), extent, strict=True)], step
 
 
 def _observed(
@@ -264,7 +255,7 @@ def _estimates(figure: Figure) -> Any:
     labels, groups = (list(dict.fromkeys(r[k] for r in rows)) for k in ("label", "group"))
     extent = marks.extent(*(r.get(k) for r in rows for k in ("value", "low", "high")), o.get("threshold"))
     apart = marks.told_apart("group", groups, o.get("layers", ()))
-    step = alt.Step(max(16, 34 // max(1, len(groups)), *(13 * (1 + s.count("\n")) // len(groups) for s in labels)))
+    step = max(16, 34 // max(1, len(groups)), *(13 * (1 + s.count("\n")) // len(groups) for s in labels))
     base = alt.Chart(marks.data(rows)).encode(
         y=alt.Y(
             "label:N",
@@ -285,7 +276,8 @@ def _estimates(figure: Figure) -> Any:
         x=alt.X("value:Q", scale=scale), shape=apart["shape"]
     )
     extra = marks.threshold(o.get("threshold"), "x", extent)
-    return alt.layer(bars, points, *extra).properties(height=step)
+    high = marks.height(len(labels), step * len(groups) / (1 - 0.35), 0.35)
+    return alt.layer(bars, points, *extra).properties(height=high)
 
 
 def _folded(label: Any) -> str:
@@ -319,4 +311,4 @@ def _pairs(figure: Figure) -> Any:
         x=alt.X("median(value):Q", scale=scale), tooltip=["world:N", "median(value):Q"]
     )
     extra = marks.threshold(o.get("threshold"), "x", extent)
-    return alt.layer(dots, middle, *extra).properties(height=alt.Step(54))
+    return alt.layer(dots, middle, *extra).properties(height=marks.height(len(worlds), 54))

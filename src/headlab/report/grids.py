@@ -48,7 +48,8 @@ def heatmap(figure: Figure) -> Any:
         color=colour,
         tooltip=tips,
     )
-    return alt.layer(drawn).properties(height=alt.Step(round(0.75 * CELL)))
+    high = marks.height(len(panels), round(0.75 * CELL) * len(ys) / (1 - 0.18), 0.18)
+    return alt.layer(drawn).properties(height=high)
 
 
 def scatter(figure: Figure) -> Any:

@@ -53,6 +53,20 @@ def extent(*numbers: Any, zero_one: bool = True) -> list[float]:
     return [low - room, high + room]
 
 
+def bins(extent: Sequence[float], about: int = 50) -> tuple[list[float], float]:
+    """The extent widened to 25 to 50 whole bins, and their width: 1, 2 or 5 times a power of ten."""
+    raw = (extent[1] - extent[0]) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    return [round(f(x / step) * step, 12) for f, x in zip((math.floor, math.ceil), extent, strict=True)], step
+
+
+def height(lines: int, step: float, inner: float = 0.2) -> float:
+    """Of a plot with so many bands; ``inner`` is the share of a step between two.  In pixels: a height by steps, which is the
+    same, makes the chart library complain on the console."""
+    return step * (lines - inner + 0.4)
+
+
 def threshold(value: Any, axis: str, extent: Sequence[float]) -> list[Any]:
     """A dashed line at a threshold, named; ``axis`` is the axis that carries the threshold."""
     import altair as alt
