@@ -13,7 +13,7 @@ from headlab.effects import Figure
 from headlab.reading.shown import csv_text
 from headlab.stats import Estimate
 
-from . import figures, heads, marks, nulls, patterns, stills, words
+from . import dots, figures, heads, marks, nulls, patterns, stills, words
 from .read import examples
 from .steps import steps
 
@@ -218,15 +218,19 @@ def reading(r: Reading) -> dict[str, Any]:
 
 
 def comparison(readings: Sequence[Reading]) -> dict[str, list[dict[str, Any]]]:
-    """Every number of the readings, side by side: arm → rows, each with one cell per reading."""
-    arms: dict[str, dict[str, dict[str, Any]]] = {}
+    """Every number of the readings, side by side: arm → rows, each with one cell per reading and the dots of all."""
+    arms: dict[str, dict[str, tuple[str, list[Estimate | None]]]] = {}
     for i, r in enumerate(readings):
         for e in r.estimates:
-            row = arms.setdefault(e.arm, {}).setdefault(
-                e.name, {"name": e.name, "label": e.label, "cells": [None] * len(readings)}
-            )
-            row["cells"][i] = shown(e.estimate)
-    return {arm: list(rows.values()) for arm, rows in arms.items()}
+            _, found = arms.setdefault(e.arm, {}).setdefault(e.name, (e.label, [None] * len(readings)))
+            found[i] = words.estimate(e.estimate)
+    return {
+        arm: [
+            {"label": label, "cells": [e and shown(e) for e in found], "lane": dots.lane(found)}
+            for label, found in rows.values()
+        ]
+        for arm, rows in arms.items()
+    }
 
 
 def eligibility(data: Mapping[str, Any]) -> dict[str, Any] | None:
