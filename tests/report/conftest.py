@@ -69,8 +69,40 @@ def pairs_figure() -> Figure:
     return Figure("pairs", "pairs", "Pair by pair", "One dot per pair.", rows, {"threshold": 0})
 
 
+def heatmap_figure(panels: Sequence[str] = ("zero",)) -> Figure:
+    """Layers by heads, as many as a middling model has, below each other for each panel."""
+    rows = [
+        {"x": str(x), "y": f"L{y}", "value": 0.1 * x - 0.2 * y, "panel": panel}
+        for panel in panels
+        for y in range(5)
+        for x in range(16)
+    ]
+    options = {"x_title": "head", "y_title": "layer", "value_title": "lost"}
+    return Figure("heatmap", f"cells-{len(panels)}", "Head by head", "One cell a head.", tuple(rows), options)
+
+
+def scatter_figure() -> Figure:
+    rows = tuple({"x": 0.1 * i, "y": i % 3, "label": f"L{i % 2}H{i}", "group": f"layer {i % 2}"} for i in range(7))
+    return Figure(
+        "scatter", "dots", "Head against head", "One point a head.", rows, {"named": True, "x_title": "score"}
+    )
+
+
+def timeline_figure() -> Figure:
+    rows = [{"x": x, "y": y, "low": y - 0.1, "high": y + 0.1, "series": "layer 1"} for x, y in ((0, 0.1), (4000, 0.9))]
+    bands = [{"series": "layer 1", "low": 0, "high": 4000, "from": 1000, "to": 2000}]
+    options = {"threshold": 0.5, "onsets": [{"x": 1000, "label": "loss falls"}], "bands": bands}
+    return Figure("timeline", "steps", "Step by step", "Looks at checkpoints.", tuple(rows), options)
+
+
 def every_figure() -> list[Figure]:
     return [null_figure(), curve_figure(), estimates_figure(), pairs_figure()]
+
+
+def every_kind() -> list[Figure]:
+    """One of each kind that there is, and a table of cells in several panels."""
+    more = [heatmap_figure(), heatmap_figure(("zero", "mean", "patch")), scatter_figure(), timeline_figure()]
+    return [*every_figure(), *more]
 
 
 def tables() -> dict[str, pd.DataFrame]:
@@ -160,6 +192,11 @@ def make_record() -> Callable[..., Record]:
 @pytest.fixture
 def figures() -> list[Figure]:
     return every_figure()
+
+
+@pytest.fixture
+def kinds() -> list[Figure]:
+    return every_kind()
 
 
 @pytest.fixture

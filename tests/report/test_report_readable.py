@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import pytest
 
 from browsing import accessible, chromium, held, opened, sync
 from headlab import report
+from headlab.effects import Figure
 from headlab.report import dots, view
 from headlab.stats import Estimate
 from headlab.store import Record
@@ -105,3 +106,27 @@ def test_dots_on_a_narrow_screen_and_on_paper(browser: Any, file: Path, scripts:
         if scripts:
             page.emulate_media(media="screen")
             accessible(page)
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_labels_of_every_kind_of_figure_can_be_read(
+    browser: Any, make_record: MakeRecord, kinds: list[Figure], tmp_path: Path, scripts: bool
+) -> None:
+    """At least ten pixels at 420, in a report and in a trial within it, drawn live and still; no chart complains."""
+    assert {f.kind for f in kinds} == set(get_args(get_type_hints(Figure)["kind"]))
+    made = make_record(figures=[f.plain() for f in kinds])
+    child = make_record("child-1", figures=[f.plain() for f in kinds])
+    path = tmp_path / "report.html"
+    path.write_text(report.page(made, {}, [child]), encoding="utf-8")
+    with opened(browser, java_script_enabled=scripts) as page:
+        page.goto(path.as_uri())
+        page.locator(".child > summary").click()
+        page.set_viewport_size({"width": 420, "height": 900})
+        figures = page.locator("figure.chart")
+        assert figures.count() == 2 * len(kinds)
+        for figure in figures.all():
+            figure.scroll_into_view_if_needed()
+            sync.expect(figure.locator(".live svg" if scripts else "img.still")).to_be_visible()
+        held(page)
+        page.emulate_media(media="print")
+        assert figures.first.locator("img.still").is_visible()
