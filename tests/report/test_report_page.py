@@ -18,6 +18,7 @@ import pytest
 
 from headlab import report
 from headlab.claims import Control
+from headlab.effects import Figure
 from headlab.report import view, words
 from headlab.stats import Estimate
 from headlab.store import Record
@@ -78,6 +79,34 @@ def test_nothing_is_fetched(good_page: str) -> None:
     style = re.search(r"<style>(.*?)</style>", good_page, re.S)
     assert style and "url(" not in style[1] and "@import" not in style[1]
     assert "https://example.org/paper" in page.text  # a citation stays plain text
+
+
+def test_a_page_is_small_and_says_what_it_has(
+    good_page: str, make_record: MakeRecord, frames: Frames, kinds: list[Figure]
+) -> None:
+    """At most 1.2 MB, with a figure of every kind, 999 sets of 16 heads behind the null, and 300 pairs; a number that is not
+    there is undefined or not measured, never "not read": in whole pages, unfinished ones, void ones and ones without tables."""
+    null, values = kinds[0].plain(), [0.001 * i for i in range(999)]
+    heads = [" ".join(f"L1H{(i + 3 * k) % 32}" for k in range(16)) for i in range(999)]
+    of = {"of": {"table": "matched", "column": "contrast", "where": {}}}
+    drawn = {"data": [{"value": v} for v in values], "options": {**null["options"], **of}}
+    matched = pd.DataFrame({"heads": heads, "contrast": values})
+    one = frames["effects"]
+    many = pd.concat([one.assign(pair=one["pair"] + 11 * k) for k in range(40)], ignore_index=True)
+    every = make_record(figures=[{**null, **drawn}, *(f.plain() for f in kinds[1:])])
+    large = report.page(every, {**frames, "effects": many, "matched": matched})
+    assert "L1: 0 3 6 9" in large and "Show 300 of 440 pairs" in large
+    unread = frames["effects"].assign(parsed=False, edited_text=None)
+    pages = [
+        good_page,
+        large,
+        report.page(make_record(noop=False), {**frames, "effects": unread}),
+        report.page(make_record(status="interrupted", readings=[], figures=[]), {}),
+        report.page(make_record(), {}, [make_record("child-1", even=20)]),
+    ]
+    for html in pages:
+        assert len(html.encode()) <= 1_200_000
+        assert "not read" not in html.lower()
 
 
 def test_only_our_scripts_may_run(good_page: str) -> None:
@@ -246,6 +275,9 @@ def test_a_control_that_binds_nothing_voids_nothing(make_record: MakeRecord) -> 
         assert rows == [("failed", "no-op")] * (not noop) + [
             ("idle", "odd-one"), ("passed", "patch-all"), *named, ("idle", "even-one")
         ]  # fmt: skip
+        assert (
+            html.count('<td data-label="Result"><div><b') == 4
+        )  # one cell on a narrow screen, the mark beside the result
         assert text.count("✗ failed binds nothing") == text.count("✓ passed binds nothing") == 1
     assert "binds nothing" not in Page(report.page(make_record(), {})).text
     verdict = make_record(noop=False).readings[0].verdict
