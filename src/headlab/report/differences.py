@@ -115,13 +115,9 @@ def _numbers(first: Record, second: Record) -> list[Number]:
 
 
 def _apart(one: NamedEstimate | None, two: NamedEstimate | None) -> bool:
-    if one is None or two is None:
-        return False
-    a, b = (words.estimate(x.estimate) for x in (one, two))
-    if a.low is None or a.high is None or b.low is None or b.high is None:
-        return False
-    wide = a.low < a.high and b.low < b.high  # what is exact has no width
-    return wide and (a.high < b.low or b.high < a.low)
+    told = [words.estimate(x.estimate) for x in (one, two) if x is not None]
+    wide = [(e.low, e.high) for e in told if e.low is not None and e.high is not None and e.low < e.high]
+    return len(wide) == 2 and max(low for low, _ in wide) > min(high for _, high in wide)  # what is exact has no width
 
 
 def page(found: Differences) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from headlab.effects import Figure
-from headlab.reading.shown import clean, cleaned
+from headlab.reading.shown import clean, cleaned, csv_text
 
 from . import grids, marks, timeline, words
 from .marks import NUMBER, TIP
@@ -73,6 +73,13 @@ def png(specification: Mapping[str, Any], *, titled: bool = True, width: int = W
     import vl_convert
 
     return vl_convert.vegalite_to_png(_fixed(specification, titled, width), scale=scale, **_offline())
+
+
+def csv(figure: Figure) -> str:
+    """The rows of a figure."""
+    import pandas as pd
+
+    return csv_text(pd.DataFrame([dict(r) for r in figure.data]))
 
 
 def describe(figure: Figure) -> str:

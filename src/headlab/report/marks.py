@@ -91,24 +91,20 @@ def told_apart(field: str, names: Sequence[str], layers: Sequence[int] = ()) -> 
     """Colour, dash and shape of every series, under one key; a series of one of the page's ``layers`` has that layer's colour."""
     import altair as alt
 
-    domain = placed(names, layers)
-    columns = 1 if max(map(len, names), default=0) > 22 else 2 if len(names) in (2, 4) else 3
-    own = {"values": list(names)} if domain != [*names] else {}
-    key = (
-        alt.Legend(orient="bottom", columns=columns, title=None, symbolDash=[1, 0], symbolStrokeWidth=0, **own)
-        if len(names) > 1
-        else None
-    )
+    domain, key = placed(names, layers), None
     ranks = [names.index(name) if name in names else 0 for name in domain]
-
-    def scale(given: Sequence[Any]) -> Any:
-        return alt.Scale(domain=domain, range=[given[n % len(given)] for n in ranks])
-
+    dashes, shapes = ([given[n % len(given)] for n in ranks] for given in (DASHES, SHAPES))
+    if len(names) > 1:
+        columns = 1 if max(map(len, names)) > 22 else 2 if len(names) in (2, 4) else 3
+        values = alt.Undefined if domain == [*names] else list(names)
+        key = alt.Legend(
+            orient="bottom", columns=columns, title=None, symbolDash=[1, 0], symbolStrokeWidth=0, values=values
+        )
     by: dict[str, Any] = {"shorthand": f"{field}:N", "sort": list(names), "legend": key}
     return {
         "color": alt.Color(scale=alt.Scale(domain=domain), **by),
-        "strokeDash": alt.StrokeDash(scale=scale(DASHES), **by),
-        "shape": alt.Shape(scale=scale(SHAPES), **by),
+        "strokeDash": alt.StrokeDash(scale=alt.Scale(domain=domain, range=dashes), **by),
+        "shape": alt.Shape(scale=alt.Scale(domain=domain, range=shapes), **by),
     }
 
 
@@ -127,13 +123,12 @@ def on_one_page(figures: Iterable[Figure]) -> list[int]:
 def placed(names: Sequence[str], layers: Sequence[int]) -> list[str]:
     """The series where their colours stand among those of the theme, which are dealt out in turn: a series of a layer where
     the page has that layer, the others after the page's layers; words that no series has fill the places between."""
-    own = {name: layers.index(at) for name in names if (at := layer(name)) is not None and at in layers}
+    own = {name: layers.index(one) for name in names if (one := layer(name)) is not None and one in layers}
     if not own:
         return [*names]
     at: dict[int, str] = {}
-    free = len(layers)
     for name in names:
-        place = own.get(name, free)
+        place = own.get(name, len(layers))
         while place in at:
             place += COLOURS if name in own else 1
         at[place] = name

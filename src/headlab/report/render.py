@@ -99,8 +99,6 @@ def save(
 
 
 def _figure_files(figure: Figure, formats: Sequence[str]) -> dict[str, bytes]:
-    import pandas as pd
-
     stem = "figure-" + "".join(c if c.isalnum() or c in "-_." else "-" for c in figure.name)
     files: dict[str, bytes] = {}
     if {"png", "svg"} & set(formats):
@@ -110,7 +108,7 @@ def _figure_files(figure: Figure, formats: Sequence[str]) -> dict[str, bytes]:
         if "svg" in formats:
             files[f"{stem}.svg"] = figures.svg(specification).encode()
     if "csv" in formats:
-        files[f"{stem}.csv"] = csv_text(pd.DataFrame([dict(r) for r in figure.data])).encode()
+        files[f"{stem}.csv"] = figures.csv(figure).encode()
     return files
 
 
@@ -139,8 +137,7 @@ def _bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, from the files that vl-convert carries: what the page unpacks and runs."""
     import vl_convert
 
-    code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=figures.vegalite_version())
-    return code
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=figures.vegalite_version())
 
 
 @cache

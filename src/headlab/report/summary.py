@@ -96,7 +96,7 @@ def outcomes(children: Sequence[Record]) -> str:
 
 def _row(child: Record, protocols: Sequence[str], statistics: Sequence[str]) -> dict[str, Any]:
     by_protocol = {r.protocol: r for r in child.readings}
-    rulings = view.rulings_by_statistic(child.readings[0].verdict) if child.readings else {}
+    rulings = {r.prediction.statistic: r for r in child.readings[0].verdict.rulings} if child.readings else {}
     return {
         "id": child.id,
         "model": child.tried_on,

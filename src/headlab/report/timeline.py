@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headlab.effects import Figure
 
 from . import marks, words
 from .marks import NUMBER, TIP
+
+if TYPE_CHECKING:
+    import altair as alt
 
 HEIGHT = 300
 """Height of the plot in pixels, without the lanes."""
@@ -40,7 +43,7 @@ def timeline(figure: Figure) -> Any:
     # a count below the number of values would thin them out
     axis = alt.Axis(grid=False, values=written, tickCount=len(written) + 1, format=",d", labelOverlap=False)
 
-    def across(field: str) -> Any:  # the same axis for every layer: one that says less would win the merge
+    def across(field: str) -> alt.X:  # the same axis for every layer: one that says less would win the merge
         return alt.X(f"{field}:Q", title=o.get("x_title") or "step", scale=scale, axis=axis)
 
     whole_y = alt.Scale(domain=domain, nice=False)
@@ -75,11 +78,11 @@ def _place(span: Sequence[float], constant: float) -> Callable[[float], float]:
 
 def _lanes(
     bands: Sequence[Mapping[str, Any]],
-    colour: Any,
+    colour: alt.Color,
     top: float,
     unit: float,
     place: Callable[[float], float],
-    across: Callable[[str], Any],
+    across: Callable[[str], alt.X],
 ) -> list[Any]:
     """A bar for each change: pale from the first to the last possible gap, strong at the likeliest."""
     import altair as alt
@@ -121,7 +124,7 @@ def _lanes(
 
 
 def _onsets(
-    onsets: Sequence[Mapping[str, Any]], height: float, place: Callable[[float], float], across: Callable[[str], Any]
+    onsets: Sequence[Mapping[str, Any]], height: float, place: Callable[[float], float], across: Callable[[str], alt.X]
 ) -> list[Any]:
     """A dashed rule at each recorded onset, named at its upper end."""
     import altair as alt

@@ -250,19 +250,17 @@ def eligibility(data: Mapping[str, Any]) -> dict[str, Any] | None:
             }
             for name, one in by.items()
         ],
-        "rest": [(k.replace("_", " "), words.plain(v)) for k, v in data.items() if _simple(k, v)],
+        "rest": [
+            (k.replace("_", " "), words.plain(v))
+            for k, v in data.items()
+            if k not in {"ok", "reason"} and not isinstance(v, Mapping)
+        ],
     }
-
-
-def _simple(key: str, value: Any) -> bool:
-    return key not in {"ok", "reason"} and not isinstance(value, Mapping)
 
 
 def figure(f: Figure, where: str, layers: Sequence[int] = ()) -> dict[str, Any]:
     """A figure for the page: its specification, a still picture, its words and its data."""
     specification = figures.spec(replace(f, options={**f.options, "layers": layers}))
-    bare = {k: v for k, v in specification.items() if k not in {"config", "$schema"}}
-    rows = _csv_rows(f)
     return {
         "id": f"{where}-{f.name}".replace(" ", "-"),
         "kind": f.kind,
@@ -271,17 +269,11 @@ def figure(f: Figure, where: str, layers: Sequence[int] = ()) -> dict[str, Any]:
         "caption": f.caption,
         "alt": f"{f.title}. {figures.describe(f)}",
         "words": figures.beside(f),
-        "spec": bare,
+        "spec": {k: v for k, v in specification.items() if k not in {"config", "$schema"}},
         "still": stills.still(specification),
         "steps": steps(f),
-        "csv": data_link(csv_text(rows)),
+        "csv": data_link(figures.csv(f)),
     }
-
-
-def _csv_rows(f: Figure) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame([dict(r) for r in f.data])
 
 
 def data_link(csv: str) -> str:
@@ -293,44 +285,48 @@ def null_words(null: Mapping[str, Any] | None, binding: Reading | None) -> str:
     """The null figure's sentence, with p as it was ruled."""
     if null is None:
         return ""
-    ranks = (
-        [r for r in binding.verdict.rulings if r.prediction.op == "rank<"] if binding and binding.verdict.ruled else []
-    )
+    rulings = binding.verdict.rulings if binding and binding.verdict.ruled else ()
+    ranks = [r for r in rulings if r.prediction.op == "rank<"]
     which = (lambda r: f"{r.prediction.words or r.prediction.statistic}: ") if len(ranks) > 1 else (lambda _: "")
     said = [f"{which(r)}{words.chance(r.value, r.low, r.high)}, {r.outcome}" for r in ranks if r.value is not None]
     return " ".join([null["words"], *(f"{s}." for s in said)])
 
 
 def prompt_rows(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any] | None:
-    """One row per pair: clean, corrupted, and the binding reading's named worlds (even, odd, all, no-op)."""
+    """One row for each pair: clean, corrupted, and the binding reading's named worlds (even, odd, all, no-op); or for each word
+    problem: the answer in the baseline and in the first worlds of the table."""
     effects = tables.get("effects")
-    if effects is None or effects.empty:
+    if effects is None or effects.empty or not ("pair" in effects or {"problem_id", "text"} <= {*effects}):
         return None
-    if "pair" not in effects:
-        return _problem_rows(effects, record) if {"problem_id", "text"} <= set(effects.columns) else None
-    rows, named = _named_rows(effects, tables.get("worlds"), record)
-    if not named or rows.duplicated(["pair", "world"]).any():  # several layers or labellings: no one row for a pair
-        return None
-    by_world = {world: rows[rows["world"] == world].set_index("pair") for world in named}
-    first = next(iter(by_world.values()))
-    pairs = list(first.index)
-    lines = []
-    for pair in pairs[:ROWS_INLINE]:
-        row = first.loc[pair]
-        cells = [_readout(row, "clean"), _readout(row, "corrupted")]
-        cells += [
-            _readout(t.loc[pair], "edited", graded=True) if pair in t.index else {"text": "–", "logits": "", "mark": ""}
-            for t in by_world.values()
-        ]
-        lines.append({"pair": str(row.get("pair_id", pair)), "cells": cells})
+    key, before = ("pair", ["clean", "corrupted"]) if "pair" in effects else ("problem_id", [])
+    rows: Any
+    if before:
+        rows, named = _named_rows(effects, tables.get("worlds"), record)
+        if not named or rows.duplicated([key, "world"]).any():  # several layers or labellings: no one row for a pair
+            return None
+    else:
+        named = {w: w for w in sorted(dict.fromkeys(effects["world"]), key=lambda w: w != "baseline")[:4]}
+        rows = effects[effects["world"].isin(named)].assign(edited_text=effects["text"])
+    first, *by_world = (
+        t.drop_duplicates(key).set_index(key) for t in (rows, *(rows[rows["world"] == w] for w in named))
+    )
+    empty = {"text": "–", "logits": "", "mark": ""}
+    lines = [
+        {
+            "pair": str(row.get("pair_id", item)),
+            "cells": [_readout(row, run) for run in before]
+            + [_readout(t.loc[item], "edited", graded=True) if item in t.index else empty for t in by_world],
+        }
+        for item, row in first[:ROWS_INLINE].iterrows()
+    ]
     return {
-        "heads": ["clean", "corrupted", *named.values()],
+        "heads": [*before, *named.values()],
         "lines": lines,
-        "total_pairs": len(pairs),
+        "total_pairs": len(first),
         "total_rows": len(effects),
-        "csv": data_link(csv_text(rows.loc[rows["pair"].isin(pairs[:ROWS_INLINE])])),
+        "csv": data_link(csv_text(rows[rows[key].isin(first.index[:ROWS_INLINE])])),
         "sql": f"select * from effects where run_id = '{record.id}'",
-        "unit": "pair",
+        "unit": "pair" if before else "problem",
     }
 
 
@@ -339,35 +335,7 @@ def _unit(record: Record) -> str:
     return "problems" if (record.claim or {}).get("task", {}).get("name") == "word-problems" else "pairs"
 
 
-def _problem_rows(effects: pd.DataFrame, record: Record) -> dict[str, Any]:
-    """One row per word problem: the answer in the baseline and in the first worlds of the table."""
-    worlds = list(dict.fromkeys(effects["world"]))
-    named = sorted(worlds, key=lambda w: w != "baseline")[:4]
-    rows: Any = effects[effects["world"].isin(named)].assign(edited_text=effects["text"])
-    shown = list(dict.fromkeys(rows["problem_id"]))[:ROWS_INLINE]
-    answers = {w: rows[rows["world"] == w].drop_duplicates("problem_id").set_index("problem_id") for w in named}
-    empty = {"text": "–", "logits": "", "mark": ""}
-    lines = [
-        {
-            "pair": str(p),
-            "cells": [_readout(t.loc[p], "edited", graded=True) if p in t.index else empty for t in answers.values()],
-        }
-        for p in shown
-    ]
-    return {
-        "heads": named,
-        "lines": lines,
-        "total_pairs": effects["problem_id"].nunique(),
-        "total_rows": len(effects),
-        "csv": data_link(csv_text(rows[rows["problem_id"].isin(shown)])),
-        "sql": f"select * from effects where run_id = '{record.id}'",
-        "unit": "problem",
-    }
-
-
-def _named_rows(
-    effects: pd.DataFrame, worlds: pd.DataFrame | None, record: Record
-) -> tuple[pd.DataFrame, dict[str, str]]:
+def _named_rows(effects: pd.DataFrame, worlds: pd.DataFrame | None, record: Record) -> tuple[Any, dict[str, str]]:
     """The effects of the binding protocol's first arm in the named worlds, and each world's label."""
     rows: Any = effects
     for column, wanted in (("protocol", record.readings[0].protocol if record.readings else None), ("arm", "z")):
@@ -428,11 +396,6 @@ def seeds(record: Record) -> list[tuple[str, str]]:
     """Every seed that the record names."""
     rows = [*words.flat({"claim": record.claim or {}}), *words.flat({"settings": record.settings})]
     return [(k, v) for k, v in rows if k.rsplit(".", 1)[-1].endswith(("seed", "seeds"))]
-
-
-def rulings_by_statistic(v: Verdict) -> dict[str, Ruling]:
-    """The rulings of a verdict by the statistic that they rule on."""
-    return {r.prediction.statistic: r for r in v.rulings}
 
 
 def unique(names: Sequence[str]) -> list[str]:
