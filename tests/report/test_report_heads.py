@@ -276,11 +276,16 @@ def test_the_null_is_brushed_and_heads_are_asked(browser: Any, file: Path) -> No
             f"{inside} of {len(values)} sets lie here. Heads most often in them: L1H"
         )
         expect(figure.locator(".sets tbody tr:visible")).to_have_count(inside)
+        said = re.findall(r"(L1H\d) \(\d+\)", figure.locator(".brushed").inner_text())
+        outlined = page.locator("a.head.often")
+        names = outlined.evaluate_all("links => links.map((a) => a.hash.split('-').pop())")
+        assert len(said) == 6 and sorted(said) == names and page.locator(".often-key").is_visible()
         expect(figure.locator(".live svg .brush_brush path")).to_have_count(1)
         held(page)
         expect(figure.locator(".brushed")).to_contain_text(f"{inside} of")  # a chart drawn anew keeps what was typed
         figure.get_by_role("button", name="All").click()
         expect(figure.locator(".sets tbody tr:visible")).to_have_count(len(values))
+        assert outlined.count() == 0 and not page.locator(".often-key").is_visible()
         plot = figure.locator(".live svg").bounding_box()
         page.mouse.move(plot["x"] + 0.5 * plot["width"], plot["y"] + 0.5 * plot["height"])
         page.mouse.down()

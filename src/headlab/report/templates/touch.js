@@ -8,6 +8,13 @@
     return heads ? heads.split(" ").map((h) => `${layer}H${h}`) : [];
   });
 
+  // While a null is brushed, the heads most often in its sets are outlined in the grid, in the null's colour.
+  const outline = (heads) => document.querySelectorAll("section.heads").forEach((part) => {
+    const links = [...part.querySelectorAll("a.head")];
+    links.forEach((link) => link.classList.toggle("often", heads.includes(link.hash.split("-").pop())));
+    part.querySelector(".often-key").hidden = !links.some((link) => link.classList.contains("often"));
+  });
+
   for (const sets of document.querySelectorAll(".sets")) {
     const figure = sets.closest("figure");
     const [box, from, to, said] = [".brush", ".from", ".to", ".brushed"].map((c) => sets.querySelector(c));
@@ -23,8 +30,9 @@
       const here = rows.filter((r) => (r.row.hidden = !(r.value >= low && r.value <= high)) === false);
       const often = new Map();
       here.forEach((r) => r.heads.forEach((h) => often.set(h, (often.get(h) || 0) + 1)));
-      const most = [...often].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([h, n]) => `${h} (${n})`);
-      const every = here.length === rows.length;
+      const every = here.length === rows.length, top = [...often].sort((a, b) => b[1] - a[1]).slice(0, 6);
+      const most = top.map(([h, n]) => `${h} (${n})`);
+      outline(every ? [] : top.map(([h]) => h));
       said.textContent = every ? "" : `${here.length} of ${rows.length} ${sets.dataset.unit} lie here.${most.length ? ` Heads most often in them: ${most.join(", ")}.` : ""}`;
       return every;
     };
@@ -214,7 +222,7 @@
         const row = rowOf(link), named = row.cells[first].textContent === "yes", value = values[i];
         const step = most ? Math.sign(value) * Math.round((4 * Math.abs(value)) / most) : 0;
         const known = Number.isFinite(value);
-        link.className = `head ${!known ? "none" : step ? `${step > 0 ? "more" : "less"}-${Math.abs(step)}` : "same"}${named ? " named" : ""}`;
+        link.className = `head ${!known ? "none" : step ? `${step > 0 ? "more" : "less"}-${Math.abs(step)}` : "same"}${named ? " named" : ""}${link.classList.contains("often") ? " often" : ""}`;
         link.textContent = known ? String(Number(value.toPrecision(2))) : "";
         link.setAttribute("aria-label", `${row.cells[0].textContent}${named ? ", named" : ""}${known ? `, ${columns[shade]} ${row.cells[first + shade].textContent}` : ""}`);
       });
