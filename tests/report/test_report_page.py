@@ -283,6 +283,11 @@ def test_a_control_that_binds_nothing_voids_nothing(make_record: MakeRecord) -> 
     verdict = make_record(noop=False).readings[0].verdict
     assert [c.name for c in view.bound(verdict, {"waive": ["patch-all"]})] == ["no-op"]
     assert [c.name for c in view.bound(verdict, {})] == ["patch-all", "no-op"]
+    cells = [c.model_copy(update={"name": f"{c.name} [a]", "passed": True}) for c in verdict.controls]
+    told = [*verdict.controls, *cells, odd.model_copy(update={"name": "whole [b]"})]
+    over = verdict.model_copy(update={"controls": tuple(told)})
+    bound = view.bound(over, {"waive": ["patch-all"]})
+    assert [c.name for c in bound] == ["no-op", "no-op [a]"]  # what failed in another cell is not what made this void
 
 
 def test_rows_and_figures_as_csv(good_page: str, frames: Frames, make_record: MakeRecord) -> None:

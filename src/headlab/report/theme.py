@@ -16,5 +16,5 @@ LIGHT, DARK = _HELD["light"], _HELD["dark"]
 
 def theme(dark: bool = False) -> dict[str, Any]:
     """The look of every mark, as a Vega-Lite config."""
-    colours, look = DARK if dark else LIGHT, json.dumps(_HELD["look"])
-    return json.loads(look, object_hook=lambda o: {k: colours[v[1:]] if str(v)[:1] == "@" else v for k, v in o.items()})
+    own, look = DARK if dark else LIGHT, json.dumps(_HELD["look"])
+    return json.loads(look, object_hook=lambda o: {k: own[v[1:]] if str(v)[:1] == "@" else v for k, v in o.items()})

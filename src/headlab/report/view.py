@@ -125,12 +125,13 @@ def facts(record: Record) -> list[tuple[str, str]]:
 
 
 def bound(v: Verdict, claim: Mapping[str, Any]) -> list[Control]:
-    """The controls that bind: those that a claim of the docket names, all that a document does not waive.  One that failed
-    binds where the trial is void."""
-    named = (
-        claim.get("controls", ()) if "experiment" in claim else {c.name for c in v.controls} - {*claim.get("waive", ())}
-    )
-    return [c for c in v.controls if c.name in named and (c.passed or v.outcome == "void")]
+    """The controls that bind: those that a claim of the docket names, all that a document does not waive (in no cell).  Of
+    those that failed, the ones that made the trial void: those that its sentence names, if any."""
+    left = {c.name for c in v.controls if c.name.split(" [")[0] not in claim.get("waive", ())}
+    named = claim.get("controls", ()) if "experiment" in claim else left
+    failed = {c.name for c in v.failed} if v.outcome == "void" else set()
+    failed = {name for name in failed if f"control {name!r} failed" in v.sentence} or failed & {*named}
+    return [c for c in v.controls if c.name in (named if c.passed else failed)]
 
 
 def verdict(v: Verdict, binds: Sequence[Control]) -> dict[str, Any]:
@@ -154,14 +155,14 @@ def verdict(v: Verdict, binds: Sequence[Control]) -> dict[str, Any]:
 
 def clause(v: Verdict, failed: Sequence[Control]) -> str:
     """The verdict in one clause: what was said where it turns on one prediction, else on how many, else how its sentence begins."""
-    n, those = len(v.rulings), [r.prediction for r in v.rulings if r.outcome == v.outcome]
+    n = len(v.rulings)
+    those = [r.prediction.words or r.prediction.statistic for r in v.rulings if r.outcome == v.outcome]
     if v.outcome == "void" and failed:
         said = f"the control {failed[0].name} failed" if len(failed) == 1 else f"{len(failed)} controls failed"
     elif v.outcome == "upheld" and len(those) == n > 1:
         said = f"all {n} predictions hold"
     elif v.ruled and len(those) == 1 and (v.outcome != "upheld" or n == 1):
-        how = {"refuted": "it is not so that ", "undecided": "it stays open whether "}.get(v.outcome, "")
-        said = how + (those[0].words or those[0].statistic)
+        said = {"refuted": "it is not so that ", "undecided": "it stays open whether "}.get(v.outcome, "") + those[0]
     elif v.ruled and those and v.outcome != "upheld":
         said = f"{len(those)} of {n} predictions {'do not hold' if v.outcome == 'refuted' else 'stay open'}"
     else:
@@ -222,12 +223,11 @@ def comparison(readings: Sequence[Reading]) -> dict[str, list[dict[str, Any]]]:
     arms: dict[str, dict[str, tuple[str, list[Estimate | None]]]] = {}
     for i, r in enumerate(readings):
         for e in r.estimates:
-            _, found = arms.setdefault(e.arm, {}).setdefault(e.name, (e.label, [None] * len(readings)))
-            found[i] = words.estimate(e.estimate)
+            row = arms.setdefault(e.arm, {}).setdefault(e.name, (e.label, [None] * len(readings)))
+            row[1][i] = words.estimate(e.estimate)
     return {
         arm: [
-            {"label": label, "cells": [e and shown(e) for e in found], "lane": dots.lane(found)}
-            for label, found in rows.values()
+            {"label": said, "cells": [e and shown(e) for e in es], "lane": dots.lane(es)} for said, es in rows.values()
         ]
         for arm, rows in arms.items()
     }
