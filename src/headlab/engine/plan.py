@@ -381,13 +381,7 @@ def _cuts(
 
 
 def _name(
-    length: int,
-    rows: Product,
-    cuts: Sequence[Batch],
-    asked: Sequence[str],
-    hashes: Sequence[str],
-    among: str,
-    tag: str,
+    length: int, rows: Product, cuts: Sequence[Batch], asked: Sequence[str], hashes: Sequence[str], among: str, tag: str
 ) -> str:
     """A name that no other rows, not these rows in other batches, and not these rows among other pairs have: means and
     donors are taken over all pairs of the sweep (``among``: the hash of them all).
