@@ -38,8 +38,7 @@ Facts = dict[str, Any]
 CANNOT = (RuntimeError, LookupError, TypeError, AttributeError, ValueError, AssertionError, NotImplementedError)
 """What a family's own code may raise when something that it does not bear is tried on it."""
 
-ABILITIES = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow", "can_end")
-"""What a Lab says of the steps that save work."""
+ABILITIES = ("can_skip", "can_resume", "can_reuse", "can_add", "can_narrow", "can_end")  # steps that save work
 
 _WITHOUT_INTERFACE = "does not route its attention through transformers' AttentionInterface"
 

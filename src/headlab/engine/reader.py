@@ -251,8 +251,9 @@ class Reader:
         inside = {n: _inside(at, span) for n, span in spans.items()}
         losses = [n for n, kind in told.items() if kind == "loss"]
         total = {n: torch.zeros(len(ids), dtype=torch.float64, device=ids.device) for n in told}
-        for n in losses if before is not None and start > 0 else ():
-            total[n] += (before[prompts, :start] * inside[n][:, :start]).sum(1)
+        if losses and before is not None and start > 0:
+            for n in losses:
+                total[n] += (before[prompts, :start] * inside[n][:, :start]).sum(1)
         for rows, a, b in self._blocks(len(ids), first, length - 1):
             logits, each = edited(rows, a, b), {}
             if unedited is not None:
