@@ -222,7 +222,7 @@ def sweep_shards() -> list[Any]:
 
 def test_what_cannot_be_asked() -> None:
     for options, told in (
-        ({"engine": "rey"}, "no engine 'rey'; expected one of here, ray"),
+        ({"engine": "rey"}, "no engine 'rey'; did you mean ray. expected one of here, ray"),
         ({"workers": 2}, "--workers and --ray-address go with --engine ray"),
         ({"engine": "ray", "workers": 0}, "workers is 0; expected a whole number of at least 1"),
         ({"engine": sweep, "workers": 2}, "this one has its own"),

@@ -101,7 +101,7 @@ class Text:
                 shown[-1] = f"… {len(self.tokens)} tokens"
                 break
         best = self.next().itertuples(index=False)
-        rows = [f"<tr><td><code>{escape(clean(t[:60]))}</code></td><td>{p:.3f}</td></tr>" for t, p, _ in best]
+        rows = [f"<tr><td><code>{escape(clean(t[:60]))}</code></td><td>{p:.3g}</td></tr>" for t, p, _ in best]
         return f"<p>{' '.join(shown)}</p><table><tr><th>next</th><th>probability</th></tr>{''.join(rows)}</table>"
 
 
