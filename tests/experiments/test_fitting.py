@@ -166,7 +166,7 @@ def test_run_takes_what_trial_takes(tmp_path, capsys) -> None:
     for name in ("run", "trial"):
         for slug in experiments.slugs():
             assert main([name, slug, "--model", "./no-such-folder", "--store", str(tmp_path)]) == 2
-            assert "at ./no-such-folder" in capsys.readouterr().err, slug
+            assert "at './no-such-folder'" in capsys.readouterr().err, slug
     assert {"null-rates", "scorecard", *ALL} <= set(experiments.slugs())
 
 
