@@ -89,7 +89,7 @@ def test_a_text_shows_itself_in_a_notebook() -> None:
     lab = tiny.lab("llama")
     text = headlab.read(lab, TEXT)
     shown = text._repr_html_()
-    assert shown.count("<code") == len(text.tokens) + 5 and f"{text.next(1)['probability'][0]:.3f}" in shown
+    assert shown.count("<code") == len(text.tokens) + 5 and f"{text.next(1)['probability'][0]:.3g}" in shown
     for tokens in (("<script>x</script>", '"&\x1b[2J', "a\u202eb"), ("<b>" * 20_000,), ("<&>",) * 50_000):
         hostile = replace(text, tokens=tokens)._repr_html_()
         assert "<script" not in hostile and "<b>" not in hostile and "\x1b" not in hostile
