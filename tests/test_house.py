@@ -10,7 +10,7 @@ import pytest
 import house
 
 CEILINGS = {
-    "lines": 69_218,
+    "lines": 69_110,
     "median file": 150,
     "over 200 in experiments": 24,
     "over 300": 34,

@@ -67,5 +67,5 @@ def test_holm_over_the_rows_that_rank_something() -> None:
 
 
 def test_an_unknown_experiment_is_refused(tmp_path) -> None:
-    with pytest.raises(ClaimError, match="no experiment 'routin'; did you mean routing. expected one of parity"):
+    with pytest.raises(ClaimError, match=r"no experiment .routin.; did you mean routing\? expected one of parity"):
         scorecard("decimals-null-1", experiments=["routin"], store=tmp_path)

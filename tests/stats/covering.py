@@ -32,7 +32,6 @@ from headlab.stats.groups import groups_differ
 from headlab.stats.heterogeneity import heterogeneity
 from headlab.stats.intervals import bootstrap_means
 from headlab.stats.linear_null import against_linear, linear_margin_null
-from headlab.stats.marginals import interference
 from headlab.stats.members import member_tests
 from headlab.stats.of_means import bootstrap_of_means, rank_over_draws
 from headlab.stats.power import detectable_mean, detectable_rate
@@ -426,11 +425,6 @@ def tests() -> Iterator[Cell]:
 
     yield Cell("rank_correlation", "40 sets, values that mean nothing", goes_with, 400, never)
 
-    def harm(r: Rng) -> float:
-        found = interference(r.normal(size=(40, 4)), np.arange(40) // 2, seed=1, draws=200)
-        return fired(min(f.adjusted or 1.0 for f in found))
-
-    yield Cell("interference", "20 pairs of chains, 4 members without effect: any", harm, 200, never)
     walks = {"normal walks": lambda r: r.normal(size=12), "t on 3 walks": lambda r: r.standard_t(3, 12)}
     walks["a drift"] = lambda r: 1 + 0.3 * r.normal(size=12)
     for kind in ("level", "jump"):

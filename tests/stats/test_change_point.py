@@ -20,7 +20,8 @@ def p_of(found, low, high):
 def test_a_clean_step_is_bracketed_by_the_looks_around_it():
     found = change_point(STEP, LOOKS, seed=0)
     assert found.found and found.gap == (128, 192) and found.size == -1.0
-    assert found.covers(128) and found.covers(192) and not found.covers(512)
+    low, high = found.interval
+    assert low <= 128 < 192 <= high < 512
     e = found.estimate
     assert (e.value, e.n, e.unit) == (192, 12, "looks") and e.low <= 128 and e.high >= 192
     assert "128" in e.note
@@ -42,7 +43,7 @@ def test_p_is_the_share_of_orders_by_hand():
     assert found.p.value == found.p.low == pytest.approx(72 / 720) and found.p.high is not None
     alone = change_point([0, 0, 0, 1, 1, 1], range(6), seed=0, drift=False)
     assert alone.p.low == alone.p.high == found.p.value
-    assert not found.found and found.gap is None and not found.covers(3)
+    assert not found.found and found.gap is None and found.interval is None
     assert not found.estimate.defined and "p = 0.1" in found.note
     assert found.attainable == pytest.approx(0.1), "six looks say no more, however clear"
     eight = change_point([0, 0, 0, 0, 1, 1, 1, 1], range(8), seed=0, draws=40320, drift=False)

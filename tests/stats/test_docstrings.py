@@ -16,7 +16,6 @@ MODULES = [
     "groups",
     "heterogeneity",
     "linear_null",
-    "marginals",
     "of_means",
     "psychometric",
     "views",

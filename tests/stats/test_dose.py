@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from bisecting import bisect
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from headlab.stats.dose import Bisection, bisect, crossing, crossing_quantile
+from headlab.stats.dose import Bisection, crossing, crossing_quantile
 
 
 def test_crossings_by_hand():

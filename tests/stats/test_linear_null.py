@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from bisecting import bisect
 
-from headlab.stats.dose import bisect, crossing
+from headlab.stats.dose import crossing
 from headlab.stats.linear_null import against_linear, linear_margin_null
 
 GRID = np.linspace(0, 1, 11)

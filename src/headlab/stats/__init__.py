@@ -17,7 +17,6 @@ inside the functions that need them. Nothing here knows what a head or a prompt 
 
 The page holds 25 names; these modules are imported by theirs:
 
-    marginals     what a member adds along chains, and whether it does harm
     dose          the dose at which each pair flips: on a grid, by bisection, over all pairs
     psychometric  location and width of a rising curve
     linear_null   the curve of linear margins, and how observed crossings differ from it

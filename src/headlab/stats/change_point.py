@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from ._check import Bools, Floats, Number, Values, floats, open_unit, same_length, whole
+from ._check import Bools, Floats, Values, floats, open_unit, same_length, whole
 from .estimate import Estimate
 from .permutation import rank
 
@@ -79,10 +79,6 @@ class ChangePoint:
     def attainable(self) -> float:
         """The smallest p that so many looks allow, whatever they show: 2 / C(n, n/2) where looks are permuted, else 0."""
         return 2 / comb(self.n, self.n // 2) if self.noise == "any" else 0.0
-
-    def covers(self, step: Number) -> bool:
-        """Whether the interval holds `step`, its ends included; False where nothing was found."""
-        return self.interval is not None and bool(self.interval[0] <= step <= self.interval[1])
 
 
 def change_point(

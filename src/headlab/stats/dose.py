@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -146,32 +145,6 @@ class Bisection:
         below = self.at_low > 0
         above = ~below & (self.at_high <= 0)
         return _read(self.at_low, self.at_high, self.low, self.high, below, above, np.zeros(len(below), np.bool_))
-
-
-def bisect(
-    f: Callable[[Ints, Floats], Values],
-    low: Values,
-    high: Values,
-    *,
-    tol: Number = TOLERANCE,
-    points: int = 1,
-) -> Crossings:
-    """Each pair's crossing dose to within `tol`, all pairs sharing every step.
-
-    Definition: `Bisection.start(low, high)`, then `tell(f(*ask()))` until every bracket m(low) <= 0 < m(high) is at
-    most tol wide; at is interpolated within it.
-    Shapes, units: f takes pair [run] and dose [run] and returns margin [run]; low, high [pair].
-    Range: low to high; pairs whose bracket holds no crossing are marked `below` or `above`, NaN.
-    Mean over: nothing, one number per pair.
-    Raises: ValueError on low >= high, tol <= 0, a margin that is NaN, or the wrong number of margins.
-    Source: bisection; `points` is its multi-section form.
-    When it misleads: where a margin crosses more than once it finds one crossing, not always the first; a pair with an
-    even number of crossings looks as if it had none. Take the brackets from a grid (`crossing`).
-    """
-    search = Bisection.start(low, high, tol=tol, points=points)
-    while not search.done:
-        search = search.tell(f(*search.ask()))
-    return search.crossings()
 
 
 def crossing_quantile(

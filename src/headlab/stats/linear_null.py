@@ -111,7 +111,7 @@ def against_linear(
     Definition: over pairs that cross in both, with a the observed and l the linear dose: earlier = mean(a - l);
     spread = sd(a) / sd(l); steepness = exp(mean log(slope at the crossing / (clean - corrupted))).
     Linear margins give 0, 1 and 1. Percentile intervals over resampled clusters, the same draws for both sides.
-    Shapes, units: observed from `crossing` or `bisect` [pair]; clean, corrupted [pair] margins at dose 1 and 0.
+    Shapes, units: observed from `crossing` or `Bisection` [pair]; clean, corrupted [pair] margins at dose 1 and 0.
     Range: earlier in the unit of the dose, less is earlier; spread >= 0, below 1 is sharper over pairs; steepness > 0,
     above 1 is sharper within a pair.
     Mean over: pairs that cross in both; `left_out` counts the others. Fewer than 2 clusters among them give undefined;
@@ -119,7 +119,7 @@ def against_linear(
     Raises: ValueError on NaN, unequal lengths, missing labels.
     Source: Efron & Tibshirani (1993), ch. 13; the three contrasts are ours.
     When it misleads: many left out make the rest a selection. On a coarse grid the slope is an average over the gap and
-    hides a jump: bisect first. A pair can cross at half the dose for no deeper reason than saturation of a nonlinearity.
+    hides a jump: use `Bisection` first. A pair can cross at half the dose for no deeper reason than saturation.
     """
     high, low = floats(clean, "clean"), floats(corrupted, "corrupted")
     n = same_length(clean=high, corrupted=low, observed=observed.at)
