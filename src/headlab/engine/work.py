@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from headlab.engine.attention import Tape
-from headlab.engine.captures import capture, mean_of, source_for, tokens_for
+from headlab.engine.captures import capture, keep_freed_memory, mean_of, source_for, tokens_for
 from headlab.engine.edits import Rows, Source, to_layout, upload
 from headlab.engine.model import Lab
 from headlab.engine.passes import EngineError, forward, reading, skipping, tensor_of
@@ -66,6 +66,7 @@ class Worker:
         readouts: Sequence[Readout] = (MARGIN,),
         material: Material | None = None,
     ) -> None:
+        keep_freed_memory(lab)
         self.lab, self.pairs, self.worlds, self.plan = lab, pairs, worlds, plan
         self.readouts = tuple(readouts)
         self.tokens = tokens or tokens_for(lab)
