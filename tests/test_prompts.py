@@ -248,7 +248,7 @@ def file(folder: Path, text: str | bytes, name: str = "p.csv") -> Path:
 
 def test_a_csv_file(tmp_path: Path) -> None:
     one = PromptSet.from_file(file(tmp_path, HEADER + GOOD + "in rain,on mat,now,not,,,\n"))
-    assert [p.id for p in one] == ["2", "3"] and [p.cluster for p in one] == ["a", "3"] and one.grader == "prefix"
+    assert [p.id for p in one] == ["1", "2"] and [p.cluster for p in one] == ["a", "2"] and one.grader == "prefix"
     assert one[0].clean.spans == (Span("who", 4, 7),) and one[1].clean.spans == ()
     assert (one[1].clean.text, one[1].corrupted.text, one[1].answer, one[1].wrong) == (
         "in rain",
@@ -277,9 +277,21 @@ def test_a_data_frame_with_gaps() -> None:
 
     rows = {"clean": ["a", "b", "c"], "corrupted": ["x", "y", "z"], "answer": ["1"] * 3, "wrong": ["2"] * 3}
     one = PromptSet.from_frame(pd.DataFrame({**rows, "cluster": ["g", None, float("nan")], "id": ["i", None, None]}))
-    assert [(p.id, p.cluster) for p in one] == [("i", "g"), ("1", "1"), ("2", "2")]
+    assert [(p.id, p.cluster) for p in one] == [("i", "g"), ("2", "2"), ("3", "3")]
     with pytest.raises(PromptError, match="DataFrame, row 1: column 'answer' is nan; expected text"):
         PromptSet.from_frame(pd.DataFrame({**rows, "answer": ["1", float("nan"), "1"]}))
+
+
+def test_the_same_pairs_are_the_same_wherever_they_come_from(tmp_path: Path) -> None:
+    """What is drawn by a pair's id does not hang on where rows were kept: a file, a frame, mappings."""
+    import pandas as pd
+
+    one = PromptSet.from_file(file(tmp_path, HEADER + GOOD + "in rain,on mat,now,not,,,\n"))
+    frame = pd.read_csv(tmp_path / "p.csv")
+    rows = [{k: v for k, v in row.items() if v == v} for row in frame.to_dict("records")]
+    (tmp_path / "p.jsonl").write_text("\n" + "\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    made = [PromptSet.from_frame(frame), PromptSet.from_rows(rows, name="r"), PromptSet.from_file(tmp_path / "p.jsonl")]
+    assert [m.pairs for m in made] == [one.pairs] * 3
 
 
 @pytest.mark.parametrize(
@@ -288,7 +300,7 @@ def test_a_data_frame_with_gaps() -> None:
         ("The cat,The dog,yes,,,,\n", "p.csv, row 3: column 'wrong' is ''; expected text"),
         ("The cat,The dog\n", "p.csv, row 3: column 'answer' is None; expected text"),
         ("The cat,The dog,yes,no,,,a,extra\n", r"p.csv, row 3: has more fields than the header: \['extra'\]"),
-        ("The cat,The dog,yes,yes,,,\n", "p.csv, row 3: pair 3: answer and wrong answer are both 'yes'"),
+        ("The cat,The dog,yes,yes,,,\n", "p.csv, row 3: pair 2: answer and wrong answer are both 'yes'"),
         (
             'The cat,The dog,yes,no,"{""who"": [4, 9]}",,\n',
             "p.csv, row 3: span 'who' is 4:9 but the prompt has 7 characters",
@@ -373,7 +385,7 @@ def test_pairs_with_equal_prompts_share_a_cluster_and_no_split_parts_them(tmp_pa
     rows = [f"The cat {n}{' ' * k},the DOG {n},yes,{w}\n" for n in range(8) for k, w in enumerate(wrongs)]
     one = PromptSet.from_file(file(tmp_path, PLAIN + "".join(rows)))
     assert len(one) == 24 and len({p.cluster for p in one}) == 8
-    assert [p.cluster for p in one][:6] == ["2", "2", "2", "5", "5", "5"]
+    assert [p.cluster for p in one][:6] == ["1", "1", "1", "4", "4", "4"]
     for seed in range(40):
         first, second = one.split(0.4, seed)
         assert len(first) + len(second) == 24
@@ -409,18 +421,18 @@ def test_many_rows_take_time_in_proportion():
 
 
 def test_a_row_without_a_cluster_stands_in_nobody_elses(tmp_path: Path) -> None:
-    """Row 5 and the cluster named 5; an id that is a cluster's name; the same in sets made in Python."""
+    """Row 4 and the cluster named 4; an id that is a cluster's name; the same in sets made in Python."""
     rows = [
-        "a,b,yes,no,,5\n",
+        "a,b,yes,no,,4\n",
         "c,d,yes,no,,\n",
-        "e,f,yes,no,,5\n",
+        "e,f,yes,no,,4\n",
         "g,h,yes,no,,\n",
         "i,j,yes,no,k,\n",
         "l,m,yes,no,,k\n",
     ]
     one = PromptSet.from_file(file(tmp_path, PLAIN.replace("\n", ",id,cluster\n") + "".join(rows)))
-    assert [p.id for p in one] == ["2", "3", "4", "5", "k", "7"]
-    assert [p.cluster for p in one] == ["5", "3", "5", "5 (no cluster)", "k (no cluster)", "k"]
+    assert [p.id for p in one] == ["1", "2", "3", "4", "k", "6"]
+    assert [p.cluster for p in one] == ["4", "2", "4", "4 (no cluster)", "k (no cluster)", "k"]
     made = PromptSet(
         (Pair("a", Prompt("x"), Prompt("y"), "1", "2", "b"), Pair("b", Prompt("z"), Prompt("y"), "1", "2"))
     )

@@ -76,7 +76,7 @@ def _name(row: Mapping[str, object], column: str) -> str:
     return str(value)
 
 
-def pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
+def pair_from_row(row: Mapping[str, Any], place: int) -> Pair:
     partner = not _blank(row.get("corrupted"))
     for column in ("clean", "corrupted") if partner else ("clean",):
         if not isinstance(row.get(column), str) or not row[column].strip():
@@ -87,7 +87,7 @@ def pair_from_row(row: Mapping[str, Any], number: int) -> Pair:
         raise PromptError("column 'corrupted_spans' is given and 'corrupted' is not")
     clean = Prompt(row["clean"], _spans(row, "clean_spans"))
     return Pair(
-        id=_name(row, "id") or str(number),
+        id=_name(row, "id") or str(place),
         clean=clean,
         corrupted=Prompt(row["corrupted"], _spans(row, "corrupted_spans")) if partner else clean,
         answer=answers[0],

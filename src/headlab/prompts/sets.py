@@ -121,7 +121,8 @@ class PromptSet:
         several places is a list of such).
 
         ``answer`` and ``wrong`` may each be a list of accepted texts, or a JSON list of strings in a cell.  Without
-        ``corrupted`` a prompt has no partner, and may have no ``wrong``.
+        ``corrupted`` a prompt has no partner, and may have no ``wrong``.  Without ``id`` the n-th row has the id n, wherever
+        rows come from.
 
         Raises PromptError with the row number and the reason: a key that is none of these and does not begin with ``_``,
         two rows that are equal in prompts and answers.
@@ -139,11 +140,11 @@ class PromptSet:
         ids: dict[str, int] = {}
         texts: dict[tuple[Any, ...], int] = {}
         columns: list[Any] = []
-        for number, row in rows:
+        for place, (number, row) in enumerate(rows, start=1):
             try:
                 if columns != (columns := list(row)):
                     check_columns(columns, (*COLUMNS, *OPTIONAL_COLUMNS), (), "it", PromptError)
-                pair = pair_from_row(row, number)
+                pair = pair_from_row(row, place)
                 if (first := ids.setdefault(pair.id, number)) != number:
                     raise PromptError(f"its id {brief(pair.id)} is that of row {first} too; ids must be unique")
                 said = (pair.clean.text, pair.corrupted.text, pair.answers, pair.wrongs, pair.partner)
