@@ -24,7 +24,8 @@ from laws import worlds_for
 from test_law_plan import Kept
 
 import headlab
-from headlab.engine import scale
+from headlab.engine import run, scale
+from headlab.engine.decode import generate
 from headlab.engine.model import fingerprint
 from headlab.engine.run import EngineError, sweep
 from headlab.engine.scale import ray as hands_of
@@ -36,6 +37,9 @@ from headlab.store import Store
 from headlab.tasks.decimals import decimals
 
 pytest.importorskip("ray", reason="the extra headlab[ray] is not installed")
+
+
+WHEN = ("prefill", "every_step")
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,21 @@ def test_a_killed_worker_loses_no_row(
             sweep(lab, pairs, worlds, engine=engine)
         assert not engine.hands
     assert capfd.readouterr().out == "", "standard output is for results"
+
+
+def test_decoding_is_the_same_text_in_workers(two: scale.Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greedy text of every pair under every world, in shards of four rows; also where a worker is killed at one."""
+    monkeypatch.setattr(run, "DECODED_ROWS", 4)
+    lab, pairs = tiny.lab("llama"), tiny.mixed_pairs()
+    worlds = [World(f"z{h}", (tiny.edit(lab, 1, "z", (h,), write="zero", when=when),)) for h, when in enumerate(WHEN)]
+    wanted, seen = generate(lab, pairs, worlds, start="prompt"), []
+    made = generate(lab, pairs, worlds, start="prompt", engine=two, progress=lambda _w, done, _n: seen.append(done))
+    same(made, wanted)
+    assert wanted["text"].nunique() > 3 and seen == sorted(seen) and seen[-1] == len(wanted)
+    assert len({hand.pid for hand in two.hands} - {os.getpid()}) == 2
+    with scale.Ray(workers=1) as engine:
+        engine.kind, _ = fragile(tmp_path, "die")
+        same(generate(lab, pairs, worlds, start="prompt", engine=engine), wanted)
 
 
 def test_errors_come_through_as_themselves(one: scale.Ray) -> None:

@@ -7,9 +7,10 @@ start) only: what follows reads their traces in the cache.  ``every_step`` edits
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -18,12 +19,14 @@ from torch import Tensor
 from headlab.effects import Progress, quiet
 from headlab.engine.attention import Tape
 from headlab.engine.between import turning_point
+from headlab.engine.captures import tokens_for
 from headlab.engine.edits import Rows, Source, upload
 from headlab.engine.model import Lab, loaded
 from headlab.engine.passes import EngineError, cache_of, forward
+from headlab.engine.plan import Shard
 from headlab.engine.recall import steady
 from headlab.engine.resume import edits_of
-from headlab.engine.run import plan_of
+from headlab.engine.run import Engine, Job, here, plan_of
 from headlab.engine.work import Worker, check_fired, tables_of
 from headlab.interventions import Intervention, World
 from headlab.material import Material
@@ -58,6 +61,7 @@ def generate(
     tokens: int | None = None,
     memory: int | None = None,
     material: Material | None = None,
+    engine: Engine | None = None,
     progress: Progress = quiet,
     what: str = "decoding",
 ) -> pd.DataFrame:
@@ -65,6 +69,7 @@ def generate(
 
     ``text`` is the teacher-forced shared start (none when ``start="prompt"``) and what was generated, without the
     end token; ``stopped`` says whether an end token came within ``max_new_tokens``.  Rows in the order pair, world.
+    ``engine`` runs the shards, as in :func:`headlab.sweep`.
     """
     loaded(lab)
     pairs = each(pairs, EncodedPair)
@@ -72,19 +77,14 @@ def generate(
     if start == "prompt":
         pairs = [replace(p, clean=without_start(p.clean), corrupted=without_start(p.corrupted)) for p in pairs]
     plan = plan_of(lab, pairs, worlds, tokens=tokens, memory=memory, decoding=max_new_tokens, material=material)
-    worker = Worker(
-        lab, pairs, worlds, plan, tokens=plan.flight if memory is not None else tokens, readouts=(), material=material
-    )
+    flight = plan.flight if memory is not None else tokens or tokens_for(lab)
+    writer = partial(Writer, new_tokens=max_new_tokens)
+    job = Job(tuple(pairs), tuple(worlds), plan, flight, (), material or Material(), writer)
     found: dict[tuple[int, int], tuple[str, bool]] = {}
-    for shard in plan.shards:
-        block = worker.block(shard)
-        ones = worlds[shard.rows[0][1]].interventions
-        for rows in shard.batches():
-            local = [block.place[i] for i, _ in rows]
-            tables = tables_of(lab, [worlds[j].interventions for _, j in rows], local)
-            out = _decode(lab, block.ids[upload(local, lab.device)], ones, *block.ready(ones, tables), max_new_tokens)
-            found.update({row: _text(lab, pairs[row[0]], ids) for row, ids in zip(rows, out, strict=True)})
-            progress(what, len(found), plan.rows)
+    for made in (engine or here)(lab, job, plan.shards, lambda n: progress(what, n, plan.rows)):
+        found.update(
+            {row: _text(lab, pairs[row[0]], ids) for row, ids in zip(made.shard.rows, made.edited, strict=True)}
+        )
     for j, original in plan.same.items():
         found.update({(i, j): found[i, original] for i in range(len(pairs))})
     index = [(i, j) for i in range(len(pairs)) for j in range(len(worlds))]
@@ -96,6 +96,28 @@ def generate(
             "stopped": [found[row][1] for row in index],
         }
     )
+
+
+class Writer(Worker):
+    """Runs shards of a decoding: greedily, ``new_tokens`` at most."""
+
+    def __init__(self, *given: Any, new_tokens: int, **how: Any) -> None:
+        super().__init__(*given, **how)
+        self.new_tokens = new_tokens
+
+    @torch.inference_mode()
+    def run(self, shard: Shard, tick: Callable[[int], None] | None = None) -> list[list[int]]:
+        """What each row generated, as ids, the end token included."""
+        lab, block, out = self.lab, self.block(shard), list[list[int]]()
+        ones = self.worlds[shard.rows[0][1]].interventions
+        for rows in shard.batches():
+            local = [block.place[i] for i, _ in rows]
+            tables = tables_of(lab, [self.worlds[j].interventions for _, j in rows], local)
+            ids = block.ids[upload(local, lab.device)]
+            out += _decode(lab, ids, ones, *block.ready(ones, tables), self.new_tokens)
+            if tick is not None:
+                tick(len(out))
+        return out
 
 
 def _refuse_unfit(lab: Lab, pairs: Sequence[EncodedPair], start: From, more: int) -> None:

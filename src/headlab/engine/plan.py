@@ -21,7 +21,7 @@ from headlab.interventions import World, first_change, shared_prefix
 from headlab.material import every
 from headlab.prompts import EncodedPair
 
-SHARD_ROWS = 8192
+SHARD_ROWS, DECODED_ROWS = 8192, 256
 BATCH_ROWS = 512
 BLOCK_BYTES = 256 * 2**20
 """What is kept of a block's prompts takes about this much, or a third of a memory bound."""
@@ -239,6 +239,7 @@ def make_plan(
     can: Abilities | None = None,
     linear: Sequence[bool] = (),
     tokens_read: bool = False,
+    shard_rows: int | None = None,
     tag: str = "",
     marks: Sequence[str] = (),
 ) -> Plan:
@@ -282,12 +283,13 @@ def make_plan(
             most = max(most, kept)
             for number, shape in enumerate(shapes):
                 whole = len(block) * len(shape.worlds)
-                for first in range(0, whole, SHARD_ROWS):
-                    some = Product(block, shape.worlds, first, min(first + SHARD_ROWS, whole))
+                for first in range(0, whole, shard_rows or SHARD_ROWS):
+                    some = Product(block, shape.worlds, first, min(first + (shard_rows or SHARD_ROWS), whole))
                     limits = {"tokens": tokens, "memory": memory, "kept": kept, **_extra(shape)}
                     cuts = _cuts(some, starts[number], length, cost, limits)
-                    name = _name(length, some, cuts, asked, hashes, among, tag)
-                    shards.append(Shard(name, length, block, number, some, cuts))
+                    shards.append(
+                        Shard(_name(length, some, cuts, asked, hashes, among, tag), length, block, number, some, cuts)
+                    )
     return Plan(tuple(shards), tuple(shapes), same, most)
 
 

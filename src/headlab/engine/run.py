@@ -24,7 +24,7 @@ from headlab.engine.edits import needs
 from headlab.engine.limits import check_fits
 from headlab.engine.model import Lab, loaded
 from headlab.engine.passes import EngineError
-from headlab.engine.plan import Abilities, Batch, Cost, Plan, Shard, make_plan
+from headlab.engine.plan import DECODED_ROWS, Abilities, Batch, Cost, Plan, Shard, make_plan
 from headlab.engine.reader import HELD_BYTES, LOGITS_HELD, vocabulary_size
 from headlab.engine.recall import recall, steady
 from headlab.engine.resume import linear
@@ -57,7 +57,7 @@ class Keep(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What a sweep computes: all that an engine needs beside the model."""
+    """What a sweep or a decoding computes: all that an engine needs beside the model.  ``kind`` makes the worker of rows."""
 
     pairs: tuple[EncodedPair, ...]
     worlds: tuple[World, ...]
@@ -65,11 +65,18 @@ class Job:
     tokens: int
     readouts: tuple[Readout, ...] = (MARGIN,)
     material: Material = field(default_factory=Material)
+    kind: Callable[..., Worker] = Worker
+
+    def worker(self, lab: Lab) -> Worker:
+        """Who runs its shards, on this model or on a replica of it."""
+        how = {"tokens": self.tokens, "readouts": self.readouts, "material": self.material}
+        return self.kind(lab, self.pairs, self.worlds, self.plan, **how)
 
 
 @dataclass(frozen=True)
 class Made:
-    """A shard that was run: ``edited`` [row, readout], and how many batches were cut for memory."""
+    """A shard that was run: ``edited`` [row, readout] (or what each row generated), and how many batches were cut for
+    memory."""
 
     shard: Shard
     edited: Any
@@ -83,10 +90,7 @@ Engine = Callable[[Lab, Job, Sequence[Shard], Callable[[int], None]], Iterator[M
 
 def here(lab: Lab, job: Job, shards: Sequence[Shard], tick: Callable[[int], None]) -> Iterator[Made]:
     """The engine of one process: one shard after another on the model as it is loaded."""
-    worker, done = (
-        Worker(lab, job.pairs, job.worlds, job.plan, tokens=job.tokens, readouts=job.readouts, material=job.material),
-        0,
-    )
+    worker, done = job.worker(lab), 0
     for shard in shards:
         edited = worker.run(shard, lambda n, done=done: tick(done + n))
         done += len(shard.rows)
@@ -126,8 +130,7 @@ def plan_of(
     """The plan of a sweep on this model, after checking that it means something; or of decoding so many tokens, where
     the prompt runs whole and every layer's keys and values stay.
 
-    Raises EngineError for nothing to do or equal names, ValueError for heads that do not exist or a memory bound that
-    holds no row.
+    Raises EngineError for nothing to do or equal names, ValueError for heads that do not exist or too little memory.
     """
     loaded(lab)
     if isinstance(worlds, World) or any(not isinstance(w, World) for w in worlds):
@@ -168,6 +171,7 @@ def plan_of(
         linear=[linear(w) for w in worlds],
         tokens_read=_per_token(pairs, readouts),
         marks=[material.mark(w) for w in worlds],
+        shard_rows=DECODED_ROWS if decoding else None,
         tag="" if tuple(readouts) == (MARGIN,) else json.dumps([r.plain() for r in readouts]),
     )
     recall(lab).within(None if memory is None else memory - plan.peak_bytes(cost))

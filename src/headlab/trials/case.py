@@ -79,6 +79,7 @@ class Bench:
                 worlds,
                 start=protocol.decode_from,
                 memory=self.memory,
+                engine=self.engine,
                 max_new_tokens=most,
                 progress=self.progress,
                 what=what,

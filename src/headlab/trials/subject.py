@@ -165,6 +165,7 @@ class Language:
                 start=start,
                 max_new_tokens=most,
                 memory=self.memory,
+                engine=self.engine,
                 progress=self.progress,
                 what=what,
                 **self._drawn_on,

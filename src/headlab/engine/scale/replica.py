@@ -114,22 +114,12 @@ class Replica:
         import ray
 
         def ready() -> int:
-            from headlab.engine.work import Worker
-
             if self.lab is None or self.seed != seed[0]:
                 made: Any = ray.get(seed[1])
                 self.lab = self.worker = None  # the last replica goes before the next one comes
                 self.seed = seed[0]
                 self.lab, self.threads = replica(made), made["threads"]
-            self.worker = Worker(
-                self.lab,
-                job.pairs,
-                job.worlds,
-                job.plan,
-                tokens=job.tokens,
-                readouts=job.readouts,
-                material=job.material,
-            )
+            self.worker = job.worker(self.lab)
             self.shards = job.plan.shards
             return os.getpid()
 
