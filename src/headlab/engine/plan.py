@@ -239,14 +239,14 @@ def make_plan(
     can: Abilities | None = None,
     linear: Sequence[bool] = (),
     tokens_read: bool = False,
-    shard_rows: int | None = None,
+    in_shard: int | None = None,
     tag: str = "",
     marks: Sequence[str] = (),
 ) -> Plan:
     """Every pair × every world, once, in shards.
 
     ``linear[j]``: world j is linear in z (:func:`headlab.engine.resume.linear`).  ``tokens_read``: every position is
-    read, not the last alone.  ``tag``: what else shards of this sweep differ in from those of others (readouts …).
+    read, not the last alone.  ``in_shard``: rows of a shard.  ``tag``: what else these shards differ in (readouts …).
     ``marks[j]``: the content of what a world takes from elsewhere (:meth:`headlab.material.Material.mark`).
     """
     can = can or Abilities()
@@ -258,8 +258,7 @@ def make_plan(
     for i, pair in enumerate(pairs):
         lengths.setdefault(len(pair.corrupted.ids), []).append(i)
     budget = BLOCK_BYTES if memory is None else max(0, memory - FIXED_BYTES) // 3
-    shapes: list[Shape] = []
-    starts: list[dict[int, int]] = []
+    shapes, starts = list[Shape](), list[dict[int, int]]()
     for members in groups.values():
         world = worlds[members[0]]
         made = (_starts(pairs, which, world, n, cost, can, tokens_read) for n, which in lengths.items())
@@ -282,14 +281,13 @@ def make_plan(
             kept = len(block) * each[length] + FIXED_BYTES + cost.held
             most = max(most, kept)
             for number, shape in enumerate(shapes):
-                whole = len(block) * len(shape.worlds)
-                for first in range(0, whole, shard_rows or SHARD_ROWS):
-                    some = Product(block, shape.worlds, first, min(first + (shard_rows or SHARD_ROWS), whole))
+                whole, step = len(block) * len(shape.worlds), in_shard or SHARD_ROWS
+                for first in range(0, whole, step):
+                    some = Product(block, shape.worlds, first, min(first + step, whole))
                     limits = {"tokens": tokens, "memory": memory, "kept": kept, **_extra(shape)}
                     cuts = _cuts(some, starts[number], length, cost, limits)
-                    shards.append(
-                        Shard(_name(length, some, cuts, asked, hashes, among, tag), length, block, number, some, cuts)
-                    )
+                    name = _name(length, some, cuts, asked, hashes, among, tag)
+                    shards.append(Shard(name, length, block, number, some, cuts))
     return Plan(tuple(shards), tuple(shapes), same, most)
 
 

@@ -171,7 +171,7 @@ def plan_of(
         linear=[linear(w) for w in worlds],
         tokens_read=_per_token(pairs, readouts),
         marks=[material.mark(w) for w in worlds],
-        shard_rows=DECODED_ROWS if decoding else None,
+        in_shard=DECODED_ROWS if decoding else None,
         tag="" if tuple(readouts) == (MARGIN,) else json.dumps([r.plain() for r in readouts]),
     )
     recall(lab).within(None if memory is None else memory - plan.peak_bytes(cost))
