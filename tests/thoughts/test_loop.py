@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from thinkers import official, questions, thinker
@@ -188,19 +190,12 @@ def test_a_mean_is_over_problems_and_a_donor_is_another_problem(thinking):
 
 def test_parts_are_stored_and_taken_up_again(thinking):
     asked, names = questions(12)
-    kept: dict[str, object] = {}
-
-    def keep(name, compute):
-        if name not in kept:
-            kept[name] = compute()
-        return kept[name]
-
-    def no_more(name, compute):
-        return kept[name]
-
+    kept: dict[str, pd.DataFrame] = {}
+    keep = SimpleNamespace(stored=kept.get, store=lambda name, frame: kept.setdefault(name, frame))
     worlds = [BASE, ablation("zero", HEADS, "zero")]
     first = think(thinking, asked, names, worlds, batch=5, max_new_tokens=3, keep=keep)
     assert len(kept) > 3
+    no_more = SimpleNamespace(stored=lambda name: kept[name])
     again = think(thinking, asked, names, worlds, batch=5, max_new_tokens=3, keep=no_more)
     assert first.equals(again)
     with pytest.raises(KeyError):

@@ -124,7 +124,7 @@ def trial(
 
     def find(run: Run) -> Findings:
         if isinstance(loaded, Thinker):
-            subject: Any = Thinking(loaded, doc, test, selection, run, how.progress, how.memory)
+            subject: Any = Thinking(loaded, doc, test, selection, run, how.progress, how.memory, how.where.engine)
         else:
             tests, chosen = (oriented(prompts_encoded(s, loaded), doc) for s in (test, selection))
             subject = Language(

@@ -211,7 +211,7 @@ def _tried(claim: Any, model: Any, how: How, changes: Mapping[str, Any], amend: 
 
     def find(run: Run) -> Findings:
         if isinstance(subject, Thinker):
-            case: Any = ThoughtBench(subject, chosen, test, selection, run, how.progress, how.memory)
+            case: Any = ThoughtBench(subject, chosen, test, selection, run, how.progress, how.memory, how.where.engine)
             return experiment(chosen.experiment).tried(case)
         case = Bench(subject, chosen, test, selection, run, how.progress, how.memory, how.where.engine)
         out = experiment(chosen.experiment).tried(case)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -30,9 +31,11 @@ from headlab.engine.decode import stop_ids
 from headlab.engine.edits import donors as derange
 from headlab.engine.limits import check_length
 from headlab.engine.passes import given
+from headlab.engine.run import Engine, Keep
 from headlab.engine.work import check_fired
 from headlab.thoughts.loading import Thinker
 from headlab.thoughts.model import ThoughtError
+from headlab.thoughts.shares import Part, Parts, ThoughtJob, around, ran
 from headlab.thoughts.sources import Means, Observed, Slots, slots_of
 from headlab.thoughts.worlds import Layout, ThoughtWorld
 
@@ -236,7 +239,8 @@ def think(
     batch: int = BATCH,
     max_new_tokens: int = 12,
     touched: frozenset[tuple[int, str]] = frozenset(),
-    keep: Callable[[str, Callable[[], Any]], Any] | None = None,
+    keep: Keep | None = None,
+    engine: Engine | None = None,
     progress: Progress = quiet,
     what: str = "thinking",
     lenders: Lenders | None = None,
@@ -245,8 +249,8 @@ def think(
 
     ``text`` is what follows ``eot``, without the end token; ``stopped`` says whether an end token came; ``logprob`` is
     the sum over generated tokens up to it.  ``touched``: (layer, site) pairs that every row passes through, so that a
-    baseline runs in the kernels of the worlds it is compared with.  ``keep(name, compute)`` stores each finished part
-    (``Run.shard``), so that an interrupted call goes on where it stopped.  Memory is bounded by ``batch`` rows.
+    baseline runs in the kernels of the worlds it is compared with.  ``keep`` (a run) stores each finished part, so that an
+    interrupted call goes on where it stopped; ``engine`` runs them (default: here).  Memory is bounded by ``batch`` rows.
     ``lenders``: the problems over which means are taken and from which ``resample`` borrows (None: those that are asked).
 
     Raises ThoughtError and InterventionError before anything runs.
@@ -257,21 +261,25 @@ def think(
     source = asked if lenders is None else Asked.of(thinker, lenders.questions, lenders.names)
     means = _means(thinker, source, worlds, max_new_tokens, batch, progress, what)
     blocks = [part for group in asked.groups.values() for part in _parts(group, min(batch, len(group)))]
-    lender = Lender(thinker, source, max_new_tokens, batch, None if lenders is None else lenders.choose)
     lent = "" if lenders is None else hashlib.sha256(repr((source.names, source.ids)).encode()).hexdigest()[:8]
-    done, parts = 0, []
+    choose, parts = None if lenders is None else lenders.choose, []
     for chosen in blocks:
-        several = max(1, batch // len(chosen))
-        for some in _parts(list(range(len(worlds))), several):
-
-            def compute(chosen: Sequence[int] = chosen, some: Sequence[int] = some) -> Any:
-                return _block(thinker, asked, chosen, [worlds[w] for w in some], means, max_new_tokens, touched, lender)
-
+        for some in _parts(list(range(len(worlds))), max(1, batch // len(chosen))):
             name = _part_name(what, asked, chosen, [worlds[w] for w in some], max_new_tokens, touched) + lent
-            parts.append(compute() if keep is None else keep(name, compute))
-            done += len(chosen) * len(some)
-            progress(what, done, len(asked.ids) * len(worlds))
-    table = pd.concat(parts, ignore_index=True)
+            parts.append(Part(name, tuple(chosen), tuple(some)))
+
+    def begin(thinker: Thinker) -> Callable[[Part], Any]:
+        lender = Lender(thinker, source, max_new_tokens, batch, choose)
+
+        def compute(part: Part) -> Any:
+            some = [worlds[w] for w in part.worlds]
+            with torch.inference_mode():
+                return _block(thinker, asked, part.block, some, means, max_new_tokens, touched, lender)
+
+        return compute
+
+    job = ThoughtJob(around(None, thinker.model), thinker.name, begin, Parts(tuple(parts)))
+    table = pd.concat(ran(thinker, job, engine, keep, partial(progress, what)), ignore_index=True)
     order = {w.name: n for n, w in enumerate(worlds)}
     return table.sort_values(
         ["problem", "world"], key=lambda c: c.map(order) if c.name == "world" else c, ignore_index=True

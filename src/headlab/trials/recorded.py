@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from headlab.claims import ClaimError
 from headlab.effects import Progress, quiet
 from headlab.engine.identity import identity
 from headlab.engine.model import Lab
@@ -146,8 +145,6 @@ def recorded(
 
     ``facts``: what the settings say beside how it is run; ``inputs``: what else makes it another run.
     """
-    if isinstance(tried.model, Thinker) and how.where.engine is not None:
-        raise ClaimError(f"{tried.name} is about a thinking model: the latent loop runs here, without --engine")
     home = how.store if isinstance(how.store, Store) else Store(how.store)
     who, threads = tried.identity, torch.get_num_threads()
     settings = {

@@ -13,6 +13,7 @@ import numpy as np
 from headlab.claims import ClaimError, Control
 from headlab.effects import Progress, Table, quiet
 from headlab.engine.model import Lab
+from headlab.engine.run import Engine
 from headlab.heads import Grid, Head, Heads
 from headlab.heads import layer as whole_layer
 from headlab.prompts import PromptError
@@ -124,6 +125,7 @@ class Thinking:
     run: Run
     progress: Progress = quiet
     memory: int | None = None
+    engine: Engine | None = None
     unit: str = "problems"
     spoken: dict[str, Any] = field(default_factory=dict)
 
@@ -180,7 +182,8 @@ class Thinking:
             max_new_tokens=tokens,
             batch=in_flight(self.lab, self.memory),
             touched=touched,
-            keep=self.run.shard,
+            keep=self.run,
+            engine=self.engine,
             progress=self.progress,
             what=what,
             lenders=self.lenders(problems),

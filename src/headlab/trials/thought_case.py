@@ -12,6 +12,7 @@ from headlab.claims import Claim
 from headlab.effects import Progress, Table, quiet
 from headlab.engine.identity import short
 from headlab.engine.model import Lab
+from headlab.engine.run import Engine
 from headlab.heads import Grid
 from headlab.stats import Estimate
 from headlab.stats.figures import percent
@@ -76,6 +77,7 @@ class ThoughtBench:
     run: Run
     progress: Progress = quiet
     memory: int | None = None
+    engine: Engine | None = None
     others: dict[str, Thinker] = field(default_factory=dict)
 
     @property
@@ -140,7 +142,8 @@ class ThoughtBench:
             batch=self.rows,
             touched=touched,
             max_new_tokens=self.tokens,
-            keep=self.run.shard,
+            keep=self.run,
+            engine=self.engine,
             progress=self.progress,
             what=what if thinker is None else f"{what} ({who.name} {short(who.lab, who.model)})",
         )
