@@ -66,7 +66,7 @@ def test_a_thinking_model_thinks_the_same_in_workers(tmp_path: Path, monkeypatch
         model = thinkers.thinker("llama", tmp_path, mode)
         how: dict[str, Any] = {"batch": 8, "max_new_tokens": 3}
         wanted = think(model, asked, names, WORLDS, **how)
-        assert wanted["text"].nunique() > 3 and len(wanted) == len(asked) * len(WORLDS)
+        assert len(set(wanted["text"])) > 3 and len(wanted) == len(asked) * len(WORLDS)
         seen: list[int] = []
         kept = Kept()
         with scale.Ray(workers=workers) as engine:
