@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from starlette.testclient import TestClient
 from headlab.store import Store
 from headlab.view.app import make_app
 from headlab.view.guard import Keys
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))  # the tiny random models of the engine's tests
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from threading import Event
 from typing import Any
 
 import pytest
+import tiny
 from made_runs import PORT
 from starlette.testclient import TestClient
 
@@ -23,12 +24,13 @@ from headlab.claims import ClaimError
 from headlab.engine.run import sweep
 from headlab.heads import Head, Heads
 from headlab.interventions import Intervention, World
-from headlab.looking import ov_circuit, show_attention
+from headlab.looking import direct_effects, ov_circuit, show_attention
+from headlab.prompts import PromptSet, encode
 from headlab.store import Store, StoreError
 from headlab.trials.ledger import looked_words
 from headlab.view import drafts
 from headlab.view.asked import Asked
-from headlab.view.bench import Bench, edit, grid, opened, pattern
+from headlab.view.bench import Bench, direct, edit, grid, opened, pattern
 from headlab.view.guard import Keys
 from headlab.view.looks import Looks
 from headlab.view.worker import Cancelled, Worker
@@ -54,7 +56,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture
 def bench(once: Bench) -> Bench:
     """As it is when it is opened."""
-    fresh: dict[str, Any] = {"looks": Looks(), "grids": {}, "chosen": [], "lends": {}}
+    fresh: dict[str, Any] = {"looks": Looks(), "grids": {}, "parts": [], "chosen": [], "lends": {}}
     return replace(once, **fresh)
 
 
@@ -72,8 +74,6 @@ def read(bench: Bench) -> Iterator[set[tuple[int, ...]]]:
 
 
 def test_test_prompts_are_sealed_until_a_claim_is_registered(bench: Bench, read: set[Any], tmp_path: Path) -> None:
-    from headlab.prompts import encode
-
     assert not {p.cluster for p in bench.test} & {p.cluster for p in bench.selection}
     sealed = {
         e.ids
@@ -134,6 +134,46 @@ def test_an_edit_is_what_a_sweep_says_and_a_pattern_what_the_model_attends_to(be
     assert not seen["why"] and dict(zip(seen["tokens"][1:], seen["writes"][1:], strict=True)) == dict(writes)
     for (q, k), w in rows.set_index(["query", "key"])["value"].items():
         assert seen["weights"][q][k] == pytest.approx(w, abs=2e-4)
+
+
+def test_a_head_s_direct_effect_is_what_the_library_says_of_each_prompt(bench: Bench, read: set[Any]) -> None:
+    """The mean with its interval and n as over all prompts, a value as over that prompt alone; read once for every head, and
+    counted as a look at this head alone; the grid says the same."""
+    found = direct(bench, Head(1, 3))
+    table = direct_effects(bench.lab, bench.selection).table.set_index(["part", "layer", "head"])
+    assert found["mean"] == pytest.approx(table.loc[("head", 1, 3), ["value", "low", "high", "n"]].to_dict())
+    assert found["mean"]["n"] == 8 and found["unit"] == "logits" and not found["why"]
+    each = [direct_effects(bench.lab, [p]).table.set_index(["part", "layer", "head"])["value"] for p in bench.selection]
+    assert found["values"] == pytest.approx([e["head", 1, 3] for e in each], abs=1e-4)
+    assert bench.looks.plain() == {"heads": 1, "pairs": 8, "grids": {}, "edits": 0, "patterns": 0, "tried": 0}
+    read.clear()
+    assert direct(bench, Head(0, 14))["values"] == pytest.approx([e["head", 0, 14] for e in each], abs=1e-4)
+    rows = {(r["layer"], r["head"]): r["value"] for r in grid(bench, "direct")["rows"]}
+    assert not read and rows[1, 3] == pytest.approx(found["mean"]["value"])
+
+
+def test_direct_effects_that_were_cancelled_go_on_where_they_stopped(bench: Bench, read: set[Any]) -> None:
+    def told(what: str, done: int, total: int) -> None:
+        if done == 4:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        direct(bench, Head(1, 3), told)
+    assert len(bench.parts) == 3 and not bench.looks.plain()["heads"]
+    before = set(read)
+    read.clear()
+    assert len(direct(bench, Head(1, 3))["values"]) == 8 and not read & before
+
+
+@pytest.mark.parametrize("family", ["gemma2", "olmo2"])
+def test_where_a_head_has_no_direct_effect_a_clause_says_why(family: str, tmp_path: Path) -> None:
+    """A norm behind the attention, a soft-cap: the pattern is shown all the same, and nothing counts as seen."""
+    some, lab = PromptSet.from_rows(tiny.word_rows(6), name="rows"), tiny.lab(family)
+    made = Bench("k", Asked(family), lab, some, some, tmp_path, None, Looks())
+    made.encoded = [encode(p, lab.tokenizer) for p in some]
+    found = direct(made, Head(0, 1))
+    assert "no direct effect" in found["why"] and "values" not in found and "\n" not in found["why"]
+    assert not made.looks.plain()["pairs"] and pattern(made, Head(0, 1), 0, "clean")["tokens"]
 
 
 def test_own_prompts_are_parted_and_named_in_the_claim(tmp_path: Path) -> None:
@@ -216,9 +256,11 @@ def test_pages_of_a_bench_answer(page: TestClient) -> None:
     assert len(page.get(f"/bench/{key}/state").json()["prompts"]) == 6
     here = f"/bench/{key}"
     assert len(posted(page, f"{here}/grid", {"name": "attribution"})["result"]["rows"]) == 48
+    assert len(posted(page, f"{here}/direct", {"head": "L1H3"})["result"]["values"]) == 6
     for path, given, said in (
         ("grid", {"name": "nothing"}, "no score"),
         ("pattern", {"head": "L1H99"}, "L1H99"),
+        ("direct", {"head": "L1H99"}, "L1H99"),
         ("pattern", {"head": "L1H1", "prompt": 6}, "no prompt 6"),
         ("pattern", {"head": "L1H1", "prompt": "0"}, "whole number"),
         ("edit", {"heads": "", "write": "zero"}, "no heads"),

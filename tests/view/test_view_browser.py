@@ -139,6 +139,7 @@ def test_a_head_is_opened_by_keyboard_and_patched(page: Any, address: str) -> No
         page.keyboard.press(key)
     expect(page.locator("#head-title")).to_have_text("Head L1H3")
     expect(page.locator(".token").first).to_be_visible()
+    expect(page.locator("#direct")).to_contain_text("logits, the mean over 12 clean prompts")
     page.locator(".token").nth(5).click()
     expect(page.locator("#from")).to_contain_text("(token 5)")
     page.click("#add")
@@ -164,6 +165,157 @@ def test_a_head_is_opened_by_keyboard_and_patched(page: Any, address: str) -> No
     page.click("a.button:has-text('To trial')")
     expect(page.locator("#seal")).to_contain_text("24 test prompts are sealed")
     accessible(page)
+
+
+SEEN = """() => {
+  const e = document.activeElement, s = getComputedStyle(e);
+  if (e === document.body) return "nowhere";
+  const box = e.getBoundingClientRect();
+  if (!box.width || box.bottom < 1 || box.top > innerHeight - 1 || box.right < 1 || box.left > innerWidth - 1) return "out of sight";
+  return s.outlineStyle === "none" || parseFloat(s.outlineWidth) < 2 ? "not marked" : "";
+}"""
+"""What is wrong with the place of the keyboard: nowhere, out of sight, or not marked."""
+
+
+def tab_to(page: Any, where: str, most: int, key: str = "Tab") -> None:
+    """Press Tab until the keyboard is there, in at most so many steps, its place always to be seen."""
+    for _ in range(most):
+        page.keyboard.press(key)
+        bad = page.evaluate(SEEN)
+        assert not bad, (bad, page.evaluate("document.activeElement.outerHTML.slice(0, 200)"))
+        if page.evaluate("(where) => document.activeElement.matches(where)", where):
+            return
+    raise AssertionError(f"no {where} in {most} steps")
+
+
+def chosen_by_keyboard(page: Any, value: str) -> None:
+    """Go down the list that the keyboard is on, from its beginning."""
+    page.keyboard.press("Home")
+    for _ in range(page.evaluate("document.activeElement.length")):
+        if page.evaluate("document.activeElement.value") == value:
+            return
+        page.keyboard.press("ArrowDown")
+    raise AssertionError(f"no {value} in the list")
+
+
+def typed(page: Any, words: str) -> None:
+    page.keyboard.press("Control+A")
+    page.keyboard.type(words)
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_from_a_model_to_a_verdict_by_keyboard_alone(page: Any, address: str, home: Store, width: int) -> None:
+    """No mouse anywhere: choose model and prompts, walk the grid, open a head and one of its tokens, choose two heads, patch and
+    zero them, go to trial, be asked, register.  At each step the keyboard's place is on the page, in sight and marked."""
+    expect, press = sync.expect, page.keyboard.press
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(address.partition("/?")[0])
+    tab_to(page, ".skip", 1)
+    tab_to(page, "nav a[href='/bench']", 3)
+    press("Enter")
+    page.wait_for_url("**/bench")
+    tab_to(page, "#shipped", 8)
+    chosen_by_keyboard(page, "decimals-natural")
+    tab_to(page, "#task", 2)
+    assert page.evaluate("document.activeElement.value") == "decimals"
+    for field, value in (("#looked_at", "4"), ("#pairs", "8")):
+        tab_to(page, field, 1)
+        typed(page, value)
+    tab_to(page, "[type=submit]", 2)
+    press("Enter")
+    page.wait_for_url("**/bench/*")
+    expect(page.locator(".cell")).to_have_count(48)
+
+    tab_to(page, "#score", 8)
+    tab_to(page, ".cell", 2)
+    for key in (
+        "ArrowLeft",
+        "ArrowUp",
+        "End",
+        "ArrowRight",
+        "Home",
+        "ArrowDown",
+        "ArrowRight",
+        "ArrowRight",
+        "ArrowRight",
+    ):
+        press(key)
+        assert not page.evaluate(SEEN), key
+    press("Enter")
+    expect(page.locator("#head-title")).to_have_text("Head L1H3")
+    expect(page.locator("#direct")).to_contain_text("logits, the mean over 4 clean prompts")
+    assert page.evaluate("document.activeElement.dataset.head") == "L1H3"
+    press("Space")
+    expect(page.locator("[aria-selected=true]")).to_have_count(1)
+    expect(page.locator(".cell[data-head=L1H3]")).to_have_attribute("aria-label", re.compile("chosen$"))
+    expect(page.locator("#effect")).to_contain_text("L1H3, the clean run's written in the corrupted run")
+    tab_to(page, "#add", 8)
+    press("Space")
+    expect(page.locator("[aria-selected=true]")).to_have_count(0)
+    tab_to(page, "#directs summary", 1)
+    press("Enter")
+    expect(page.locator("#each .line")).to_have_count(4)
+    tab_to(page, "#own", 4)
+    page.keyboard.type("7.9 or 7.25? Answer:")
+    tab_to(page, ".token", 1)  # the pattern that comes now takes the place of the one that the keyboard is on
+    expect(page.locator("#next")).to_contain_text("Next:")
+    press("Home")
+    assert page.evaluate("document.activeElement.matches('.token:first-child')")
+    press("ArrowRight")
+    press("Enter")
+    expect(page.locator("#from")).to_contain_text("(token 1)")
+    tab_to(page, ".cell", 24, "Shift+Tab")
+    for key in ("ArrowUp", "End", "ArrowLeft", "Space"):
+        press(key)
+    press("ArrowLeft")
+    press("Space")
+    expect(page.locator("#heads")).to_have_value("L0H14 L0H13")
+    expect(page.locator("#effect")).to_contain_text("L0H13 L0H14, the clean run's")
+    tab_to(page, "#heads", 16)
+    tab_to(page, "#write", 1)
+    chosen_by_keyboard(page, "zero")
+    expect(page.locator("#effect")).to_contain_text("L0H13 L0H14, zero written in the clean run")
+    accessible(page, (width, "light"))
+    page.set_viewport_size({"width": width, "height": 900})
+    tab_to(page, "a.button.first", 4)
+    press("Enter")
+
+    page.wait_for_url("**/trial")
+    expect(page.locator("#yaml")).to_have_value(re.compile("n: 999"))
+    tab_to(page, "#words", 12)
+    page.keyboard.type("two heads matter")
+    press("Enter")
+    expect(page.locator("#says")).to_contain_text("two heads matter")
+    assert not page.evaluate(SEEN)
+    tab_to(page, "#yaml", 1)
+    typed(page, page.input_value("#yaml").replace("n: 999", "n: 19"))
+    tab_to(page, "#register", 1)
+    press("Enter")
+    expect(page.locator("#error")).to_contain_text("Register it once more")
+    assert not page.evaluate(SEEN)
+    press("Space")
+    expect(page.locator("#verdict")).to_be_visible()
+    expect(page.locator("#verdict")).to_be_focused()
+    assert not page.evaluate(SEEN)
+    tab_to(page, "#page", 1)
+    press("Enter")
+    expect(page.locator(".claim").first).to_contain_text("two heads matter")
+
+
+def test_a_job_that_is_cancelled_leaves_the_keyboard_where_it_was_begun(
+    page: Any, address: str, going_on: threading.Event
+) -> None:
+    """The button to cancel goes; the keyboard stands on what began the job, and the job can be begun again."""
+    expect, press = sync.expect, page.keyboard.press
+    on_the_bench(page, address.partition("/?")[0], 4, 8)
+    going_on.clear()
+    page.locator("#score").focus()
+    page.select_option("#score", "zero")
+    expect(page.locator("#cancel")).to_be_visible()
+    tab_to(page, "#cancel", 1)
+    press("Enter")
+    expect(page.locator("#error")).to_contain_text("cancelled")
+    expect(page.locator("#score")).to_be_focused()
 
 
 def test_what_cannot_be_loaded_is_said_on_the_page(page: Any, address: str) -> None:

@@ -17,7 +17,7 @@ from headlab.prompts import PromptError, prompts_of
 from headlab.trials.document import Document
 from headlab.view import drafts
 from headlab.view.asked import Asked
-from headlab.view.bench import Bench, edit, grid, opened, pattern
+from headlab.view.bench import Bench, direct, edit, grid, opened, pattern
 from headlab.view.looks import Looks
 
 MODEL = "decimals-natural"
@@ -43,6 +43,7 @@ def test_every_look_that_is_offered_is_given_and_its_claim_can_be_read(kind: str
     found = edit(bench, [Head(1, 3)], bench.write)
     if kind == "alone":
         assert found["unit"] == "nats" and found["right"] is None and not state["direct"]
+        assert "give pairs with a wrong one" in direct(bench, Head(1, 3))["why"]
     else:
         assert found["unit"] == "logits" and len(found["right"]) == 2
     made = Document.from_text(drafts.draft(bench)["yaml"])

@@ -19,7 +19,7 @@ from headlab.looking.given import Pairs, pairs_of
 from headlab.looking.grids import estimates, ranked, whole_layer
 from headlab.looking.look import Look
 from headlab.looking.texts import read
-from headlab.prompts import Encoded
+from headlab.prompts import Encoded, EncodedPair
 from headlab.prompts.tokens import token_text
 from headlab.stats.figures import rounded
 
@@ -119,7 +119,6 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
     )
 
 
-@torch.inference_mode()
 def direct_effects(lab: Lab, pairs: Pairs, *, seed: int = 0) -> Look:
     """What each part writes straight into the margin of the clean prompts (direct logit attribution), the mean over pairs.
 
@@ -135,8 +134,15 @@ def direct_effects(lab: Lab, pairs: Pairs, *, seed: int = 0) -> Look:
         shows what never arrives.
     """
     encoded = pairs_of(lab, pairs)
+    return direct_look(lab, encoded, [direct_parts(lab, e.clean) for e in encoded], seed)
+
+
+Parts = tuple[list[tuple[str, int, int]], Tensor]
+
+
+def direct_look(lab: Lab, encoded: Sequence[EncodedPair], made: Sequence[Parts], seed: int = 0) -> Look:
+    """What :func:`direct_effects` shows of the parts of each pair."""
     some = tuple(e.pair for e in encoded)
-    made = [_direct(lab, e.clean) for e in encoded]
     names, values = made[0][0], torch.stack([v for _, v in made]).double().cpu().numpy()
     means = estimates(values, encoded, seed)
     rows = [
@@ -153,8 +159,10 @@ def direct_effects(lab: Lab, pairs: Pairs, *, seed: int = 0) -> Look:
     return Look(pd.DataFrame(rows), figure, "logits", some, ranked=best, tokenizer=lab.tokenizer)
 
 
-def _direct(lab: Lab, one: Encoded) -> tuple[list[tuple[str, int, int]], Tensor]:
-    """Names of the parts (part, layer, head; −1: none) and what each adds to the margin, of one prompt."""
+@torch.inference_mode()
+def direct_parts(lab: Lab, one: Encoded) -> Parts:
+    """Names of the parts (part, layer, head; −1: none) and what each adds to the margin, of one prompt; raises as
+    :func:`direct_effects` does."""
     ids = torch.tensor([one.ids], device=lab.device)
     sites = {(at, "resid") for at in range(lab.grid.n_layers)}
     sites |= {(at, s) for at in lab.attentions for s in ("z", "out_block")}

@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headlab.effects import Progress, quiet
 from headlab.engine.captures import capture
 from headlab.engine.model import Lab, ModelError
 from headlab.engine.recall import recalling
 from headlab.heads import Head, Heads
-from headlab.looking import direct_effects, effect, head_scores, heatmap
+from headlab.looking import effect, head_scores, heatmap
 from headlab.looking.given import pair_of_text
+from headlab.looking.grids import estimates
+from headlab.looking.lens import Parts, direct_look, direct_parts
 from headlab.looking.texts import read
 from headlab.looking.written import above_mean
 from headlab.prompts import Alignment, EncodedPair, PromptError, PromptSet, encode, prompts_of, spacing
@@ -45,6 +49,7 @@ SCORES = ("previous", "sink", "induction", "duplicate", "successor", "copying", 
 class Bench:
     """What lies on the table.  ``chosen`` and ``write`` are what the draft is about; ``test`` is sealed
     until a claim is registered; ``seen`` prompts were left out of it, because they were looked at on another bench of this model.
+    ``parts``: what each part of the model writes into the answer directly, of as many prompts as were read for it.
     ``align``: how a patch finds what goes where; ``trying``: the trial that was asked for last."""
 
     key: str
@@ -57,6 +62,7 @@ class Bench:
     looks: Looks
     encoded: list[EncodedPair] = field(default_factory=list, repr=False)
     grids: dict[str, Plain] = field(default_factory=dict, repr=False)
+    parts: list[Parts] = field(default_factory=list, repr=False)
     chosen: list[Head] = field(default_factory=list)
     write: str = ""
     words: str = ""
@@ -170,7 +176,7 @@ def grid(bench: Bench, name: str, progress: Progress = quiet) -> Plain:
         if name in EFFECTS:
             look = heatmap(bench.lab, bench.encoded, name, align=bench.align, progress=progress)
         elif name == "direct":
-            look = direct_effects(bench.lab, bench.encoded)
+            look = direct_look(bench.lab, bench.encoded, _parts(bench, progress))
         elif name in SCORES:
             look = head_scores(bench.lab, name, bench.encoded)
         else:
@@ -228,6 +234,32 @@ def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress 
         "writes": writes,
         "why": why,
     }
+
+
+def _parts(bench: Bench, progress: Progress) -> list[Parts]:
+    """The parts of every selection prompt, each read once: what is cancelled goes on where it stopped."""
+    for n, pair in enumerate(bench.encoded[len(bench.parts) :], len(bench.parts)):
+        progress("direct effects, prompt", n + 1, len(bench.encoded))
+        bench.parts.append(direct_parts(bench.lab, pair.clean))
+    return bench.parts
+
+
+def direct(bench: Bench, head: Head, progress: Progress = quiet) -> Plain:
+    """What a head writes straight into the answer's lead on each clean selection prompt (``values``) and in the mean, as
+    :func:`headlab.looking.direct_effects` has it; or ``why`` this model or these prompts have none.
+
+    The first head costs two passes of every prompt, all others none.
+    """
+    bench.lab.grid.check(Heads([head]))
+    try:
+        made = _parts(bench, progress)
+    except ModelError as error:
+        return {"head": str(head), "why": str(error)}
+    column = made[0][0].index(("head", head.layer, head.index))
+    values = [float(v[column]) for _, v in made]
+    bench.looks.seen([head], bench.selection)
+    (mean,) = estimates(np.array(values)[:, None], bench.encoded, 0)
+    return {"head": str(head), "unit": "logits", "values": [round(v, 4) for v in values], "mean": mean, "why": ""}
 
 
 def edit(bench: Bench, heads: Sequence[Head], write: str, progress: Progress = quiet) -> Plain:

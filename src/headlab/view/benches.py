@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -104,9 +103,8 @@ class Benches:
         bench, given, name = self.bench(request), await body(request), request.path_params["name"]
         if name not in QUESTIONS:
             raise HTTPException(404)
-        what, ask = QUESTIONS[name]
         root = self.pages.store.root
-        job = self.pages.worker.put(what, lambda progress: ask(bench, given, progress, root))
+        job = self.pages.worker.put(QUESTIONS[name], lambda progress: answer(name, bench, given, progress, root))
         if name == "register":  # the verdict does not wait for its page
             bench.trying = job
             self.pages.worker.put("write the report", lambda _: _report(job, root))
@@ -124,39 +122,37 @@ class Benches:
         ]
 
 
-def _grid(bench: Bench, given: Plain, progress: Progress, _: Path) -> Plain:
-    from headlab.view.bench import grid
+QUESTIONS = {
+    "grid": "measure every head",
+    "pattern": "read a pattern",
+    "direct": "read direct effects",
+    "edit": "edit some heads",
+    "draft": "write the draft",
+    "register": "try the claim",
+}
+"""What is asked about a bench, and what that is called while it runs."""
 
-    return grid(bench, str(given.get("name")), progress)
 
+def answer(name: str, bench: Bench, given: Plain, progress: Progress, root: Path) -> Plain:
+    """The answer to a question, made in the worker's thread.  What models need is imported here, so that pages answer meanwhile."""
+    from headlab.view import bench as table
+    from headlab.view import drafts
 
-def _pattern(bench: Bench, given: Plain, progress: Progress, _: Path) -> Plain:
-    from headlab.view.bench import pattern
-
-    prompt = given.get("prompt", 0)
+    if name == "grid":
+        return table.grid(bench, str(given.get("name")), progress)
+    if name == "edit":
+        return table.edit(bench, list(Heads.parse(str(given.get("heads", "")))), str(given.get("write")), progress)
+    if name == "draft":
+        drafts.choose(bench, given)
+        return drafts.draft(bench)
+    if name == "register":
+        return drafts.register(bench, str(given.get("yaml", "")), root, progress, anyway=given.get("anyway") is True)
+    head, prompt = Head.parse(str(given.get("head"))), given.get("prompt", 0)
+    if name == "direct":
+        return table.direct(bench, head, progress)
     if not isinstance(prompt, int) or isinstance(prompt, bool):
         raise ValueError(f"prompt is {prompt!r}; expected a whole number")
-    text = str(given.get("text") or "")
-    return pattern(bench, Head.parse(str(given.get("head"))), prompt, str(given.get("run", "clean")), progress, text)
-
-
-def _edit(bench: Bench, given: Plain, progress: Progress, _: Path) -> Plain:
-    from headlab.view.bench import edit
-
-    return edit(bench, list(Heads.parse(str(given.get("heads", "")))), str(given.get("write")), progress)
-
-
-def _draft(bench: Bench, given: Plain, progress: Progress, _: Path) -> Plain:
-    from headlab.view import drafts
-
-    drafts.choose(bench, given)
-    return drafts.draft(bench)
-
-
-def _register(bench: Bench, given: Plain, progress: Progress, root: Path) -> Plain:
-    from headlab.view import drafts
-
-    return drafts.register(bench, str(given.get("yaml", "")), root, progress, anyway=given.get("anyway") is True)
+    return table.pattern(bench, head, prompt, str(given.get("run", "clean")), progress, str(given.get("text") or ""))
 
 
 def _report(job: Job, root: Path) -> None:
@@ -164,17 +160,6 @@ def _report(job: Job, root: Path) -> None:
 
     if isinstance(job.result, dict):
         drafts.keep_report(job.result["id"], root)
-
-
-QUESTIONS: dict[str, tuple[str, Callable[[Bench, Plain, Progress, Path], Plain]]] = {
-    "grid": ("measure every head", _grid),
-    "pattern": ("read a pattern", _pattern),
-    "edit": ("edit some heads", _edit),
-    "draft": ("write the draft", _draft),
-    "register": ("try the claim", _register),
-}
-"""What is asked about a bench: what it is called while it runs, and the answer, made in the worker's thread.  What models
-need is imported there, so that pages answer meanwhile."""
 
 
 async def body(request: Request) -> Plain:

@@ -25,28 +25,27 @@ class Looks:
     prompts: set[Hashable] = field(default_factory=set)
     begun: bool = False
 
+    def seen(self, heads: Iterable[Head], pairs: Iterable[Pair]) -> None:
+        """Some heads were looked at on some pairs."""
+        self.heads |= set(heads)
+        for pair in pairs:
+            self.pairs.add(pair.id)
+            self.prompts.add(prompts_of(pair)[0])
+
     def grid(self, name: str, heads: Iterable[Head], pairs: Iterable[Pair]) -> None:
         """Every head was measured on every pair."""
-        self.heads |= set(heads)
-        self._seen(pairs)
+        self.seen(heads, pairs)
         self.grids[name] = self.grids.get(name, 0) + 1
 
     def edit(self, heads: Iterable[Head], pairs: Iterable[Pair]) -> None:
         """Some heads were edited together."""
-        self.heads |= set(heads)
-        self._seen(pairs)
+        self.seen(heads, pairs)
         self.edits += 1
 
     def pattern(self, head: Head, pair: Pair | None) -> None:
         """The pattern of a head over a prompt was opened, or (None) over a text of one's own."""
-        self.heads.add(head)
-        self._seen([pair] if pair else [])
+        self.seen([head], [pair] if pair else [])
         self.patterns += 1
-
-    def _seen(self, pairs: Iterable[Pair]) -> None:
-        for pair in pairs:
-            self.pairs.add(pair.id)
-            self.prompts.add(prompts_of(pair)[0])
 
     def plain(self) -> Plain:
         """As it stands in the record's settings (``looked``)."""

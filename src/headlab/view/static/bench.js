@@ -11,7 +11,7 @@
   };
   const WRITES = { zero: "zero", mean: "the mean", resample: "another prompt's", patch: "the clean run's" };
   const known = new Map();
-  let state, head = null, asked = 0;
+  let state, head = null, asked = 0, reading = null, going = "";
 
   const fail = (error) => { at("error").textContent = error.message; at("error").hidden = false; };
   const well = () => { at("error").hidden = true; };
@@ -35,7 +35,7 @@
       for (let h = 0; h < state.heads; h += 1) {
         const name = `L${layer}H${h}`, r = by.get(name);
         const words = r ? `${name}: ${lab.estimate(r)} ${grid.unit}` : name;
-        const button = lab.el("button", { type: "button", class: "cell", "data-head": name, "aria-label": words, title: words, tabindex: "-1", onclick: () => open(name) });
+        const button = lab.el("button", { type: "button", class: "cell", "data-head": name, "data-words": words, title: words, tabindex: "-1", onclick: () => open(name) });
         if (r) paint(button, r.value / most);
         row.append(lab.el("td", { role: "gridcell" }, button));
       }
@@ -64,8 +64,10 @@
     const cells = [...at("grid").querySelectorAll(".cell")];
     for (const cell of cells) {
       cell.classList.toggle("chosen", set.has(cell.dataset.head));
-      cell.setAttribute("aria-pressed", String(set.has(cell.dataset.head)));
+      cell.parentElement.setAttribute("aria-selected", String(set.has(cell.dataset.head)));
+      cell.setAttribute("aria-label", `${cell.dataset.words}${set.has(cell.dataset.head) ? ", chosen" : ""}`);
       cell.classList.toggle("open", cell.dataset.head === head);
+      cell.setAttribute("aria-current", String(cell.dataset.head === head));
       cell.tabIndex = -1;
     }
     const first = cells.find((c) => c.dataset.head === head) || cells[0];
@@ -74,14 +76,25 @@
     at("add").textContent = set.has(head) ? "Chosen: take it out" : "Choose it";
   }
 
-  at("grid").addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -state.heads, ArrowDown: state.heads }[event.key];
-    const cells = [...at("grid").querySelectorAll(".cell")], now = cells.indexOf(document.activeElement);
-    if (!step || now < 0) return;
-    event.preventDefault();
-    const next = cells[now + step];
-    if (next) { cells[now].tabIndex = -1; next.tabIndex = 0; next.focus(); }
-  });
+  // One of many is reached by Tab; the arrows, Home and End go on from it.
+  function walk(place, inside, across, taken) {
+    at(place).addEventListener("keydown", (event) => {
+      const all = [...at(place).querySelectorAll(inside)], now = all.indexOf(document.activeElement);
+      if (now < 0 || event.ctrlKey || event.altKey || event.metaKey) return;
+      const n = across() || all.length, first = now - (now % n), last = Math.min(first + n, all.length) - 1;
+      const to = { ArrowLeft: Math.max(first, now - 1), ArrowRight: Math.min(last, now + 1), ArrowUp: now - n, ArrowDown: now + n, Home: first, End: last }[event.key];
+      if (event.key === " " && taken) { event.preventDefault(); taken(all[now]); }
+      if (to === undefined) return;
+      event.preventDefault();
+      if (!all[to]) return;
+      all[now].tabIndex = -1;
+      all[to].tabIndex = 0;
+      all[to].focus();
+    });
+    if (taken) at(place).addEventListener("keyup", (event) => { if (event.key === " ") event.preventDefault(); });
+  }
+  walk("grid", ".cell", () => state.heads, (cell) => take(cell.dataset.head));
+  walk("tokens", ".token", () => 0);
 
   async function measure() {
     well();
@@ -101,8 +114,34 @@
     at("nothing").hidden = true;
     at("head").hidden = false;
     try {
+      if (reading) await lab.ask(`/jobs/${reading}/cancel`, {});
       pattern(await lab.job(`${here}/pattern`, { head: name, prompt: Number(at("prompt").value), run: at("run").value, text: at("own").value }));
+      await direct(name);
     } catch (error) { fail(error); at("tokens").replaceChildren(); at("matrix").replaceChildren(); }
+  }
+
+  // What it writes straight into the answer of each prompt.  The first costs passes: another head's pattern does not wait for them.
+  async function direct(name) {
+    if (name !== head) return;
+    const said = at("direct"), told = lab.told(said);
+    if (said.dataset.head !== name) { said.textContent = ""; at("directs").hidden = true; }
+    try {
+      const d = await lab.job(`${here}/direct`, { head: name }, (job) => {
+        reading = job.state === "waiting" || job.state === "running" ? job.id : null;
+        if (name === head) told(job);
+      });
+      if (name !== head) return;
+      said.dataset.head = name;
+      const nth = Number(at("prompt").value), most = Math.max(...(d.values || []).map(Math.abs)) || 1;
+      at("directs").hidden = Boolean(d.why);
+      said.textContent = d.why ? `No direct effect on the answer: ${d.why}.`
+        : `Writes straight into the answer's lead: ${lab.estimate(d.mean)} ${d.unit}, the mean over ${d.mean.n} clean prompts; ${lab.number(d.values[nth])} on prompt ${nth + 1}.`;
+      at("each").replaceChildren(...(d.values || []).map((v, i) => {
+        const p = state.prompts[i], svg = lab.svg("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
+        svg.append(lab.svg("line", { x1: 50, x2: 50, y1: 0, y2: 10, class: "zero" }), lab.svg("line", { x1: 50, x2: 50 + (48 * v) / most, y1: 5, y2: 5, class: v < 0 ? "down" : "up" }));
+        return lab.el("li", { class: "line" }, lab.el("span", { class: "prompt", title: p.clean }, p.clean), lab.el("span", { class: "answer" }, p.answer), svg, lab.el("span", { class: "from-to" }, `${lab.number(v)}`));
+      }));
+    } catch (error) { if (error.message !== "cancelled") throw error; }
   }
 
   function pattern(p) {
@@ -115,6 +154,7 @@
         const w = k <= q ? p.weights[q][k] : 0;
         paint(b, w * 0.75);
         b.setAttribute("aria-pressed", String(k === q));
+        b.tabIndex = k === q ? 0 : -1;
         b.title = `${(100 * w).toFixed(1)} % of the attention from ${text(p.tokens[q])}`;
         b.setAttribute("aria-label", `${p.tokens[k]}: ${(100 * w).toFixed(1)} percent`);
       });
@@ -125,7 +165,9 @@
         ? `Where it attends to “${text(p.tokens[q])}”, its weights write toward ${p.writes[q].map((t) => `“${text(t)}”`).join(", ")} (the token alone, straight into the logits).`
         : p.why;
     }
+    const held = at("tokens").contains(document.activeElement);
     at("tokens").replaceChildren(...buttons);
+    if (held) buttons[p.read].focus();
     at("next").textContent = p.next.length ? `Next: ${p.next.map((r) => `“${text(r.token)}” ${(100 * r.probability).toFixed(1)} %`).join(", ")}` : "";
     from(p.read);
     const n = p.tokens.length, size = Math.max(6, Math.min(16, Math.floor(340 / n)));
@@ -140,11 +182,12 @@
   at("prompt").addEventListener("change", () => head && open(head));
   at("run").addEventListener("change", () => head && open(head));
   at("own").addEventListener("change", () => head && open(head));
-  at("add").addEventListener("click", () => {
+  at("add").addEventListener("click", () => take(head));
+  function take(name) {
     const set = chosen();
-    at("heads").value = (set.includes(head) ? set.filter((h) => h !== head) : [...set, head]).join(" ");
+    at("heads").value = (set.includes(name) ? set.filter((h) => h !== name) : [...set, name]).join(" ");
     changed();
-  });
+  }
 
   // -- edits ---------------------------------------------------------------------------------------------------
   function changed() {
@@ -154,6 +197,9 @@
   }
 
   async function edit() {
+    const now = `${chosen().join(" ")} ${at("write").value}`;
+    if (now === going) return; // Enter in the field: it has changed, and the form is sent
+    going = now;
     const mine = (asked += 1);
     well();
     try {
@@ -161,7 +207,7 @@
       if (mine !== asked) return;
       read(found);
     } catch (error) { if (mine === asked) fail(error); }
-    if (mine === asked) { at("editing").textContent = ""; draft({}); }
+    if (mine === asked) { at("editing").textContent = ""; going = ""; draft({}); }
   }
 
   function read(f) {
@@ -187,7 +233,7 @@
     at("readout").replaceChildren(...f.rows.slice(0, few).map(line));
     at("more").hidden = f.rows.length <= few;
     at("more").textContent = `Show all ${f.rows.length} prompts`;
-    at("more").onclick = () => { at("readout").replaceChildren(...f.rows.map(line)); at("more").hidden = true; };
+    at("more").onclick = () => { at("readout").replaceChildren(...f.rows.map(line)); at("readout").focus(); at("more").hidden = true; };
   }
 
   at("edit").addEventListener("submit", (event) => { event.preventDefault(); mark(); edit(); });

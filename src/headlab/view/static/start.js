@@ -25,8 +25,9 @@
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const button = form.querySelector("[type=submit]");
+    if (!lab.idle(button)) return;
     at("error").hidden = true;
-    button.disabled = true;
+    lab.busy(button, true);
     try {
       const number = (id) => Number(at(id).value);
       const asked = {
@@ -39,7 +40,7 @@
       at("error").textContent = error.message;
       at("error").hidden = false;
     } finally {
-      button.disabled = false;
+      lab.busy(button, false);
       at("cancel").hidden = true;
       at("progress").textContent = "";
     }

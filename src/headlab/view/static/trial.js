@@ -13,7 +13,7 @@
     at("words").value = d.words;
     const before = at("yaml").value;
     at("lost").hidden = before === drawn || before === d.yaml;
-    at("back").onclick = () => { at("yaml").value = before; at("lost").hidden = true; };
+    at("back").onclick = () => { at("yaml").value = before; at("yaml").focus(); at("lost").hidden = true; };
     at("yaml").value = drawn = d.yaml;
     at("yaml").rows = Math.max(6, d.yaml.split("\n").length);
     at("looked").textContent = d.looked;
@@ -43,14 +43,14 @@
   at("write").addEventListener("change", () => draft({ write: at("write").value }));
   at("words").addEventListener("change", () => draft({ words: at("words").value }));
 
-  at("claim").addEventListener("submit", (event) => { event.preventDefault(); document.activeElement.blur(); });
-  at("register").addEventListener("click", () => tried((told) => lab.job(`${here}/register`, { yaml: at("yaml").value, anyway: warned === at("yaml").value }, told)));
+  at("claim").addEventListener("submit", (event) => { event.preventDefault(); });
+  at("register").addEventListener("click", () => lab.idle(at("register")) && tried((told) => lab.job(`${here}/register`, { yaml: at("yaml").value, anyway: warned === at("yaml").value }, told)));
 
   // A trial that was registered here, or that runs already: its progress, its verdict.
   async function tried(found) {
     at("error").hidden = true;
     at("verdict").hidden = true;
-    at("register").disabled = true;
+    lab.busy(at("register"), true);
     const told = lab.told(at("progress"), at("cancel"));
     try {
       found = await found((job) => {
@@ -74,7 +74,7 @@
     } catch (error) {
       fail(error.message === "cancelled" ? new Error("Cancelled. What was computed is kept: the same claim, registered again, goes on where it stopped.") : error);
     } finally {
-      at("register").disabled = false;
+      lab.busy(at("register"), false);
       at("bar").hidden = true;
       at("progress").textContent = "";
       at("cancel").hidden = true;

@@ -70,9 +70,18 @@ lab.told = (place, cancel) => (job) => {
   const going = job.state === "waiting" || job.state === "running";
   if (!going) place.textContent = "";
   if (!cancel) return;
-  cancel.hidden = !going;
-  cancel.onclick = () => { cancel.hidden = true; lab.ask(`/jobs/${job.id}/cancel`, {}); };
+  const shown = (yes) => {
+    const before = cancel.previousElementSibling; // where the keyboard goes on when its button is gone
+    if (!yes && document.activeElement === cancel) (before.querySelector("select") || before).focus();
+    cancel.hidden = !yes;
+  };
+  shown(going);
+  cancel.onclick = () => { shown(false); lab.ask(`/jobs/${job.id}/cancel`, {}); };
 };
+
+// A button whose work goes on: nothing happens when it is pressed, and the keyboard stays on it (a disabled one would lose it).
+lab.busy = (button, on) => { button.disabled = false; button.setAttribute("aria-disabled", String(on)); };
+lab.idle = (button) => button.getAttribute("aria-disabled") !== "true";
 
 // A number with three figures; its interval behind it.
 lab.number = (x) => (x === null || x === undefined || Number.isNaN(x) ? "undefined" : Number(x.toPrecision(3)).toString());
