@@ -275,6 +275,8 @@ def test_from_a_model_to_a_verdict_by_keyboard_alone(page: Any, address: str, ho
     tab_to(page, "#write", 1)
     chosen_by_keyboard(page, "zero")
     expect(page.locator("#effect")).to_contain_text("L0H13 L0H14, zero written in the clean run")
+    chosen_by_keyboard(page, "patch")
+    expect(page.locator("#effect")).to_contain_text("L0H13 L0H14, the clean run's")
     accessible(page, (width, "light"))
     page.set_viewport_size({"width": width, "height": 900})
     tab_to(page, "a.button.first", 4)

@@ -132,16 +132,22 @@
       });
       if (name !== head) return;
       said.dataset.head = name;
-      const nth = Number(at("prompt").value), most = Math.max(...(d.values || []).map(Math.abs)) || 1;
-      at("directs").hidden = Boolean(d.why);
+      const nth = Number(at("prompt").value);
       said.textContent = d.why ? `No direct effect on the answer: ${d.why}.`
         : `Writes straight into the answer's lead: ${lab.estimate(d.mean)} ${d.unit}, the mean over ${d.mean.n} clean prompts; ${lab.number(d.values[nth])} on prompt ${nth + 1}.`;
-      at("each").replaceChildren(...(d.values || []).map((v, i) => {
-        const p = state.prompts[i], svg = lab.svg("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
-        svg.append(lab.svg("line", { x1: 50, x2: 50, y1: 0, y2: 10, class: "zero" }), lab.svg("line", { x1: 50, x2: 50 + (48 * v) / most, y1: 5, y2: 5, class: v < 0 ? "down" : "up" }));
-        return lab.el("li", { class: "line" }, lab.el("span", { class: "prompt", title: p.clean }, p.clean), lab.el("span", { class: "answer" }, p.answer), svg, lab.el("span", { class: "from-to" }, `${lab.number(v)}`));
-      }));
+      at("directs").hidden = Boolean(d.why);
+      at("directs").ontoggle = () => at("directs").open && !d.why && each(d.values);
+      at("directs").ontoggle();
     } catch (error) { if (error.message !== "cancelled") throw error; }
+  }
+
+  function each(values) {
+    const most = Math.max(...values.map(Math.abs)) || 1;
+    at("each").replaceChildren(...values.map((v, i) => {
+      const p = state.prompts[i], svg = lab.svg("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
+      svg.append(lab.svg("line", { x1: 50, x2: 50, y1: 0, y2: 10, class: "zero" }), lab.svg("line", { x1: 50, x2: 50 + (48 * v) / most, y1: 5, y2: 5, class: v < 0 ? "down" : "up" }));
+      return lab.el("li", { class: "line" }, lab.el("span", { class: "prompt", title: p.clean }, p.clean), lab.el("span", { class: "answer" }, p.answer), svg, lab.el("span", { class: "from-to" }, lab.number(v)));
+    }));
   }
 
   function pattern(p) {
