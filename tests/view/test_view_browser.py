@@ -171,7 +171,8 @@ SEEN = """() => {
   const e = document.activeElement, s = getComputedStyle(e);
   if (e === document.body) return "nowhere";
   const box = e.getBoundingClientRect();
-  if (!box.width || box.bottom < 1 || box.top > innerHeight - 1 || box.right < 1 || box.left > innerWidth - 1) return "out of sight";
+  if (!box.width || box.bottom < 1 || box.top > innerHeight - 1) return "out of sight";
+  if (box.right < 1 || box.left > innerWidth - 1) return "out of sight";
   return s.outlineStyle === "none" || parseFloat(s.outlineWidth) < 2 ? "not marked" : "";
 }"""
 """What is wrong with the place of the keyboard: nowhere, out of sight, or not marked."""
@@ -332,6 +333,43 @@ def test_what_cannot_be_loaded_is_said_on_the_page(page: Any, address: str) -> N
     page.click("[type=submit]")
     sync.expect(page.locator("#error")).to_contain_text("answer")
     page.complaints.clear()  # that it was refused stands in the console
+
+
+def test_own_pairs_go_to_a_verdict_that_decides(page: Any, address: str) -> None:
+    """A newcomer's file of 120 pairs, first with its columns the wrong way round: how many are sealed is set so that a patch
+    can be tried, what is the matter is said on the bench, and with the columns put right the trial decides."""
+    expect, host = sync.expect, address.partition("/?")[0]
+    rows = [(f"{a}.{b} or {a}.{c}? Answer:", f"Q: Which is bigger: {a}.{b} or {a}.{c}? A:", f"{a}.{b}", f"{a}.{c}")
+            for a in range(1, 13) for b in (7, 9) for c in (11, 17, 23, 31, 43)]  # fmt: skip
+    for turned in (True, False):
+        page.goto(f"{host}/bench")
+        page.select_option("#shipped", "decimals-natural")
+        page.select_option("#task", "")
+        lines = [",".join([y, x, r, w] if turned else [x, y, r, w]) for x, y, r, w in rows]
+        text = "\n".join(["clean,corrupted,answer,wrong", *lines]).encode()
+        page.set_input_files("#file", {"name": "mine.csv", "mimeType": "text/csv", "buffer": text})
+        expect(page.locator("#counted")).to_have_text("Of 120 prompts, 20 to look at and 100 sealed.")
+        held(page)
+        page.click("[type=submit]")
+        page.wait_for_url("**/bench/*")
+        page.fill("#heads", "L0H14 L1H3")
+        page.locator("#heads").press("Enter")
+        expect(page.locator("#effect")).to_contain_text("L0H14 L1H3")
+        if turned:
+            expect(page.locator("#answered")).to_contain_text("Are clean and corrupted the wrong way round?")
+            held(page)
+            accessible(page)
+    expect(page.locator("#answered")).to_be_hidden()
+    expect(page.locator("#looked")).to_contain_text(
+        "1 edit(s) tried"
+    )  # Enter asks once, though the field has changed too
+    page.click("a.button:has-text('To trial')")
+    expect(page.locator("#seal")).to_contain_text("100 test prompts are sealed")
+    expect(page.locator("#says")).to_contain_text("between the 100 prompts")
+    page.fill("#yaml", page.input_value("#yaml").replace("n: 999", "n: 19"))
+    page.click("#register")
+    expect(page.locator("#verdict")).to_be_visible()
+    expect(page.locator("#outcome")).to_have_text(re.compile("upheld|refuted|undecided"))
 
 
 @pytest.fixture

@@ -88,6 +88,9 @@ def test_a_trial_that_could_decide_nothing_is_said_before_its_prompts_are_opened
     assert "eligibility" in drafts.register(bench, made["yaml"], tmp_path / "store", anyway=False)["ask"]
     assert not bench.looks.begun and not (tmp_path / "store").exists()
     assert any(f"between the {len(bench.test)} prompts" in line for line in made["says"]["can be seen"])
+    fewer = opened(Asked(MODEL, text=KINDS["of different length"]), tmp_path, {})  # than the 260 that are asked for
+    drafts.choose(fewer, {"heads": "L1H3", "write": "patch"})
+    assert any(f"between the {len(fewer.test)} prompts" in s for s in drafts.draft(fewer)["says"]["can be seen"])
 
 
 def test_one_pair_to_look_at_has_a_number_and_no_interval(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from headlab.reading import expected_one_of
 from headlab.stats.intervals import bootstrap_means
 from headlab.store.records import Plain
 from headlab.trials.document import Document
+from headlab.trials.eligibility import CLEAN_AT_LEAST, CORRUPTED_AT_MOST
 from headlab.trials.lending import alignment
 from headlab.trials.loading import load
 from headlab.trials.patterns import MOST_TOKENS
@@ -129,6 +130,7 @@ class Bench:
             "scores": [s for s in SCORES if self.paired or s != "probe"],
             "chosen": [str(h) for h in self.chosen],
             "write": self.write,
+            "eligible": [CLEAN_AT_LEAST, CORRUPTED_AT_MOST],
         }
 
 

@@ -70,7 +70,8 @@ def draft(bench: Bench) -> Plain:
     out |= {"heads": str(Heads(bench.chosen)) if bench.chosen else "", "write": bench.write, "words": bench.words}
     if made:
         doc = Document.from_text(made, name="the draft")
-        found = explain(doc, bench.lab.grid, bench.folder)
+        sealed = doc.model_copy(update={"pairs": len(bench.test)})  # of the document's, as many as there are
+        found = explain(sealed, bench.lab.grid, bench.folder)
         apart = (
             f"the heads on {len(bench.selection)} prompts that share no cluster with the {len(bench.test)} of the trial"
         )

@@ -216,8 +216,20 @@
     if (mine === asked) { at("editing").textContent = ""; going = ""; draft({}); }
   }
 
+  // What a trial will ask of the model's own answers, where they fall short of it on these prompts.
+  function unanswered(f) {
+    const [least, most] = state.eligible, percent = (x) => `${(100 * x).toFixed(0)} %`;
+    const right = (run) => f.rows.filter((r) => (run === f.edited ? r.before : r.other) > 0).length / f.rows.length;
+    const clean = right("clean"), corrupted = state.paired ? right("corrupted") : 0, patch = f.write === "patch";
+    if (clean >= least && !(patch && corrupted > most)) return "";
+    return `A trial asks that at least ${percent(least)} of the clean prompts are answered rightly${patch ? ` and at most ${percent(most)} of the corrupted ones` : ""}; of these it is ${percent(clean)}` +
+      `${state.paired ? ` and ${percent(corrupted)}` : ""}.${corrupted > clean ? " Are clean and corrupted the wrong way round?" : ""}`;
+  }
+
   function read(f) {
     const share = f.share === null ? "" : f.write === "patch" ? ` (${(100 * f.share).toFixed(0)} % of the way to the clean run)` : ` (${(100 * f.share).toFixed(0)} % of the way to the corrupted run)`;
+    at("answered").textContent = f.right ? unanswered(f) : "";
+    at("answered").hidden = !at("answered").textContent;
     const what = f.unit === "nats" ? "log probability" : "lead";
     const right = f.right ? `; right on ${f.right[0]} of ${f.mean.n} prompts before, ${f.right[1]} after` : "";
     at("effect").textContent = `${f.heads}, ${WRITES[f.write]} written in the ${f.edited} run: the answer's ${what} changes by ${lab.estimate(f.mean)} ${f.unit}${share}${right}.`;

@@ -4,7 +4,18 @@
   const at = (id) => document.getElementById(id);
   const form = at("open"), task = at("task"), shipped = at("shipped");
   let suffix = ".csv";
-  const own = () => { at("own").hidden = task.value !== ""; };
+  // How many are looked at and how many sealed, of prompts of one's own: what patching needs is sealed, where there are so many.
+  const NEEDED = 100;
+  let parted = ["60", "200"];
+  function part() {
+    const lines = at("text").value.split("\n").filter((line) => line.trim()).length, n = lines - (suffix === ".csv" ? 1 : 0);
+    const mine = ["looked_at", "pairs"].map((id) => at(id).value).join() !== parted.join(); // set by hand
+    const look = Math.max(2, Math.min(60, Math.floor(n / 4), n > NEEDED + 1 ? n - NEEDED : 60)), few = task.value === "" && n >= 4 && n < 260;
+    if (!mine) { parted = few ? [look, n - look].map(String) : ["60", "200"]; [at("looked_at").value, at("pairs").value] = parted; }
+    at("counted").textContent = !mine && few ? `Of ${n} prompts, ${look} to look at and ${n - look} sealed.${n - look < NEEDED ? ` Fewer than ${NEEDED} sealed pairs: a claim tried by patching cannot be decided; one tried by ablations can.` : ""}` : "";
+  }
+
+  const own = () => { at("own").hidden = task.value !== ""; part(); };
   const fit = () => {
     const meant = shipped.selectedOptions[0]?.dataset.task;
     if (meant) task.value = meant;
@@ -19,8 +30,9 @@
     if (!file) return;
     suffix = file.name.endsWith(".jsonl") ? ".jsonl" : ".csv";
     at("text").value = await file.text();
+    part();
   });
-  at("text").addEventListener("input", () => { if (!at("text").value.trimStart().startsWith("{")) suffix = ".csv"; });
+  at("text").addEventListener("input", () => { if (!at("text").value.trimStart().startsWith("{")) suffix = ".csv"; part(); });
 
   form.addEventListener("submit", async (event) => {
     event.preventDefault();

@@ -60,7 +60,7 @@
       });
       if (found.ask) {
         warned = at("yaml").value;
-        throw new Error(`No outcome could decide it: ${found.ask} Nothing was opened. Register it once more to try it all the same.`);
+        throw new Error(`No outcome could decide it: ${found.ask.replace(/\.?$/, ".")} Nothing was opened. Register it once more to try it all the same.`);
       }
       at("outcome").className = `badge ${found.outcome || "none"}`;
       at("outcome").textContent = found.outcome || "no verdict";
