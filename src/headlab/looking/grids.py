@@ -130,19 +130,9 @@ def effect(
     options = {"x_title": f"{readout}, {unit_of(kind)}", "unit": "pair"}
     title = f"{what} of {few} together{AT_READ * at_read}: {readout} of each of {len(encoded)} pairs"
     figure = Figure("pairs", "effect", title, "", cells, options)
-    terms = {
-        **({"write": what, "at_read": at_read, "readout": readout} if what != "patch" else BACK),
-        "heads": len(named),
-    }
-    return Look(
-        table,
-        figure,
-        unit_of(kind),
-        tuple(e.pair for e in encoded),
-        ranked=tuple(named),
-        terms=terms,
-        tokenizer=lab.tokenizer,
-    )
+    written = BACK if what == "patch" else {"write": what, "at_read": at_read, "readout": readout}
+    seen, terms = tuple(e.pair for e in encoded), {**written, "heads": len(named)}
+    return Look(table, figure, unit_of(kind), seen, (), tuple(named), terms, lab.tokenizer)
 
 
 def _known(what: str, known: tuple[str, ...]) -> None:

@@ -88,24 +88,12 @@ def logit_lens(lab: Lab, text: str, at: int = -1, k: int = 1) -> Look:
         logits = unembedded(lab, seen["resid", layer][None], ids, 0)[0, place]
         shares.append(logits.double().softmax(-1))
         best = shares[-1].topk(k)
-        rows += [
-            {
-                "layer": layer,
-                "position": place,
-                "rank": n + 1,
-                "token": token_text(lab.tokenizer, int(i)),
-                "value": float(v),
-            }
-            for n, (i, v) in enumerate(zip(best.indices, best.values, strict=True))
-        ]
+        for n, (i, v) in enumerate(zip(best.indices, best.values, strict=True), 1):
+            said = {"rank": n, "token": token_text(lab.tokenizer, int(i)), "value": float(v)}
+            rows.append({"layer": layer, "position": place, **said})
+    across = [f"{r['rank']}: {r['token']!r}" if k == 1 else f"rank {r['rank']}" for r in rows]
     cells = tuple(
-        {
-            "x": f"{r['rank']}: {r['token']!r}" if k == 1 else f"rank {r['rank']}",
-            "y": f"L{r['layer']}",
-            "value": r["value"],
-            "panel": "",
-        }
-        for r in rows
+        {"x": x, "y": f"L{r['layer']}", "value": r["value"], "panel": ""} for x, r in zip(across, rows, strict=True)
     )
     title = f"Likeliest after {seen.tokens[place]!r}, read after each layer"
     options = {"x_title": "token", "y_title": "layer", "value_title": "probability"}
@@ -178,11 +166,8 @@ def direct_parts(lab: Lab, one: Encoded) -> Parts:
     for at in range(lab.grid.n_layers):
         rest = here(at, "resid") - before
         if at in lab.attentions:
-            wrote, bias, whole = (
-                _written(lab, at, tape.kept[at, "z"][0, -1].double()),
-                lab.output_bias(at),
-                here(at, "out_block"),
-            )
+            wrote = _written(lab, at, tape.kept[at, "z"][0, -1].double())
+            bias, whole = lab.output_bias(at), here(at, "out_block")
             bias = torch.zeros_like(whole) if bias is None else bias.double()
             if not _near(wrote.sum(0) + bias, whole) or not _is_added(before, whole, here(at, "resid"), met[at]):
                 raise ModelError(

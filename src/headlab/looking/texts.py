@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING
@@ -117,6 +118,12 @@ def read(lab: Lab, text: str) -> Text:
     return Text(lab, text, one.ids, tuple(token_text(lab.tokenizer, i) for i in one.ids), logits.float().cpu())
 
 
+def drawn_of(ids: Sequence[int]) -> None:
+    """Raises PromptError for a text of more tokens than a pattern is drawn of."""
+    if len(ids) > MOST_TOKENS:
+        raise PromptError(f"the text has {len(ids)} tokens; a pattern is drawn of at most {MOST_TOKENS}")
+
+
 def show_attention(lab: Lab, text: str, heads: HeadsLike) -> Look:
     """The patterns of some heads over the tokens of a text: for each query token (row) the share that each key gets.
 
@@ -128,9 +135,7 @@ def show_attention(lab: Lab, text: str, heads: HeadsLike) -> Look:
     import pandas as pd
 
     named = heads_of(lab, heads)
-    seen = read(lab, text)
-    if len(seen.tokens) > MOST_TOKENS:
-        raise PromptError(f"the text has {len(seen.tokens)} tokens; a pattern is drawn of at most {MOST_TOKENS}")
+    drawn_of((seen := read(lab, text)).ids)
     rows = [
         {
             "head": str(head),
@@ -152,12 +157,5 @@ def show_attention(lab: Lab, text: str, heads: HeadsLike) -> Look:
     figure = Figure(
         "heatmap", "attention", f"Attention of {named}", "From each token (row) to those before it.", cells, options
     )
-    return Look(
-        pd.DataFrame(rows),
-        figure,
-        "share of attention",
-        texts=(seen.text,),
-        ranked=tuple(named),
-        terms={"heads": len(named)},
-        tokenizer=lab.tokenizer,
-    )
+    table, terms = pd.DataFrame(rows), {"heads": len(named)}
+    return Look(table, figure, "share of attention", (), (seen.text,), tuple(named), terms, lab.tokenizer)

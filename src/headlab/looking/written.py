@@ -58,20 +58,9 @@ def ov_circuit(lab: Lab, head: HeadsLike, text: str, k: int = 3) -> Look:
         for to, value in zip(names, line, strict=True)
     )
     options = {"x_title": "token it raises", "y_title": "token it attends to", "value_title": "logits above the mean"}
-    title, words = (
-        f"What {one} writes for each token alone",
-        "From the weights: nothing of the text but its tokens is read.",
-    )
-    figure = Figure("heatmap", "ov", title, words, cells, options)
-    return Look(
-        pd.DataFrame(rows),
-        figure,
-        "logits",
-        texts=(worded(text),),
-        ranked=(one,),
-        terms={"heads": 1},
-        tokenizer=lab.tokenizer,
-    )
+    words = "From the weights: nothing of the text but its tokens is read."
+    figure = Figure("heatmap", "ov", f"What {one} writes for each token alone", words, cells, options)
+    return Look(pd.DataFrame(rows), figure, "logits", (), (worded(text),), (one,), {"heads": 1}, lab.tokenizer)
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ from headlab.looking import effect, head_scores, heatmap
 from headlab.looking.given import pair_of_text
 from headlab.looking.grids import estimates
 from headlab.looking.lens import Parts, direct_look, direct_parts
-from headlab.looking.texts import read
+from headlab.looking.texts import drawn_of, read
 from headlab.looking.written import above_mean
 from headlab.prompts import Alignment, EncodedPair, PromptError, PromptSet, encode, prompts_of, spacing
 from headlab.prompts.tokens import token_text
@@ -34,7 +34,6 @@ from headlab.trials.document import Document
 from headlab.trials.eligibility import CLEAN_AT_LEAST, CORRUPTED_AT_MOST
 from headlab.trials.lending import alignment
 from headlab.trials.loading import load
-from headlab.trials.patterns import MOST_TOKENS
 from headlab.trials.prompts import split
 from headlab.trials.starting import starting
 from headlab.view.asked import Asked
@@ -105,15 +104,8 @@ class Bench:
 
     def plain(self) -> Plain:
         """What the page shows before anything is measured."""
-        prompts = [
-            {
-                "clean": p.clean.text,
-                "corrupted": p.corrupted.text if p.partner else "",
-                "answer": p.answer,
-                "wrong": p.wrong,
-            }
-            for p in self.selection
-        ]
+        both = [(p, p.corrupted.text if p.partner else "") for p in self.selection]
+        prompts = [{"clean": p.clean.text, "corrupted": c, "answer": p.answer, "wrong": p.wrong} for p, c in both]
         return {
             "model": self.lab.name,
             "source": self.asked.task or "own prompts",
@@ -209,8 +201,7 @@ def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress 
     pair = bench.encoded[prompt]
     one = pair.clean if run == "clean" else pair.corrupted
     ids = one.ids if own is None else own.ids
-    if len(ids) > MOST_TOKENS:
-        raise PromptError(f"the text has {len(ids)} tokens; a pattern is drawn of at most {MOST_TOKENS}")
+    drawn_of(ids)
     progress("reading the prompt", 0, 1)
     if own is None:
         with recalling(bench.lab):

@@ -86,7 +86,7 @@
       if (event.key === " " && taken) { event.preventDefault(); taken(all[now]); }
       if (to === undefined) return;
       event.preventDefault();
-      if (!all[to]) return;
+      if (!all[to]) return; // at an edge of the grid the page stays, too
       all[now].tabIndex = -1;
       all[to].tabIndex = 0;
       all[to].focus();
@@ -138,7 +138,7 @@
       at("directs").hidden = Boolean(d.why);
       at("directs").ontoggle = () => at("directs").open && !d.why && each(d.values);
       at("directs").ontoggle();
-    } catch (error) { if (error.message !== "cancelled") throw error; }
+    } catch (error) { if (error.message !== "cancelled") fail(error); }
   }
 
   function each(values) {
