@@ -37,13 +37,8 @@ BACK = {"write": "patch", "edit": "corrupted"}
 ALONE = ("induction", "duplicate", "successor")
 """Scores that are measured on no prompts of the reader's."""
 ON_PAIRS = ("probe", "attribution")
-UNITS = {
-    "norm": "norm",
-    "copying": "share of tokens",
-    "successor": "share of tokens",
-    "probe": "share of prompts",
-    "attribution": "logits",
-}
+UNITS = {"norm": "norm", "probe": "share of prompts", "attribution": "logits"}
+UNITS |= dict.fromkeys(("copying", "successor"), "share of tokens")
 
 
 def heatmap(

@@ -54,11 +54,8 @@ class Text:
 
     def __getitem__(self, at: tuple[str, int]) -> Tensor:
         if not (isinstance(at, tuple) and len(at) == 2 and at[0] in SITES):
-            near = (
-                ""
-                if isinstance(at, str) and at in SITES
-                else meant(at[0] if isinstance(at, tuple) and at else at, SITES)
-            )
+            site = at[0] if isinstance(at, tuple) and at else at
+            near = "" if isinstance(at, str) and at in SITES else meant(site, SITES)
             raise KeyError(f"expected text[site, layer] with a site of {', '.join(SITES)}, given {brief(at)}{near}")
         site, layer = at
         self.lab.grid.check_layer(layer)

@@ -210,12 +210,10 @@ def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress 
         kept = own["pattern", head.layer]
     weights = kept[:, head.index].float()
     bench.looks.pattern(head, None if own else pair.pair)
-    writes, why = [], ""
     try:
-        for row in above_mean(bench.lab, head, ids).topk(3).indices.tolist():
-            writes.append([token_text(bench.lab.tokenizer, i) for i in row])
+        best, why = above_mean(bench.lab, head, ids).topk(3).indices.tolist(), ""
     except ModelError as error:
-        why = str(error)
+        best, why = [], str(error)
     return {
         "head": str(head),
         "prompt": prompt,
@@ -224,7 +222,7 @@ def pattern(bench: Bench, head: Head, prompt: int, run: str, progress: Progress 
         "next": own.next(3).to_dict("records") if own else [],
         "weights": [[round(float(w), 4) for w in row[: q + 1]] for q, row in enumerate(weights)],
         "read": len(ids) - 1,
-        "writes": writes,
+        "writes": [[token_text(bench.lab.tokenizer, i) for i in row] for row in best],
         "why": why,
     }
 

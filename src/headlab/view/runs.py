@@ -33,7 +33,8 @@ def table(store: Store) -> Table:
     for id, (row, _) in rows.items():
         run = dict(zip(COLUMNS, row, strict=True))
         strip = [(r[1], r[3]) for r in said.get(id, [])]
-        runs.append({**run, "strip": strip, "when": _when(run), "model": run["model"] or ""})
+        when = str(run["finished"] or run["created"] or "").replace("T", " ")[:16]
+        runs.append({**run, "strip": strip, "when": when, "model": run["model"] or ""})
     runs.reverse()
     ruled = [r for r in runs if r["outcome"]]
     counts = {outcome: sum(r["outcome"] == outcome for r in ruled) for outcome in SIGNS}
@@ -42,7 +43,3 @@ def table(store: Store) -> Table:
         matrix.setdefault(run["slug"], {}).setdefault(run["model"], run)
     models = sorted({r["model"] for r in ruled})
     return Table(runs, bad, counts, models, dict(sorted(matrix.items())))
-
-
-def _when(run: Plain) -> str:
-    return str(run["finished"] or run["created"] or "").replace("T", " ")[:16]
