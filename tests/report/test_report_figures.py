@@ -190,3 +190,30 @@ def test_a_layer_has_one_colour_on_a_page(make_record: Callable[..., Record]) ->
     zero, six = keyed(view.figure(many, "run", range(7))["still"]).values()
     assert zero[0] == six[0] == LIGHT["series"][0] and zero[1] != six[1]
     assert marks.COLOURS == len(LIGHT["series"]) == len(DARK["series"])
+
+
+@pytest.mark.parametrize("far", [1, 2, 3, 40])
+def test_what_is_counted_has_whole_ticks(far: int) -> None:
+    """Layers and counted sets; the chart library's least step alone gives halves up to 2."""
+    rows = [{"x": x, "y": 0.5, "low": None, "high": None, "series": "a"} for x in range(far + 1)]
+    curve = Figure("curve", "layers", "By layer", "", tuple(rows), {"x_title": "layer"})
+    null = Figure("null", "null", "Among sets", "", tuple({"value": v} for v in (*[0.2] * far, 0.7)), {})
+    for figure in (curve, null):
+        drawn = drawing.svg(drawing.spec(figure), titled=False)
+        axis = (
+            drawn.split("X-axis" if figure is curve else "Y-axis")[1]
+            .split("role-axis-label")[1]
+            .split("role-axis-title")[0]
+        )
+        ticks = re.findall(r">([\d.]+)</text>", axis)
+        assert ticks and all("." not in t for t in ticks) and len({*ticks}) == len(ticks)
+
+
+def test_a_key_fits_a_phone() -> None:
+    """Three names side by side where they are short, fewer the longer they are."""
+    for names, columns in (
+        (["mean", "zero", "x"], 3),
+        (["even", "odd", "random, numbers"], 2),
+        (["a", "b" * 23, "c"], 1),
+    ):
+        assert marks.told_apart("series", names)["color"].to_dict()["legend"]["columns"] == columns

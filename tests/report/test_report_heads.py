@@ -326,6 +326,7 @@ def test_what_is_no_set_of_heads_is_brushed_too(browser: Any, make_record: MakeR
     file.write_text(report.page(make_record(figures=[figure.plain()]), {}), encoding="utf-8")
     with opened(browser) as page:
         page.goto(file.as_uri())
+        assert page.locator(".brush legend").text_content() == f"How many {HOSTILE} lie here?"  # no heads say which
         page.locator("input.from").fill("0.15")
         sync.expect(page.locator(".brushed")).to_have_text(f"2 of 4 {HOSTILE} lie here.")
         assert page.locator(".sets tbody tr:visible").all_text_contents() == ["0.9", "0.2"]

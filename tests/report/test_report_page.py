@@ -255,6 +255,18 @@ def test_one_clause_for_several_predictions(make_record: MakeRecord) -> None:
     assert of("upheld", "upheld") == "The even heads repair most pairs."
     assert of("undecided", "upheld", sentence="it would show nothing; why") == "It would show nothing."
     assert of("upheld", "upheld", "undecided", sentence="it is so in 0.5 of them: a, b") == "It is so in 0.5 of them."
+    assert (
+        of("untestable", "upheld", sentence="nothing says whether rank:drop (p = 1)")
+        == "Nothing says whether rank:drop."
+    )
+
+
+def test_a_scorecard_that_still_runs_is_no_demo(make_record: MakeRecord) -> None:
+    """Its table comes at the end; until then its trials are not told as one claim on many models."""
+    child = make_record()
+    card = child.updated({"slug": "thought-scorecard", "status": "running", "readings": [], "children": [child.id]})
+    text = Page(report.page(card, {}, [child])).text
+    assert "This run is running" in text and "One claim" not in text and "Each trial's own report" in text
 
 
 def test_a_control_that_binds_nothing_voids_nothing(make_record: MakeRecord) -> None:

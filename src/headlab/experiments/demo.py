@@ -181,13 +181,15 @@ def _chance(children: list[Record]) -> dict[str, str]:
     decided = [c for c in seeds if c.outcome in {"upheld", "refuted", "undecided"}]
     found = sum(r.verdict.outcome == "upheld" for c in decided for r in c.readings if r.protocol == "naive")
     upheld = sum(c.outcome == "upheld" for c in decided)
-    shown = [clopper_pearson(k, len(decided), unit="null seeds") if decided else None for k in (found, upheld)]
+    shown = [clopper_pearson(k, len(decided), unit="null seeds") for k in (found, upheld)]
     layers = ", ".join(
         f"{c.model['name'].removeprefix('decimals-null-')}: layer {c.settings.get('layer')}" for c in decided
     )
+    if not decided:
+        return {"heading": "Chance taken for a finding", "text": f"None of the {len(seeds)} null seeds could be tried."}
     text = (
         f"In {len(decided)} of {len(seeds)} null seeds (models trained alike but for their seed, with nothing planted) the "
-        f"claim could be tried, each at the layer that repairs ({layers or 'none'}). The naive reading, a repair contrast of "
+        f"claim could be tried, each at the layer that repairs ({layers}). The naive reading, a repair contrast of "
         f"at least .5 with no null, finds parity in {found} of {len(decided)} ({shown[0]}). headlab, which ranks the contrast "
         f"among all matched halves, upholds the claim in {upheld} of {len(decided)} ({shown[1]})."
     )

@@ -7,6 +7,7 @@ Every series differs in dash and shape as well as in colour.
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -164,6 +165,7 @@ def _null(figure: Figure) -> Any:
     observed, low, high = (marks.finite(o.get(k)) for k in ("observed", "low", "high"))
     extent, step = marks.bins(marks.extent(*values, observed, low, high, o.get("threshold"), zero_one=False))
     x_title, sets = o.get("x_title") or "value", o.get("unit") or "matched random sets"
+    most = max(Counter(int((v - extent[0]) / step + 1e-9) for v in values).values(), default=1)
     bars = (
         alt.Chart(marks.data([{"value": r.get("value")} for r in figure.data]))
         .transform_bin(["bin", "bin_end"], "value", bin=alt.Bin(step=step, extent=extent))
@@ -176,7 +178,7 @@ def _null(figure: Figure) -> Any:
                 axis=alt.Axis(format=NUMBER, grid=False),
             ),
             x2="bin_end:Q",
-            y=alt.Y("count:Q", title=o.get("y_title") or sets, axis=alt.Axis(tickMinStep=1, format=",~r")),
+            y=alt.Y("count:Q", title=o.get("y_title") or sets, axis=alt.Axis(format=",~r", **marks.whole(0, most))),
             y2=alt.datum(0),
             tooltip=[
                 alt.Tooltip("bin:Q", title="from", format=NUMBER),
@@ -231,7 +233,8 @@ def _curve(figure: Figure) -> Any:
 
     o, names = figure.options, marks.series(figure)
     rows = [dict(r, series=str(r.get("series", ""))) for r in figure.data if marks.finite(r.get("y")) is not None]
-    whole = all(float(r["x"]).is_integer() for r in rows)
+    xs = [float(r["x"]) for r in rows]
+    whole = marks.whole(min(xs), max(xs)) if xs and all(x.is_integer() for x in xs) else {}
     y = marks.extent(*(r.get(k) for r in rows for k in ("y", "low", "high")), o.get("threshold"))
     apart = marks.told_apart("series", names, o.get("layers", ()))
     base = alt.Chart(marks.data(rows)).encode(
@@ -239,7 +242,7 @@ def _curve(figure: Figure) -> Any:
             "x:Q",
             title=o.get("x_title") or "x",
             scale=alt.Scale(nice=False, zero=False, padding=6),
-            axis=alt.Axis(grid=False, format=NUMBER, tickMinStep=1 if whole else alt.Undefined),
+            axis=alt.Axis(grid=False, format=NUMBER, **whole),
         ),
         color=apart["color"],
     )

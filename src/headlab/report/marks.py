@@ -61,6 +61,12 @@ def bins(extent: Sequence[float], about: int = 50) -> tuple[list[float], float]:
     return [round(f(x / step) * step, 12) for f, x in zip((math.floor, math.ceil), extent, strict=True)], step
 
 
+def whole(low: float, high: float) -> dict[str, Any]:
+    """Of an axis of whole numbers: its ticks, which the chart library puts at halves where it shows few."""
+    few = high - low < 4
+    return {"values": list(range(math.ceil(low), math.floor(high) + 1))} if few else {"tickMinStep": 1}
+
+
 def height(lines: int, step: float, inner: float = 0.2) -> float:
     """Of a plot with so many bands; ``inner`` is the share of a step between two.  In pixels: a height by steps, which is the
     same, makes the chart library complain on the console."""
@@ -95,7 +101,8 @@ def told_apart(field: str, names: Sequence[str], layers: Sequence[int] = ()) -> 
     ranks = [names.index(name) if name in names else 0 for name in domain]
     dashes, shapes = ([given[n % len(given)] for n in ranks] for given in (DASHES, SHAPES))
     if len(names) > 1:
-        columns = 1 if max(map(len, names)) > 22 else 2 if len(names) in (2, 4) else 3
+        widest = max(map(len, names))  # a key's columns fit a phone
+        columns = 1 if widest > 22 else 2 if widest > 13 or len(names) in (2, 4) else 3
         values = alt.Undefined if domain == [*names] else list(names)
         key = alt.Legend(
             orient="bottom", columns=columns, title=None, symbolDash=[1, 0], symbolStrokeWidth=0, values=values

@@ -43,7 +43,7 @@ def page(record: Record, tables: Mapping[str, pd.DataFrame], children: Sequence[
         .get_template("page.html.j2")
         .render(
             view=view.trial(record, tables, layers),
-            demo=summary.demo(record, children) if children and "scorecard" not in tables else None,
+            demo=summary.demo(record, children) if children and "scorecard" not in record.slug else None,
             card=summary.scorecard(record, tables, children) if "scorecard" in tables else None,
             children=[view.trial(c, None, layers) for c in children],
             themes={"light": theme(), "dark": theme(dark=True)},
