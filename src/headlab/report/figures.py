@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 WIDTH = 640
 """Width in pixels of a saved figure; on a page a figure is as wide as its column."""
+_NAMES = {"labelExpr": "split(datum.label, '\\n')", "grid": False, "ticks": False, "domain": False}
+"""How an axis of names is drawn."""
 
 
 def chart(figure: Figure) -> alt.LayerChart:
@@ -268,11 +270,7 @@ def _estimates(figure: Figure) -> Any:
     step = max(16, 34 // max(1, len(groups)), *(13 * (1 + s.count("\n")) // len(groups) for s in labels))
     base = alt.Chart(marks.data(rows)).encode(
         y=alt.Y(
-            "label:N",
-            sort=labels,
-            title=o.get("y_title"),
-            scale=alt.Scale(paddingInner=0.35),
-            axis=alt.Axis(labelExpr="split(datum.label, '\\n')", grid=False, ticks=False, domain=False),
+            "label:N", sort=labels, title=o.get("y_title"), scale=alt.Scale(paddingInner=0.35), axis=alt.Axis(**_NAMES)
         ),
         yOffset=alt.YOffset("group:N", sort=groups),
         color=apart["color"],
@@ -304,12 +302,7 @@ def _pairs(figure: Figure) -> Any:
     scale = alt.Scale(domain=extent, nice=False)
     base = alt.Chart(marks.data(rows)).encode(
         x=alt.X("value:Q", title=o.get("x_title") or "value", scale=scale, axis=alt.Axis(format=NUMBER)),
-        y=alt.Y(
-            "world:N",
-            sort=worlds,
-            title=o.get("y_title"),
-            axis=alt.Axis(labelExpr="split(datum.label, '\\n')", grid=False, ticks=False, domain=False),
-        ),
+        y=alt.Y("world:N", sort=worlds, title=o.get("y_title"), axis=alt.Axis(**_NAMES)),
     )
     # The golden ratio spreads neighbours apart, the same way every time.
     spread = base.transform_window(row="row_number()").transform_calculate(jitter="(datum.row * 0.618034) % 1")

@@ -35,18 +35,13 @@ def heatmap(figure: Figure) -> Any:
     )
     tips = [*(["panel:N"] if len(panels) > 1 else []), "y:N", "x:N", alt.Tooltip("value:Q", format=TIP)]
     plain = alt.Axis(grid=False, ticks=False, domain=False)
-    base = alt.Chart(marks.data(rows))
+    drawn = alt.Chart(marks.data(rows)).mark_rect().encode(x=across, color=colour, tooltip=tips)
     if len(panels) == 1:
-        drawn = base.mark_rect().encode(
-            x=across, y=alt.Y("y:N", sort=ys, title=o.get("y_title"), axis=plain), color=colour, tooltip=tips
-        )
+        drawn = drawn.encode(y=alt.Y("y:N", sort=ys, title=o.get("y_title"), axis=plain))
         return alt.layer(drawn).properties(height=max(90, CELL * len(ys)))
-    drawn = base.mark_rect().encode(
-        x=across,
+    drawn = drawn.encode(
         y=alt.Y("panel:N", sort=panels, title=o.get("y_title"), axis=plain, scale=alt.Scale(paddingInner=0.18)),
         yOffset=alt.YOffset("y:N", sort=ys),
-        color=colour,
-        tooltip=tips,
     )
     high = marks.height(len(panels), round(0.75 * CELL) * len(ys) / (1 - 0.18), 0.18)
     return alt.layer(drawn).properties(height=high)

@@ -63,8 +63,7 @@ def bins(extent: Sequence[float], about: int = 50) -> tuple[list[float], float]:
 
 def whole(low: float, high: float) -> dict[str, Any]:
     """Of an axis of whole numbers: its ticks, which the chart library puts at halves where it shows few."""
-    few = high - low < 4
-    return {"values": list(range(math.ceil(low), math.floor(high) + 1))} if few else {"tickMinStep": 1}
+    return {"values": list(range(math.ceil(low), math.floor(high) + 1))} if high - low < 4 else {"tickMinStep": 1}
 
 
 def height(lines: int, step: float, inner: float = 0.2) -> float:

@@ -166,9 +166,8 @@ def clause(v: Verdict, failed: Sequence[Control]) -> str:
     elif v.ruled and those and v.outcome != "upheld":
         said = f"{len(those)} of {n} predictions {'do not hold' if v.outcome == 'refuted' else 'stay open'}"
     else:
-        said = re.split(r"[:;](?= |$)|\(|\. |\.$", v.sentence.removeprefix(f"{v.outcome.capitalize()}: "), maxsplit=1)[
-            0
-        ].strip()
+        sentence = v.sentence.removeprefix(f"{v.outcome.capitalize()}: ")
+        said = re.split(r":\s|[;(]|\. |\.$", sentence, maxsplit=1)[0].strip()
     return f"{said[:1].upper()}{said[1:]}."
 
 
