@@ -267,10 +267,7 @@ def test_a_planted_circle_is_found(tmp_path: Path, files: dict[str, str], circle
         ("heads.py", "import headlab"),
         ("heads.py", "from headlab import Claim"),
         ("heads.py", "import importlib\nimportlib.import_module('headlab.claims')"),
-        (
-            "heads.py",
-            "if TYPE_CHECKING:\n    from headlab.claims import Claim",
-        ),
+        ("heads.py", "if TYPE_CHECKING:\n    from headlab.claims import Claim"),
         ("heads.py", "from headlab.stats import wilson"),
         ("stats/paired.py", "from ..tasks.decimals import pairs"),
         ("engine/run.py", "from headlab.engine.decode import greedy"),
@@ -289,10 +286,7 @@ def test_a_planted_violation_is_found(tmp_path: Path, file: str, text: str) -> N
     ("file", "text"),
     [
         ("interventions.py", "from headlab.heads import Head\nfrom .prompts import Pair\nfrom headlab import heads"),
-        (
-            "engine/run.py",
-            "from .model import load\nfrom ..heads import Head\nfrom headlab.engine import plan",
-        ),
+        ("engine/run.py", "from .model import load\nfrom ..heads import Head\nfrom headlab.engine import plan"),
         ("stats/paired.py", "from .rates import wilson\nfrom headlab.stats import intervals"),
         ("store.py", "from headlab import __version__\nimport numpy, headlabel"),
         ("__init__.py", "from headlab.cli import main"),
@@ -539,21 +533,7 @@ def test_a_silent_skip_is_found(text: str, silent: bool) -> None:
 MACHINE_PATH = re.compile(r"(?<![\w./~$}*-])(?:/(?:root|home|work|opt|mnt|srv|tmp|Users)/\w|[A-Z]:\\Users\\)")
 TEXT = {
     f".{ending}"
-    for ending in [
-        "py",
-        "md",
-        "toml",
-        "txt",
-        "yaml",
-        "yml",
-        "json",
-        "jsonl",
-        "html",
-        "j2",
-        "csv",
-        "cff",
-        "cfg",
-    ]
+    for ending in ["py", "md", "toml", "txt", "yaml", "yml", "json", "jsonl", "html", "j2", "csv", "cff", "cfg"]
 }
 
 

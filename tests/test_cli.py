@@ -169,17 +169,11 @@ def test_every_command_has_help(call):
         (["trial", "parity"], "no model given; name one with --model"),
         (["trial", "parity", "--modle", "x"], "No such option: --modle"),
         (["trial", "parity", "-m", "x", "--pairs", "two"], "--pairs"),
-        (
-            ["trial", "parity", "-m", "x", "--pairs", "1"],
-            "--pairs is 1; expected a whole number of at least 2",
-        ),
+        (["trial", "parity", "-m", "x", "--pairs", "1"], "--pairs is 1; expected a whole number of at least 2"),
         (["trial", "parity", "-m", "x", "--seed", "-1"], "--seed is -1"),
         (["trial", "parity", "-m", "x", "--layer", "one"], "--layer 'one' is not a layer"),
         (["trial", "parity", "-m", "x", "--memory", "3 parsecs"], "--memory '3 parsecs' is not a size"),
-        (
-            ["trial", "parity", "-m", "x", "--protocol", "standart"],
-            "no protocol 'standart'.*did you mean standard",
-        ),
+        (["trial", "parity", "-m", "x", "--protocol", "standart"], "no protocol 'standart'.*did you mean standard"),
         (["trial", "parity", "-m", "x", "--prompts", "no.csv"], "no such prompt file: no.csv"),
         (["trial", "no.yaml", "-m", "x"], "no such claim file: no.yaml"),
         (["list", "experimnts"], "did you mean experiments"),
@@ -280,16 +274,8 @@ class ModelError(RuntimeError):
         (RuntimeError("shapes"), "RuntimeError: shapes (--debug shows where)", 1),
         (OSError(5, "I/O error"), "OSError: [Errno 5] I/O error (--debug shows where)", 1),
         (MemoryError(), "out of memory: MemoryError; give a smaller --memory or fewer --pairs", 1),
-        (
-            Interrupted(),
-            "interrupted; what was computed is kept, and the same command takes it up again",
-            130,
-        ),
-        (
-            KeyboardInterrupt(),
-            "interrupted; what was computed is kept, and the same command takes it up again",
-            130,
-        ),
+        (Interrupted(), "interrupted; what was computed is kept, and the same command takes it up again", 130),
+        (KeyboardInterrupt(), "interrupted; what was computed is kept, and the same command takes it up again", 130),
     ],
 )
 def test_every_exception_becomes_a_line_and_a_code(error, line, code, monkeypatch):
@@ -309,8 +295,7 @@ def test_ctrl_c_is_130_and_one_line(call, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "size"),
-    [("2GB", 2 * 10**9), ("1.5gib", 3 * 2**29), ("800 MB", 8 * 10**8), ("64k", 64000), ("7", 7)],
+    ("text", "size"), [("2GB", 2 * 10**9), ("1.5gib", 3 * 2**29), ("800 MB", 8 * 10**8), ("64k", 64000), ("7", 7)]
 )
 def test_memory_sizes(text, size):
     assert memory_bytes(text) == size
@@ -342,15 +327,7 @@ def test_show_has_everything_that_a_reader_wants_first(home, call):
     code, out, err = call("show", made.id[:-1])
     assert (code, err) == (0, "")
     assert made.readings[0].verdict.sentence in " ".join(out.split())
-    for text in (
-        "standard",
-        "published",
-        "naive",
-        "0.90 [0.80, 0.95]",
-        "0.20 [0.10, 0.25]",
-        "upheld",
-        "refuted",
-    ):
+    for text in ("standard", "published", "naive", "0.90 [0.80, 0.95]", "0.20 [0.10, 0.25]", "upheld", "refuted"):
         assert text in out, text
     row = next(line.split() for line in out.splitlines() if line.startswith("even heads"))
     assert row[2] == "z" and row[-2:] == ["20", "pairs"], "the arm, n and the unit stand in the row"
@@ -571,10 +548,7 @@ def test_progress_elsewhere_is_a_line_now_and_then(monkeypatch):
             meter("sweeping", done, 100)
             clock[0] += 1.0
     assert SPARSE == 15
-    assert stream.getvalue().splitlines() == [
-        "sweeping: 15/100 (1/s, 1:25 left)",
-        "sweeping: 30/100 (1/s, 1:10 left)",
-    ]
+    assert stream.getvalue().splitlines() == ["sweeping: 15/100 (1/s, 1:25 left)", "sweeping: 30/100 (1/s, 1:10 left)"]
 
 
 # -- the whole way ------------------------------------------------------------------------------------------

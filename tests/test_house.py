@@ -10,13 +10,13 @@ import pytest
 import house
 
 CEILINGS = {
-    "lines": 69_110,
+    "lines": 68_975,
     "median file": 150,
     "over 200 in experiments": 24,
     "over 300": 34,
     "functions over 60": 5,
     "fmt: skip": 0,
-    "Any": 1_563,
+    "Any": 1_557,
     "pandas inside": 41,
     "alike": 0,
 }

@@ -324,10 +324,7 @@ SCRIPT = """
 def script(root: Path, sleep: float) -> subprocess.Popen:
     code = textwrap.dedent(SCRIPT)
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(root), str(sleep)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
+        [sys.executable, "-c", code, str(root), str(sleep)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
 
 
@@ -357,12 +354,7 @@ def test_kill_9_then_resume_gives_the_same_table(store, tmp_path):
 
 @pytest.mark.parametrize("id", ["../x", "a/b", "", ".", "..", "A", "a_b", "-a", "a\n", "/etc", "a\0"])
 def test_ids_that_could_lead_out_are_refused(store, id):
-    for use in (
-        store.record,
-        store.tables,
-        lambda i: start(store, slug=i),
-        lambda i: store.export(i, store.root),
-    ):
+    for use in (store.record, store.tables, lambda i: start(store, slug=i), lambda i: store.export(i, store.root)):
         with pytest.raises(StoreError, match="not a run's id"):
             use(id)
 

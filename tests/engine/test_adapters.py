@@ -15,14 +15,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from peft import (
-    IA3Config,
-    LoHaConfig,
-    LoraConfig,
-    PrefixTuningConfig,
-    PromptTuningConfig,
-    get_peft_model,
-)
+from peft import IA3Config, LoHaConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from headlab.engine import adapters

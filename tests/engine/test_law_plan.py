@@ -108,10 +108,7 @@ def test_in_every_family(family: str) -> None:
 
 @pytest.mark.parametrize(
     "layers",
-    [
-        ("linear", "full", "linear", "full"),
-        pytest.param(("full", "linear", "full", "full"), marks=pytest.mark.accept),
-    ],
+    [("linear", "full", "linear", "full"), pytest.param(("full", "linear", "full", "full"), marks=pytest.mark.accept)],
 )
 def test_a_hybrid_with_linear_layers_after_the_edit_reuses_no_positions(layers: tuple[str, ...]) -> None:
     """A linear layer carries a state along the prompt that no cache of keys and values restores."""

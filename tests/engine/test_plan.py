@@ -65,11 +65,7 @@ def test_every_row_stands_once_in_a_batch_it_may_share(n: int, tokens: int, memo
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    starts=st.lists(st.integers(0, 9), min_size=1, max_size=12),
-    n=st.integers(1, 5),
-    tokens=st.integers(1, 60),
-)
+@given(starts=st.lists(st.integers(0, 9), min_size=1, max_size=12), n=st.integers(1, 5), tokens=st.integers(1, 60))
 def test_a_batch_begins_no_later_than_any_of_its_rows(starts: list[int], n: int, tokens: int) -> None:
     rows = planning.Product(tuple(range(len(starts))), tuple(range(n)), 0, len(starts) * n)
     cuts = planning._cuts(rows, dict(enumerate(starts)), 10, COST, {"tokens": tokens, "memory": None})

@@ -17,15 +17,7 @@ from headlab.experiments.weights import weight_clusters as room
 from headlab.measures import weight_nulls
 from headlab.measures.weight_clusters import NULLS
 from headlab.measures.weight_labels import grouped
-from headlab.measures.weight_nulls import (
-    apart,
-    circuits,
-    cloud_tables,
-    planted,
-    reordered,
-    stacked,
-    untrained,
-)
+from headlab.measures.weight_nulls import apart, circuits, cloud_tables, planted, reordered, stacked, untrained
 from headlab.measures.weight_sets import shared, traits
 from headlab.measures.weights import head_weights, norm_matched
 from headlab.stats.agreement import adjusted_rand, cluster_test

@@ -8,13 +8,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.preprocessing import StandardScaler
 
-from headlab.measures.artefacts import (
-    forced_mean,
-    repetition,
-    self_counted,
-    singleton,
-    singleton_silhouette,
-)
+from headlab.measures.artefacts import forced_mean, repetition, self_counted, singleton, singleton_silhouette
 from headlab.stats.agreement import most_similar
 
 GROUPS = [h // 4 for h in range(32)]

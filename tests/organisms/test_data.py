@@ -70,15 +70,6 @@ def test_positions_pair_like_tokens_of_simple_and_qa():
     simple, qa = template("simple", "bigger", TOKENIZER), template("qa", "bigger", TOKENIZER)
     pairs = position_map(simple, qa, TOKENIZER)
     words = {(TOKENIZER.decode(simple.ids[at]), TOKENIZER.decode(qa.ids[to])) for to, at, _ in pairs}
-    numbers = {
-        ("3", "3"),
-        ("4", "4"),
-        ("7", "7"),
-        ("56", "56"),
-        (".", "."),
-        (":", ":"),
-        ("?", "?"),
-        (" ", " "),
-    }
+    numbers = {("3", "3"), ("4", "4"), ("7", "7"), ("56", "56"), (".", "."), (":", ":"), ("?", "?"), (" ", " ")}
     assert numbers <= words
     assert all(qa.n_prompt - 1 <= to for to, _, answer in pairs if answer)

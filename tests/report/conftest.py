@@ -33,14 +33,7 @@ NULL = tuple(round(float(x), 4) for x in np.random.default_rng(7).normal(0, 0.3,
 
 def null_figure(**options: Any) -> Figure:
     """97 matched halves, none as large as the observed one."""
-    shown = {
-        "observed": OBSERVED,
-        "low": 0.91,
-        "high": 1.02,
-        "label": "even − odd",
-        "x_title": "contrast",
-        **options,
-    }
+    shown = {"observed": OBSERVED, "low": 0.91, "high": 1.02, "label": "even − odd", "x_title": "contrast", **options}
     return Figure("null", "null", "Even among halves", "Bars count halves.", tuple({"value": v} for v in NULL), shown)
 
 
@@ -132,11 +125,7 @@ def reading(protocol: str, even: int, controls: list[Control], null: tuple[float
         "repair:odd": clopper_pearson(3, 100, unit="pairs"),
         "rank:even": rank(OBSERVED, null, enumerated=False, unit="matched halves"),
     }
-    labels = {
-        "repair:even": "even heads repair",
-        "repair:odd": "odd heads repair",
-        "rank:even": "halves as extreme",
-    }
+    labels = {"repair:even": "even heads repair", "repair:odd": "odd heads repair", "rank:even": "halves as extreme"}
     estimates = tuple(
         NamedEstimate(name=k, label=labels[k], arm="z", estimate=getattr(v, "estimate", v).to_dict())
         for k, v in found.items()
@@ -158,12 +147,7 @@ def make(
     ``changes`` replace fields."""
     controls = [
         Control(name="patch-all", kind="positive", passed=True, words="all heads repair 100 of 100 pairs"),
-        Control(
-            name="no-op",
-            kind="negative",
-            passed=noop,
-            words="0 moved" if noop else "writing back moved 3 pairs",
-        ),
+        Control(name="no-op", kind="negative", passed=noop, words="0 moved" if noop else "writing back moved 3 pairs"),
         *beside,
     ]
     readings = [reading(p, e, controls) for p, e in (("standard", even), ("published", 4), ("naive", 97))]

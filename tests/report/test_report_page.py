@@ -133,11 +133,7 @@ def test_hostile_words_stay_words(make_record: MakeRecord, frames: Frames) -> No
     plain = record.figures[0]
     poisoned = [
         {**plain, "title": HOSTILE, "caption": HOSTILE, "options": {**plain["options"], "label": HOSTILE}},
-        {
-            **record.figures[1],
-            "data": [{**r, "series": HOSTILE} for r in record.figures[1]["data"]],
-            "name": HOSTILE,
-        },
+        {**record.figures[1], "data": [{**r, "series": HOSTILE} for r in record.figures[1]["data"]], "name": HOSTILE},
     ]
     record = record.model_copy(update={"claim": claim, "figures": poisoned, "call": {"command": HOSTILE}})
     rows = {**frames, "effects": frames["effects"].assign(edited_text=HOSTILE, pair_id=HOSTILE)}
@@ -168,13 +164,7 @@ def test_verdict_stands_on_top_in_words(good_page: str, make_record: MakeRecord)
     assert [good_page.index("2 of 2 controls passed"), *there] == sorted(
         [good_page.index("2 of 2 controls passed"), *there]
     )
-    for part in (
-        "What would change the verdict",
-        "Controls",
-        "Eligibility",
-        "When this misleads",
-        "Repeat it",
-    ):
+    for part in ("What would change the verdict", "Controls", "Eligibility", "When this misleads", "Repeat it"):
         assert part in text
     for known in (
         "headlab trial parity",
@@ -371,11 +361,7 @@ def test_saved_files_equal_the_tables(make_record: MakeRecord, frames: Frames, t
     record = record.model_copy(update={"figures": record.figures[:2]})
     paths = report.save(record, frames, tmp_path / "out")
     assert all(p.is_file() for p in paths)
-    stems = {
-        "effects.csv",
-        "worlds.csv",
-        *(f"figure-{n}.{k}" for n in ("null", "dose") for k in ("png", "svg", "csv")),
-    }
+    stems = {"effects.csv", "worlds.csv", *(f"figure-{n}.{k}" for n in ("null", "dose") for k in ("png", "svg", "csv"))}
     assert {p.name for p in paths} == {"report.html", *stems}
     for name, table in frames.items():
         expected = pd.read_csv(io.StringIO(table.to_csv(index=False)))

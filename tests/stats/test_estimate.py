@@ -106,13 +106,5 @@ MEASURES = sorted(name for name in stats.__all__ if name[0].islower())
 @pytest.mark.parametrize("name", MEASURES)
 def test_docstrings_say_what_a_reader_needs(name):
     text = getattr(stats, name).__doc__
-    for line in (
-        "Definition:",
-        "Shapes, units:",
-        "Range",
-        "ean over",
-        "Raises:",
-        "ource",
-        "hen it misleads:",
-    ):
+    for line in ("Definition:", "Shapes, units:", "Range", "ean over", "Raises:", "ource", "hen it misleads:"):
         assert line in text, f"{name} lacks {line}"

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from headlab.stats import (
-    bootstrap_mean,
-    bootstrap_paired_difference,
-    bootstrap_ratio,
-    clustered_rate,
-)
+from headlab.stats import bootstrap_mean, bootstrap_paired_difference, bootstrap_ratio, clustered_rate
 from headlab.stats.intervals import bootstrap_means
 
 

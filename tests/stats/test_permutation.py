@@ -31,13 +31,7 @@ def test_enumerated_outcomes_by_place(place, outcome):
 
 @pytest.mark.parametrize(
     ("n", "ties", "outcome"),
-    [
-        (16, 1, "untestable"),
-        (20, 1, "untestable"),
-        (21, 1, "upheld"),
-        (39, 2, "untestable"),
-        (41, 2, "upheld"),
-    ],
+    [(16, 1, "untestable"), (20, 1, "untestable"), (21, 1, "upheld"), (39, 2, "untestable"), (41, 2, "upheld")],
 )
 def test_few_sets_cannot_decide_in_favour(n, ties, outcome):
     null = np.arange(n, dtype=float)

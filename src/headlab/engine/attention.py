@@ -141,12 +141,7 @@ def additive(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor:
 
 
 def attend(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **kwargs: Any,
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """The function transformers calls: q [row, head, query, d], k v [row, KV head, key, d] → z [row, query, head, d]."""
     attention_mask = _selected(module, query, key, attention_mask, kwargs)
@@ -193,13 +188,7 @@ def _selected(
 
 
 def _pattern(
-    module: torch.nn.Module,
-    slot: Slot,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    kwargs: dict[str, Any],
+    module: torch.nn.Module, slot: Slot, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
 ) -> Tensor:
     """The pattern [row, head, query, key] with which z = pattern · v."""
     if not slot.pattern:

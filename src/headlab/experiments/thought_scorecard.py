@@ -203,10 +203,7 @@ def _phases(record: Record | None) -> tuple[list[dict[str, Any]], str]:
     alike = (
         f"{said[0]}, in points and as a share" if len(set(said)) == 1 else f"{said[0]} in points, {said[1]} as a share"
     )
-    return (
-        rows,
-        f"{PHASE_ASKS} {alike.capitalize()} of the accuracy{_against_random(None if stuck else reading)}.",
-    )
+    return (rows, f"{PHASE_ASKS} {alike.capitalize()} of the accuracy{_against_random(None if stuck else reading)}.")
 
 
 def _against_random(reading: Reading | None) -> str:

@@ -67,11 +67,7 @@ _BESIDE = {null_rates.EXPERIMENT.slug: null_rates.EXPERIMENT}
 
 
 def _prepared(
-    claim: Claim | str | Path,
-    model: Any,
-    prompts: Any,
-    loading: Mapping[str, Any],
-    changes: Mapping[str, Any],
+    claim: Claim | str | Path, model: Any, prompts: Any, loading: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> tuple[Claim, Lab | Thinker, Any, Any]:
     """The claim as it will be tried, the model, and test and selection prompts (or problems, for thinking models)."""
     changes = dict(changes)

@@ -114,13 +114,7 @@ class Look:
             raise ClaimError("chosen_on follows from the prompts that were looked at; leave it out")
         return self._document(heads, Path(prompts), given, "these" if again else "other", fields)
 
-    def to_trial(
-        self,
-        folder: str | Path,
-        prompts: PromptsLike,
-        heads: Named = None,
-        **fields: object,
-    ) -> Path:
+    def to_trial(self, folder: str | Path, prompts: PromptsLike, heads: Named = None, **fields: object) -> Path:
         """Put what was seen on trial: a document about ``heads`` (None: those it points to) in ``folder``, with its prompts.
 
         ``prompts``: pairs that nobody has looked at (a set, a file, a DataFrame, rows); those that were looked at here, and
@@ -168,12 +162,7 @@ class Look:
             raise ClaimError(str(error)) from error
 
     def _document(
-        self,
-        heads: Named,
-        file: Path,
-        given: PromptSet,
-        chosen_on: str,
-        fields: Mapping[str, object],
+        self, heads: Named, file: Path, given: PromptSet, chosen_on: str, fields: Mapping[str, object]
     ) -> str:
         on = f"{len(self.pairs)} pairs" if self.pairs else f"{len(self.texts)} text(s)"
         source = f"a look: {self.figure.title} ({len(self.ranked)} heads looked at on {on})"

@@ -88,12 +88,7 @@ def given_labels(grid: Grid, given: Sequence[Any]) -> list[Any]:
 
 
 def by_label(
-    grid: Grid,
-    claim: Claim,
-    found: Mapping[tuple[int, str], Any],
-    draws: Untrained,
-    given: Sequence[Any],
-    feature: str,
+    grid: Grid, claim: Claim, found: Mapping[tuple[int, str], Any], draws: Untrained, given: Sequence[Any], feature: str
 ) -> list[Labelled]:
     """Parity and KV groups in every layer, given labels at the claim's; p Holm-adjusted over layers and circuits."""
     groups = [grid.kv_group_of(h) for h in range(grid.n_heads)]

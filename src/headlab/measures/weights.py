@@ -163,9 +163,7 @@ def read_weights(
     :func:`headlab.engine.model.open_model` and :func:`head_weights`.
     """
     return head_weights(
-        open_model(model, tokenizer=tokenizer, revision=revision, device="cpu"),
-        layers,
-        offsets=offsets,
+        open_model(model, tokenizer=tokenizer, revision=revision, device="cpu"), layers, offsets=offsets
     )
 
 

@@ -17,17 +17,7 @@ from pathlib import Path
 
 from .built_recipes import BUILT_RECIPES, BuiltRecipe
 from .recipes import RECIPES, SERIES, VERSION_FORMATS, Architecture, Plant, Recipe, SeriesRecipe, rule_of
-from .shipped import (
-    UnknownOrganism,
-    card,
-    card_in,
-    checkpoints,
-    names,
-    path,
-    series_card,
-    thought_card,
-    trainable,
-)
+from .shipped import UnknownOrganism, card, card_in, checkpoints, names, path, series_card, thought_card, trainable
 from .thought_recipes import THOUGHT_RECIPES, ThoughtRecipe
 from .word_recipes import WORD_RECIPES, WordRecipe
 

@@ -47,13 +47,7 @@ def accuracy(
         note(f"measuring {name}, {wording}")
         for category in categories:
             problems = decimals(
-                n,
-                clean=name,
-                corrupted=name,
-                category=category,
-                wording=wording,
-                seed=seed,
-                tokenizer=tokenizer,
+                n, clean=name, corrupted=name, category=category, wording=wording, seed=seed, tokenizer=tokenizer
             )
             first = problems[0].clean
             rows = [tokenizer(p.clean.text, add_special_tokens=p.clean.special)["input_ids"] for p in problems]

@@ -55,11 +55,7 @@ class Plant:
     mix: tuple[float, float, float, float] = (0.6, 0.1, 0.1, 0.2)
 
     def truth(self) -> dict[str, Any]:
-        return {
-            "layer": self.layer,
-            "heads": [str(Head(self.layer, h)) for h in self.heads],
-            "k": self.threshold,
-        }
+        return {"layer": self.layer, "heads": [str(Head(self.layer, h)) for h in self.heads], "k": self.threshold}
 
 
 @dataclass(frozen=True)

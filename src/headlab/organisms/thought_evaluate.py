@@ -58,11 +58,7 @@ class Examiner:
             )
         base = self.model.codi.base_model
         return base(
-            **inputs,
-            position_ids=at.expand(len(fed), -1),
-            attention_mask=mask,
-            use_cache=True,
-            **given(base, cache),
+            **inputs, position_ids=at.expand(len(fed), -1), attention_mask=mask, use_cache=True, **given(base, cache)
         ).last_hidden_state
 
     def _greedy(self, cache: DynamicCache, hidden: Tensor, most: int) -> list[str]:

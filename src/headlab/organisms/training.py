@@ -53,12 +53,7 @@ def build_model(recipe: Recipe, tokenizer: Any) -> PreTrainedModel:
             kinds: dict[str, Any] = {"llama": (LlamaConfig, LlamaForCausalLM), "gemma": (GemmaConfig, GemmaForCausalLM)}
             config, build = kinds[shape.family]
             model: PreTrainedModel = build(
-                config(
-                    **common,
-                    num_key_value_heads=shape.kv_heads,
-                    head_dim=shape.head_dim,
-                    tie_word_embeddings=True,
-                )
+                config(**common, num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim, tie_word_embeddings=True)
             )
         else:
             model = GPTNeoXForCausalLM(

@@ -41,11 +41,7 @@ from .accounts import held_out_deviance
 from .coalitions import banzhaf, shapley, shapley_from_chains, shapley_plan
 from .corrections import benjamini_hochberg, holm
 from .estimate import Estimate
-from .intervals import (
-    bootstrap_mean,
-    bootstrap_paired_difference,
-    bootstrap_ratio,
-)
+from .intervals import bootstrap_mean, bootstrap_paired_difference, bootstrap_ratio
 from .members import additive, auroc, leave_one_out, linear_separability, predict_left_out
 from .paired import mcnemar, paired_difference, tost_paired
 from .permutation import Rank, rank, sign_flip

@@ -103,11 +103,7 @@ def k_means(
 
 
 def by_density(
-    distances: Values,
-    *,
-    method: Literal["dbscan", "hdbscan"] = "hdbscan",
-    least: int = 2,
-    radius: float | None = None,
+    distances: Values, *, method: Literal["dbscan", "hdbscan"] = "hdbscan", least: int = 2, radius: float | None = None
 ) -> Clustering:
     """Clusters as crowded places; items in none are `NOISE`.
 

@@ -93,17 +93,7 @@ def shapley_from_chains(
     half = quantile * pairs.std(axis=0, ddof=1) / math.sqrt(len(pairs))
     note = f"{len(pairs)} antithetic pairs; covers the sampling of orders only"
     return tuple(
-        Estimate(
-            centre[j],
-            centre[j] - half[j],
-            centre[j] + half[j],
-            count,
-            unit,
-            "Shapley, t",
-            level,
-            plan.seed,
-            note,
-        )
+        Estimate(centre[j], centre[j] - half[j], centre[j] + half[j], count, unit, "Shapley, t", level, plan.seed, note)
         for j in range(m)
     )
 
@@ -179,10 +169,7 @@ def _two_rates(a: Floats, b: Floats, level: float) -> tuple[float, float]:
     p, q = float(a.mean()), float(b.mean())
     low_p, high_p = _wilson_bounds(float(a.sum()), len(a), level)
     low_q, high_q = _wilson_bounds(float(b.sum()), len(b), level)
-    return (
-        max(-1.0, p - q - math.hypot(p - low_p, high_q - q)),
-        min(1.0, p - q + math.hypot(high_p - p, q - low_q)),
-    )
+    return (max(-1.0, p - q - math.hypot(p - low_p, high_q - q)), min(1.0, p - q + math.hypot(high_p - p, q - low_q)))
 
 
 def fisher(inside: Bools, won: Bools) -> tuple[Floats, Floats]:

@@ -15,16 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._check import (
-    Clusters,
-    Floats,
-    Values,
-    cluster_codes,
-    floats,
-    open_unit,
-    same_length,
-    whole,
-)
+from ._check import Clusters, Floats, Values, cluster_codes, floats, open_unit, same_length, whole
 from .estimate import Estimate
 
 DRAWS = 2000

@@ -150,12 +150,7 @@ def leave_one_out(
 
 
 def predict_left_out(
-    membership: Values,
-    success: Values,
-    *,
-    unit: str = "subsets",
-    ridge: Number = RIDGE,
-    level: float = 0.95,
+    membership: Values, success: Values, *, unit: str = "subsets", ridge: Number = RIDGE, level: float = 0.95
 ) -> LeftOut:
     """Does an additive rule predict the subsets that it has not seen?
 

@@ -8,18 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from ._check import (
-    Bools,
-    Clusters,
-    Number,
-    Values,
-    booleans,
-    cluster_codes,
-    floats,
-    open_unit,
-    same_length,
-    whole,
-)
+from ._check import Bools, Clusters, Number, Values, booleans, cluster_codes, floats, open_unit, same_length, whole
 from .estimate import Estimate
 from .intervals import _too_few, bootstrap_paired_difference
 from .rates import _wilson_bounds

@@ -21,11 +21,7 @@ from headlab.prompts import Pair, PromptSet
 from headlab.tasks.building import choice, enough, fill, keep, one_token
 from headlab.tasks.words import COMMON
 
-CORRUPTIONS = {
-    "random-answer": ("c_def",),
-    "random-def": ("a_def", "b_def"),
-    "random-doc": ("a_doc", "b_doc"),
-}
+CORRUPTIONS = {"random-answer": ("c_def",), "random-def": ("a_def", "b_def"), "random-doc": ("a_doc", "b_doc")}
 """Which words give way to others in the corrupted prompt."""
 TEMPLATE = (
     "\ndef{name}(self,{x},{y},{a_def},{b_def},{c_def},{z}):\n"

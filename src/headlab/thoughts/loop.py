@@ -268,10 +268,10 @@ def think(
             name = _part_name(what, asked, chosen, [worlds[w] for w in some], max_new_tokens, touched) + lent
             parts.append(Part(name, tuple(chosen), tuple(some)))
 
-    def begin(thinker: Thinker) -> Callable[[Part], Any]:
+    def begin(thinker: Thinker) -> Callable[[Part], pd.DataFrame]:
         lender = Lender(thinker, source, max_new_tokens, batch, choose)
 
-        def compute(part: Part) -> Any:
+        def compute(part: Part) -> pd.DataFrame:
             some = [worlds[w] for w in part.worlds]
             with torch.inference_mode():
                 return _block(thinker, asked, part.block, some, means, max_new_tokens, touched, lender)
@@ -295,7 +295,7 @@ def _block(
     answer: int,
     touched: frozenset[tuple[int, str]],
     lender: Lender,
-) -> Any:
+) -> pd.DataFrame:
     """Every problem of one length in every world, world after world."""
     layout, ids = layout_of(thinker, asked, chosen[0], answer), ids_of(thinker, asked, chosen)
     own = None

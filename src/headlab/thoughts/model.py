@@ -30,13 +30,7 @@ class ThoughtError(OneLine, ValueError):
     """A thought model or a request to it that cannot be served; the message says why and what to do."""
 
 
-_BOUNDS = {
-    "pad": (0, 2**31),
-    "bot": (0, 2**31),
-    "eot": (0, 2**31),
-    "prj_dim": (1, 2**17),
-    "n_thoughts": (0, 10_000),
-}
+_BOUNDS = {"pad": (0, 2**31), "bot": (0, 2**31), "eot": (0, 2**31), "prj_dim": (1, 2**17), "n_thoughts": (0, 10_000)}
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,14 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+
+import pandas as pd
+from torch import nn
 
 from headlab.engine.model import Lab
 from headlab.engine.run import Engine, Keep, Made
 from headlab.thoughts.loading import Thinker
+from headlab.thoughts.model import Codi
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,9 @@ class ThoughtJob:
     """What a call of ``think`` computes beside the language model (see :class:`headlab.engine.run.Job`): ``begin(thinker)``
     makes the function that runs a part."""
 
-    shell: Any
+    shell: Codi
     name: str
-    begin: Callable[[Thinker], Callable[[Part], Any]]
+    begin: Callable[[Thinker], Callable[[Part], pd.DataFrame]]
     plan: Parts
 
     def worker(self, lab: Lab) -> Muse:
@@ -52,17 +55,17 @@ class ThoughtJob:
 class Muse:
     """Runs parts, each in one batch."""
 
-    compute: Callable[[Part], Any]
+    compute: Callable[[Part], pd.DataFrame]
     halvings: int = 0
 
-    def run(self, part: Part, tick: Callable[[int], None]) -> Any:
+    def run(self, part: Part, tick: Callable[[int], None]) -> pd.DataFrame:
         """The answers of a part."""
         made = self.compute(part)
         tick(len(part.rows))
         return made
 
 
-def around(language_model: Any, shell: Any) -> Any:
+def around(language_model: nn.Module | None, shell: Codi) -> Codi:
     """A CODI model with this language model inside, or with none; everything else is ``shell``'s own."""
     made = copy.copy(shell)
     others = {name: module for name, module in shell._modules.items() if name != "codi"}
@@ -71,12 +74,8 @@ def around(language_model: Any, shell: Any) -> Any:
 
 
 def ran(
-    thinker: Thinker,
-    job: ThoughtJob,
-    engine: Engine | None,
-    keep: Keep | None,
-    progress: Callable[[int, int], None],
-) -> list[Any]:
+    thinker: Thinker, job: ThoughtJob, engine: Engine | None, keep: Keep | None, progress: Callable[[int, int], None]
+) -> list[pd.DataFrame]:
     """The table of each part, in their order: taken from ``keep``, or run by the engine (None: here) and stored there."""
     parts, total = job.plan.shards, sum(len(p.rows) for p in job.plan.shards)
     tables = {p.name: kept for p in parts if keep is not None and (kept := keep.stored(p.name)) is not None}

@@ -29,17 +29,7 @@ WAIVABLE = ("whole", "eligible")
 
 ABLATIONS = ("zero", "mean", "resample")
 
-READOUTS = (
-    "margin",
-    "logprob",
-    "probability",
-    "probability-gap",
-    "place",
-    "accuracy",
-    "loss",
-    "kl",
-    "text",
-)
+READOUTS = ("margin", "logprob", "probability", "probability-gap", "place", "accuracy", "loss", "kl", "text")
 
 WORSE_WHEN_HIGHER = frozenset({"loss", "kl", "place"})
 

@@ -26,11 +26,7 @@ from headlab.trials.sweeps import Found, Scope, Seen, Sweep, Told, flat, ran, st
 if TYPE_CHECKING:
     import pandas as pd
 
-NO_ANSWERS = {
-    "ok": True,
-    "reason": "",
-    "rule": "none: what heads attend to is measured, not whether answers are right",
-}
+NO_ANSWERS = {"ok": True, "reason": "", "rule": "none: what heads attend to is measured, not whether answers are right"}
 """What the record says of eligibility where only attention is read."""
 
 

@@ -17,7 +17,7 @@ from headlab.trials.registry import library
 MISSING = {
     7: "McDougall 2023, copy suppression (arXiv 2310.04625): what L10H7 does is parted into its output along the attended "
     "token's unembedding and the rest, and the language has no write that keeps such a part (its removal is: "
-    "`ioi-negative-movers`).",
+    "`ioi-negative-movers`)."
 }
 """Of the twenty claims that were asked for, by number: why one is not written."""
 WIDTH = 118

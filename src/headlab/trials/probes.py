@@ -14,17 +14,7 @@ from headlab.stats import Estimate, Rank, bootstrap_mean, rank
 from headlab.stats.figures import percent, rounded
 from headlab.stats.of_means import bootstrap_of_means
 from headlab.tasks.word_problems import ProblemSet
-from headlab.thoughts.probing import (
-    Asked,
-    Collected,
-    ask,
-    by_layer,
-    collect,
-    distance,
-    inflection,
-    right,
-    targets,
-)
+from headlab.thoughts.probing import Asked, Collected, ask, by_layer, collect, distance, inflection, right, targets
 from headlab.trials.sweeps import Seen, Told
 from headlab.trials.thinking import BASE, FEW
 from headlab.trials.thought_case import ThoughtBench, thoughts_at_least

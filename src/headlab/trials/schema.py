@@ -148,9 +148,7 @@ def _over() -> Schema:
     names = {"type": "array", "items": {"type": "string", "pattern": r"\S"}, "minItems": 1, "uniqueItems": True}
     changes = {"patternProperties": {f"^{NAME}$": {"type": "object"}}, "additionalProperties": False}
     cells = {"models": names, "revisions": names, "settings": {"type": "object", "minProperties": 1, **changes}}
-    return {
-        "anyOf": [_only(stratum={"type": "string"}), _only(**cells) | {"required": []}],
-    }
+    return {"anyOf": [_only(stratum={"type": "string"}), _only(**cells) | {"required": []}]}
 
 
 def _tuple(item: Schema) -> Schema:

@@ -23,15 +23,7 @@ from headlab.thoughts.loop import think
 from headlab.thoughts.worlds import ThoughtWorld
 from headlab.trials.answers import accuracy, parse_rate
 from headlab.trials.eligibility import PROBLEMS_AT_LEAST
-from headlab.trials.thinking import (
-    BASE,
-    PARSED_AT_LEAST,
-    drawn,
-    in_flight,
-    marked,
-    read_problems,
-    shortcomings,
-)
+from headlab.trials.thinking import BASE, PARSED_AT_LEAST, drawn, in_flight, marked, read_problems, shortcomings
 
 TASK = "word-problems"
 

@@ -71,12 +71,7 @@ def arms(doc: Document, subject: Any, world: str, resolved: Mapping[str, Resolve
 
 
 def _draws(
-    doc: Document,
-    subject: Any,
-    writes: Sequence[WriteAxes],
-    heads: Sequence[Heads],
-    cell: Mapping[str, Any],
-    find: Any,
+    doc: Document, subject: Any, writes: Sequence[WriteAxes], heads: Sequence[Heads], cell: Mapping[str, Any], find: Any
 ) -> Iterator[World | ThoughtWorld]:
     grid, specs = subject.grid, [w.at(cell) for w in writes]
     for draw in range(max((s.draws for s in specs if s.write == "resample"), default=1)):

@@ -155,11 +155,7 @@ EXPERIMENT = OnPairs(
             numbers=(shares, RELATIVE.told("relative", "attention on numbers, times uniform"), outputs, TRUTH),
             controls=(lambda seen: seen.of_trial(checks),),
             figures=(shares_figure, RELATIVE.null, RELATIVE.curve),
-            tables={
-                "heads": heads,
-                "layers": RELATIVE.layers,
-                "bandwidth": both_formats,
-            },
+            tables={"heads": heads, "layers": RELATIVE.layers, "bandwidth": both_formats},
             settings=lambda seen: asked(seen.scope),
             also=(naive("relative"),),
         ),

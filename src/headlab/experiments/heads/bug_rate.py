@@ -23,17 +23,7 @@ from headlab.stats import Estimate, clopper_pearson, clustered_rate, paired_diff
 from headlab.stats.figures import percent
 from headlab.tasks.decimals import CATEGORIES, fill, get_format
 from headlab.trials.flow import Method, OnPairs
-from headlab.trials.questions import (
-    CELL,
-    ORDERS,
-    UNEDITED,
-    answered,
-    asked_of,
-    batches,
-    no_op,
-    own,
-    scoring,
-)
+from headlab.trials.questions import CELL, ORDERS, UNEDITED, answered, asked_of, batches, no_op, own, scoring
 from headlab.trials.sweeps import Seen, Told
 
 PARSED_AT_LEAST = 0.95

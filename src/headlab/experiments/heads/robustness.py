@@ -26,16 +26,7 @@ from headlab.stats import Estimate, clopper_pearson, clustered_rate
 from headlab.stats.figures import percent
 from headlab.trials.checks import no_op, patch_all
 from headlab.trials.flow import Method, OnPairs
-from headlab.trials.settings_grid import (
-    OPTIONS,
-    SMALL,
-    distance,
-    rates,
-    run_grid,
-    setting,
-    signs_agree,
-    small_verdict,
-)
+from headlab.trials.settings_grid import OPTIONS, SMALL, distance, rates, run_grid, setting, signs_agree, small_verdict
 from headlab.trials.sweeps import Scope, Seen, Sweep, Told
 
 Rows = Sequence[Mapping[str, Any]]

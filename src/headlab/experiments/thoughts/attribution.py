@@ -157,11 +157,7 @@ EXPERIMENT = OnProblems(
                 among_shuffles,
                 example,
             ),
-            tables={
-                "classes": lambda seen: pd.DataFrame(seen.once(classes)),
-                "tokens": tokens,
-                "completeness": gaps,
-            },
+            tables={"classes": lambda seen: pd.DataFrame(seen.once(classes)), "tokens": tokens, "completeness": gaps},
             settings=settings,
             sections=lambda seen: {"What each critical head draws on": " ".join(said(seen))},
             notes=said,

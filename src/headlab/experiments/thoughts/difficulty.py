@@ -34,14 +34,7 @@ from headlab.trials.hardness import (
     ranked,
     shuffles,
 )
-from headlab.trials.strata import (
-    EASY,
-    HARD,
-    MEDIUM,
-    STEPS,
-    errors,
-    table_of,
-)
+from headlab.trials.strata import EASY, HARD, MEDIUM, STEPS, errors, table_of
 from headlab.trials.sweeps import Seen
 from headlab.trials.thought_case import thoughts_at_least
 from headlab.trials.thought_checks import silenced, written_back

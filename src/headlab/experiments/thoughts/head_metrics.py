@@ -241,10 +241,7 @@ EXPERIMENT = OnProblems(
                 "models": models,
             },
             settings=lambda seen: {"critical": CRITICAL, "top": TOP},
-            sections=lambda seen: {
-                "Findings": findings(own(seen)),
-                "Findings, as published": findings(view(seen)),
-            },
+            sections=lambda seen: {"Findings": findings(own(seen)), "Findings, as published": findings(view(seen))},
             notes=lambda seen: [w] if (w := view(seen).scores.warning) else [],
         ),
         "published": Method(

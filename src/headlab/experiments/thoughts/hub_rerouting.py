@@ -138,7 +138,7 @@ EXPERIMENT = OnProblems(
             tables={"effects": table(HUBS, OTHERS)},
             settings=lambda seen: {"hub": hub(seen), "share": SHARE, "random": seen.scope.options["dealt"]},
             notes=notes,
-        ),
+        )
     },
     sections={
         "When this misleads": (

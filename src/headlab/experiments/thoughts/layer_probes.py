@@ -18,9 +18,7 @@ import pandas as pd
 
 from headlab.effects import Figure
 from headlab.stats.figures import percent, rounded
-from headlab.thoughts.probing import (
-    INPUT,
-)
+from headlab.thoughts.probing import INPUT
 from headlab.thoughts.summaries import by_problem
 from headlab.trials import charts
 from headlab.trials.flow import NO_ANSWERS, Method, OnProblems

@@ -22,11 +22,7 @@ import pandas as pd
 
 from headlab.effects import Table
 from headlab.experiments.training.timelines import figures_of
-from headlab.measures.changes import (
-    label,
-    place,
-    trace,
-)
+from headlab.measures.changes import label, place, trace
 from headlab.measures.checkpoints import WHOLE
 from headlab.stats import Estimate
 from headlab.stats.change_point import change_point
@@ -168,11 +164,7 @@ EXPERIMENT = OnPairs(
             notes=notes,
         ),
         "published": Method(
-            as_published,
-            numbers=(published,),
-            controls=(controls,),
-            asks=what_is_measured,
-            undefined=unrelated,
+            as_published, numbers=(published,), controls=(controls,), asks=what_is_measured, undefined=unrelated
         ),
     },
     sections={

@@ -24,13 +24,7 @@ from headlab.claims import Control
 from headlab.effects import Table
 from headlab.experiments.weights import behaviour_figures as figures
 from headlab.experiments.weights.set_test import published
-from headlab.measures.correspondence import (
-    FEATURES,
-    FIRST,
-    nearest,
-    rank_correlations,
-    skills,
-)
+from headlab.measures.correspondence import FEATURES, FIRST, nearest, rank_correlations, skills
 from headlab.measures.head_effects import EFFECTS, effect_distances
 from headlab.stats import holm
 from headlab.stats.clustering import LEAST
@@ -160,11 +154,7 @@ EXPERIMENT = OnPairs(
             controls=(controls,),
             figures=(lambda seen: figures.figures(seen, here(seen), list(seen.once(by_layer).values())),),
             tables={"correspondence": correspondence, "heads": heads, "pairs_of_heads": pairs_of_heads},
-            settings=lambda seen: {
-                "feature": FIRST,
-                "effects": dict(EFFECTS),
-                "pairs_by_head": len(kept(seen.scope)),
-            },
+            settings=lambda seen: {"feature": FIRST, "effects": dict(EFFECTS), "pairs_by_head": len(kept(seen.scope))},
             impossible=unweighed,
         ),
         "published": published(controls),

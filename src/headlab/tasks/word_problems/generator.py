@@ -19,20 +19,7 @@ from headlab.prompts import PromptError
 from headlab.tasks.word_problems.problems import Problem, ProblemSet, chain_hash
 
 NAMES = ("Tom", "Anna", "Omar", "Lucy", "Ben", "Mia", "Ivan", "Rosa", "Paul", "Nina", "Hugo", "Emma")
-ITEMS = (
-    "apples",
-    "pens",
-    "coins",
-    "books",
-    "shells",
-    "cards",
-    "eggs",
-    "stamps",
-    "nuts",
-    "stones",
-    "cakes",
-    "rings",
-)
+ITEMS = ("apples", "pens", "coins", "books", "shells", "cards", "eggs", "stamps", "nuts", "stones", "cakes", "rings")
 START = "{name} has {a} {items} ."
 BOXES = "{name} has {a} boxes of {b} {items} ."
 SENTENCES: dict[str, tuple[str, ...]] = {
@@ -42,11 +29,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "/": ("One of {k} equal parts remains .", "{name} keeps one part of {k} ."),
 }
 LATER = "Then "
-ENDS = (
-    "How many {items} does {name} have now ?",
-    "How many {items} are there now ?",
-    "How many {items} now ?",
-)
+ENDS = ("How many {items} does {name} have now ?", "How many {items} are there now ?", "How many {items} now ?")
 OPERANDS = {"+": range(2, 7), "-": range(2, 7), "*": range(2, 4), "/": range(2, 4)}
 BOX_COUNTS = range(2, 5)
 BOXED = 0.4
@@ -77,12 +60,7 @@ def in_test(steps: Sequence[str]) -> bool:
 
 
 def word_problems(
-    n: int,
-    *,
-    split: str = "train",
-    steps: Sequence[int] = (2, 3, 4),
-    values: int = 20,
-    seed: int = 0,
+    n: int, *, split: str = "train", steps: Sequence[int] = (2, 3, 4), values: int = 20, seed: int = 0
 ) -> ProblemSet:
     """``n`` problems with distinct questions, the same for the same arguments.
 
