@@ -269,6 +269,8 @@
     } catch (error) { fail(error); }
   }
 
+  const fields = [...at("edit").elements]; // an edit that is asked before it is known what can be written would be refused
+  fields.forEach((f) => { f.disabled = true; });
   try {
     state = await lab.ask(`${here}/state`);
     const group = (label, names) => lab.el("optgroup", { label }, ...names.map((n) => lab.el("option", { value: n }, NAMES[n] || n)));
@@ -279,6 +281,7 @@
     at("heads").value = state.chosen.join(" ");
     at("prompt").append(...state.prompts.map((p, i) => lab.el("option", { value: i }, `${i + 1}: ${p.clean.length > 48 ? `…${p.clean.slice(-47)}` : p.clean}`)));
     at("runs").hidden = !state.paired;
+    fields.forEach((f) => { f.disabled = false; });
     await measure();
   } catch (error) { fail(error); }
 })();
