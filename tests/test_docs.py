@@ -24,7 +24,9 @@ from headlab.trials.registry import from_data
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = sorted([README, *(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md"])
+PAGES = sorted(
+    [README, *(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts), ROOT / "CONTRIBUTING.md"]
+)
 
 
 def blocks(page: Path, language: str) -> list[str]:
