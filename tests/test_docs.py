@@ -24,9 +24,9 @@ from headlab.trials.registry import from_data
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = sorted(
-    [README, *(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts), ROOT / "CONTRIBUTING.md"]
-)
+WRITTEN = [p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts and p.name != "gallery.md"]
+"""Without what building the site makes."""
+PAGES = sorted([README, *WRITTEN, ROOT / "CONTRIBUTING.md"])
 
 
 def blocks(page: Path, language: str) -> list[str]:
