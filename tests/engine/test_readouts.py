@@ -20,12 +20,12 @@ from laws import red
 from test_law_plan import SOME, constant, only, tight
 from torch import Tensor, nn
 
-from headlab.engine import reader, run, work
+from headlab.engine import captures, reader, run, work
 from headlab.engine.model import Lab
 from headlab.engine.run import EngineError
 from headlab.interventions import InterventionError, World
 from headlab.prompts import EncodedPair, Pair, Prompt, PromptError
-from headlab.readouts import KINDS, PER_TOKEN, Readout
+from headlab.readouts import KINDS, MARGIN, PER_TOKEN, Readout
 
 EVERY = tuple(Readout(kind) for kind in KINDS)
 FAMILIES = ("llama", "gpt_neox", "gpt2", "gemma2", "gemma", "qwen3", "mixtral", "phi", "olmo2", "opt")
@@ -305,6 +305,20 @@ def test_a_sweep_goes_on_and_never_with_the_shards_of_other_readouts() -> None:
         before = keep.found
         swept(lab, pairs, worlds(lab), readouts=others, keep=keep)
         assert keep.found == before
+
+
+def test_equal_prompts_run_once_and_others_do_not_take_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of equal tokens that ask for another answer, or are scored from elsewhere, are other prompts."""
+    lab, one = tiny.lab("llama"), tiny.encoded([3, 4, 5, 6, 7])
+    asked = [one, replace(one, answer_id=2, wrong_id=1), tiny.encoded([3, 4, 5, 6, 8]), replace(one, scored=3), one]
+    alone = [captures.read_out(lab, [e], (MARGIN, Readout("loss"))) for e in asked]
+    ran, real = [], captures._read
+    monkeypatch.setattr(captures, "_read", lambda lab, some, readouts: ran.extend(some) or real(lab, some, readouts))
+    together = captures.read_out(lab, asked, (MARGIN, Readout("loss")))
+    assert len(ran) == 4 and torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-5)
+    assert (
+        together[1, 0] == -together[0, 0] and together[3, 1] != together[0, 1] and torch.equal(together[4], together[0])
+    )
 
 
 def test_the_first_readout_keeps_the_tables_columns_and_the_margin_its_numbers() -> None:

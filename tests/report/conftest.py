@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from browsing import chromium
 from headlab.claims import Claim, Control, Prediction, decide
 from headlab.effects import Figure
 from headlab.stats import clopper_pearson, rank
@@ -166,6 +167,12 @@ def make(
         "tables": {"effects": TableInfo(rows=55, sha256="ee" * 32)},
     }  # fmt: skip
     return Record(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as made:
+        yield made
 
 
 @pytest.fixture

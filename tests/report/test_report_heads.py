@@ -14,7 +14,7 @@ import re
 import runpy
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 
 import browsing
-from browsing import accessible, chromium, held, opened, sync
+from browsing import accessible, held, opened, sync
 from headlab import report
 from headlab.effects import Figure
 from headlab.heads import Head, Heads
@@ -235,12 +235,6 @@ def test_without_a_browser_only_what_drives_one_skips(monkeypatch: pytest.Monkey
 
 
 # -- in a real browser --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as made:
-        yield made
 
 
 @pytest.fixture

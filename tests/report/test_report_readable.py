@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import pytest
 
-from browsing import accessible, chromium, held, opened, sync
+from browsing import accessible, held, opened, sync
 from headlab import report
 from headlab.effects import Figure
 from headlab.report import dots, view
@@ -67,12 +67,6 @@ def test_readings_are_dots_with_their_numbers_folded(make_record: MakeRecord) ->
         assert said == "; ".join(f"{n} {c['text']}" for n, c in zip(names, row["cells"], strict=True))
     folded = re.search(r'<details class="comparison">(.*?)</details>', html, re.S)
     assert folded and folded[1].count('<span class="number"') == 9 and '<table class="stack numbers">' in folded[1]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as made:
-        yield made
 
 
 @pytest.fixture
